@@ -1,0 +1,42 @@
+//! Records that could not become rows.
+
+use std::sync::Arc;
+
+use ringmill_wire::{DataType, Field, Schema};
+
+/// One record that did not parse or did not fit the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetter<'a> {
+    /// the partition that it came from
+    pub partition: &'a str,
+    /// where it starts, in bytes of the decompressed content
+    pub offset: u64,
+    /// what is wrong with it: field, expected, got
+    pub reason: &'a str,
+    /// its bytes; of a record that is too long, the first ones
+    pub record: &'a [u8],
+}
+
+/// Takes dead letters from a partition. A partition consumes no record while there is no room.
+pub trait DeadLetters {
+    /// Whether one more letter can be taken.
+    fn has_room(&self) -> bool;
+    /// Takes a letter; called only after [`has_room`](DeadLetters::has_room) said so.
+    fn push(&mut self, letter: &DeadLetter<'_>);
+}
+
+/// The columns of every `NAME.dead_letters` stream: `origin`, `reason`, `detail`, `partition`, `offset`, `record` (the
+/// bytes, if they are valid UTF-8) and `record_bytes` (otherwise).
+pub fn dead_letter_schema() -> Arc<Schema> {
+    let field = |name: &str, data_type, nullable| Field { name: name.to_owned(), data_type, nullable };
+    let fields = vec![
+        field("origin", DataType::Utf8, false),
+        field("reason", DataType::Utf8, false),
+        field("detail", DataType::Utf8, true),
+        field("partition", DataType::Utf8, true),
+        field("offset", DataType::UInt64, true),
+        field("record", DataType::Utf8, true),
+        field("record_bytes", DataType::Binary, true),
+    ];
+    Arc::new(Schema::new(fields).expect("the names are distinct"))
+}

@@ -1,0 +1,126 @@
+//! What can go wrong with a source, a sink or a format.
+//!
+//! A record that does not parse or fit is *not* an error: it becomes a dead letter.
+
+use std::{io, path::PathBuf};
+
+use ringmill_wire::DataType;
+
+/// Why a source, sink or format failed. `Display` is a fragment that fits after "failed to …: ".
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A spec contradicts itself or is out of range.
+    #[error("{option} is {value}, but {rule}")]
+    Spec {
+        /// name of the option
+        option: &'static str,
+        /// its value, as text
+        value: String,
+        /// the rule that it breaks
+        rule: &'static str,
+    },
+    /// The declared fields do not make a schema.
+    #[error("the fields do not make a schema: {0}")]
+    Schema(String),
+    /// A field's `path` is not a JSON pointer, or two fields contradict each other.
+    #[error("field {field:?} has the path {path:?}, but {rule}")]
+    Path {
+        /// the field
+        field: String,
+        /// its path
+        path: String,
+        /// the rule that it breaks
+        rule: &'static str,
+    },
+    /// A format cannot carry a column's type.
+    #[error("column {column:?} is {data_type}, which {format} cannot carry")]
+    Unsupported {
+        /// the column
+        column: String,
+        /// its type
+        data_type: DataType,
+        /// the format
+        format: &'static str,
+    },
+    /// The path of a file source is not a glob pattern.
+    #[error("the path {pattern:?} is not a valid pattern: {reason}")]
+    Pattern {
+        /// the path as given
+        pattern: String,
+        /// why
+        reason: String,
+    },
+    /// No file matches.
+    #[error("no file matches {pattern:?}")]
+    NoMatch {
+        /// the path as given
+        pattern: String,
+    },
+    /// A file could not be opened or created.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// the file
+        path: PathBuf,
+        /// the system's reason
+        source: io::Error,
+    },
+    /// A CSV header lacks a declared field.
+    #[error("{name} has no column {column:?}; its header has {found:?}")]
+    Header {
+        /// file or stream
+        name: String,
+        /// the column that is missing
+        column: String,
+        /// the columns that are there
+        found: Vec<String>,
+    },
+    /// Reading or decompressing failed.
+    #[error("cannot read {name} beyond byte {offset} (of the decompressed content): {source}")]
+    Read {
+        /// file or stream
+        name: String,
+        /// bytes of decompressed content read before
+        offset: u64,
+        /// the system's or decompressor's reason
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("cannot write {name}: {source}")]
+    Write {
+        /// file or stream
+        name: String,
+        /// the system's reason
+        source: io::Error,
+    },
+    /// A partition cannot continue from a position.
+    #[error("partition {partition} cannot continue from byte {offset}: {reason}")]
+    Seek {
+        /// the partition
+        partition: String,
+        /// the position's offset
+        offset: u64,
+        /// why
+        reason: String,
+    },
+    /// A generator's event time ran past what 64 bits of nanoseconds hold.
+    #[error(
+        "the generator's event time ran past the year 2262 at row {row}: more keys, a shorter period or an earlier start help"
+    )]
+    EventTime {
+        /// first row that has no timestamp
+        row: u64,
+    },
+}
+
+impl ConnectError {
+    /// Whether what was asked for is wrong, rather than something that failed while running.
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, ConnectError::Read { .. } | ConnectError::Write { .. } | ConnectError::EventTime { .. })
+    }
+
+    /// Whether the reader of our output went away (`ringmill run … | head`).
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, ConnectError::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

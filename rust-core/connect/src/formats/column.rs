@@ -1,0 +1,222 @@
+//! One declared field: how a value comes into its column, and what is said when it does not fit.
+
+use std::fmt::Write;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ringmill_wire::{BatchWriter, DataType, TimeUnit};
+
+use super::timestamp;
+use crate::FieldSpec;
+
+/// Why a value did not come into its column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// the batch has no room left for it
+    Full,
+    /// it does not fit; [`Row::reason`] says why
+    Misfit,
+}
+
+/// The row being written.
+pub(crate) struct Row<'a> {
+    pub out: &'a mut BatchWriter,
+    /// what is wrong with the record
+    pub reason: &'a mut String,
+    /// index of the event-time column, or `usize::MAX`
+    pub event_column: usize,
+    /// latest event time that is believed, in the column's unit
+    pub event_max: i64,
+    /// decoded base64
+    pub binary: &'a mut Vec<u8>,
+}
+
+/// A declared field.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    pub index: usize,
+    pub name: String,
+    pub data_type: DataType,
+    pub nullable: bool,
+}
+
+/// At most so many bytes of a value are repeated in a reason.
+const GOT_BYTES_MAX: usize = 64;
+
+impl Column {
+    pub fn new(index: usize, field: &FieldSpec) -> Column {
+        Column { index, name: field.name.clone(), data_type: field.data_type, nullable: field.nullable }
+    }
+
+    /// A null, if the column takes one; `state` is "missing" or "null".
+    #[inline]
+    pub fn push_null(&self, row: &mut Row<'_>, state: &str) -> Result<(), Refusal> {
+        if self.nullable && self.index != row.event_column {
+            row.out.push_null(self.index);
+            return Ok(());
+        }
+        row.reason.clear();
+        let _ = write!(row.reason, "field {:?} is {state}", self.name);
+        if self.nullable {
+            row.reason.push_str(", but it is the event time");
+        }
+        Err(Refusal::Misfit)
+    }
+
+    #[inline]
+    pub fn push_bytes(&self, row: &mut Row<'_>, value: &[u8]) -> Result<(), Refusal> {
+        row.out.push_bytes(self.index, value).map_err(|_| Refusal::Full)
+    }
+
+    /// Base64 (RFC 4648, with padding).
+    pub fn push_base64(&self, row: &mut Row<'_>, text: &[u8]) -> Result<(), Refusal> {
+        row.binary.clear();
+        if STANDARD.decode_vec(text, row.binary).is_err() {
+            return Err(self.misfit(row, text, " (binary is written in base64)"));
+        }
+        row.out.push_bytes(self.index, row.binary).map_err(|_| Refusal::Full)
+    }
+
+    #[inline]
+    pub fn push_timestamp(&self, row: &mut Row<'_>, value: i64, got: &[u8]) -> Result<(), Refusal> {
+        if self.index == row.event_column && value > row.event_max {
+            return Err(self.misfit(row, got, ", which lies too far in the future"));
+        }
+        row.out.push_timestamp(self.index, value);
+        Ok(())
+    }
+
+    /// RFC 3339.
+    #[inline]
+    pub fn push_timestamp_text(&self, row: &mut Row<'_>, text: &[u8], unit: TimeUnit) -> Result<(), Refusal> {
+        match timestamp::parse(text, unit) {
+            Ok(value) => self.push_timestamp(row, value, text),
+            Err(timestamp::Refused::Syntax) => Err(self.misfit(row, text, " (neither RFC 3339 nor an integer)")),
+            Err(timestamp::Refused::Range) => Err(self.out_of_range(row, text)),
+        }
+    }
+
+    #[cold]
+    pub fn out_of_range(&self, row: &mut Row<'_>, got: &[u8]) -> Refusal {
+        self.misfit(row, got, " (out of range)")
+    }
+
+    /// Says what was expected and what was there.
+    #[cold]
+    pub fn misfit(&self, row: &mut Row<'_>, got: &[u8], note: &str) -> Refusal {
+        row.reason.clear();
+        let _ = write!(row.reason, "field {:?}: expected {}, got {}{note}", self.name, self.data_type, Excerpt(got));
+        Refusal::Misfit
+    }
+}
+
+/// The beginning of some bytes, as text.
+pub(super) struct Excerpt<'a>(pub &'a [u8]);
+
+impl std::fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cut = &self.0[..self.0.len().min(GOT_BYTES_MAX)];
+        for chunk in cut.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            // A character that the cut runs through is not an invalid one.
+            let at_cut = chunk.invalid().as_ptr_range().end == cut.as_ptr_range().end;
+            if !chunk.invalid().is_empty() && !(at_cut && cut.len() < self.0.len()) {
+                f.write_char('\u{fffd}')?;
+            }
+        }
+        if cut.len() < self.0.len() {
+            f.write_char('…')?;
+        }
+        Ok(())
+    }
+}
+
+impl Column {
+    /// A value of a text format without types: CSV. Empty is null, or empty text.
+    #[inline]
+    pub fn push_text(&self, row: &mut Row<'_>, text: &[u8]) -> Result<(), Refusal> {
+        macro_rules! parse {
+            ($type:ty) => {
+                match trimmed(text).and_then(|text| text.parse::<$type>().ok()) {
+                    Some(value) => {
+                        row.out.push(self.index, value);
+                        Ok(())
+                    }
+                    None => Err(self.refuse_number(row, text)),
+                }
+            };
+        }
+        if text.is_empty() && (self.nullable || !self.data_type.is_variable()) {
+            return self.push_null(row, "empty");
+        }
+        match self.data_type {
+            DataType::Utf8 if std::str::from_utf8(text).is_ok() => self.push_bytes(row, text),
+            DataType::Utf8 => Err(self.misfit(row, text, " (not valid UTF-8)")),
+            DataType::Float64 => match trimmed(text).and_then(|text| text.parse::<f64>().ok()) {
+                Some(value) if value.is_finite() || !has_digit(text) => {
+                    row.out.push(self.index, value);
+                    Ok(())
+                }
+                _ => Err(self.refuse_number(row, text)),
+            },
+            DataType::Float32 => match trimmed(text).and_then(|text| text.parse::<f32>().ok()) {
+                Some(value) if value.is_finite() || !has_digit(text) => {
+                    row.out.push(self.index, value);
+                    Ok(())
+                }
+                _ => Err(self.refuse_number(row, text)),
+            },
+            DataType::Int64 => parse!(i64),
+            DataType::Int32 => parse!(i32),
+            DataType::Int16 => parse!(i16),
+            DataType::Int8 => parse!(i8),
+            DataType::UInt64 => parse!(u64),
+            DataType::UInt32 => parse!(u32),
+            DataType::UInt16 => parse!(u16),
+            DataType::UInt8 => parse!(u8),
+            DataType::Bool => match trimmed(text) {
+                Some(text) if text.eq_ignore_ascii_case("true") || text == "1" => {
+                    row.out.push(self.index, true);
+                    Ok(())
+                }
+                Some(text) if text.eq_ignore_ascii_case("false") || text == "0" => {
+                    row.out.push(self.index, false);
+                    Ok(())
+                }
+                _ => Err(self.misfit(row, text, "")),
+            },
+            DataType::Timestamp(unit) => match trimmed(text) {
+                Some(whole) => match whole.parse::<i64>() {
+                    Ok(value) => self.push_timestamp(row, value, text),
+                    Err(_) => self.push_timestamp_text(row, whole.as_bytes(), unit),
+                },
+                None => Err(self.misfit(row, text, "")),
+            },
+            DataType::Binary => self.push_base64(row, text),
+            DataType::List(_) => Err(self.misfit(row, text, " (csv carries no lists)")),
+        }
+    }
+
+    #[cold]
+    fn refuse_number(&self, row: &mut Row<'_>, text: &[u8]) -> Refusal {
+        let is_float = matches!(self.data_type, DataType::Float32 | DataType::Float64);
+        let beyond = match trimmed(text) {
+            Some(text) if is_float => text.parse::<f64>().is_ok(),
+            Some(text) => {
+                let digits = text.trim_start_matches(['-', '+']);
+                !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+            }
+            None => false,
+        };
+        if beyond { self.out_of_range(row, text) } else { self.misfit(row, text, "") }
+    }
+}
+
+/// Spaces around a number, a bool or a timestamp say nothing.
+#[inline]
+fn trimmed(text: &[u8]) -> Option<&str> {
+    std::str::from_utf8(text.trim_ascii()).ok()
+}
+
+fn has_digit(text: &[u8]) -> bool {
+    text.iter().any(u8::is_ascii_digit)
+}

@@ -1,0 +1,273 @@
+//! CSV to rows.
+
+use std::{fmt::Write, ops::Range};
+
+use csv_core::{ReadRecordResult, Reader};
+use memchr::{memchr, memchr_iter, memchr2};
+use ringmill_wire::DataType;
+
+use crate::{
+    ConnectError, FieldSpec,
+    formats::{
+        Progress, Records, Stop,
+        column::{Column, Refusal, Row},
+    },
+};
+
+/// Decodes CSV.
+#[derive(Debug, Clone)]
+pub(crate) struct CsvDecoder {
+    columns: Vec<Column>,
+    /// header names that the columns are read from
+    headers: Vec<String>,
+    /// where each column stands in a record, once the header is known
+    places: Vec<usize>,
+    header_fields: Option<usize>,
+    header_due: bool,
+    record_bytes_max: usize,
+    fields: Fields,
+    /// within a record that is too long and already buried
+    skipping: bool,
+}
+
+/// Splits records into fields.
+#[derive(Debug, Clone)]
+struct Fields {
+    reader: Reader,
+    /// the unquoted values of a record with quotes
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    ranges: Vec<Range<usize>>,
+}
+
+/// What was found at the start of some bytes.
+enum Split {
+    /// a record of so many bytes, with its line end; whether its values are in `Fields::text`
+    Record { length: usize, unquoted: bool },
+    /// the beginning of one
+    Partial,
+}
+
+impl CsvDecoder {
+    pub fn new(fields: &[FieldSpec], record_bytes_max: usize) -> Result<CsvDecoder, ConnectError> {
+        for field in fields {
+            if matches!(field.data_type, DataType::List(_)) {
+                return Err(ConnectError::Unsupported {
+                    column: field.name.clone(),
+                    data_type: field.data_type,
+                    format: "csv",
+                });
+            }
+        }
+        let columns = fields.iter().enumerate();
+        let header_of = |field: &FieldSpec| field.path.clone().unwrap_or_else(|| field.name.clone());
+        Ok(CsvDecoder {
+            columns: columns.map(|(index, field)| Column::new(index, field)).collect(),
+            headers: fields.iter().map(header_of).collect(),
+            places: Vec::new(),
+            header_fields: None,
+            header_due: true,
+            record_bytes_max,
+            fields: Fields { reader: Reader::new(), text: vec![0; 4096], ends: vec![0; 64], ranges: Vec::new() },
+            skipping: false,
+        })
+    }
+
+    pub fn needs_header(&self) -> bool {
+        self.header_due
+    }
+
+    pub fn restart(&mut self, header: bool) {
+        self.skipping = false;
+        self.fields.reader.reset();
+        self.header_due = header || self.header_fields.is_none();
+    }
+
+    /// Reads the header; `None` if it is not complete. An empty stream has none and needs none.
+    pub fn take_header(&mut self, bytes: &[u8], at_end: bool, name: &str) -> Result<Option<usize>, ConnectError> {
+        let start = bytes.iter().position(|&byte| !is_line_end(byte));
+        let Some(start) = start else {
+            return Ok(at_end.then_some(bytes.len()));
+        };
+        let Split::Record { length, unquoted } = self.fields.split(&bytes[start..], at_end) else {
+            if bytes.len() - start <= self.record_bytes_max && !at_end {
+                return Ok(None);
+            }
+            return Err(ConnectError::Header {
+                name: name.to_owned(),
+                column: self.headers.first().cloned().unwrap_or_default(),
+                found: vec![format!("a line of more than {} bytes", self.record_bytes_max)],
+            });
+        };
+        let source = if unquoted { &self.fields.text } else { &bytes[start..] };
+        let text = |range: &Range<usize>| String::from_utf8_lossy(&source[range.clone()]).into_owned();
+        let found: Vec<String> = self.fields.ranges.iter().map(text).collect();
+        self.places.clear();
+        for header in &self.headers {
+            match found.iter().position(|name| name == header) {
+                Some(place) => self.places.push(place),
+                None => {
+                    return Err(ConnectError::Header { name: name.to_owned(), column: header.clone(), found });
+                }
+            }
+        }
+        self.header_fields = Some(found.len());
+        self.header_due = false;
+        Ok(Some(start + length))
+    }
+
+    pub fn decode(&mut self, bytes: &[u8], at_end: bool, records: &mut Records<'_, '_>) -> Progress {
+        let mut at = 0;
+        if self.skipping {
+            match self.fields.skip(bytes) {
+                Some(length) => at = length,
+                None => {
+                    return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
+                }
+            }
+            self.skipping = false;
+        }
+        loop {
+            let blank = bytes[at..].iter().position(|&byte| !is_line_end(byte));
+            let Some(blank) = blank else {
+                return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
+            };
+            at += blank;
+            let step = records.admit().and_then(|()| self.step(bytes, at, at_end, records));
+            match step {
+                Ok(length) => at += length,
+                Err(stop) => return Progress { consumed: at, stop },
+            }
+            if self.skipping {
+                return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
+            }
+        }
+    }
+
+    /// Consumes the record at `at`; its length.
+    fn step(&mut self, bytes: &[u8], at: usize, at_end: bool, records: &mut Records<'_, '_>) -> Result<usize, Stop> {
+        let rest = &bytes[at..];
+        let Split::Record { length, unquoted } = self.fields.split(rest, at_end) else {
+            if rest.len() <= self.record_bytes_max {
+                return Err(Stop::NeedMore);
+            }
+            records.too_long(at, rest, self.record_bytes_max);
+            self.fields.reader.reset();
+            self.skipping = self.fields.skip(rest).is_none();
+            return Ok(rest.len());
+        };
+        let record = trim_line_end(&rest[..length]);
+        if record.len() > self.record_bytes_max {
+            records.too_long(at, record, self.record_bytes_max);
+            return Ok(length);
+        }
+        let outcome = if unquoted && at_end && rest.len() == length && !quotes_close(record) {
+            records.row.reason.clear();
+            records.row.reason.push_str("a quoted value is not closed");
+            Err(Refusal::Misfit)
+        } else {
+            let source = if unquoted { &self.fields.text[..] } else { rest };
+            self.push(source, &mut records.row)
+        };
+        records.end(outcome, at, record)?;
+        Ok(length)
+    }
+
+    #[inline]
+    fn push(&self, source: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
+        let ranges = &self.fields.ranges;
+        let expected = self.header_fields.unwrap_or(0);
+        if ranges.len() != expected {
+            row.reason.clear();
+            let _ = write!(row.reason, "the record has {} values, the header has {expected}", ranges.len());
+            return Err(Refusal::Misfit);
+        }
+        for (column, &place) in self.columns.iter().zip(&self.places) {
+            column.push_text(row, &source[ranges[place].clone()])?;
+        }
+        Ok(())
+    }
+}
+
+impl Fields {
+    /// Splits the record that `bytes` begins with (not with a line end) into `ranges`.
+    #[inline]
+    fn split(&mut self, bytes: &[u8], at_end: bool) -> Split {
+        self.ranges.clear();
+        let line_end = memchr(b'\n', bytes);
+        if let Some(end) = line_end {
+            let line = trim_line_end(&bytes[..end]);
+            if memchr2(b'"', b'\r', line).is_none() {
+                let mut start = 0;
+                for comma in memchr_iter(b',', line) {
+                    self.ranges.push(start..comma);
+                    start = comma + 1;
+                }
+                self.ranges.push(start..line.len());
+                return Split::Record { length: end + 1, unquoted: false };
+            }
+        }
+        self.split_quoted(bytes, at_end)
+    }
+
+    /// The same for any record: with quotes, lone carriage returns, or no line end.
+    fn split_quoted(&mut self, bytes: &[u8], at_end: bool) -> Split {
+        self.reader.reset();
+        let (mut read, mut written, mut ended) = (0, 0, 0);
+        loop {
+            let (result, nin, nout, nend) =
+                self.reader.read_record(&bytes[read..], &mut self.text[written..], &mut self.ends[ended..]);
+            read += nin;
+            written += nout;
+            ended += nend;
+            match result {
+                // Empty input tells the reader that there is no more.
+                ReadRecordResult::InputEmpty if at_end => {}
+                ReadRecordResult::InputEmpty | ReadRecordResult::End => return Split::Partial,
+                ReadRecordResult::OutputFull => self.text.resize(self.text.len() * 2, 0),
+                ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
+                ReadRecordResult::Record => break,
+            }
+        }
+        let mut start = 0;
+        for &end in &self.ends[..ended] {
+            self.ranges.push(start..end);
+            start = end;
+        }
+        Split::Record { length: read, unquoted: true }
+    }
+
+    /// Goes on through the record that the reader is in; how many bytes it still had, or `None` if it goes on.
+    fn skip(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut read = 0;
+        loop {
+            let rest = &bytes[read..];
+            if rest.is_empty() {
+                return None;
+            }
+            let (result, nin, _, _) = self.reader.read_record(rest, &mut self.text, &mut self.ends);
+            read += nin;
+            if matches!(result, ReadRecordResult::Record | ReadRecordResult::End) {
+                return Some(read);
+            }
+        }
+    }
+}
+
+fn is_line_end(byte: u8) -> bool {
+    byte == b'\n' || byte == b'\r'
+}
+
+fn trim_line_end(mut line: &[u8]) -> &[u8] {
+    while let Some((&last, rest)) = line.split_last()
+        && is_line_end(last)
+    {
+        line = rest;
+    }
+    line
+}
+
+/// Whether a record that the input ends with has all its quotes: an odd number means that one is open.
+fn quotes_close(record: &[u8]) -> bool {
+    memchr_iter(b'"', record).count().is_multiple_of(2)
+}

@@ -1,0 +1,180 @@
+//! Bytes to rows: what both formats share.
+
+use std::fmt::Write;
+
+use ringmill_wire::{BatchWriter, DataType};
+
+use super::{
+    Format,
+    column::{Refusal, Row},
+    csv::CsvDecoder,
+    json::JsonDecoder,
+};
+use crate::{ConnectError, DeadLetter, FieldSpec, PollContext};
+
+/// Why [`Decoder::decode`] stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// the rest of the bytes is the beginning of a record (or nothing)
+    NeedMore,
+    /// as many records as asked for, or no more dead letters can be taken
+    Budget,
+    /// the next record does not fit into the batch
+    Full,
+}
+
+/// How far [`Decoder::decode`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub consumed: usize,
+    pub stop: Stop,
+}
+
+/// The state of one text stream's decoding: of one file, from its header to its end.
+#[derive(Debug, Clone)]
+pub(crate) enum Decoder {
+    Json(JsonDecoder),
+    Csv(CsvDecoder),
+}
+
+impl Decoder {
+    pub fn new(format: Format, fields: &[FieldSpec], record_bytes_max: usize) -> Result<Decoder, ConnectError> {
+        match format {
+            Format::Json => Ok(Decoder::Json(JsonDecoder::new(fields, record_bytes_max)?)),
+            Format::Csv => Ok(Decoder::Csv(CsvDecoder::new(fields, record_bytes_max)?)),
+        }
+    }
+
+    /// Whether the stream's header is still to come.
+    pub fn needs_header(&self) -> bool {
+        matches!(self, Decoder::Csv(csv) if csv.needs_header())
+    }
+
+    /// Takes the header that `bytes` begins with; `None` if it is not complete. `name` is that of the stream.
+    pub fn take_header(&mut self, bytes: &[u8], at_end: bool, name: &str) -> Result<Option<usize>, ConnectError> {
+        match self {
+            Decoder::Json(_) => Ok(Some(0)),
+            Decoder::Csv(csv) => csv.take_header(bytes, at_end, name),
+        }
+    }
+
+    /// Forgets the previous stream: the next bytes are the beginning of one (`header`), or continue one whose header is
+    /// known.
+    pub fn restart(&mut self, header: bool) {
+        match self {
+            Decoder::Json(json) => json.restart(),
+            Decoder::Csv(csv) => csv.restart(header),
+        }
+    }
+
+    /// Turns the records that `bytes` begins with into rows. `at_end`: nothing follows `bytes`.
+    pub fn decode(&mut self, bytes: &[u8], at_end: bool, records: &mut Records<'_, '_>) -> Progress {
+        match self {
+            Decoder::Json(json) => json.decode(bytes, at_end, records),
+            Decoder::Csv(csv) => csv.decode(bytes, at_end, records),
+        }
+    }
+}
+
+/// Buffers that rows and reasons are made in, reused from poll to poll.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    reason: String,
+    binary: Vec<u8>,
+}
+
+/// Where decoded records go.
+pub(crate) struct Records<'a, 'c> {
+    pub row: Row<'a>,
+    context: &'a mut PollContext<'c>,
+    partition: &'a str,
+    /// offset, in the stream, of the first of the bytes being decoded
+    pub offset: u64,
+    /// records consumed
+    pub consumed: u32,
+    consumed_max: u32,
+}
+
+impl<'a, 'c> Records<'a, 'c> {
+    pub fn new(
+        out: &'a mut BatchWriter,
+        context: &'a mut PollContext<'c>,
+        partition: &'a str,
+        fields: &[FieldSpec],
+        scratch: &'a mut Scratch,
+        consumed_max: u32,
+    ) -> Records<'a, 'c> {
+        let mut event_column = usize::MAX;
+        let mut event_max = i64::MAX;
+        if let Some(column) = context.event_time
+            && let Some(DataType::Timestamp(unit)) = fields.get(column).map(|field| field.data_type)
+        {
+            event_column = column;
+            event_max = context.event_time_max_ns.div_euclid(unit.nanoseconds());
+        }
+        Records {
+            row: Row { out, reason: &mut scratch.reason, event_column, event_max, binary: &mut scratch.binary },
+            context,
+            partition,
+            offset: 0,
+            consumed: 0,
+            consumed_max,
+        }
+    }
+
+    /// Whether one more record may be consumed; otherwise why not.
+    #[inline]
+    pub fn admit(&self) -> Result<(), Stop> {
+        if self.consumed >= self.consumed_max || !self.context.dead.has_room() {
+            return Err(Stop::Budget);
+        }
+        if self.row.out.rows_free() == 0 {
+            return Err(Stop::Full);
+        }
+        Ok(())
+    }
+
+    /// Ends the row whose values were pushed with this outcome. `at` is where its record starts.
+    #[inline]
+    pub fn end(&mut self, outcome: Result<(), Refusal>, at: usize, record: &[u8]) -> Result<(), Stop> {
+        match outcome {
+            Ok(()) => {
+                self.row.out.finish_row();
+                self.consumed += 1;
+                return Ok(());
+            }
+            Err(Refusal::Misfit) => {}
+            Err(Refusal::Full) if self.row.out.rows() > 0 => {
+                self.row.out.discard_row();
+                return Err(Stop::Full);
+            }
+            Err(Refusal::Full) => {
+                self.row.reason.clear();
+                self.row.reason.push_str("its text, binary and list values exceed the room of a whole batch");
+            }
+        }
+        self.row.out.discard_row();
+        self.bury(at, record);
+        Ok(())
+    }
+
+    /// A dead letter for a record longer than `max`, of which `first` are the first bytes.
+    #[cold]
+    pub fn too_long(&mut self, at: usize, first: &[u8], max: usize) {
+        self.row.reason.clear();
+        let _ = write!(self.row.reason, "the record is longer than record_bytes_max ({max} bytes)");
+        self.bury(at, &first[..first.len().min(max)]);
+    }
+
+    /// A dead letter with the reason that stands in `row.reason`.
+    #[cold]
+    pub fn bury(&mut self, at: usize, record: &[u8]) {
+        self.consumed += 1;
+        self.context.dead.push(&DeadLetter {
+            partition: self.partition,
+            offset: self.offset + at as u64,
+            reason: self.row.reason,
+            record,
+        });
+    }
+}

@@ -1,0 +1,284 @@
+//! JSON: one object per line (NDJSON).
+//!
+//! Strict: whatever RFC 8259 does not allow is refused, in undeclared fields too. Of a repeated key the last counts.
+//! Integers must be written as such (1.0 is none); floats take any number they can round to; binary is base64;
+//! timestamps are RFC 3339 strings or integers in the column's unit.
+
+mod document;
+mod encode;
+mod list;
+mod number;
+mod paths;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+
+use memchr::{memchr, memrchr};
+use ringmill_wire::DataType;
+use sonic_rs::{Read, parser::Parser, reader::Reader};
+
+use super::{
+    Progress, Records, Stop,
+    column::{Column, Refusal, Row},
+};
+use crate::{ConnectError, FieldSpec};
+use document::{Cell, Document, ENDS, Syntax, Token};
+use number::Wrong;
+use paths::Paths;
+
+pub(super) use encode::JsonEncoder;
+
+/// Lines are handed to the parser in blocks of about this size: it checks a block's UTF-8 at once and may read beyond a
+/// line's end with its vector instructions, yet little is checked twice when a bad line makes it start anew.
+const BLOCK_BYTES: usize = 16 << 10;
+
+/// Decodes NDJSON.
+#[derive(Debug, Clone)]
+pub(crate) struct JsonDecoder {
+    columns: Vec<Column>,
+    document: Document,
+    record_bytes_max: usize,
+    /// within a line that is too long and already buried
+    skipping: bool,
+}
+
+impl JsonDecoder {
+    pub fn new(fields: &[FieldSpec], record_bytes_max: usize) -> Result<JsonDecoder, ConnectError> {
+        let columns = fields.iter().enumerate();
+        let columns: Vec<Column> = columns.map(|(index, field)| Column::new(index, field)).collect();
+        let types = columns.iter().map(|column| column.data_type);
+        Ok(JsonDecoder {
+            document: Document::new(Paths::new(fields)?, types),
+            columns,
+            record_bytes_max,
+            skipping: false,
+        })
+    }
+
+    pub fn restart(&mut self) {
+        self.skipping = false;
+    }
+
+    pub fn decode(&mut self, bytes: &[u8], at_end: bool, records: &mut Records<'_, '_>) -> Progress {
+        let mut at = 0;
+        if self.skipping {
+            match memchr(b'\n', bytes) {
+                Some(end) => at = end + 1,
+                None => {
+                    return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
+                }
+            }
+            self.skipping = false;
+        }
+        loop {
+            let Some(block_end) = block_end(bytes, at, at_end) else {
+                return self.unfinished(bytes, at, records);
+            };
+            match self.decode_block(&bytes[..block_end], at, records) {
+                Ok(()) => at = block_end,
+                Err((consumed, stop)) => return Progress { consumed, stop },
+            }
+        }
+    }
+
+    /// What follows the last line end.
+    fn unfinished(&mut self, bytes: &[u8], at: usize, records: &mut Records<'_, '_>) -> Progress {
+        let mut progress = Progress { consumed: at, stop: Stop::NeedMore };
+        if bytes.len() - at > self.record_bytes_max {
+            if let Err(stop) = records.admit() {
+                progress.stop = stop;
+                return progress;
+            }
+            records.too_long(at, &bytes[at..], self.record_bytes_max);
+            self.skipping = true;
+            progress.consumed = bytes.len();
+        }
+        progress
+    }
+
+    /// The lines from `at` to the end of `block`.
+    fn decode_block(
+        &mut self,
+        block: &[u8],
+        mut at: usize,
+        records: &mut Records<'_, '_>,
+    ) -> Result<(), (usize, Stop)> {
+        let mut parser = None;
+        let mut base = at;
+        while at < block.len() {
+            let length = memchr(b'\n', &block[at..]);
+            let end = length.map_or(block.len(), |length| at + length);
+            let next = (end + 1).min(block.len());
+            let line = trim(&block[at..end]);
+            if line.is_empty() {
+                at = next;
+                continue;
+            }
+            records.admit().map_err(|stop| (at, stop))?;
+            if line.len() > self.record_bytes_max {
+                records.too_long(at, line, self.record_bytes_max);
+                (at, base, parser) = (next, next, None);
+                continue;
+            }
+            let parser_now = parser.get_or_insert_with(|| Parser::new(Read::from(&block[base..])));
+            parser_now.read.set_index(at - base);
+            let read = self
+                .document
+                .read(parser_now)
+                .and_then(|()| ends_here(parser_now.offset(), end - base, &block[base..]));
+            match read {
+                Ok(()) => {
+                    let outcome = self.push(&block[base..], &mut records.row);
+                    records.end(outcome, at, line).map_err(|stop| (at, stop))?;
+                }
+                Err(error) => {
+                    let Syntax { what, at: column } = self.explain(line, error);
+                    records.row.reason.clear();
+                    let _ = write!(records.row.reason, "not valid JSON at byte {column}: {what}");
+                    records.bury(at, line);
+                    // The next lines are another document, and bytes that are not UTF-8 lie behind us.
+                    (base, parser) = (next, None);
+                }
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a line that was refused, seen by itself: its neighbours have no part in it.
+    #[cold]
+    fn explain(&mut self, line: &[u8], refused: Syntax) -> Syntax {
+        let mut parser = Parser::new(Read::from(line));
+        let read = self.document.read(&mut parser);
+        match read.and_then(|()| ends_here(parser.offset(), line.len(), line)) {
+            Err(error) => error,
+            Ok(()) => refused,
+        }
+    }
+
+    /// Moves the document's values into the row.
+    #[inline]
+    fn push(&self, bytes: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
+        for (column, cell) in self.columns.iter().zip(&self.document.cells) {
+            self.push_cell(column, cell, bytes, row)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn push_cell(&self, column: &Column, cell: &Cell, bytes: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
+        let raw = &bytes[cell.start as usize..cell.end as usize];
+        let text = match cell.token {
+            Token::Missing => return column.push_null(row, "missing"),
+            Token::Null => return column.push_null(row, "null"),
+            Token::Text => Some(raw),
+            Token::Unescaped(from, to) => Some(&self.document.text[from as usize..to as usize]),
+            _ => None,
+        };
+        macro_rules! put {
+            ($value:expr) => {
+                match $value {
+                    Ok(value) => {
+                        row.out.push(column.index, value);
+                        Ok(())
+                    }
+                    Err(wrong) => Err(self.refuse(column, cell, bytes, row, wrong)),
+                }
+            };
+        }
+        match column.data_type {
+            DataType::Float64 => put!(number::double(cell.token)),
+            DataType::Float32 => put!(number::single(cell.token)),
+            DataType::Int64 => put!(number::integer::<i64>(cell.token, raw)),
+            DataType::Int32 => put!(number::integer::<i32>(cell.token, raw)),
+            DataType::Int16 => put!(number::integer::<i16>(cell.token, raw)),
+            DataType::Int8 => put!(number::integer::<i8>(cell.token, raw)),
+            DataType::UInt64 => put!(number::integer::<u64>(cell.token, raw)),
+            DataType::UInt32 => put!(number::integer::<u32>(cell.token, raw)),
+            DataType::UInt16 => put!(number::integer::<u16>(cell.token, raw)),
+            DataType::UInt8 => put!(number::integer::<u8>(cell.token, raw)),
+            DataType::Bool => match cell.token {
+                Token::Bool(value) => put!(Ok(value)),
+                _ => put!(Err::<bool, _>(Wrong::Kind)),
+            },
+            DataType::Utf8 => match text {
+                Some(text) => column.push_bytes(row, text),
+                None => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
+            },
+            DataType::Binary => match text {
+                Some(text) => column.push_base64(row, text),
+                None => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
+            },
+            DataType::Timestamp(unit) => match text {
+                Some(text) => column.push_timestamp_text(row, text, unit),
+                None => match number::integer(cell.token, raw) {
+                    Ok(value) => column.push_timestamp(row, value, raw),
+                    Err(wrong) => Err(self.refuse(column, cell, bytes, row, wrong)),
+                },
+            },
+            DataType::List(_) => match cell.token {
+                Token::List(from, to) => {
+                    let items = &self.document.lists.bytes[from as usize..to as usize];
+                    row.out.push_list(column.index, items).map_err(|_| Refusal::Full)
+                }
+                _ => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
+            },
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, column: &Column, cell: &Cell, bytes: &[u8], row: &mut Row<'_>, wrong: Wrong) -> Refusal {
+        let (start, end) = (cell.start as usize, cell.end as usize);
+        let got = match cell.token {
+            // with its quotes
+            Token::Text | Token::Unescaped(..) => &bytes[start - 1..end + 1],
+            _ => &bytes[start..end],
+        };
+        match (wrong, cell.token) {
+            (_, Token::WrongItem) => column.misfit(row, got, " in its array"),
+            (Wrong::Range, _) => column.out_of_range(row, got),
+            (Wrong::Kind, _) => column.misfit(row, got, ""),
+        }
+    }
+}
+
+/// The end of the block of whole lines at `at`; `None` if no line ends there.
+fn block_end(bytes: &[u8], at: usize, at_end: bool) -> Option<usize> {
+    let rest = &bytes[at..];
+    if rest.is_empty() {
+        return None;
+    }
+    let window = &rest[..rest.len().min(BLOCK_BYTES)];
+    let length = match memrchr(b'\n', window) {
+        Some(last) => Some(last + 1),
+        None => memchr(b'\n', rest).map(|first| first + 1),
+    };
+    match length {
+        Some(length) => Some(at + length),
+        None => at_end.then_some(bytes.len()),
+    }
+}
+
+/// White space around a record says nothing; a carriage return belongs to the line end.
+fn trim(line: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+    let Some(start) = line.iter().position(|byte| !is_space(byte)) else {
+        return &[];
+    };
+    let end = line.iter().rposition(|byte| !is_space(byte)).unwrap_or(start);
+    &line[start..=end]
+}
+
+/// A document must end on its line, with nothing behind it.
+#[inline]
+fn ends_here(offset: usize, line_end: usize, bytes: &[u8]) -> Result<(), Syntax> {
+    let what = if offset > line_end {
+        ENDS
+    } else if trim(&bytes[offset..line_end]).is_empty() {
+        return Ok(());
+    } else {
+        "something follows the object"
+    };
+    Err(Syntax { what: what.into(), at: offset.min(line_end) })
+}

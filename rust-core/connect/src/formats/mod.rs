@@ -1,0 +1,54 @@
+//! Text formats: how records become rows and rows become records.
+
+mod column;
+mod csv;
+mod decoder;
+mod json;
+mod text;
+mod timestamp;
+
+use std::ops::Range;
+
+use ringmill_wire::{BatchView, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::ConnectError;
+
+pub(crate) use decoder::{Decoder, Progress, Records, Scratch, Stop};
+
+/// A text format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// one JSON object per line (NDJSON), RFC 8259
+    Json,
+    /// comma-separated values with a header line, RFC 4180
+    Csv,
+}
+
+impl Format {
+    /// The name used in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Csv => "csv",
+        }
+    }
+}
+
+/// Turns rows into bytes. Runs on the shard thread; appends to `out` and allocates nothing else.
+pub trait Encoder: Send {
+    /// What an output begins with: the CSV header, nothing in JSON.
+    fn begin(&mut self, schema: &Schema, out: &mut Vec<u8>);
+
+    /// Appends these rows of `view`, each a complete record.
+    fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>);
+}
+
+/// An encoder for rows of this schema; refused if the format cannot carry one of its columns.
+pub fn encoder(format: Format, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+    match format {
+        Format::Json => Ok(Box::new(json::JsonEncoder::new(schema))),
+        Format::Csv => Ok(Box::new(csv::CsvEncoder::new(schema)?)),
+    }
+}

@@ -1,0 +1,394 @@
+//! A partition of text: bytes in, rows and dead letters out. Serves files, FIFOs and standard input.
+//!
+//! Every record (line, in JSON) becomes one row or one dead letter; empty lines are nothing. A byte-order mark, CRLF and
+//! a last line without its end are accepted. One reused buffer holds what was read and not yet consumed; it grows only
+//! for a record that it cannot hold, and not beyond what `record_bytes_max` asks for.
+
+mod content;
+mod feed;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ringmill_wire::BatchWriter;
+
+use crate::{
+    ConnectError, FieldSpec, Format, Partition, Poll, PollContext, Position, Waker,
+    formats::{Decoder, Records, Scratch, Stop},
+    pace::{Admission, Pace},
+};
+use feed::{Fed, Feed, ReaderThread};
+
+/// Bytes read at a time from regular files: large enough to drown the system call, small enough for the second-level cache.
+const READ_BYTES: usize = 256 << 10;
+/// A poll reads at most so often, so that a stretch without records (a line of gigabytes) cannot hold up the shard.
+const READS_PER_POLL: usize = 4;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// One file of a partition.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub path: PathBuf,
+    pub name: Arc<str>,
+    /// can be read again from any place
+    pub regular: bool,
+}
+
+/// What text partitions have in common with each other.
+#[derive(Debug, Clone)]
+pub(crate) struct TextOptions {
+    pub format: Format,
+    pub fields: Vec<FieldSpec>,
+    /// rows per second of this partition
+    pub rate: Option<f64>,
+    pub record_bytes_max: usize,
+}
+
+impl TextOptions {
+    /// Refuses what no stream could be read with.
+    pub fn check(&self) -> Result<(), ConnectError> {
+        if !(1..=1 << 30).contains(&self.record_bytes_max) {
+            return Err(ConnectError::Spec {
+                option: "record_bytes_max",
+                value: self.record_bytes_max.to_string(),
+                rule: "it must lie between 1 byte and 1 GiB",
+            });
+        }
+        if let Some(rate) = self.rate
+            && !(rate.is_finite() && rate > 0.0)
+        {
+            return Err(ConnectError::Spec {
+                option: "rate",
+                value: rate.to_string(),
+                rule: "it must be more than 0 rows per second",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Text from files one after the other, or from one stream.
+pub(crate) struct TextPartition {
+    name: String,
+    fields: Vec<FieldSpec>,
+    decoder: Decoder,
+    pace: Option<Pace>,
+    scratch: Scratch,
+    waker: Waker,
+    /// whether positions name the file
+    names_file: bool,
+    parts: Vec<Part>,
+    /// index of the file being read
+    part: usize,
+    feed: Option<Feed>,
+    /// `buffer[start..end]` is read and not consumed
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// the feed has nothing more
+    ended: bool,
+    /// a byte-order mark may come
+    at_start: bool,
+    /// offset of `buffer[start]` in the content
+    offset: u64,
+    /// records consumed
+    rows: u64,
+}
+
+impl TextPartition {
+    /// Reads these files one after the other.
+    pub fn of_parts(
+        name: String,
+        options: &TextOptions,
+        parts: Vec<Part>,
+        names_file: bool,
+        waker: Waker,
+    ) -> Result<TextPartition, ConnectError> {
+        options.check()?;
+        Ok(TextPartition {
+            name,
+            decoder: Decoder::new(options.format, &options.fields, options.record_bytes_max)?,
+            fields: options.fields.clone(),
+            pace: options.rate.map(Pace::new),
+            scratch: Scratch::default(),
+            waker,
+            names_file,
+            parts,
+            part: 0,
+            feed: None,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            ended: false,
+            at_start: true,
+            offset: 0,
+            rows: 0,
+        })
+    }
+
+    /// Reads a stream that comes only once.
+    pub fn of_stream(
+        name: &str,
+        options: &TextOptions,
+        read: impl io::Read + Send + 'static,
+        waker: Waker,
+    ) -> Result<TextPartition, ConnectError> {
+        let part = Part { path: PathBuf::new(), name: Arc::from(name), regular: false };
+        let mut partition = TextPartition::of_parts(name.to_owned(), options, vec![part], false, waker.clone())?;
+        let thread = ReaderThread::start(move || content::of_stream(read), waker)
+            .map_err(|source| partition.read_error(source))?;
+        partition.feed = Some(Feed::Thread(thread));
+        Ok(partition)
+    }
+
+    /// Reads the header of the first file, if it is a regular one, so that what is wrong with it is found before the
+    /// run starts.
+    pub fn check(&mut self) -> Result<(), ConnectError> {
+        let Some(part) = self.parts.first() else {
+            return Ok(());
+        };
+        if !part.regular {
+            return Ok(());
+        }
+        let opened = File::open(&part.path).map(drop);
+        opened.map_err(|source| ConnectError::Open { path: part.path.clone(), source })?;
+        if self.decoder.needs_header() {
+            self.enter(0, 0)?;
+            while !self.begin()? && !self.ended {
+                self.fill()?;
+            }
+            self.close();
+        }
+        Ok(())
+    }
+
+    fn current(&self) -> &str {
+        self.parts.get(self.part).map_or(&self.name, |part| &part.name)
+    }
+
+    fn read_error(&self, source: io::Error) -> ConnectError {
+        ConnectError::Read {
+            name: self.current().to_owned(),
+            offset: self.offset + (self.end - self.start) as u64,
+            source,
+        }
+    }
+
+    /// Opens file `part` at `offset`.
+    fn enter(&mut self, part: usize, offset: u64) -> Result<(), ConnectError> {
+        self.part = part;
+        (self.start, self.end) = (0, 0);
+        self.ended = false;
+        self.at_start = offset == 0;
+        self.offset = offset;
+        self.decoder.restart(offset == 0);
+        let Part { path, regular, .. } = &self.parts[part];
+        let feed = if *regular {
+            content::of_file(path, offset).map(Feed::Inline)
+        } else {
+            let path = path.clone();
+            let open = move || content::of_stream(File::open(path)?);
+            ReaderThread::start(open, self.waker.clone()).map(Feed::Thread)
+        };
+        self.feed = Some(feed.map_err(|source| self.read_error(source))?);
+        Ok(())
+    }
+
+    /// Frees what an open file holds; it is as if nothing had been read.
+    fn close(&mut self) {
+        self.feed = None;
+        self.buffer = Vec::new();
+        (self.start, self.end) = (0, 0);
+        self.offset = 0;
+        self.decoder.restart(true);
+    }
+
+    /// Takes byte-order mark and header; `false` if more bytes are needed.
+    fn begin(&mut self) -> Result<bool, ConnectError> {
+        if self.at_start {
+            if self.end - self.start < BYTE_ORDER_MARK.len() && !self.ended {
+                return Ok(false);
+            }
+            self.at_start = false;
+            if self.buffer[self.start..self.end].starts_with(BYTE_ORDER_MARK) {
+                self.consume(BYTE_ORDER_MARK.len());
+            }
+        }
+        if self.decoder.needs_header() {
+            let name = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
+            let bytes = &self.buffer[self.start..self.end];
+            match self.decoder.take_header(bytes, self.ended, name)? {
+                Some(length) => self.consume(length),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        self.offset += count as u64;
+    }
+
+    /// Reads more behind what is there.
+    fn fill(&mut self) -> Result<Fed, ConnectError> {
+        let Some(feed) = &mut self.feed else {
+            return Ok(Fed::End);
+        };
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.is_empty() {
+            self.buffer.resize(READ_BYTES, 0);
+        } else if self.buffer.len() - self.end < READ_BYTES / 4 {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        match feed.read(&mut self.buffer[self.end..]) {
+            Ok(fed) => {
+                match fed {
+                    Fed::Bytes(count) => self.end += count,
+                    Fed::End => self.ended = true,
+                    Fed::Pending => {}
+                }
+                Ok(fed)
+            }
+            Err(source) => Err(self.read_error(source)),
+        }
+    }
+
+    /// Goes on to the next file; `false` if there is none.
+    fn next_part(&mut self) -> Result<bool, ConnectError> {
+        if self.part + 1 < self.parts.len() {
+            self.enter(self.part + 1, 0)?;
+            return Ok(true);
+        }
+        self.feed = None;
+        self.buffer = Vec::new();
+        (self.start, self.end) = (0, 0);
+        Ok(false)
+    }
+
+    /// Decodes what is in the buffer; how many records that consumed, and why it stopped.
+    fn decode(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>, records_max: u32) -> (u32, Stop) {
+        let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, records_max);
+        records.offset = self.offset;
+        let bytes = &self.buffer[self.start..self.end];
+        let progress = self.decoder.decode(bytes, self.ended, &mut records);
+        let consumed = records.consumed;
+        self.consume(progress.consumed);
+        self.rows += u64::from(consumed);
+        (consumed, progress.stop)
+    }
+
+    fn read_records(
+        &mut self,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+        mut left: u32,
+    ) -> Result<Poll, ConnectError> {
+        let wanted = left;
+        let mut reads = 0;
+        loop {
+            if self.begin()? {
+                let (consumed, stop) = self.decode(out, context, left);
+                left -= consumed;
+                match stop {
+                    Stop::Budget => return Ok(Poll::Rows),
+                    Stop::Full => return Ok(Poll::Full),
+                    Stop::NeedMore => {}
+                }
+                if self.ended && !self.next_part()? {
+                    return Ok(Poll::End);
+                }
+            }
+            if reads == READS_PER_POLL {
+                return Ok(Poll::Rows);
+            }
+            reads += 1;
+            if self.fill()? == Fed::Pending {
+                return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
+            }
+        }
+    }
+
+    fn refuse_seek(&self, position: &Position, reason: String) -> ConnectError {
+        ConnectError::Seek { partition: self.name.clone(), offset: position.offset, reason }
+    }
+
+    fn part_of(&self, position: &Position) -> Result<usize, ConnectError> {
+        let Some(file) = &position.file else {
+            return Ok(0);
+        };
+        let found = self.parts.iter().position(|part| part.name == *file);
+        found.ok_or_else(|| self.refuse_seek(position, format!("its file {file} is not among the files")))
+    }
+}
+
+impl Partition for TextPartition {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
+        if self.feed.is_none() {
+            if self.ended || self.parts.is_empty() {
+                return Ok(Poll::End);
+            }
+            self.enter(self.part, self.offset)?;
+        }
+        let mut wanted = context.rows_max;
+        if let Some(pace) = &mut self.pace {
+            match pace.admit(context.now_ns, u64::from(wanted)) {
+                Admission::Rows(due) => wanted = due as u32,
+                Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+            }
+        }
+        let before = self.rows;
+        let poll = self.read_records(out, context, wanted)?;
+        if let Some(pace) = &mut self.pace {
+            pace.consumed(self.rows - before);
+        }
+        Ok(poll)
+    }
+
+    fn position(&self) -> Position {
+        let name = || self.parts.get(self.part).map(|part| Arc::clone(&part.name));
+        Position { file: self.names_file.then(name).flatten(), offset: self.offset, rows: self.rows }
+    }
+
+    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
+        let part = self.part_of(position)?;
+        if !self.parts.get(part).is_some_and(|part| part.regular) {
+            if position.offset == self.offset && part == self.part {
+                return Ok(());
+            }
+            return Err(self.refuse_seek(position, "a stream cannot be read again".to_owned()));
+        }
+        self.enter(part, 0)?;
+        while !self.begin()? && !self.ended {
+            self.fill()?;
+        }
+        if position.offset > self.offset {
+            self.enter(part, position.offset).map_err(|error| self.refuse_seek(position, error.to_string()))?;
+        }
+        self.rows = position.rows;
+        if let Some(pace) = &mut self.pace {
+            pace.restart();
+        }
+        Ok(())
+    }
+}
+
+/// Whether a path names a regular file, which can be read in place and again; `None` for a directory.
+pub(crate) fn is_regular(path: &Path) -> io::Result<Option<bool>> {
+    let kind = path.metadata()?.file_type();
+    Ok((!kind.is_dir()).then(|| kind.is_file()))
+}
+
+#[cfg(test)]
+mod tests;
