@@ -1,0 +1,390 @@
+//! Counters and latency histograms, and how they get from the shard threads to whoever watches.
+//!
+//! A shard records into histograms of its own. When the watcher has left an empty set, the shard swaps it for its
+//! full one (a pointer exchange); merging happens on the watcher's thread. So watching costs the hot path one
+//! try-lock every 100 ms and no copy.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use ringmill_ring::monotonic_ns;
+
+use crate::error::EngineError;
+
+/// A measured part of a row's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// From ingest of the batch's oldest row (for a window's result: of the row that closed it) until the sink wrote.
+    EndToEnd,
+    /// Reading, parsing and placing a batch.
+    Parse,
+    /// Adding a batch to windows.
+    Window,
+    /// From publishing a batch to the worker's picking it up.
+    RequestRing,
+    /// Inside the Python function.
+    Udf,
+    /// From the end of the function until the core took the result.
+    ResponseRing,
+    /// From handing a batch to the sink until it was written.
+    Sink,
+}
+
+impl Stage {
+    /// All stages, in reporting order.
+    pub const ALL: [Stage; 7] =
+        [Stage::EndToEnd, Stage::Parse, Stage::Window, Stage::RequestRing, Stage::Udf, Stage::ResponseRing, Stage::Sink];
+
+    /// The name in reports and tags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::EndToEnd => "end_to_end",
+            Stage::Parse => "parse",
+            Stage::Window => "window",
+            Stage::RequestRing => "request_ring",
+            Stage::Udf => "udf",
+            Stage::ResponseRing => "response_ring",
+            Stage::Sink => "sink",
+        }
+    }
+}
+
+/// Largest latency that is told apart, in nanoseconds (one hour); larger ones count as this.
+pub const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
+
+/// An empty latency histogram: 1 ns to one hour, 3 significant digits; it never grows.
+pub fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("constant bounds are valid")
+}
+
+/// One histogram for each stage, weighted by rows, in nanoseconds.
+#[derive(Clone)]
+pub struct StageHistograms(Box<[Histogram<u64>; 7]>);
+
+impl Default for StageHistograms {
+    fn default() -> Self {
+        Self(Box::new(std::array::from_fn(|_| latency_histogram())))
+    }
+}
+
+impl StageHistograms {
+    /// Counts `rows` rows that took `nanoseconds` in `stage`.
+    #[inline]
+    pub fn record(&mut self, stage: Stage, nanoseconds: u64, rows: u64) {
+        self.0[stage as usize].saturating_record_n(nanoseconds.max(1), rows);
+    }
+
+    /// The histogram of one stage.
+    pub fn stage(&self, stage: Stage) -> &Histogram<u64> {
+        &self.0[stage as usize]
+    }
+
+    fn add(&mut self, other: &StageHistograms) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0.iter()) {
+            if !theirs.is_empty() {
+                // Same bounds on both sides, so this cannot fail.
+                let _ = mine.add(theirs);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0.iter_mut().filter(|histogram| !histogram.is_empty()).for_each(Histogram::reset);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(Histogram::is_empty)
+    }
+}
+
+/// Rows that passed a node, over all shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeCounts {
+    /// As in the configuration.
+    pub name: String,
+    /// `source`, `window`, `udf`, `filter` or `sink`.
+    pub kind: &'static str,
+    /// Rows taken in (for a source: records read, dead letters included).
+    pub rows_in: u64,
+    /// Rows given out (for a sink: written).
+    pub rows_out: u64,
+    /// Rows given to `.late`.
+    pub late: u64,
+    /// Rows given to `.dead_letters`.
+    pub dead_letters: u64,
+    /// Rows left out on purpose: by a filter's condition or by `on_error = "skip"`; for a window the rows it aggregated.
+    pub absorbed: u64,
+    /// What a null sink computed over every value.
+    pub checksum: Option<u64>,
+    /// Nanoseconds during which it made its producers wait.
+    pub held_up_ns: u64,
+}
+
+/// A worker as the core sees it.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerSnapshot {
+    /// `step/shard/index`.
+    pub name: String,
+    /// Its process.
+    pub pid: i32,
+    /// Batches it has and has not answered.
+    pub in_flight: u32,
+    /// Slots of its ring.
+    pub slots: u32,
+    /// Slots kept by views that user code holds.
+    pub leased: u32,
+    /// Batches answered.
+    pub batches: u64,
+    /// Nanoseconds spent inside the function.
+    pub busy_ns: u64,
+    /// Whether the process lives.
+    pub alive: bool,
+}
+
+/// The state of a run at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// Since the first row could enter.
+    pub elapsed: Duration,
+    /// Records read by all sources, dead letters included.
+    pub rows_in: u64,
+    /// Rows given to any `.late`.
+    pub rows_late: u64,
+    /// Rows given to any `.dead_letters`.
+    pub rows_dead: u64,
+    /// In the order of the plan.
+    pub nodes: Vec<NodeCounts>,
+    /// Cumulative, in nanoseconds, weighted by rows.
+    pub stages: Vec<(Stage, Histogram<u64>)>,
+    /// All workers.
+    pub workers: Vec<WorkerSnapshot>,
+    /// Bytes of window state, over all shards.
+    pub state_bytes: u64,
+    /// The node that made its producers wait longest, if any did for more than 1 % of the time.
+    pub bound: Option<String>,
+}
+
+/// What a shard publishes about itself; the shard writes, watchers read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ShardCounts {
+    pub nodes: Vec<NodeCounts>,
+    pub workers: Vec<WorkerSnapshot>,
+    pub state_bytes: u64,
+}
+
+/// Where one thread leaves its figures.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    counts: Mutex<ShardCounts>,
+    full: Mutex<Option<StageHistograms>>,
+    empty: Mutex<Option<StageHistograms>>,
+}
+
+impl Mailbox {
+    /// Copies the counters; swaps histograms if the watcher left an empty set. Called by the owning thread.
+    pub fn post(&self, counts: &ShardCounts, histograms: &mut StageHistograms) {
+        self.post_counts(counts);
+        self.post_histograms(histograms);
+    }
+
+    fn post_counts(&self, counts: &ShardCounts) {
+        if let Ok(mut shared) = self.counts.try_lock() {
+            shared.clone_from(counts);
+        }
+    }
+
+    /// The histogram half of [`Mailbox::post`].
+    pub fn post_histograms(&self, histograms: &mut StageHistograms) {
+        let Ok(mut full) = self.full.try_lock() else { return };
+        if full.is_none()
+            && let Ok(mut empty) = self.empty.try_lock()
+            && let Some(spare) = empty.take()
+        {
+            *full = Some(std::mem::replace(histograms, spare));
+        }
+    }
+
+    /// The last post of a thread that ends: waits for the locks, so nothing is lost.
+    pub fn post_final(&self, counts: Option<&ShardCounts>, histograms: StageHistograms) {
+        if let Some(counts) = counts {
+            lock(&self.counts).clone_from(counts);
+        }
+        let mut full = lock(&self.full);
+        match full.as_mut() {
+            Some(waiting) => waiting.add(&histograms),
+            None => *full = Some(histograms),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Steers a run from outside and tells how it goes. Shared by [`crate::run`] and its caller.
+#[derive(Default)]
+pub struct Control {
+    drain: AtomicBool,
+    abort: AtomicBool,
+    finished: AtomicBool,
+    started_ns: AtomicU64,
+    ended_ns: AtomicU64,
+    failure: Mutex<Option<EngineError>>,
+    mailboxes: Mutex<Vec<std::sync::Arc<Mailbox>>>,
+    collected: Mutex<Collected>,
+    wakers: Mutex<Vec<ringmill_connect::Waker>>,
+}
+
+#[derive(Default)]
+struct Collected {
+    total: StageHistograms,
+    interval: StageHistograms,
+}
+
+impl Control {
+    /// Sources end where they are; everything that was read is processed, then the run ends.
+    pub fn request_drain(&self) {
+        self.drain.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// The run ends at once; what is under way is lost.
+    pub fn request_abort(&self) {
+        self.abort.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Whether the run is over.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::Acquire)
+    }
+
+    /// Ends the run with an error; the first one is kept.
+    pub(crate) fn fail(&self, error: EngineError) {
+        lock(&self.failure).get_or_insert(error);
+        self.request_abort();
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<EngineError> {
+        lock(&self.failure).take()
+    }
+
+    pub(crate) fn add_waker(&self, waker: ringmill_connect::Waker) {
+        lock(&self.wakers).push(waker);
+    }
+
+    fn wake_all(&self) {
+        lock(&self.wakers).iter().for_each(|wake| wake());
+    }
+
+    pub(crate) fn add_mailbox(&self) -> std::sync::Arc<Mailbox> {
+        let mailbox = std::sync::Arc::new(Mailbox::default());
+        *lock(&mailbox.empty) = Some(StageHistograms::default());
+        lock(&self.mailboxes).push(mailbox.clone());
+        mailbox
+    }
+
+    pub(crate) fn start_clock(&self) {
+        self.started_ns.store(monotonic_ns(), Ordering::Release);
+    }
+
+    pub(crate) fn stop_clock(&self) {
+        self.ended_ns.store(monotonic_ns(), Ordering::Release);
+    }
+
+    pub(crate) fn set_finished(&self) {
+        self.finished.store(true, Ordering::Release);
+    }
+
+    fn elapsed_ns(&self) -> u64 {
+        let started = self.started_ns.load(Ordering::Acquire);
+        let ended = match self.ended_ns.load(Ordering::Acquire) {
+            0 => monotonic_ns(),
+            ended => ended,
+        };
+        if started == 0 { 0 } else { ended.saturating_sub(started) }
+    }
+
+    fn collect(&self) {
+        let mut collected = lock(&self.collected);
+        for mailbox in lock(&self.mailboxes).iter() {
+            let Some(mut full) = lock(&mailbox.full).take() else { continue };
+            if !full.is_empty() {
+                collected.total.add(&full);
+                collected.interval.add(&full);
+                full.clear();
+            }
+            *lock(&mailbox.empty) = Some(full);
+        }
+    }
+
+    /// Latencies recorded since the last call, per stage; stages without samples are left out.
+    pub fn take_intervals(&self) -> Vec<(Stage, Histogram<u64>)> {
+        self.collect();
+        let mut collected = lock(&self.collected);
+        let taken = stages_of(&collected.interval);
+        collected.interval.clear();
+        taken
+    }
+
+    /// The state of the run now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.collect();
+        let elapsed_ns = self.elapsed_ns();
+        let mut nodes: BTreeMap<usize, NodeCounts> = BTreeMap::new();
+        let mut workers = Vec::new();
+        let mut state_bytes = 0;
+        for mailbox in lock(&self.mailboxes).iter() {
+            let counts = lock(&mailbox.counts);
+            state_bytes += counts.state_bytes;
+            workers.extend(counts.workers.iter().cloned());
+            for (index, node) in counts.nodes.iter().enumerate() {
+                add_counts(nodes.entry(index).or_default(), node);
+            }
+        }
+        let nodes: Vec<NodeCounts> = nodes.into_values().collect();
+        let sum = |value: fn(&NodeCounts) -> u64| nodes.iter().map(value).sum();
+        let bound = nodes.iter().max_by_key(|node| node.held_up_ns);
+        Snapshot {
+            elapsed: Duration::from_nanos(elapsed_ns),
+            rows_in: nodes.iter().filter(|node| node.kind == "source").map(|node| node.rows_in).sum(),
+            rows_late: sum(|node| node.late),
+            rows_dead: sum(|node| node.dead_letters),
+            bound: bound.filter(|node| node.held_up_ns > elapsed_ns / 100).map(|node| node.name.clone()),
+            stages: stages_of(&lock(&self.collected).total),
+            nodes,
+            workers,
+            state_bytes,
+        }
+    }
+}
+
+fn stages_of(histograms: &StageHistograms) -> Vec<(Stage, Histogram<u64>)> {
+    let present = Stage::ALL.into_iter().filter(|stage| !histograms.stage(*stage).is_empty());
+    present.map(|stage| (stage, histograms.stage(stage).clone())).collect()
+}
+
+fn add_counts(total: &mut NodeCounts, shard: &NodeCounts) {
+    total.name.clone_from(&shard.name);
+    total.kind = shard.kind;
+    total.rows_in += shard.rows_in;
+    total.rows_out += shard.rows_out;
+    total.late += shard.late;
+    total.dead_letters += shard.dead_letters;
+    total.absorbed += shard.absorbed;
+    if let Some(checksum) = shard.checksum {
+        total.checksum = Some(total.checksum.unwrap_or(0).wrapping_add(checksum));
+    }
+    total.held_up_ns = total.held_up_ns.max(shard.held_up_ns);
+}

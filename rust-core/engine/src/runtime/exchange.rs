@@ -1,0 +1,291 @@
+//! Brings each row to the shard that owns its key.
+//!
+//! Between each pair of shards runs a bounded queue of packets and one back for the empty ones. A packet carries rows
+//! and the mark that follows them. With one shard there is no exchange.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use ringmill_wire::{HeapBatch, Template};
+
+use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, PORTS, ROWS, Rows, ShardContext};
+use super::signal::ShardSignal;
+use crate::error::EngineError;
+use crate::metrics::NodeCounts;
+use crate::window::KeyHasher;
+
+/// Packets between one pair of shards.
+const PACKETS: usize = 4;
+/// Key groups; state is kept by group so that shards can be cut anew.
+pub const KEY_GROUPS: u64 = 1024;
+
+/// The shard that owns a key.
+#[inline]
+pub fn shard_of(hash: u64, shards: usize) -> usize {
+    ((hash % KEY_GROUPS) * shards as u64 / KEY_GROUPS) as usize
+}
+
+struct Packet {
+    batch: HeapBatch,
+    ingest_ns: u64,
+    mark: Option<Mark>,
+}
+
+/// One direction between two shards.
+#[derive(Clone)]
+struct Lane {
+    full: Arc<ArrayQueue<Box<Packet>>>,
+    empty: Arc<ArrayQueue<Box<Packet>>>,
+}
+
+/// All lanes of one exchange: `lanes[from][to]`.
+pub struct Lanes(Vec<Vec<Lane>>);
+
+impl Lanes {
+    /// For that many shards and batches of that layout.
+    pub fn new(shards: usize, template: &Arc<Template>) -> Self {
+        let lane = || {
+            let lane = Lane { full: Arc::new(ArrayQueue::new(PACKETS)), empty: Arc::new(ArrayQueue::new(PACKETS)) };
+            for _ in 0..PACKETS {
+                let packet = Packet { batch: HeapBatch::new(template.clone()), ingest_ns: 0, mark: None };
+                let _ = lane.empty.push(Box::new(packet));
+            }
+            lane
+        };
+        Self((0..shards).map(|_| (0..shards).map(|_| lane()).collect()).collect())
+    }
+
+    /// Bytes of memory the lanes of one exchange take.
+    pub fn memory_bytes(shards: usize, template: &Template) -> u64 {
+        (shards * shards * PACKETS * template.bytes()) as u64
+    }
+
+    /// The sending node of shard `from`.
+    pub fn sender(&self, from: usize, name: String, hasher: KeyHasher, signals: &[Arc<ShardSignal>], inputs: usize) -> ExchangeSender {
+        let outlet = |(to, lane): (usize, &Lane)| Outlet { lane: lane.clone(), open: None, pending: None, signal: signals[to].clone() };
+        let outlets = self.0[from].iter().enumerate().map(outlet).collect();
+        ExchangeSender { name, hasher, hashes: Vec::new(), outlets, inputs: InputMarks::new(inputs), ended: false }
+    }
+
+    /// The receiving node of shard `to`.
+    pub fn receiver(&self, to: usize, signals: &[Arc<ShardSignal>]) -> ExchangeReceiver {
+        let inlets: Vec<_> = self.0.iter().enumerate().map(|(from, lanes)| (lanes[to].clone(), signals[from].clone())).collect();
+        let marks = InputMarks::new(inlets.len());
+        ExchangeReceiver { inlets, current: None, next: 0, marks, mark: Mark::START, sent: Mark::START, finished: [false; PORTS], rows: 0 }
+    }
+}
+
+struct Outlet {
+    lane: Lane,
+    open: Option<Box<Packet>>,
+    /// A mark that follows the open packet's rows.
+    pending: Option<Mark>,
+    signal: Arc<ShardSignal>,
+}
+
+impl Outlet {
+    fn open(&mut self) -> Option<&mut Packet> {
+        if self.open.is_none() {
+            let mut packet = self.lane.empty.pop()?;
+            packet.batch.clear();
+            packet.mark = None;
+            self.open = Some(packet);
+        }
+        self.open.as_deref_mut()
+    }
+
+    /// Sends the open packet with the pending mark; `false`: nothing to send, or no packet for the mark alone.
+    fn send(&mut self) -> bool {
+        let pending = self.pending;
+        let Some(packet) = (if pending.is_some() { self.open() } else { self.open.as_deref_mut() }) else { return false };
+        if packet.batch.rows() == 0 && pending.is_none() {
+            return false;
+        }
+        packet.mark = pending;
+        self.pending = None;
+        if let Some(packet) = self.open.take() {
+            // There are as many places as packets, so the queue is never full.
+            let _ = self.lane.full.push(packet);
+            self.signal.notify();
+        }
+        true
+    }
+}
+
+/// Deals rows out to the shards.
+pub struct ExchangeSender {
+    name: String,
+    hasher: KeyHasher,
+    hashes: Vec<u64>,
+    outlets: Vec<Outlet>,
+    inputs: InputMarks,
+    ended: bool,
+}
+
+impl Operator for ExchangeSender {
+    fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        let mut sent = false;
+        for outlet in &mut self.outlets {
+            // Packets fill by themselves while the receiver is busy.
+            if outlet.lane.full.is_empty() || outlet.pending.is_some_and(|mark| mark.cut || mark.end) {
+                sent |= outlet.send();
+            }
+        }
+        Ok(sent)
+    }
+
+    fn accept(&mut self, _: usize, delivery: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+        let end = delivery.view.rows();
+        self.hasher.hash(&delivery.view, delivery.first..end, &mut self.hashes);
+        for (at, &hash) in self.hashes.iter().enumerate() {
+            let shards = self.outlets.len();
+            let outlet = &mut self.outlets[shard_of(hash, shards)];
+            if outlet.pending.is_some() && !outlet.send() {
+                return Ok(at);
+            }
+            let Some(packet) = outlet.open() else { return Ok(at) };
+            if packet.batch.rows() == 0 {
+                packet.ingest_ns = delivery.ingest_ns;
+            }
+            if packet.batch.writer().copy_row(&delivery.view, delivery.first + at).is_err() {
+                if packet.batch.rows() == 0 {
+                    let room = packet.batch.template().capacity().variable_bytes_max;
+                    return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+                }
+                outlet.send();
+                let Some(packet) = outlet.open() else { return Ok(at) };
+                packet.ingest_ns = delivery.ingest_ns;
+                if packet.batch.writer().copy_row(&delivery.view, delivery.first + at).is_err() {
+                    let room = packet.batch.template().capacity().variable_bytes_max;
+                    return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+                }
+            }
+        }
+        Ok(end - delivery.first)
+    }
+
+    fn mark(&mut self, input: usize, mark: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        let mark = self.inputs.update(input, mark);
+        self.ended = mark.end;
+        for outlet in &mut self.outlets {
+            // A cut that was not sent yet stays one.
+            let cut = mark.cut || outlet.pending.is_some_and(|earlier| earlier.cut);
+            outlet.pending = Some(Mark { cut, ..mark });
+        }
+        Ok(())
+    }
+
+    fn offer(&self, _: usize) -> Option<Offer<'_>> {
+        None
+    }
+
+    fn delivered(&mut self, _: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        let empty = |outlet: &Outlet| outlet.pending.is_none() && outlet.open.as_ref().is_none_or(|packet| packet.batch.rows() == 0);
+        self.ended && self.outlets.iter().all(empty)
+    }
+
+    fn counts(&self, _: &mut NodeCounts) {}
+}
+
+/// Gathers rows from the shards.
+pub struct ExchangeReceiver {
+    inlets: Vec<(Lane, Arc<ShardSignal>)>,
+    /// The packet being passed on and where it came from.
+    current: Option<(usize, Box<Packet>)>,
+    next: usize,
+    marks: InputMarks,
+    mark: Mark,
+    sent: Mark,
+    finished: [bool; PORTS],
+    rows: u64,
+}
+
+impl ExchangeReceiver {
+    fn take(&mut self) -> Option<(usize, Box<Packet>)> {
+        let inlets = self.inlets.len();
+        let order = (0..inlets).map(|step| (self.next + step) % inlets);
+        let found = order.filter_map(|from| self.inlets[from].0.full.pop().map(|packet| (from, packet))).next()?;
+        self.next = (found.0 + 1) % inlets;
+        Some(found)
+    }
+}
+
+impl Operator for ExchangeReceiver {
+    fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        if self.current.is_some() {
+            return Ok(false);
+        }
+        self.current = self.take();
+        Ok(self.current.is_some())
+    }
+
+    fn accept(&mut self, _: usize, _: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+        Ok(0)
+    }
+
+    fn mark(&mut self, _: usize, _: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn offer(&self, port: usize) -> Option<Offer<'_>> {
+        match (&self.current, port) {
+            (Some((_, packet)), ROWS) if packet.batch.rows() > 0 => {
+                let rows = Rows { view: packet.batch.view(), first: 0, ingest_ns: packet.ingest_ns };
+                Some(Offer { rows: Some(rows), mark: None })
+            }
+            (Some(_), ROWS) => Some(Offer { rows: None, mark: None }),
+            (None, ROWS) if self.mark != self.sent => Some(Offer { rows: None, mark: Some(self.mark) }),
+            _ if port != ROWS && self.finished[ROWS] && !self.finished[port] => Some(Offer { rows: None, mark: Some(self.mark) }),
+            _ => None,
+        }
+    }
+
+    fn delivered(&mut self, port: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        match self.current.take() {
+            Some((from, packet)) if port == ROWS => {
+                self.rows += u64::from(packet.batch.rows());
+                if let Some(mark) = packet.mark {
+                    self.mark = self.marks.update(from, mark);
+                }
+                let (lane, signal) = &self.inlets[from];
+                let _ = lane.empty.push(packet);
+                signal.notify();
+            }
+            current => {
+                self.current = current;
+                if port == ROWS {
+                    self.sent = self.mark;
+                    self.finished[ROWS] = self.mark.end;
+                } else {
+                    self.finished[port] = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.iter().all(|finished| *finished)
+    }
+
+    fn counts(&self, _: &mut NodeCounts) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_group_has_one_shard_and_shards_get_like_shares() {
+        for shards in [1, 2, 3, 7, 64] {
+            let mut groups = vec![0; shards];
+            (0..KEY_GROUPS).for_each(|hash| groups[shard_of(hash, shards)] += 1);
+            let (least, most) = (groups.iter().min().unwrap(), groups.iter().max().unwrap());
+            assert!(most - least <= 1, "{shards}: {groups:?}");
+        }
+    }
+}

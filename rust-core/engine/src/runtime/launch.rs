@@ -1,0 +1,134 @@
+//! Starts everything, waits for the end, and sums up.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::assemble::{Assembly, node_counts};
+use super::shard::Shard;
+use super::signal::ShardSignal;
+use super::supervisor::{WorkerUsage, own_usage};
+use super::workers::start_workers;
+use crate::error::EngineError;
+use crate::metrics::{Control, Snapshot};
+use crate::plan::Plan;
+use crate::rundir;
+
+/// How a run went.
+#[derive(Clone)]
+pub struct Summary {
+    /// The final figures.
+    pub snapshot: Snapshot,
+    /// Peak resident set of the core, in bytes.
+    pub core_memory_bytes: u64,
+    /// Sum of the workers' peak resident sets, in bytes.
+    pub workers_memory_bytes: u64,
+    /// User and system time of the core.
+    pub core_cpu_seconds: f64,
+    /// User and system time of the workers, their start included.
+    pub workers_cpu_seconds: f64,
+    /// Workers started.
+    pub workers_started: u64,
+    /// Workers started again after a death.
+    pub workers_restarts: u64,
+}
+
+/// Runs a pipeline until its sources end, [`Control::request_drain`], or an error. Blocks.
+///
+/// Sources and workers are started before any sink is opened, so a run that cannot start leaves the outputs of the
+/// last one alone.
+pub fn run(plan: Plan, control: Arc<Control>) -> Result<Summary, EngineError> {
+    let outcome = run_to_end(&plan, &control);
+    control.stop_clock();
+    control.set_finished();
+    outcome
+}
+
+fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineError> {
+    let signals = (0..plan.shards).map(|_| ShardSignal::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
+    let signals = signals.map_err(|error| EngineError::Channel { worker: "(doorbell)".into(), error })?;
+    signals.iter().for_each(|signal| control.add_waker(ringer(signal)));
+    let mut assembly = Assembly::open_sources(plan, &signals)?;
+    let workers = start_workers(plan, &signals, control)?;
+    let workers_started = workers.handles.len() as u64;
+    let supervisor = workers.supervisor;
+    assembly.set_workers(workers.links);
+    let onlookers = show(plan, workers.handles);
+    let outcome = run_shards(plan, &mut assembly, &signals, control);
+    if outcome.is_err() {
+        control.request_abort();
+    }
+    let threads = std::mem::take(&mut assembly.threads);
+    drop(assembly);
+    let mut outcome = outcome;
+    for thread in threads {
+        outcome = outcome.and(thread.join());
+    }
+    control.stop_clock();
+    if control.is_aborted() {
+        outcome = outcome.and(Err(EngineError::Aborted));
+    }
+    let usage = supervisor.map_or(Ok(WorkerUsage::default()), |supervisor| supervisor.finish())?;
+    drop(onlookers);
+    if let Some(failure) = control.take_failure() {
+        return Err(failure);
+    }
+    outcome?;
+    let own = own_usage();
+    Ok(Summary {
+        snapshot: control.snapshot(),
+        core_memory_bytes: own.peak_bytes,
+        workers_memory_bytes: usage.peak_bytes,
+        core_cpu_seconds: own.cpu_seconds,
+        workers_cpu_seconds: usage.cpu_seconds,
+        workers_started,
+        workers_restarts: 0,
+    })
+}
+
+/// Lets `ringmill inspect` find the run; a run that cannot be shown still runs.
+fn show(plan: &Plan, channels: Vec<rundir::ChannelHandle>) -> Option<rundir::Server> {
+    let base = plan.run_base.as_deref()?;
+    let served = rundir::RunFolder::create(base, &plan.name).and_then(|folder| rundir::serve(folder, channels));
+    served.inspect_err(|error| tracing::warn!("`ringmill inspect` will not find this run: {error}")).ok()
+}
+
+fn ringer(signal: &Arc<ShardSignal>) -> ringmill_connect::Waker {
+    let signal = signal.clone();
+    Arc::new(move || signal.ring())
+}
+
+fn run_shards(plan: &Plan, assembly: &mut Assembly<'_>, signals: &[Arc<ShardSignal>], control: &Arc<Control>) -> Result<(), EngineError> {
+    assembly.open_sinks(control)?;
+    let mut shards = Vec::with_capacity(plan.shards);
+    for (index, signal) in signals.iter().enumerate() {
+        shards.push(Shard {
+            graph: assembly.graph(index)?,
+            signal: signal.clone(),
+            wait: plan.wait,
+            cpu: plan.cpus.get(index).copied(),
+            nodes: node_counts(plan),
+            mailbox: control.add_mailbox(),
+            control: control.clone(),
+        });
+    }
+    control.start_clock();
+    let mut threads: Vec<JoinHandle<()>> = Vec::with_capacity(shards.len());
+    let mut outcome = Ok(());
+    for (index, shard) in shards.into_iter().enumerate() {
+        let spawned = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || shard.run());
+        match spawned {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                control.request_abort();
+                outcome = Err(EngineError::system("start a shard thread", error));
+            }
+        }
+    }
+    for thread in threads {
+        if thread.join().is_err() {
+            control.request_abort();
+            outcome = Err(EngineError::Internal("a shard thread panicked".into()));
+        }
+    }
+    outcome
+}

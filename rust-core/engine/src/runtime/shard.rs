@@ -1,0 +1,124 @@
+//! The thread of one shard: rounds of its graph, and what it does between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmill_ring::{Wait, monotonic_ns};
+
+use super::graph::Graph;
+use super::operator::ShardContext;
+use super::signal::ShardSignal;
+use crate::error::EngineError;
+use crate::metrics::{Control, Mailbox, NodeCounts, ShardCounts, StageHistograms};
+
+/// How long an idle shard spins before it gives way, with `wait = "adaptive"`: longer than nearly all answers of a busy
+/// worker, shorter than a scheduler's tick.
+const SPIN_NS: u64 = 50_000;
+/// How long it then yields before it sleeps.
+const YIELD_NS: u64 = 50_000;
+/// Longest sleep, and the distance between two posts of figures.
+const POST_NS: u64 = 100_000_000;
+
+/// One shard, ready to run.
+pub struct Shard {
+    /// Its nodes.
+    pub graph: Graph,
+    /// Wakes it.
+    pub signal: Arc<ShardSignal>,
+    /// How it waits.
+    pub wait: Wait,
+    /// CPU to run on.
+    pub cpu: Option<usize>,
+    /// Name and kind of the plan's nodes.
+    pub nodes: Vec<NodeCounts>,
+    /// Where it leaves its figures.
+    pub mailbox: Arc<Mailbox>,
+    /// Steers it.
+    pub control: Arc<Control>,
+}
+
+struct Pace {
+    histograms: StageHistograms,
+    counts: ShardCounts,
+    posted_ns: u64,
+    idle_since_ns: u64,
+    wake_ns: u64,
+}
+
+impl Shard {
+    /// Runs until all is passed on, or the run is aborted.
+    pub fn run(mut self) {
+        if let Some(cpu) = self.cpu
+            && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+        {
+            tracing::warn!(cpu, "cannot pin a shard to this CPU; it runs unpinned");
+        }
+        let counts = ShardCounts { nodes: self.nodes.clone(), ..ShardCounts::default() };
+        let mut pace = Pace { histograms: StageHistograms::default(), counts, posted_ns: 0, idle_since_ns: 0, wake_ns: u64::MAX };
+        if let Err(error) = self.rounds(&mut pace) {
+            self.control.fail(error);
+        }
+        self.graph.counts(&mut pace.counts, monotonic_ns());
+        self.mailbox.post_final(Some(&pace.counts), pace.histograms);
+    }
+
+    fn rounds(&mut self, pace: &mut Pace) -> Result<(), EngineError> {
+        while !self.control.is_aborted() {
+            let moved = self.round(pace)?;
+            if moved {
+                pace.idle_since_ns = 0;
+                continue;
+            }
+            if self.graph.is_finished() {
+                return Ok(());
+            }
+            self.idle(pace)?;
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, pace: &mut Pace) -> Result<bool, EngineError> {
+        let now_ns = monotonic_ns();
+        pace.wake_ns = u64::MAX;
+        let draining = self.control.is_draining();
+        let mut context = ShardContext { histograms: &mut pace.histograms, now_ns, wake_ns: &mut pace.wake_ns, draining };
+        let moved = self.graph.step(&mut context)?;
+        if now_ns - pace.posted_ns > POST_NS {
+            pace.posted_ns = now_ns;
+            self.graph.counts(&mut pace.counts, now_ns);
+            self.mailbox.post(&pace.counts, &mut pace.histograms);
+        }
+        Ok(moved)
+    }
+
+    fn idle(&mut self, pace: &mut Pace) -> Result<(), EngineError> {
+        let now_ns = monotonic_ns();
+        if pace.idle_since_ns == 0 {
+            pace.idle_since_ns = now_ns;
+        }
+        let idle_ns = now_ns - pace.idle_since_ns;
+        match self.wait {
+            Wait::Spin => std::hint::spin_loop(),
+            Wait::Adaptive if idle_ns < SPIN_NS => std::hint::spin_loop(),
+            Wait::Adaptive if idle_ns < SPIN_NS + YIELD_NS => std::thread::yield_now(),
+            Wait::Adaptive | Wait::Block => self.sleep(pace)?,
+        }
+        Ok(())
+    }
+
+    /// Announces sleep, looks once more, and sleeps.
+    fn sleep(&mut self, pace: &mut Pace) -> Result<(), EngineError> {
+        self.signal.arm();
+        if self.graph.arm_sleep() && !self.round(pace)? && !self.graph.is_finished() && !self.control.is_aborted() {
+            let now_ns = monotonic_ns();
+            let until_ns = pace.wake_ns.min(now_ns + POST_NS);
+            if until_ns > now_ns {
+                self.signal.sleep(Duration::from_nanos(until_ns - now_ns));
+            }
+        }
+        self.graph.disarm_sleep();
+        self.signal.disarm();
+        pace.idle_since_ns = 0;
+        Ok(())
+    }
+}

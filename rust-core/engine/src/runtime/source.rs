@@ -1,0 +1,312 @@
+//! Reads a source's partitions of one shard, and makes its watermark.
+//!
+//! The partition furthest behind in event time is read next, so that windows stay few when files lie apart in time.
+//! A watermark is a function of row positions alone: where a row is late by the rows before it in the same batch, the
+//! batch is passed on in two pieces with a [`Mark`] between them.
+
+use ringmill_connect::{DeadLetter, DeadLetters, Partition, Poll, PollContext};
+use ringmill_ring::monotonic_ns;
+use ringmill_wire::{BatchWriter, HeapBatch, TimeUnit};
+
+use super::dead_letters::DeadLetterBatch;
+use super::operator::{DEAD_LETTERS, Delivery, Mark, Offer, Operator, ROWS, Rows, ShardContext};
+use crate::error::EngineError;
+use crate::metrics::{NodeCounts, Stage};
+use crate::time::{nanoseconds, wall_clock_ns};
+
+/// How rows of this source are dated.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceTime {
+    /// Column and unit of the event time; `None`: arrival time.
+    pub column: Option<(usize, TimeUnit)>,
+    /// How far out of order rows may come.
+    pub out_of_orderness_ns: i64,
+    /// A partition silent for so long is left out of the watermark.
+    pub idle_timeout_ns: Option<u64>,
+    /// Rows further ahead of the wall clock go to dead letters.
+    pub max_future_ns: i64,
+    /// Some window reads the watermark.
+    pub is_needed: bool,
+}
+
+struct PartitionState {
+    partition: Box<dyn Partition>,
+    /// Newest event time seen; `i64::MIN` before the first row.
+    newest_ns: i64,
+    last_rows_ns: u64,
+    /// Not to be asked before this moment.
+    not_before_ns: u64,
+    ended: bool,
+}
+
+/// The source node of one shard.
+pub struct SourceOperator {
+    name: String,
+    partitions: Vec<PartitionState>,
+    time: SourceTime,
+    batch: HeapBatch,
+    /// When the batch's first row was read.
+    ingest_ns: u64,
+    /// Ends of the pieces in which the batch is passed on, with the watermark after each.
+    pieces: Vec<(usize, Mark)>,
+    piece: usize,
+    mark: Mark,
+    sent: Mark,
+    dead: DeadLetterBatch,
+    rows: u64,
+    finished: [bool; 3],
+}
+
+impl SourceOperator {
+    /// Reads `partitions` into batches like `batch`.
+    pub fn new(name: String, partitions: Vec<Box<dyn Partition>>, time: SourceTime, batch: HeapBatch, dead: DeadLetterBatch) -> Self {
+        let now_ns = monotonic_ns();
+        let state = |partition| PartitionState { partition, newest_ns: i64::MIN, last_rows_ns: now_ns, not_before_ns: 0, ended: false };
+        Self {
+            name,
+            partitions: partitions.into_iter().map(state).collect(),
+            time,
+            batch,
+            ingest_ns: 0,
+            pieces: Vec::with_capacity(64),
+            piece: 0,
+            mark: Mark::START,
+            sent: Mark::START,
+            dead,
+            rows: 0,
+            finished: [false; 3],
+        }
+    }
+
+    fn next_partition(&self, now_ns: u64) -> Option<usize> {
+        let ready = |state: &PartitionState| !state.ended && state.not_before_ns <= now_ns;
+        let candidates = self.partitions.iter().enumerate().filter(|(_, state)| ready(state));
+        candidates.min_by_key(|(_, state)| (state.newest_ns, state.last_rows_ns)).map(|(index, _)| index)
+    }
+
+    /// Polls one partition into `writer`; returns the rows written and whether the next row did not fit.
+    fn poll(&mut self, index: usize, writer: Option<&mut BatchWriter>, context: &mut ShardContext<'_>) -> Result<(u32, bool), EngineError> {
+        let state = &mut self.partitions[index];
+        let writer = match writer {
+            Some(writer) => writer,
+            None => self.batch.writer(),
+        };
+        let before = writer.rows();
+        let event_time_max_ns = wall_clock_ns().saturating_add(self.time.max_future_ns);
+        let mut poll_context = PollContext {
+            now_ns: context.now_ns,
+            event_time: self.time.column.map(|(column, _)| column),
+            event_time_max_ns,
+            dead: &mut self.dead,
+            rows_max: writer.rows_free(),
+        };
+        let polled = state.partition.poll(writer, &mut poll_context);
+        let rows = writer.rows() - before;
+        let outcome = polled.map_err(|error| EngineError::Connect { node: self.name.clone(), error })?;
+        let mut full = false;
+        match outcome {
+            Poll::Full => full = true,
+            Poll::Rows | Poll::Idle => {}
+            Poll::Until(at_ns) => {
+                state.not_before_ns = at_ns;
+                context.wake_at(at_ns);
+            }
+            Poll::End => state.ended = true,
+        }
+        if rows > 0 {
+            state.last_rows_ns = context.now_ns;
+            self.rows += u64::from(rows);
+            context.histograms.record(Stage::Parse, monotonic_ns() - context.now_ns, u64::from(rows));
+        }
+        Ok((rows, full))
+    }
+
+    fn watermark_of(&self, state: &PartitionState, now_ns: u64) -> Option<i64> {
+        let idle = self.time.idle_timeout_ns.is_some_and(|timeout| now_ns.saturating_sub(state.last_rows_ns) > timeout);
+        match () {
+            () if state.ended || idle => None,
+            () if self.time.column.is_none() => Some(wall_clock_ns()),
+            () if state.newest_ns == i64::MIN => Some(i64::MIN),
+            () => Some(state.newest_ns.saturating_sub(self.time.out_of_orderness_ns)),
+        }
+    }
+
+    /// The least watermark of all partitions but one; `None` when no other partition counts.
+    fn watermark_but(&self, but: Option<usize>, now_ns: u64) -> Option<i64> {
+        let others = self.partitions.iter().enumerate().filter(|(index, _)| Some(*index) != but);
+        others.filter_map(|(_, state)| self.watermark_of(state, now_ns)).min()
+    }
+
+    /// Splits the batch just read where a row is late by the rows before it, and moves the partition's newest time.
+    fn cut_into_pieces(&mut self, index: usize, context: &ShardContext<'_>) {
+        self.pieces.clear();
+        self.piece = 0;
+        let others_ns = self.watermark_but(Some(index), context.now_ns).unwrap_or(i64::MAX);
+        let mut newest_ns = self.partitions[index].newest_ns;
+        if let Some((column, unit)) = self.time.column {
+            let view = self.batch.view();
+            let times = view.column(column).values::<i64>();
+            let mut told_ns = self.mark.watermark_ns;
+            for (row, &time) in times.iter().enumerate() {
+                let time_ns = nanoseconds(time, unit);
+                if time_ns < newest_ns {
+                    let watermark_ns = others_ns.min(newest_ns.saturating_sub(self.time.out_of_orderness_ns));
+                    if time_ns < watermark_ns && time_ns >= told_ns && row > 0 {
+                        told_ns = watermark_ns;
+                        let mark = Mark { watermark_ns, ingest_ns: self.ingest_ns, cut: true, end: false };
+                        self.pieces.push((row, mark));
+                    }
+                } else {
+                    newest_ns = time_ns;
+                }
+            }
+        }
+        self.partitions[index].newest_ns = newest_ns;
+    }
+
+    /// Brings the mark up to date; idle and ended partitions move it without rows.
+    fn refresh_mark(&mut self, context: &mut ShardContext<'_>) {
+        let end = context.draining || self.partitions.iter().all(|state| state.ended);
+        let watermark_ns = match (end, self.time.is_needed) {
+            (true, _) => i64::MAX,
+            (false, false) => return,
+            (false, true) => self.watermark_but(None, context.now_ns).unwrap_or(self.mark.watermark_ns),
+        };
+        if end != self.mark.end || watermark_ns > self.mark.watermark_ns {
+            let watermark_ns = watermark_ns.max(self.mark.watermark_ns);
+            self.mark = Mark { watermark_ns, ingest_ns: context.now_ns, cut: false, end };
+        }
+        if !end && self.time.column.is_none() {
+            context.wake_at(context.now_ns + 100_000_000);
+        }
+    }
+
+    fn is_passing_on(&self) -> bool {
+        self.batch.rows() > 0
+    }
+
+    fn read(&mut self, consumer: Option<&mut dyn Operator>, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        if self.mark.end || self.is_passing_on() || !self.dead.has_room() {
+            return Ok(false);
+        }
+        let Some(index) = (if context.draining { None } else { self.next_partition(context.now_ns) }) else {
+            self.note_waiting(context);
+            return Ok(false);
+        };
+        context.now_ns = monotonic_ns();
+        self.ingest_ns = context.now_ns;
+        let rows = match consumer {
+            Some(consumer) => {
+                let Some(writer) = consumer.direct_writer(context) else { return Ok(false) };
+                let was_empty = writer.rows() == 0;
+                let (rows, full) = self.poll(index, Some(writer), context)?;
+                consumer.direct_written(rows, self.ingest_ns, full, context)?;
+                if full && was_empty && rows == 0 {
+                    // Too large for the ring: offered in the ordinary way, so that the consumer can refuse it by row.
+                    self.read_batch(index, context)?
+                } else {
+                    rows
+                }
+            }
+            None => self.read_batch(index, context)?,
+        };
+        self.refresh_mark(context);
+        Ok(rows > 0)
+    }
+
+    fn read_batch(&mut self, index: usize, context: &mut ShardContext<'_>) -> Result<u32, EngineError> {
+        let (rows, full) = self.poll(index, None, context)?;
+        if full && rows == 0 {
+            let room = self.batch.template().capacity().variable_bytes_max;
+            return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+        }
+        if rows > 0 && self.time.is_needed {
+            self.cut_into_pieces(index, context);
+        }
+        Ok(rows)
+    }
+
+    fn note_waiting(&mut self, context: &mut ShardContext<'_>) {
+        for state in self.partitions.iter().filter(|state| !state.ended && state.not_before_ns > 0) {
+            if state.not_before_ns > context.now_ns {
+                context.wake_at(state.not_before_ns);
+            }
+        }
+        if let Some(timeout) = self.time.idle_timeout_ns {
+            let silent_ends = self.partitions.iter().filter(|state| !state.ended).map(|state| state.last_rows_ns + timeout + 1);
+            let next = silent_ends.filter(|end| *end > context.now_ns).min();
+            context.wake_at(next.unwrap_or(u64::MAX));
+        }
+        self.refresh_mark(context);
+    }
+}
+
+impl Operator for SourceOperator {
+    fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        self.read(None, context)
+    }
+
+    fn advance_into(&mut self, consumer: &mut dyn Operator, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        self.read(Some(consumer), context)
+    }
+
+    fn accept(&mut self, _: usize, _: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+        Ok(0)
+    }
+
+    fn mark(&mut self, _: usize, _: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn offer(&self, port: usize) -> Option<Offer<'_>> {
+        match port {
+            ROWS if self.is_passing_on() => {
+                let view = self.batch.view();
+                let first = self.piece.checked_sub(1).map_or(0, |before| self.pieces[before].0);
+                let (end, mark) = self.pieces.get(self.piece).copied().unwrap_or((view.rows(), self.mark));
+                let rows = Some(Rows { view: view.prefix(end), first, ingest_ns: self.ingest_ns });
+                Some(Offer { rows, mark: Some(mark) })
+            }
+            ROWS if self.mark != self.sent => Some(Offer { rows: None, mark: Some(self.mark) }),
+            DEAD_LETTERS if self.dead.rows() > 0 => self.dead.offer(),
+            _ if port != ROWS && self.mark.end && !self.finished[port] => Some(Offer { rows: None, mark: Some(self.mark) }),
+            _ => None,
+        }
+    }
+
+    fn delivered(&mut self, port: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        match port {
+            ROWS if self.is_passing_on() && self.piece < self.pieces.len() => self.piece += 1,
+            ROWS => {
+                self.batch.clear();
+                self.pieces.clear();
+                self.piece = 0;
+                self.sent = self.mark;
+                self.finished[ROWS] = self.mark.end;
+            }
+            DEAD_LETTERS if self.dead.rows() > 0 => self.dead.clear(),
+            _ => self.finished[port] = true,
+        }
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.iter().all(|finished| *finished)
+    }
+
+    fn counts(&self, counts: &mut NodeCounts) {
+        counts.dead_letters = self.dead.total();
+        counts.rows_in = self.rows + self.dead.total();
+        counts.rows_out = self.rows;
+    }
+}
+
+impl DeadLetters for DeadLetterBatch {
+    fn has_room(&self) -> bool {
+        DeadLetterBatch::has_room(self)
+    }
+
+    fn push(&mut self, letter: &DeadLetter<'_>) {
+        self.push_record(letter.reason, letter.partition, letter.offset, letter.record);
+    }
+}

@@ -1,0 +1,159 @@
+//! The window node of one shard: feeds a [`WindowOperator`] and passes its results on.
+//!
+//! Closing many windows is a cursor: one batch of results for each round of the graph. Meanwhile no rows are taken in,
+//! and the mark that closed the windows follows the last of their results.
+
+use ringmill_wire::HeapBatch;
+
+use super::operator::{DEAD_LETTERS, Delivery, InputMarks, LATE, Mark, Offer, Operator, ROWS, Rows, ShardContext};
+use crate::error::EngineError;
+use crate::metrics::{NodeCounts, Stage};
+use crate::time::wall_clock_ns;
+use crate::window::{RowTime, WindowOperator};
+use ringmill_ring::monotonic_ns;
+
+/// The window node of one shard.
+pub struct WindowNode {
+    name: String,
+    windows: WindowOperator,
+    /// Event-time column of the input; `None`: arrival time.
+    time_column: Option<usize>,
+    out: HeapBatch,
+    out_ingest_ns: u64,
+    late: HeapBatch,
+    late_ingest_ns: u64,
+    inputs: InputMarks,
+    /// What the inputs said last.
+    mark: Mark,
+    /// What was passed on last.
+    sent: Mark,
+    rows_in: u64,
+    rows_out: u64,
+    late_rows: u64,
+    finished: [bool; 3],
+}
+
+impl WindowNode {
+    /// Results go into batches like `out`, late rows into batches like `late`.
+    pub fn new(name: String, windows: WindowOperator, time_column: Option<usize>, out: HeapBatch, late: HeapBatch, inputs: usize) -> Self {
+        Self {
+            name,
+            windows,
+            time_column,
+            out,
+            out_ingest_ns: 0,
+            late,
+            late_ingest_ns: 0,
+            inputs: InputMarks::new(inputs),
+            mark: Mark::START,
+            sent: Mark::START,
+            rows_in: 0,
+            rows_out: 0,
+            late_rows: 0,
+            finished: [false; 3],
+        }
+    }
+
+    /// All results that the mark caused are in `out` or beyond.
+    fn has_emitted(&self) -> bool {
+        !self.windows.has_output()
+    }
+
+    fn outgoing_mark(&self) -> Mark {
+        let watermark_ns = if self.mark.end { i64::MAX } else { self.windows.watermark() };
+        Mark { watermark_ns, ..self.mark }
+    }
+}
+
+impl Operator for WindowNode {
+    fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        if self.out.rows() > 0 || self.has_emitted() {
+            return Ok(false);
+        }
+        let emitted = self.windows.emit(self.out.writer());
+        if emitted.rows == 0 {
+            let room = self.out.template().capacity().variable_bytes_max;
+            return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+        }
+        self.out_ingest_ns = emitted.ingest_ns;
+        self.rows_out += u64::from(emitted.rows);
+        Ok(true)
+    }
+
+    fn accept(&mut self, _: usize, delivery: Delivery<'_>, context: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+        if self.mark != self.sent || !self.has_emitted() || self.out.rows() > 0 {
+            return Ok(0);
+        }
+        if self.late.rows() == 0 {
+            self.late_ingest_ns = delivery.ingest_ns;
+        }
+        let started_ns = monotonic_ns();
+        let time = self.time_column.map_or_else(|| RowTime::Fixed(wall_clock_ns()), RowTime::Column);
+        let rows = delivery.first..delivery.view.rows();
+        let late_before = self.late.rows();
+        let pushed = self.windows.push(&delivery.view, rows, time, delivery.ingest_ns, self.late.writer());
+        let taken = pushed.map_err(|error| EngineError::State { step: self.name.clone(), error })?;
+        self.rows_in += taken as u64;
+        self.late_rows += u64::from(self.late.rows() - late_before);
+        if taken > 0 {
+            context.histograms.record(Stage::Window, monotonic_ns() - started_ns, taken as u64);
+        } else if late_before == 0 && self.late.rows() == 0 {
+            let room = self.late.template().capacity().variable_bytes_max;
+            return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+        }
+        Ok(taken)
+    }
+
+    fn mark(&mut self, input: usize, mark: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        let joined = self.inputs.update(input, mark);
+        if joined.watermark_ns > self.mark.watermark_ns {
+            self.windows.advance(joined.watermark_ns, joined.ingest_ns);
+        }
+        self.mark = joined;
+        Ok(())
+    }
+
+    fn offer(&self, port: usize) -> Option<Offer<'_>> {
+        let rows = match port {
+            ROWS if self.out.rows() > 0 => Some(Rows { view: self.out.view(), first: 0, ingest_ns: self.out_ingest_ns }),
+            LATE if self.late.rows() > 0 => Some(Rows { view: self.late.view(), first: 0, ingest_ns: self.late_ingest_ns }),
+            _ => None,
+        };
+        let mark = match port {
+            ROWS => (self.mark != self.sent && self.has_emitted()).then(|| self.outgoing_mark()),
+            _ => (rows.is_none() && self.mark.end && !self.finished[port]).then_some(self.mark),
+        };
+        (rows.is_some() || mark.is_some()).then_some(Offer { rows, mark })
+    }
+
+    fn delivered(&mut self, port: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+        match port {
+            ROWS => {
+                self.out.clear();
+                if self.has_emitted() {
+                    self.sent = self.mark;
+                    self.finished[ROWS] = self.mark.end;
+                }
+            }
+            LATE if self.late.rows() > 0 => self.late.clear(),
+            LATE | DEAD_LETTERS => self.finished[port] = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.iter().all(|finished| *finished)
+    }
+
+    fn counts(&self, counts: &mut NodeCounts) {
+        counts.rows_in = self.rows_in;
+        counts.rows_out = self.rows_out;
+        counts.late = self.late_rows;
+        counts.absorbed = self.rows_in - self.late_rows;
+    }
+
+    fn state_bytes(&self) -> u64 {
+        self.windows.state_bytes()
+    }
+}
