@@ -1,0 +1,87 @@
+//! `ringmill check FILE`: everything that can be known before a run.
+
+use ringmill_engine::plan::{Node, NodeKind, Port};
+use ringmill_engine::{Plan, memory_budget};
+
+use super::print;
+use crate::arguments::CheckArguments;
+use crate::failure::Failure;
+use crate::prepare::prepare;
+use crate::table::TextTable;
+use crate::units::bytes;
+
+/// Checks and describes the pipeline.
+///
+/// # Errors
+/// Every mistake of the configuration.
+pub fn execute(arguments: &CheckArguments) -> Result<(), Failure> {
+    let plan = prepare(&arguments.config)?;
+    print(&describe(&plan))
+}
+
+fn describe(plan: &Plan) -> String {
+    let shards = if plan.shards == 1 { "1 shard".to_owned() } else { format!("{} shards", plan.shards) };
+    let mut lines = vec![format!("{}: {shards}, wait {}", plan.name, plan.wait), String::new()];
+    for node in &plan.nodes {
+        lines.push(format!("{} ({}){}", node.name, kind(node), inputs(plan, node)));
+        if !matches!(node.kind, NodeKind::Sink(_)) {
+            lines.extend(schema(node).lines());
+        }
+        lines.push(String::new());
+    }
+    lines.push("memory".to_owned());
+    lines.extend(budget(plan).lines());
+    lines.push(String::new());
+    lines.push("ok\n".to_owned());
+    lines.join("\n")
+}
+
+fn kind(node: &Node) -> String {
+    match &node.kind {
+        NodeKind::Source(_) => "source".to_owned(),
+        NodeKind::Window(_) => "window".to_owned(),
+        NodeKind::Udf(udf) => format!("udf {}, workers in each shard: {}", udf.function, udf.workers),
+        NodeKind::Filter(filter) => format!("filter {}", filter.expression),
+        NodeKind::Sink(_) => "sink".to_owned(),
+    }
+}
+
+fn inputs(plan: &Plan, node: &Node) -> String {
+    if node.inputs.is_empty() {
+        return String::new();
+    }
+    let names = node.inputs.iter().map(|input| {
+        let name = &plan.nodes[input.node].name;
+        match input.port {
+            Port::Rows => name.clone(),
+            Port::Late => format!("{name}.late"),
+            Port::DeadLetters => format!("{name}.dead_letters"),
+        }
+    });
+    format!(" <- {}", names.collect::<Vec<_>>().join(", "))
+}
+
+fn schema(node: &Node) -> TextTable {
+    let mut table = TextTable::new(["column", "type", ""]);
+    for field in &node.schema.fields {
+        let note = match (node.event_time.as_deref() == Some(field.name.as_str()), field.nullable) {
+            (true, _) => "event time",
+            (false, true) => "nullable",
+            (false, false) => "",
+        };
+        table.push([field.name.clone(), field.data_type.to_string(), note.to_owned()]);
+    }
+    table
+}
+
+/// What a run will take, part by part and in all.
+pub fn budget(plan: &Plan) -> TextTable {
+    let parts = memory_budget(plan);
+    let total: u64 = parts.iter().map(|(_, size)| size).sum();
+    let mut table = TextTable::new(["what", "memory"]);
+    for (what, size) in parts {
+        table.push([what, bytes(size)]);
+    }
+    table.push(["in all".to_owned(), bytes(total)]);
+    table
+}

@@ -1,0 +1,260 @@
+//! `ringmill run FILE`: starts the engine on a thread of its own and watches it: signals, time limit, display, log.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use hdrhistogram::Histogram;
+use ringmill_engine::{Control, EngineError, Plan, Stage, Summary, memory_budget};
+
+use crate::arguments::RunArguments;
+use crate::failure::{Failure, Hinted};
+use crate::hlog::{Interval, IntervalLog};
+use crate::live::{Moment, Reading};
+use crate::logging;
+use crate::prepare::prepare;
+use crate::report::Report;
+use crate::signals;
+use crate::summary;
+use crate::terminal::{Screen, is_fancy};
+use crate::units::bytes;
+
+/// The live block is drawn this often.
+const DRAW_PERIOD: Duration = Duration::from_millis(250);
+/// Latencies are gathered over this long, for the display and the log.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Where there is no live block, a line comes this often.
+const LINE_PERIOD: Duration = Duration::from_secs(5);
+/// After the second signal the engine has this long to stop its workers.
+const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What wakes the watching thread.
+enum Event {
+    Signal,
+    Ended(Result<Summary, EngineError>),
+}
+
+/// Runs the pipeline to its end.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn execute(arguments: &RunArguments) -> Result<(), Failure> {
+    let screen = Screen::new(is_fancy() && !arguments.quiet);
+    logging::start(&screen, arguments.log.log_format, arguments.log.log_level, is_fancy());
+    let plan = prepare(&arguments.config)?;
+    let hlog = start_hlog(arguments, &plan)?;
+    if !arguments.quiet {
+        screen.print(&opening(&plan));
+    }
+    let control = Arc::new(Control::default());
+    let (sender, receiver) = channel();
+    start_engine(&plan, &control, sender.clone())?;
+    signals::watch(move || {
+        // The receiver lives as long as the process has something to do.
+        let _ = sender.send(Event::Signal);
+    })
+    .map_err(|error| Failure::Run(Hinted::new(format!("signals cannot be watched: {error}"))))?;
+    let mut watch = Watch::new(arguments, &plan, &control, screen, hlog);
+    let outcome = watch.until_end(&receiver);
+    watch.screen.clear();
+    watch.finish(outcome)
+}
+
+fn opening(plan: &Plan) -> String {
+    let total: u64 = memory_budget(plan).iter().map(|(_, size)| size).sum();
+    let noun = if plan.shards == 1 { "shard" } else { "shards" };
+    format!("{}: {} {noun}, memory at most {} (ringmill check lists the parts)", plan.name, plan.shards, bytes(total))
+}
+
+fn start_hlog(arguments: &RunArguments, plan: &Plan) -> Result<Option<IntervalLog>, Failure> {
+    let Some(path) = &arguments.hlog else { return Ok(None) };
+    let failed = |error| Failure::Run(Hinted::new(format!("{} cannot be written: {error}", path.display())));
+    IntervalLog::create(path, &plan.name, SystemTime::now()).map(Some).map_err(failed)
+}
+
+fn start_engine(plan: &Plan, control: &Arc<Control>, sender: Sender<Event>) -> Result<(), Failure> {
+    let plan = plan.clone();
+    let control = Arc::clone(control);
+    let run = move || {
+        let outcome = ringmill_engine::run(plan, control);
+        let _ = sender.send(Event::Ended(outcome));
+    };
+    match std::thread::Builder::new().name("ringmill-run".to_owned()).spawn(run) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Run(Hinted::new(format!("the engine's thread cannot be started: {error}")))),
+    }
+}
+
+/// The watching side of a run.
+struct Watch<'a> {
+    arguments: &'a RunArguments,
+    plan: &'a Plan,
+    control: &'a Control,
+    screen: Screen,
+    hlog: Option<IntervalLog>,
+    started: Instant,
+    /// When the time is up; known once rows can enter.
+    deadline: Option<Instant>,
+    signals: u32,
+    next_draw: Instant,
+    next_interval: Instant,
+    next_line: Instant,
+    interval_start: Duration,
+    recent: Vec<(Stage, Histogram<u64>)>,
+    before: Reading,
+    before_line: Reading,
+}
+
+impl<'a> Watch<'a> {
+    fn new(
+        arguments: &'a RunArguments,
+        plan: &'a Plan,
+        control: &'a Control,
+        screen: Screen,
+        hlog: Option<IntervalLog>,
+    ) -> Watch<'a> {
+        let now = Instant::now();
+        Watch {
+            arguments,
+            plan,
+            control,
+            screen,
+            hlog,
+            started: now,
+            deadline: None,
+            signals: 0,
+            next_draw: now + DRAW_PERIOD,
+            next_interval: now + INTERVAL,
+            next_line: now + LINE_PERIOD,
+            interval_start: Duration::ZERO,
+            recent: Vec::new(),
+            before: Reading::default(),
+            before_line: Reading::default(),
+        }
+    }
+
+    /// Watches until the engine ends, or until patience after the second signal has run out.
+    fn until_end(&mut self, events: &Receiver<Event>) -> Result<Summary, EngineError> {
+        let mut patience: Option<Instant> = None;
+        loop {
+            match events.recv_timeout(self.pause(patience)) {
+                Ok(Event::Ended(outcome)) => return outcome,
+                Ok(Event::Signal) => {
+                    self.signals += 1;
+                    if self.signals == 1 {
+                        self.say("draining; a second signal ends at once");
+                        self.control.request_drain();
+                    } else {
+                        self.control.request_abort();
+                        patience.get_or_insert_with(|| Instant::now() + ABORT_PATIENCE);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(EngineError::Internal("the engine's thread ended".into()));
+                }
+            }
+            if patience.is_some_and(|end| Instant::now() >= end) {
+                return Err(EngineError::Aborted);
+            }
+            self.tick();
+        }
+    }
+
+    /// How long nothing needs to be done.
+    fn pause(&self, patience: Option<Instant>) -> Duration {
+        let line_or_draw = if self.screen.is_live() { self.next_draw } else { self.next_line.min(self.next_interval) };
+        // Until the first row can enter the deadline is not known, so it is looked for as often as the block is drawn.
+        let deadline = match (self.arguments.duration, self.deadline) {
+            (Some(_), None) => Some(Instant::now() + DRAW_PERIOD / 10),
+            (_, deadline) => deadline,
+        };
+        let next = [Some(line_or_draw), deadline, patience].into_iter().flatten().min();
+        next.map_or(DRAW_PERIOD, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.check_deadline(now);
+        if now >= self.next_interval {
+            self.next_interval = now + INTERVAL;
+            self.take_interval();
+        }
+        if self.arguments.quiet {
+            return;
+        }
+        if self.screen.is_live() && now >= self.next_draw {
+            self.next_draw = now + DRAW_PERIOD;
+            let snapshot = self.control.snapshot();
+            let moment = self.moment(&snapshot, &self.before);
+            self.screen.draw(&moment.block());
+        } else if !self.screen.is_live() && now >= self.next_line {
+            self.next_line = now + LINE_PERIOD;
+            let snapshot = self.control.snapshot();
+            self.say(&self.moment(&snapshot, &self.before_line).line());
+            self.before_line = Reading::of(&snapshot);
+        }
+    }
+
+    fn moment<'b>(&'b self, snapshot: &'b ringmill_engine::Snapshot, before: &'b Reading) -> Moment<'b> {
+        Moment { pipeline: &self.plan.name, snapshot, before, recent: &self.recent }
+    }
+
+    fn check_deadline(&mut self, now: Instant) {
+        let Some(duration) = self.arguments.duration else { return };
+        match self.deadline {
+            None => {
+                let elapsed = self.control.snapshot().elapsed;
+                if !elapsed.is_zero() {
+                    self.deadline = Some(now + duration.saturating_sub(elapsed));
+                }
+            }
+            Some(deadline) if now >= deadline => {
+                self.control.request_drain();
+                // Far enough away never to come.
+                self.deadline = Some(now + Duration::from_secs(u64::from(u32::MAX)));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Latencies since the last call go to the log and are shown until the next.
+    fn take_interval(&mut self) {
+        let start = self.interval_start;
+        self.interval_start = self.started.elapsed();
+        let stages = self.control.take_intervals();
+        if let Some(hlog) = &self.hlog
+            && !stages.is_empty()
+        {
+            let length = self.interval_start - start;
+            hlog.push(Interval { start, length, stages: stages.clone() });
+        }
+        if self.screen.is_live() {
+            self.before = Reading::of(&self.control.snapshot());
+        }
+        self.recent = stages;
+    }
+
+    fn say(&self, text: &str) {
+        match self.arguments.log.log_format {
+            _ if self.arguments.quiet => {}
+            logging::LogFormat::Json => tracing::info!("{text}"),
+            logging::LogFormat::Text => self.screen.print(text),
+        }
+    }
+
+    /// The closing table, the report and the end of the log.
+    fn finish(mut self, outcome: Result<Summary, EngineError>) -> Result<(), Failure> {
+        self.take_interval();
+        let logged = self.hlog.take().map_or(Ok(()), IntervalLog::finish);
+        let summary = outcome?;
+        if !self.arguments.quiet {
+            self.screen.print(&format!("\n{}", summary::text(self.plan, &summary)));
+        }
+        if let Some(path) = &self.arguments.report {
+            let failed = |error| Failure::Run(Hinted::new(format!("{} cannot be written: {error}", path.display())));
+            Report::new(self.plan, &summary).write(path).map_err(failed)?;
+        }
+        logged.map_err(|error| Failure::Run(Hinted::new(format!("the latency log could not be written: {error}"))))
+    }
+}

@@ -1,0 +1,336 @@
+//! Every key of the configuration: name, type, default, meaning. The reader ([`super::raw`]), the JSON Schema
+//! ([`super::schema`]) and the "did you mean" hints all work from these tables, so they cannot disagree.
+
+/// The type of a value.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Any string.
+    Text,
+    /// A string that is not empty.
+    Filled,
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number within bounds, both included.
+    Integer(i64, i64),
+    /// A power of two within bounds, both included.
+    PowerOfTwo(i64, i64),
+    /// A number above the first bound (or equal to it, if the flag says so), up to the second.
+    Number {
+        /// Lower bound.
+        above: f64,
+        /// Whether the lower bound itself is allowed.
+        inclusive: bool,
+        /// Upper bound, included.
+        max: f64,
+    },
+    /// `"10s"`; may be zero.
+    Duration,
+    /// `"10s"`; more than zero.
+    Length,
+    /// `"64KiB"`
+    Size,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A column type such as `"float64"`.
+    DataType,
+    /// `"2026-01-01T00:00:00Z"`, quoted or not.
+    Timestamp,
+    /// A list.
+    List(&'static Kind),
+    /// A list of stream names, at least one.
+    Streams,
+    /// A table with keys that the user chooses.
+    Map(&'static Kind),
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// A table whose `kind` says which keys it has.
+    Variants(&'static [Variant]),
+    /// Either of two types, told apart by whether the value is a table.
+    OrTable(&'static Kind, &'static [Key]),
+}
+
+/// One key of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Type of its value.
+    pub kind: Kind,
+    /// Whether it has to be there.
+    pub required: bool,
+    /// What it is for, with the default.
+    pub doc: &'static str,
+}
+
+/// One `kind` of a source, step or sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant {
+    /// The value of `kind`.
+    pub kind: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+    /// Its keys besides `kind`.
+    pub keys: &'static [Key],
+}
+
+const fn needed(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, required: true, doc }
+}
+
+const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, required: false, doc }
+}
+
+/// Largest integer that TOML and JSON tools agree on.
+const COUNT_MAX: i64 = i64::MAX;
+const POSITIVE: Kind = Kind::Number { above: 0.0, inclusive: false, max: 1e12 };
+const FORMAT: Kind = Kind::Choice(&["json", "csv"]);
+
+/// The whole file.
+pub static ROOT: &[Key] = &[
+    optional("pipeline", Kind::Table(PIPELINE), "What belongs to the pipeline as a whole."),
+    needed("sources", Kind::Map(&Kind::Variants(SOURCES)), "Where rows come in, by name."),
+    optional("steps", Kind::Map(&Kind::Variants(STEPS)), "What is done with rows, by name."),
+    needed("sinks", Kind::Map(&Kind::Variants(SINKS)), "Where rows go out, by name."),
+];
+
+/// `[pipeline]`
+pub static PIPELINE: &[Key] = &[
+    optional(
+        "name",
+        Kind::Filled,
+        "Name in reports and logs. Default: the file's name without .toml (or, for pipeline.toml, its folder's).",
+    ),
+    optional(
+        "shards",
+        Kind::Integer(1, 1024),
+        "Shard threads; each owns a slice of the keys. Default: from the machine's cores and the workers.",
+    ),
+    optional(
+        "wait",
+        Kind::Choice(&["spin", "adaptive", "block"]),
+        "How shards and workers wait for each other: spin is fastest and burns a core, block sleeps at once. Default: adaptive.",
+    ),
+    optional(
+        "cpus",
+        Kind::List(&Kind::Integer(0, 8191)),
+        "CPUs to pin to: shard threads first, then workers. Default: no pinning.",
+    ),
+    optional(
+        "state_memory",
+        Kind::Size,
+        "Most memory that the state of all windows may take. Default: a quarter of the machine's.",
+    ),
+    optional(
+        "python",
+        Kind::Filled,
+        "The Python interpreter of the workers. Default: $RINGMILL_PYTHON, else the one beside the ringmill command, else python3 on the PATH.",
+    ),
+];
+
+const EVENT_TIME: Key = optional(
+    "event_time",
+    Kind::Filled,
+    "Timestamp column that carries event time. Default: the time of arrival is used.",
+);
+const OUT_OF_ORDERNESS: Key = optional(
+    "out_of_orderness",
+    Kind::Duration,
+    "How far behind the newest row of its partition a row may come without being late. Default: 0s.",
+);
+const IDLE_TIMEOUT: Key = optional(
+    "idle_timeout",
+    Kind::Length,
+    "A partition silent for this long no longer holds the watermark back. Default: it always does.",
+);
+const MAX_FUTURE: Key = optional(
+    "max_future",
+    Kind::Duration,
+    "Rows stamped further ahead of the wall clock go to dead letters. Default: 24h.",
+);
+static FIELD_KIND: Kind = Kind::OrTable(&Kind::DataType, FIELD);
+const FIELDS: Key = needed(
+    "fields",
+    Kind::Map(&FIELD_KIND),
+    "Columns to read, in order: name = \"type\" or name = { type, path, nullable }.",
+);
+const FORMAT_IN: Key =
+    optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: from the file's extension.");
+const RATE: Key = optional("rate", POSITIVE, "Rows a second. Default: as fast as the pipeline takes them.");
+const RECORD_SIZE_MAX: Key =
+    optional("record_size_max", Kind::Size, "Longest record; a longer one goes to dead letters. Default: 1MiB.");
+
+/// The long form of a field.
+pub static FIELD: &[Key] = &[
+    needed("type", Kind::DataType, "Column type, for example \"utf8\" or \"timestamp[ms]\"."),
+    optional(
+        "path",
+        Kind::Text,
+        "Where the value stands: a JSON pointer such as /meta/site, or the CSV header. Default: the name.",
+    ),
+    optional(
+        "nullable",
+        Kind::Boolean,
+        "Whether a missing or null value is a null instead of a dead letter. Default: false.",
+    ),
+];
+
+/// `[sources.NAME]`
+pub static SOURCES: &[Variant] = &[
+    Variant { kind: "generator", doc: "Made-up events, the same for the same seed.", keys: GENERATOR },
+    Variant { kind: "file", doc: "Text files, plain, gzip or zstd.", keys: FILE_SOURCE },
+    Variant { kind: "stdin", doc: "Standard input.", keys: STDIN },
+];
+
+static GENERATOR: &[Key] = &[
+    optional(
+        "shape",
+        Kind::Choice(&["sensors", "ticks"]),
+        "sensors: device_id, timestamp, temperature, humidity, air_quality; ticks: symbol, price, size, timestamp. Default: sensors.",
+    ),
+    optional("keys", Kind::Integer(1, 1 << 32), "How many devices or symbols. Default: 1000."),
+    optional("rows", Kind::Integer(0, COUNT_MAX), "How many rows. Default: endless."),
+    RATE,
+    optional("seed", Kind::Integer(0, COUNT_MAX), "Same seed, same rows. Default: 0."),
+    optional(
+        "anomaly_rate",
+        Kind::Number { above: 0.0, inclusive: true, max: 1.0 },
+        "Share of rows with an injected anomaly. Default: 0.",
+    ),
+    optional(
+        "anomaly_sigmas",
+        POSITIVE,
+        "How far an anomaly lies off, in standard deviations of its column's noise. Default: 25.",
+    ),
+    optional("start", Kind::Timestamp, "Event time of the first row. Default: 2024-01-01T00:00:00Z."),
+    optional("interval", Kind::Length, "Event time between the rows of one key. Default: 1s."),
+    optional("columns", Kind::List(&Kind::Filled), "Only these columns. Default: all."),
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+static FILE_SOURCE: &[Key] = &[
+    needed("path", Kind::Filled, "A file or a glob, relative to this file; .gz and .zst are unpacked."),
+    FORMAT_IN,
+    FIELDS,
+    RATE,
+    optional(
+        "order",
+        Kind::Choice(&["parallel", "sequential"]),
+        "Read many files at once, or one after another by name. Default: parallel.",
+    ),
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+static STDIN: &[Key] = &[
+    optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: json."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+const INPUTS: Key =
+    needed("inputs", Kind::Streams, "Streams to read: NAME of a source or step, NAME.late, NAME.dead_letters.");
+
+/// `[steps.NAME]`
+pub static STEPS: &[Variant] = &[
+    Variant { kind: "window", doc: "Aggregates over keyed windows in event time.", keys: WINDOW },
+    Variant { kind: "udf", doc: "A Python function in worker processes.", keys: UDF },
+    Variant { kind: "filter", doc: "Rows for which a condition holds.", keys: FILTER },
+];
+
+static WINDOW: &[Key] = &[
+    INPUTS,
+    optional("key", Kind::List(&Kind::Filled), "Key columns. Default: none, one global window."),
+    needed(
+        "window",
+        Kind::Table(WINDOW_SHAPE),
+        "{ tumbling = \"10s\" }, { sliding = \"10s\", every = \"2s\" } or { session = \"20s\" }.",
+    ),
+    optional(
+        "allowed_lateness",
+        Kind::Duration,
+        "How long after a window closed its rows still make it fire again; later ones go to NAME.late. Default: 0s.",
+    ),
+    needed(
+        "aggregates",
+        Kind::Map(&Kind::Filled),
+        "Output columns: name = \"mean(column)\"; count(), sum, mean, min, max, variance, stddev, first, last, collect.",
+    ),
+    optional("statistics", Kind::Table(STATISTICS), "Rolling statistics over the key's earlier windows."),
+];
+
+/// The shapes of a window.
+pub static WINDOW_SHAPE: &[Key] = &[
+    optional("tumbling", Kind::Length, "Length of adjoining windows."),
+    optional("sliding", Kind::Length, "Length of overlapping windows; needs every."),
+    optional("every", Kind::Length, "Distance between the starts of sliding windows."),
+    optional("session", Kind::Length, "Silence that ends a session."),
+];
+
+static STATISTIC_NAMES: &[&str] = &["count", "mean", "std"];
+
+static STATISTICS: &[Key] = &[
+    needed("of", Kind::Filled, "The aggregate they are of."),
+    needed(
+        "as",
+        Kind::OrTable(&Kind::List(&Kind::Choice(STATISTIC_NAMES)), STATISTIC_COLUMNS),
+        "Which: [\"mean\", \"std\", \"count\"], or { mean = \"column name\" }.",
+    ),
+    optional("horizon", Kind::Length, "Only windows that ended within this long before. Default: the whole history."),
+];
+
+/// The long form of `as`.
+pub static STATISTIC_COLUMNS: &[Key] = &[
+    optional("count", Kind::Filled, "Column for the number of earlier windows."),
+    optional("mean", Kind::Filled, "Column for their mean."),
+    optional("std", Kind::Filled, "Column for their sample standard deviation."),
+];
+
+static UDF: &[Key] = &[
+    INPUTS,
+    needed("function", Kind::Filled, "module:function; the module lies beside this file or can be imported."),
+    optional("workers", Kind::Integer(1, 1024), "Worker processes in each shard. Default: 1."),
+    optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a micro-batch. Default: 1024."),
+    optional(
+        "batch_bytes",
+        Kind::Size,
+        "Room in a micro-batch for each column of variable length. Default: 64 bytes for each row.",
+    ),
+    optional("slots", Kind::PowerOfTwo(2, 1024), "Micro-batches that a worker's ring holds. Default: 25."),
+    optional(
+        "on_error",
+        Kind::Choice(&["stop", "skip", "dead_letter"]),
+        "When the function raises: end the run, leave the batch out, or send it to NAME.dead_letters. Default: stop.",
+    ),
+];
+
+static FILTER: &[Key] = &[INPUTS, needed("where", Kind::Filled, "For example \"score > 4.0 and readings >= 3\".")];
+
+/// `[sinks.NAME]`
+pub static SINKS: &[Variant] = &[
+    Variant { kind: "file", doc: "A text file.", keys: FILE_SINK },
+    Variant { kind: "stdout", doc: "Standard output.", keys: STDOUT },
+    Variant { kind: "null", doc: "Counts rows and checksums every column.", keys: NULL },
+];
+
+static FILE_SINK: &[Key] = &[
+    INPUTS,
+    needed("path", Kind::Filled, "Created or replaced; relative to this file."),
+    optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: from the file's extension."),
+];
+
+static STDOUT: &[Key] =
+    &[INPUTS, optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: json.")];
+
+static NULL: &[Key] = &[INPUTS];

@@ -1,0 +1,143 @@
+//! What is shown while a run goes on: a block for terminals, a line for everything else. Pure text, made from two
+//! snapshots and the latencies in between.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use ringmill_engine::{Snapshot, Stage, WorkerSnapshot};
+
+use crate::latency::Latency;
+use crate::table::TextTable;
+use crate::units::{bytes, clock, grouped, latency, rate};
+
+/// The figures that rates are made from.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    elapsed: Duration,
+    rows_in: u64,
+    rows_out: u64,
+    busy_ns: u64,
+}
+
+impl Reading {
+    /// Reads a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Reading {
+        Reading {
+            elapsed: snapshot.elapsed,
+            rows_in: snapshot.rows_in,
+            rows_out: rows_out(snapshot),
+            busy_ns: snapshot.workers.iter().map(|worker| worker.busy_ns).sum(),
+        }
+    }
+}
+
+/// One moment of a run.
+pub struct Moment<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// Now.
+    pub snapshot: &'a Snapshot,
+    /// A while ago.
+    pub before: &'a Reading,
+    /// Latencies of the last interval, by stage.
+    pub recent: &'a [(Stage, Histogram<u64>)],
+}
+
+impl Moment<'_> {
+    /// The block for a terminal.
+    pub fn block(&self) -> Vec<String> {
+        let snapshot = self.snapshot;
+        let mut lines = vec![format!(
+            "{}  {}  in {}  out {}",
+            self.pipeline,
+            clock(snapshot.elapsed),
+            rate(self.rate(|reading| reading.rows_in)),
+            rate(self.rate(|reading| reading.rows_out)),
+        )];
+        lines.push(format!(
+            "  rows in {}  out {}  late {}  dead letters {}",
+            grouped(snapshot.rows_in),
+            grouped(rows_out(snapshot)),
+            grouped(snapshot.rows_late),
+            grouped(snapshot.rows_dead),
+        ));
+        let mut table = TextTable::new(["latency", "p50", "p99", "p99.9"]);
+        for (stage, histogram) in self.recent {
+            let figures = Latency::of(Some(histogram));
+            let shown = [figures.p50, figures.p99, figures.p99_9].map(|value| value.map_or_else(String::new, latency));
+            table.push([stage.name().replace('_', " ")].into_iter().chain(shown));
+        }
+        if !table.is_empty() {
+            lines.extend(table.lines());
+        }
+        lines.extend(self.workers());
+        if snapshot.state_bytes > 0 {
+            lines.push(format!("  window state {}", bytes(snapshot.state_bytes)));
+        }
+        if let Some(node) = &snapshot.bound {
+            lines.push(format!("  {node} holds the others up"));
+        }
+        lines
+    }
+
+    /// One plain line.
+    pub fn line(&self) -> String {
+        let snapshot = self.snapshot;
+        let recent = self.recent.iter().find(|(stage, _)| *stage == Stage::EndToEnd);
+        let end_to_end = Latency::of(recent.map(|(_, histogram)| histogram));
+        let mut text = format!(
+            "{} {}: in {}, out {}, {} rows in, {} out, {} late, {} dead letters",
+            self.pipeline,
+            clock(snapshot.elapsed),
+            rate(self.rate(|reading| reading.rows_in)),
+            rate(self.rate(|reading| reading.rows_out)),
+            grouped(snapshot.rows_in),
+            grouped(rows_out(snapshot)),
+            grouped(snapshot.rows_late),
+            grouped(snapshot.rows_dead),
+        );
+        if let (Some(p50), Some(p99), Some(p99_9)) = (end_to_end.p50, end_to_end.p99, end_to_end.p99_9) {
+            let figures = format!("p50 {}, p99 {}, p99.9 {}", latency(p50), latency(p99), latency(p99_9));
+            text.push_str(&format!(", end to end {figures}"));
+        }
+        if let Some(node) = &snapshot.bound {
+            text.push_str(&format!(", {node} holds the others up"));
+        }
+        text
+    }
+
+    fn rate(&self, value: fn(&Reading) -> u64) -> f64 {
+        let now = Reading::of(self.snapshot);
+        let seconds = now.elapsed.saturating_sub(self.before.elapsed).as_secs_f64();
+        if seconds <= 0.0 { 0.0 } else { value(&now).saturating_sub(value(self.before)) as f64 / seconds }
+    }
+
+    fn workers(&self) -> Vec<String> {
+        let workers = &self.snapshot.workers;
+        if workers.is_empty() {
+            return Vec::new();
+        }
+        let sum = |value: fn(&WorkerSnapshot) -> u32| workers.iter().map(value).sum::<u32>();
+        let (in_flight, slots, leased) = (sum(|w| w.in_flight), sum(|w| w.slots), sum(|w| w.leased));
+        let alive = workers.iter().filter(|worker| worker.alive).count();
+        let busy = self.rate(|reading| reading.busy_ns) / 1e9 / workers.len() as f64;
+        let leases = if leased > 0 { format!(", {leased} leased") } else { String::new() };
+        vec![format!(
+            "  workers {alive} of {}, busy {:.0} %  rings {} {in_flight} of {slots} slots{leases}",
+            workers.len(),
+            (busy * 100.0).clamp(0.0, 100.0),
+            gauge(in_flight, slots),
+        )]
+    }
+}
+
+fn rows_out(snapshot: &Snapshot) -> u64 {
+    snapshot.nodes.iter().filter(|node| node.kind == "sink").map(|node| node.rows_out).sum()
+}
+
+/// Eight cells, as full as the rings.
+fn gauge(part: u32, whole: u32) -> String {
+    const CELLS: u32 = 8;
+    let full = if whole == 0 { 0 } else { (part * CELLS).div_ceil(whole).min(CELLS) };
+    (0..CELLS).map(|cell| if cell < full { '█' } else { '░' }).collect()
+}

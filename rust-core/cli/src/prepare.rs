@@ -1,0 +1,65 @@
+//! From a configuration file to a plan that can run: read, ask Python for the functions, let the engine build.
+
+use ringmill_engine::Plan;
+use ringmill_engine::describe::{DescribeError, FunctionRef, describe};
+use ringmill_engine::plan::NodeKind;
+
+use crate::arguments::ConfigArguments;
+use crate::config::mistake::Mistake;
+use crate::config::{self, Config};
+use crate::failure::Failure;
+use crate::machine::Machine;
+
+/// Reads the file, imports its functions and builds the plan.
+///
+/// # Errors
+/// Every mistake that was found, or why Python could not be asked.
+pub fn prepare(arguments: &ConfigArguments) -> Result<Plan, Failure> {
+    let machine = Machine::detect();
+    let refused = |mistakes| Failure::Configuration { mistakes, details: Vec::new() };
+    let mut config = config::load(&arguments.file, &arguments.overrides, &machine).map_err(refused)?;
+    describe_functions(&mut config)?;
+    let pipeline = config.pipeline.clone();
+    let nodes = config.nodes.clone();
+    Plan::build(pipeline, nodes).map_err(|errors| refused(config.locate(errors)))
+}
+
+fn describe_functions(config: &mut Config) -> Result<(), Failure> {
+    let Some(python) = config.python.clone() else { return Ok(()) };
+    let functions: Vec<FunctionRef> = config
+        .nodes
+        .iter()
+        .filter_map(|node| match &node.kind {
+            NodeKind::Udf(udf) => Some(FunctionRef {
+                step: node.name.clone(),
+                function: udf.function.clone(),
+                directory: udf.directory.clone(),
+            }),
+            _ => None,
+        })
+        .collect();
+    let mut mistakes = Vec::new();
+    let mut details = Vec::new();
+    for (step, answer) in describe(&python, &functions)? {
+        let node = config.nodes.iter_mut().find(|node| node.name == step);
+        match (answer, node.map(|node| &mut node.kind)) {
+            (Ok(description), Some(NodeKind::Udf(udf))) => udf.description = description,
+            (Err(error), _) => mistakes.push(import_mistake(config, &step, error, &mut details)),
+            (Ok(_), _) => {}
+        }
+    }
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Configuration { mistakes: config.mistakes(mistakes), details })
+}
+
+fn import_mistake(config: &Config, step: &str, error: DescribeError, details: &mut Vec<String>) -> Mistake {
+    details.extend(error.traceback);
+    let hint = if error.message.contains("No module named") {
+        "the module has to lie beside the configuration or be installed for the pipeline's interpreter"
+    } else {
+        "`ringmill check` imports the module; see above what Python said"
+    };
+    config.mistake_at(step, "function", error.message).hint(hint)
+}

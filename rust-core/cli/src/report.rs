@@ -1,0 +1,144 @@
+//! `--report FILE.json`: the figures of a run for programs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ringmill_engine::{NodeCounts, Plan, Stage, Summary};
+use serde::Serialize;
+
+use crate::latency::Latency;
+use crate::reconcile;
+
+/// The report as it is written; the names of the fields are the keys.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// From the first row that could enter to the last that was written.
+    pub seconds: f64,
+    /// Rows in and out.
+    pub rows: Rows,
+    /// `rows.in` by `seconds`.
+    pub rows_per_second: f64,
+    /// By stage, in nanoseconds.
+    pub latency_ns: BTreeMap<&'static str, Latency>,
+    /// Worker processes.
+    pub workers: Workers,
+    /// Peak resident memory.
+    pub memory_bytes: Split<u64>,
+    /// User and system time.
+    pub cpu_seconds: Split<f64>,
+    /// Every source, step and sink.
+    pub nodes: BTreeMap<String, NodeReport>,
+    /// Whether every row is accounted for.
+    pub reconciled: bool,
+    /// The node that held the others up longest, if any did.
+    pub held_up_by: Option<String>,
+}
+
+/// Rows in and out of the pipeline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rows {
+    /// Records that the sources read.
+    #[serde(rename = "in")]
+    pub rows_in: u64,
+    /// Rows that came too late for their window.
+    pub late: u64,
+    /// Rows that could not be parsed or processed.
+    pub dead_letters: u64,
+    /// Rows written, by sink.
+    pub out: BTreeMap<String, u64>,
+}
+
+/// Worker processes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Workers {
+    /// Started at all.
+    pub started: u64,
+    /// Started again after a death.
+    pub restarts: u64,
+}
+
+/// A figure of the core and of all workers together.
+#[derive(Clone, Debug, Serialize)]
+pub struct Split<T> {
+    /// The core process.
+    pub core: T,
+    /// All worker processes.
+    pub workers: T,
+}
+
+/// Rows that passed one node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeReport {
+    /// `source`, `window`, `udf`, `filter` or `sink`.
+    pub kind: &'static str,
+    /// Rows taken in.
+    #[serde(rename = "in")]
+    pub rows_in: u64,
+    /// Rows given out.
+    pub out: u64,
+    /// Rows given to `.late`.
+    pub late: u64,
+    /// Rows given to `.dead_letters`.
+    pub dead_letters: u64,
+    /// Rows filtered out, skipped, or aggregated by a window.
+    pub absorbed: u64,
+    /// Seconds during which it made its producers wait.
+    pub held_up_seconds: f64,
+}
+
+impl Report {
+    /// The report of a finished run.
+    pub fn new(plan: &Plan, summary: &Summary) -> Report {
+        let snapshot = &summary.snapshot;
+        let seconds = snapshot.elapsed.as_secs_f64();
+        let sinks = snapshot.nodes.iter().filter(|node| node.kind == "sink");
+        Report {
+            pipeline: plan.name.clone(),
+            seconds,
+            rows: Rows {
+                rows_in: snapshot.rows_in,
+                late: snapshot.rows_late,
+                dead_letters: snapshot.rows_dead,
+                out: sinks.map(|node| (node.name.clone(), node.rows_out)).collect(),
+            },
+            rows_per_second: if seconds > 0.0 { snapshot.rows_in as f64 / seconds } else { 0.0 },
+            latency_ns: Stage::ALL
+                .into_iter()
+                .map(|stage| {
+                    let found = snapshot.stages.iter().find(|(other, _)| *other == stage);
+                    (stage.name(), Latency::of(found.map(|(_, histogram)| histogram)))
+                })
+                .collect(),
+            workers: Workers { started: summary.workers_started, restarts: summary.workers_restarts },
+            memory_bytes: Split { core: summary.core_memory_bytes, workers: summary.workers_memory_bytes },
+            cpu_seconds: Split { core: summary.core_cpu_seconds, workers: summary.workers_cpu_seconds },
+            nodes: snapshot.nodes.iter().map(|node| (node.name.clone(), node_report(node))).collect(),
+            reconciled: reconcile::differences(plan, &snapshot.nodes).is_empty(),
+            held_up_by: snapshot.bound.clone(),
+        }
+    }
+
+    /// Writes the report as indented JSON.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        std::fs::write(path, text)
+    }
+}
+
+fn node_report(node: &NodeCounts) -> NodeReport {
+    NodeReport {
+        kind: node.kind,
+        rows_in: node.rows_in,
+        out: node.rows_out,
+        late: node.late,
+        dead_letters: node.dead_letters,
+        absorbed: node.absorbed,
+        held_up_seconds: node.held_up_ns as f64 / 1e9,
+    }
+}

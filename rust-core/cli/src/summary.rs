@@ -1,0 +1,87 @@
+//! What ends a run on the terminal: rows by node, latencies by stage, and whether the rows reconcile.
+
+use ringmill_engine::{Plan, Summary};
+
+use crate::latency::Latency;
+use crate::reconcile;
+use crate::table::TextTable;
+use crate::units::{bytes, grouped, latency, rate};
+
+/// The whole closing text.
+pub fn text(plan: &Plan, summary: &Summary) -> String {
+    let snapshot = &summary.snapshot;
+    let seconds = snapshot.elapsed.as_secs_f64();
+    let per_second = if seconds > 0.0 { snapshot.rows_in as f64 / seconds } else { 0.0 };
+    let mut lines =
+        vec![format!("{}: {} rows in {seconds:.2} s, {}", plan.name, grouped(snapshot.rows_in), rate(per_second))];
+    lines.push(String::new());
+    lines.extend(rows(summary).lines());
+    let stages = stages(summary);
+    if !stages.is_empty() {
+        lines.push(String::new());
+        lines.extend(stages.lines());
+    }
+    lines.push(String::new());
+    lines.push(format!(
+        "  CPU     core {:.2} s, workers {:.2} s",
+        summary.core_cpu_seconds, summary.workers_cpu_seconds
+    ));
+    lines.push(format!(
+        "  memory  core {} at most, {} workers {} together",
+        bytes(summary.core_memory_bytes),
+        summary.workers_started,
+        bytes(summary.workers_memory_bytes)
+    ));
+    if let Some(node) = &snapshot.bound {
+        lines.push(format!("  {node} held the others up longest"));
+    }
+    lines.push(String::new());
+    lines.extend(verdict(plan, summary));
+    lines.join("\n")
+}
+
+fn rows(summary: &Summary) -> TextTable {
+    let mut table = TextTable::new(["node", "kind", "rows in", "rows out", "late", "dead letters", "taken up"]);
+    for node in &summary.snapshot.nodes {
+        table.push([
+            node.name.clone(),
+            node.kind.to_owned(),
+            grouped(node.rows_in),
+            grouped(node.rows_out),
+            grouped(node.late),
+            grouped(node.dead_letters),
+            grouped(node.absorbed),
+        ]);
+    }
+    table
+}
+
+fn stages(summary: &Summary) -> TextTable {
+    let header = ["latency", "rows", "min", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
+    let mut table = TextTable::new(header);
+    for (stage, histogram) in &summary.snapshot.stages {
+        let figures = Latency::of(Some(histogram));
+        let values = [figures.min, figures.p50, figures.p90, figures.p99, figures.p99_9, figures.p99_99, figures.max];
+        let shown = values.map(|value| value.map_or_else(|| "-".to_owned(), latency));
+        table.push([stage.name().replace('_', " "), grouped(figures.count)].into_iter().chain(shown));
+    }
+    table
+}
+
+fn verdict(plan: &Plan, summary: &Summary) -> Vec<String> {
+    let snapshot = &summary.snapshot;
+    let differences = reconcile::differences(plan, &snapshot.nodes);
+    if !differences.is_empty() {
+        let mut lines = vec!["the rows do not reconcile:".to_owned()];
+        lines.extend(differences.into_iter().map(|difference| format!("  {difference}")));
+        return lines;
+    }
+    let out: u64 = snapshot.nodes.iter().filter(|node| node.kind == "sink").map(|node| node.rows_out).sum();
+    vec![format!(
+        "reconciled: {} rows in, {} out, {} late, {} dead letters",
+        grouped(snapshot.rows_in),
+        grouped(out),
+        grouped(snapshot.rows_late),
+        grouped(snapshot.rows_dead)
+    )]
+}
