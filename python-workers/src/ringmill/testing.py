@@ -1,0 +1,252 @@
+"""Runs UDFs in a test: on plain arrays, with the checks and conversions of a worker, and with no core.
+
+::
+
+    from ringmill import testing
+
+    def test_scores():
+        result = testing.run(anomaly_score, {"temperature": [21.0, 35.0], "mean": [20.0, 20.0], "std": [1.0, 1.0]})
+        assert result["score"].tolist() == [1.0, 15.0]
+
+    def test_replays_after_a_crash_give_the_same():
+        testing.assert_row_wise(anomaly_score, {...})
+
+The function gets read-only arrays over memory laid out as in a ring, and what it returns is checked as there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _reader, types
+from ._reader import Batch, ListColumn, StringColumn
+from .types import DataType
+from .udf import Declaration, declaration_of
+
+__all__ = ["Columns", "Result", "assert_row_wise", "batch", "is_row_wise", "run"]
+
+Columns = Mapping[str, Any] | Batch
+"""Columns by name: arrays, lists, or Arrow data; or a batch."""
+
+_BYTES_PER_OUTPUT_ROW = 64 * 1024
+"""Room for text and lists that a UDF returns, generous since nothing waits for it in a test."""
+
+
+class Result(Mapping[str, Any]):
+    """What a UDF returned, by column: arrays, :class:`ringmill.StringColumn`, :class:`ringmill.ListColumn`."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        """The same as a batch, for Arrow consumers."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.batch[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.batch.columns)
+
+    def __len__(self) -> int:
+        return len(self.batch.columns)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """All values as Python objects."""
+        return {name: _as_list(self.batch[name]) for name in self.batch.columns}
+
+
+def run(udf: Any, columns: Columns, *, schema: Mapping[str, DataType] | None = None) -> Result:
+    """Call a UDF (a decorated function, class, or instance of one) on these columns, as a worker would.
+
+    A class is instantiated and set up first. Types are taken from ``schema``, else from what the UDF says it takes
+    (``inputs=``, annotations), else from the data. Raises whatever the UDF raises; :class:`ringmill.OutputError` if its
+    result does not fit; :class:`ringmill.SchemaError` if the columns do not.
+    """
+    declaration = _declaration(udf)
+    given = columns if isinstance(columns, Batch) else batch(columns, schema=_schema_for(declaration, columns, schema))
+    return Result(_call(declaration, _callable(udf, declaration), given))
+
+
+def batch(columns: Mapping[str, Any], *, schema: Mapping[str, DataType] | None = None) -> Batch:
+    """A :class:`ringmill.Batch` of these columns, in this process's memory.
+
+    ``schema`` gives the types of some or all columns; those of the others are taken from the data.
+    """
+    known = dict(schema or {})
+    values = {name: value if hasattr(value, "__len__") else np.asarray(value) for name, value in columns.items()}
+    fields = {name: known.get(name) or _type_of(name, value) for name, value in values.items()}
+    rows = max((len(value) for value in values.values()), default=0)
+    room = max((_bytes_of(value) for value in values.values()), default=0)
+    return _reader.make_batch(_fields(fields), dict(values), rows, (max(rows, 1), room))
+
+
+def is_row_wise(
+    udf: Any, columns: Columns, *, schema: Mapping[str, DataType] | None = None, splits: int = 20, seed: int = 0
+) -> bool:
+    """Whether results stay the same however the rows are cut into batches. See :func:`assert_row_wise`."""
+    return _first_difference(udf, columns, schema, splits, seed) is None
+
+
+def assert_row_wise(
+    udf: Any, columns: Columns, *, schema: Mapping[str, DataType] | None = None, splits: int = 20, seed: int = 0
+) -> None:
+    """Fail unless the UDF gives the same results however the rows are cut into batches.
+
+    After a crash and recovery batch boundaries may differ, so only such a UDF is sure to give the same results
+    again. The rows are cut at random places ``splits`` times (the same for the same ``seed``); each time a class UDF
+    starts anew and sees all batches in order, so state that follows the rows is fine.
+    """
+    difference = _first_difference(udf, columns, schema, splits, seed)
+    if difference is not None:
+        raise AssertionError(difference)
+
+
+def _first_difference(udf: Any, columns: Columns, schema: Mapping[str, DataType] | None, splits: int, seed: int) -> str | None:
+    declaration = _declaration(udf)
+    given = columns if isinstance(columns, Batch) else batch(columns, schema=_schema_for(declaration, columns, schema))
+    rows = len(given)
+    whole = Result(_call(declaration, _callable(type_or_function(udf), declaration), given)).to_dict()
+    chosen = random.Random(seed)
+    for split in range(splits):
+        # One row at a time is the hardest cut; the others are anything.
+        cuts = range(1, rows) if split == 0 else sorted(chosen.sample(range(1, rows), chosen.randint(0, rows - 1))) if rows > 1 else []
+        bounds = [0, *cuts, rows]
+        function = _callable(type_or_function(udf), declaration)
+        parts: dict[str, list[Any]] = {name: [] for name in whole}
+        for start, end in zip(bounds, bounds[1:], strict=False):
+            piece = Result(_call(declaration, function, _slice(given, start, end)))
+            for name, values in piece.to_dict().items():
+                parts[name].extend(values)
+        for name, expected in whole.items():
+            for row, (one, other) in enumerate(zip(expected, parts[name], strict=True)):
+                if not _equal(one, other):
+                    return (
+                        f"UDF {declaration.name} is not row-wise: column {name!r}, row {row} is {one!r} in one batch of {rows} rows, "
+                        f"but {other!r} with batches cut at {list(cuts)}"
+                    )
+    return None
+
+
+def type_or_function(udf: Any) -> Any:
+    """What a fresh callable is made from: an instance's class, so that each run starts without state."""
+    return udf if isinstance(udf, type) or not isinstance(declaration_of(type(udf)), Declaration) else type(udf)
+
+
+def _call(declaration: Declaration, function: Any, given: Batch) -> Batch:
+    declaration.check_input(given.schema)
+    return _reader.run_udf(
+        given,
+        outputs=[(field.name, field.type.name, field.type.nullable) for field in declaration.outputs],
+        capacity=(max(len(given), 1), min(max(len(given), 1) * _BYTES_PER_OUTPUT_ROW, 1 << 27)),
+        udf=function,
+        name=declaration.name,
+        mode=declaration.mode,
+        arguments=declaration.arguments,
+        out=declaration.out,
+    )
+
+
+def _declaration(udf: Any) -> Declaration:
+    declaration = declaration_of(udf)
+    if declaration is None:
+        raise TypeError(f"{udf!r} is not a UDF: decorate it with @rm.udf(outputs={{...}})")
+    return declaration
+
+
+def _callable(udf: Any, declaration: Declaration) -> Any:
+    return declaration.instantiate() if udf is declaration.target else udf
+
+
+def _slice(given: Batch, start: int, end: int) -> Batch:
+    values = {name: given[name][start:end] for name in given.columns}
+    room = max((_bytes_of(value) for value in values.values()), default=0)
+    return _reader.make_batch(_fields(given.schema), values, end - start, (max(end - start, 1), room))
+
+
+def _fields(schema: Mapping[str, DataType]) -> list[tuple[str, str, bool]]:
+    return [(name, data_type.name, data_type.nullable) for name, data_type in schema.items()]
+
+
+def _schema_for(declaration: Declaration, columns: Mapping[str, Any], schema: Mapping[str, DataType] | None) -> dict[str, DataType]:
+    """The types that are given, and those that follow from the declaration where the data leave a choice."""
+    known = dict(schema or {})
+    for name, accepted in declaration.accepts.items():
+        if name in columns and name not in known and isinstance(columns[name], Sequence):
+            nullable = any(value is None for value in columns[name])
+            guess = _type_of(name, columns[name])
+            if guess.name not in accepted:
+                known[name] = types.from_name(accepted[0], is_nullable=nullable)
+    return known
+
+
+def _type_of(name: str, value: Any) -> DataType:
+    if isinstance(value, (StringColumn, ListColumn)):
+        return types.from_name(value.data_type, is_nullable=value.null_count > 0)
+    if isinstance(value, np.ma.MaskedArray):
+        return types.nullable(_type_of_array(name, value.data))
+    if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_c_stream__"):
+        raise TypeError(f"column {name!r}: give its type in schema=, Arrow data are not looked into for it")
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OUT":
+        return _type_of_array(name, value)
+    values = value.tolist() if isinstance(value, np.ndarray) else list(value)
+    present = [item for item in values if item is not None]
+    if present and all(isinstance(item, str) for item in present):
+        found = types.utf8
+    elif present and all(isinstance(item, bytes) for item in present):
+        found = types.binary
+    elif present and all(isinstance(item, (list, tuple, np.ndarray)) for item in present):
+        items = [np.asarray(item) for item in present if len(item)]
+        found = types.list_(_type_of_array(name, np.concatenate(items))) if items else types.list_(types.float64)
+    elif present:
+        found = _type_of_array(name, np.asarray(present))
+    else:
+        found = types.float64
+    return types.nullable(found) if len(present) < len(values) else found
+
+
+def _type_of_array(name: str, array: npt.NDArray[Any]) -> DataType:
+    if array.ndim == 2:
+        return types.list_(_type_of_array(name, array[:, 0]))
+    kind = array.dtype.kind
+    try:
+        if kind == "M":
+            return types.from_name(f"timestamp[{np.datetime_data(array.dtype)[0]}]")
+        return types.binary if kind == "S" else types.from_name(array.dtype.name)
+    except ValueError:
+        raise TypeError(f"column {name!r}: {array.dtype} is no column type; give a schema= or convert it") from None
+
+
+def _bytes_of(value: Any) -> int:
+    """At least the bytes that the column's values take, if it is variable."""
+    if isinstance(value, (StringColumn, ListColumn)):
+        return int((value.bytes if isinstance(value, StringColumn) else value.values).nbytes)
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OUT":
+        return int(value.nbytes)
+    if hasattr(value, "nbytes") and not isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    items = value.tolist() if isinstance(value, np.ndarray) else list(value)
+    return sum(_bytes_of_item(item) for item in items)
+
+
+def _bytes_of_item(item: Any) -> int:
+    if isinstance(item, str):
+        return len(item.encode("utf-8", "surrogatepass"))
+    if isinstance(item, np.ndarray):
+        return int(item.nbytes)
+    return 8 * len(item) if hasattr(item, "__len__") else 0
+
+
+def _as_list(column: Any) -> list[Any]:
+    if isinstance(column, np.ndarray):
+        return list(column.astype(object)) if column.dtype.kind == "M" else list(column.tolist())
+    return [item.tolist() if isinstance(item, np.ndarray) else item for item in column]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    # NaN is the same result as NaN.
+    return bool(one == other) or (one != one and other != other)

@@ -1,0 +1,125 @@
+"""``python -m ringmill.worker --config JSON``: one worker process, started by the core and by nothing else.
+
+It attaches to its channel, imports the UDF, checks it against the columns it will be given, runs ``setup()``,
+reports ready, and then hands itself to the reader, which answers batches until the core drains it (exit status 0).
+What prevents that is written to the log pipe as one ``fatal`` record (exit status 3).
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import _reader, types
+from .loading import load
+from .udf import Declaration
+from .worker_log import WorkerLog
+
+__all__ = ["failure_payload", "main", "run"]
+
+EXIT_CANNOT_WORK = 3
+
+_Columns = list[tuple[str, str, bool]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the worker that ``arguments`` describe; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ringmill.worker", description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON, made by the core")
+    config: dict[str, Any] = json.loads(parser.parse_args(arguments).config)
+    # Ctrl-C goes to every process of the terminal; the core answers it by draining its workers in good order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable(file=2)
+    log = WorkerLog(config["log_fd"])
+    log.capture()
+    try:
+        run(config, log)
+    except BaseException as error:
+        log.write("fatal", _one_line(error), traceback="".join(traceback.format_exception(error)))
+        return EXIT_CANNOT_WORK
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            getattr(stream, "finish", stream.flush)()
+    return 0
+
+
+def run(config: Mapping[str, Any], log: WorkerLog) -> None:
+    """Answer batches until the core drains this worker."""
+    worker = _reader.Worker(
+        request_fd=config["request_fd"],
+        response_fd=config["response_fd"],
+        doorbell_fd=config["doorbell_fd"],
+        wait=config["wait"],
+        inputs=_columns(config["input"]),
+        outputs=_columns(config["output"]),
+        capacity=_capacity(config["capacity"]),
+        output_capacity=_capacity(config["output_capacity"]),
+    )
+    log.current_batch = lambda: worker.current_batch
+    declaration = load(config["function"], config["directory"])
+    _check(declaration, config)
+    worker.bind(
+        udf=declaration.instantiate(),
+        name=declaration.name,
+        mode=declaration.mode,
+        arguments=declaration.arguments,
+        out=declaration.out,
+        failure_payload=failure_payload,
+        log=log.write,
+    )
+    worker.ready()
+    worker.run()
+
+
+def failure_payload(error: BaseException, bytes_max: int) -> bytes:
+    """What the core is told of an exception: JSON with ``error`` and ``traceback``, within ``bytes_max``."""
+    message, trace = _one_line(error), "".join(traceback.format_exception(error))
+    while True:
+        payload = json.dumps({"error": message, "traceback": trace}).encode()
+        if len(payload) <= bytes_max:
+            return payload
+        # Escaping makes the JSON longer than its text by an unknown factor, so cut until it fits.
+        if trace:
+            trace = _shortened(trace)
+        elif message:
+            message = _shortened(message)
+        else:
+            return b""
+
+
+def _shortened(text: str) -> str:
+    """The last two thirds or so, which hold the end of a traceback: the part that matters most."""
+    keep = len(text) * 2 // 3
+    return "..." + text[len(text) - keep + 3 :] if keep > 8 else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _check(declaration: Declaration, config: Mapping[str, Any]) -> None:
+    declaration.check_input(
+        {name: types.from_name(data_type, is_nullable=nullable) for name, data_type, nullable in _columns(config["input"])}
+    )
+    declared = [(field.name, field.type.name, field.type.nullable) for field in declaration.outputs]
+    if declared != _columns(config["output"]):
+        # The module has changed between `check` and now.
+        raise RuntimeError(f"UDF {declaration.name} now declares outputs {declared}, the pipeline was built for {_columns(config['output'])}")
+
+
+def _columns(schema: Mapping[str, Any]) -> _Columns:
+    return [(field["name"], field["data_type"], bool(field.get("nullable", False))) for field in schema["fields"]]
+
+
+def _capacity(capacity: Mapping[str, int]) -> tuple[int, int]:
+    return capacity["rows_max"], capacity["variable_bytes_max"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
