@@ -1,0 +1,117 @@
+"""Runs the pipelines of this folder and prints what they reach: `scripts/bench`.
+
+Every figure is the median of the runs; all runs are kept as JSON, with histograms, in the folder given by --keep.
+The machine is noisy: compare figures of one invocation with each other, not with those of another day.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PIPELINES = Path(__file__).parent / "pipelines"
+SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pipeline with settings, and the figures of it that are worth a column."""
+
+    name: str
+    pipeline: str
+    settings: tuple[str, ...] = ()
+    seconds: int | None = SECONDS
+    figures: tuple[str, ...] = ("rows_per_second",)
+    runs: list[dict[str, Any]] = field(default_factory=list, compare=False)
+
+
+def cases(rows: int) -> Iterator[Case]:
+    """All of them; `rows` is the length of the NDJSON file."""
+    udf = ("rows_per_second", "udf_busy")
+    for batch_rows in (256, 1024, 4096):
+        yield Case(f"z-score, batches of {batch_rows}", "zscore", (f"steps.scores.batch_rows={batch_rows}",), figures=udf)
+    yield Case("z-score in place, batches of 1024", "zscore", ('steps.scores.function="functions:zscore_in_place"',), figures=udf)
+    every = 'sources.sensors.columns=["device_id","timestamp","temperature","humidity","air_quality"]'
+    yield Case("z-score, batches of 1024, all five columns", "zscore", (every,), figures=udf)
+    round_trip = ("end_to_end.p50", "end_to_end.p99", "request_ring.p50", "udf.p50", "response_ring.p50")
+    yield Case("one event to Python and back, 10,000/s", "nothing", figures=round_trip)
+    yield Case("telemetry: generator, 500 k keys, windows, Python", "telemetry", seconds=2 * SECONDS)
+    whole = ("rows_per_second", "memory_bytes.core")
+    yield Case(f"{rows:,} lines of NDJSON, 500 k keys, windows, Python, file", "ndjson", seconds=None, figures=whole)
+
+
+def run(case: Case, folder: Path) -> dict[str, Any]:
+    """One run; returns its report."""
+    command = os.environ.get("RINGMILL_BIN") or shutil.which("ringmill") or "ringmill"
+    arguments = [command, "run", f"{case.pipeline}.toml", "--quiet", "--report", "report.json"]
+    if case.seconds is not None:
+        arguments += ["--duration", f"{case.seconds}s"]
+    for setting in case.settings:
+        arguments += ["--set", setting]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def figure(report: dict[str, Any], name: str) -> float:
+    """A figure of a report: a key, a latency such as `udf.p50`, or the share of time inside the function."""
+    if name == "udf_busy":
+        return float(report["workers"]["busy_seconds"]) / float(report["seconds"])
+    if name.startswith("memory_bytes."):
+        return float(report["memory_bytes"][name.removeprefix("memory_bytes.")])
+    stage, _, percentile = name.partition(".")
+    return float(report["latency_ns"][stage][percentile] if percentile else report[name])
+
+
+def shown(name: str, value: float) -> str:
+    """With its unit."""
+    match name:
+        case "rows_per_second":
+            return f"{value / 1e6:.2f} M rows/s"
+        case "udf_busy":
+            return f"{value:.0%} inside the function"
+        case _ if name.startswith("memory_bytes."):
+            return f"{value / 1e6:.0f} MB ({name.removeprefix('memory_bytes.')})"
+        case _:
+            return f"{name.replace('.', ' ')} {value / 1e3:.2f} µs"
+
+
+def main() -> None:
+    """Runs what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5, help="runs of each case (default 5)")
+    parser.add_argument("--rows", type=int, default=20_000_000, help="lines of the NDJSON file (default 20 million, 2 GB)")
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--keep", type=Path, help="a folder for the reports of all runs")
+    options = parser.parse_args()
+    chosen = [case for case in cases(options.rows) if options.only in case.name]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        shutil.copytree(PIPELINES, folder, dirs_exist_ok=True)
+        if any(case.pipeline == "ndjson" for case in chosen):
+            run(Case("the file", "write_events", (f"sources.sensors.rows={options.rows}",), seconds=None), folder)
+        for case in chosen:
+            for _ in range(options.runs):
+                case.runs.append(run(case, folder))
+            figures = [(name, statistics.median(figure(report, name) for report in case.runs)) for name in case.figures]
+            print(f"{case.name}: " + ", ".join(shown(name, value) for name, value in figures), flush=True)
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        kept = {case.name: case.runs for case in chosen}
+        target = options.keep / time.strftime("%Y-%m-%dT%H%M%SZ.json", time.gmtime())
+        target.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

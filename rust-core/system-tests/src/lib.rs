@@ -1,0 +1,139 @@
+//! Runs the real `ringmill` command on pipelines in folders of their own.
+//!
+//! The command and the interpreter are those of the environment (`RINGMILL_BIN`, `RINGMILL_PYTHON`, set by
+//! `scripts/test`); without them, the command next to the test binary and `python3`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a pipeline and its functions.
+pub struct Job {
+    folder: TempDir,
+}
+
+/// A run that has ended.
+pub struct Ended {
+    /// Exit code; `None` if it was killed by a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// `report.json`, if it was written.
+    pub report: Option<Value>,
+}
+
+/// The command under test.
+pub fn ringmill() -> PathBuf {
+    if let Some(path) = std::env::var_os("RINGMILL_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test has a path");
+    let target = test.parent().and_then(Path::parent).expect("tests lie in target/release/deps");
+    target.join("ringmill")
+}
+
+impl Job {
+    /// A folder with `pipeline.toml` and `functions.py`.
+    pub fn new(pipeline: &str, functions: &str) -> Job {
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let job = Job { folder };
+        job.write("pipeline.toml", pipeline);
+        job.write("functions.py", &format!("import numpy as np\nimport ringmill as rm\n\n{functions}"));
+        job
+    }
+
+    /// Puts a file beside the pipeline.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).expect("the folder can be written");
+    }
+
+    /// A file beside the pipeline.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The text of a file beside the pipeline.
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("cannot read {name}: {error}"))
+    }
+
+    /// The rows of an NDJSON file beside the pipeline.
+    pub fn rows(&self, name: &str) -> Vec<Value> {
+        self.read(name).lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
+    }
+
+    /// `ringmill run pipeline.toml` with these settings, to be started.
+    pub fn command(&self, settings: &[&str]) -> Command {
+        let mut command = Command::new(ringmill());
+        command.args(["run", "pipeline.toml", "--report", "report.json"]).current_dir(self.folder.path());
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, settings: &[&str]) -> Ended {
+        self.wait(self.start(settings))
+    }
+
+    /// Starts it.
+    pub fn start(&self, settings: &[&str]) -> Child {
+        self.command(settings).spawn().expect("the ringmill command is built (scripts/setup)")
+    }
+
+    /// Waits for a started run.
+    pub fn wait(&self, child: Child) -> Ended {
+        let output = child.wait_with_output().expect("its output can be read");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let report = std::fs::read(self.path("report.json")).ok();
+        let report = report.map(|report| serde_json::from_slice(&report).expect("the report is JSON"));
+        Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr), report }
+    }
+}
+
+impl Ended {
+    /// Fails the test unless it ended well; returns the report.
+    pub fn report(&self) -> &Value {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self.report.as_ref().expect("a run that ended well wrote its report")
+    }
+
+    /// A figure of the report, by JSON pointer.
+    pub fn figure(&self, pointer: &str) -> u64 {
+        let found = self.report().pointer(pointer);
+        found.and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} in {}", self.report()))
+    }
+}
+
+/// Reads from a running child's standard error until `text` was seen; returns what was read.
+pub fn read_until(child: &mut Child, text: &str) -> String {
+    let stderr = child.stderr.as_mut().expect("stderr is a pipe");
+    let (mut seen, mut byte) = (Vec::new(), [0_u8; 1]);
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        match stderr.read(&mut byte) {
+            Ok(1) => seen.push(byte[0]),
+            _ => panic!("the run ended before it said {text:?}: {}", String::from_utf8_lossy(&seen)),
+        }
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// Live child processes of a process.
+pub fn children_of(pid: u32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
+}

@@ -1,0 +1,224 @@
+//! What a run promises: order, reconciliation, errors, signals, deaths.
+
+use std::collections::HashMap;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringmill_system_tests::{Job, children_of, is_alive, read_until};
+
+const GENERATOR: &str = r#"
+[sources.sensors]
+kind = "generator"
+keys = 100
+rows = 200_000
+event_time = "timestamp"
+"#;
+
+const DOUBLE: &str = "
+@rm.udf(outputs={'double': rm.float64})
+def double(temperature: np.ndarray):
+    return temperature * 2
+";
+
+fn udf_job(extra: &str, functions: &str) -> Job {
+    let pipeline = format!(
+        "{GENERATOR}
+[steps.twice]
+kind = \"udf\"
+inputs = [\"sensors\"]
+function = \"functions:double\"
+{extra}
+[sinks.out]
+kind = \"file\"
+inputs = [\"twice\"]
+path = \"out.ndjson\"
+"
+    );
+    Job::new(&pipeline, functions)
+}
+
+#[test]
+fn every_row_comes_out_once_in_order_with_its_result() {
+    for settings in [
+        &["pipeline.shards=1", "steps.twice.workers=1"][..],
+        &["pipeline.shards=1", "steps.twice.workers=3", "steps.twice.batch_rows=100"],
+        &["pipeline.shards=2", "steps.twice.workers=2", "steps.twice.batch_rows=64", "steps.twice.slots=2"],
+    ] {
+        let job = udf_job("", DOUBLE);
+        let ended = job.run(settings);
+        assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/out/out")), (200_000, 200_000), "{settings:?}");
+        let rows = job.rows("out.ndjson");
+        assert_eq!(rows.len(), 200_000);
+        let mut last: HashMap<String, String> = HashMap::new();
+        for row in &rows {
+            let (device, time) = (row["device_id"].as_str().unwrap(), row["timestamp"].as_str().unwrap());
+            assert_eq!(row["double"].as_f64(), row["temperature"].as_f64().map(|value| value * 2.0));
+            if let Some(before) = last.insert(device.into(), time.into()) {
+                assert!(before.as_str() < time, "{settings:?}: {device} went from {before} back to {time}");
+            }
+        }
+        assert_eq!(last.len(), 100);
+    }
+}
+
+#[test]
+fn windows_are_the_same_for_any_number_of_shards() {
+    let pipeline = format!(
+        "{GENERATOR}
+[steps.averages]
+kind = \"window\"
+inputs = [\"sensors\"]
+key = [\"device_id\"]
+window = {{ tumbling = \"10s\" }}
+aggregates = {{ mean = \"mean(temperature)\", readings = \"count()\" }}
+
+[sinks.out]
+kind = \"file\"
+inputs = [\"averages\"]
+path = \"out.ndjson\"
+"
+    );
+    let outcome = |shards: &str| {
+        let job = Job::new(&pipeline, "");
+        let ended = job.run(&[shards]);
+        assert_eq!(ended.figure("/rows/late"), 0);
+        let mut lines: Vec<String> = job.read("out.ndjson").lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let one = outcome("pipeline.shards=1");
+    assert_eq!(one.len(), 100 * 200);
+    assert_eq!(one, outcome("pipeline.shards=2"));
+    assert_eq!(one, outcome("pipeline.shards=3"));
+}
+
+#[test]
+fn a_failing_batch_stops_the_run_or_is_skipped_or_dead_lettered() {
+    let fails = "
+@rm.udf(outputs={'double': rm.float64})
+def double(temperature: np.ndarray, device_id):
+    if device_id[0] == device_id[len(device_id) - 1]:
+        pass
+    double.calls = getattr(double, 'calls', 0) + 1
+    if double.calls == 3:
+        raise ValueError('bad weather')
+    return temperature * 2
+";
+    let job = udf_job("batch_rows = 1000\n", fails);
+    let stopped = job.run(&["steps.twice.on_error=\"stop\""]);
+    assert_eq!(stopped.code, Some(1), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("bad weather") && stopped.stderr.contains("Traceback"), "{}", stopped.stderr);
+    let skipped = job.run(&["steps.twice.on_error=\"skip\""]);
+    assert_eq!((skipped.figure("/rows/in"), skipped.figure("/rows/out/out")), (200_000, 199_000));
+    let letters = "
+[sinks.dead]
+kind = \"file\"
+inputs = [\"twice.dead_letters\"]
+path = \"dead.ndjson\"
+";
+    let job = udf_job("batch_rows = 1000\non_error = \"dead_letter\"\n", fails);
+    job.write("pipeline.toml", job.read("pipeline.toml") + letters);
+    let ended = job.run(&[]);
+    assert_eq!((ended.figure("/rows/dead_letters"), ended.figure("/rows/out/out")), (1000, 199_000));
+    let dead = job.rows("dead.ndjson");
+    assert_eq!(dead.len(), 1000);
+    assert!(dead[0]["reason"].as_str().unwrap().contains("bad weather"));
+    assert!(dead[0]["record"].as_str().unwrap().contains("device_id"));
+}
+
+const SLOW: &str = "
+import time
+
+@rm.udf(outputs={'double': rm.float64})
+def double(temperature: np.ndarray):
+    print('a batch of', len(temperature), flush=True)
+    time.sleep(0.01)
+    return temperature * 2
+";
+
+#[test]
+fn a_killed_worker_ends_the_run_with_an_error_that_names_it() {
+    let job = udf_job("", SLOW);
+    let mut child = job.start(&["sources.sensors.rows=100_000_000"]);
+    read_until(&mut child, "a batch of");
+    let workers = children_of(child.id());
+    assert_eq!(workers.len(), 1);
+    kill(Pid::from_raw(workers[0]), Signal::SIGKILL).unwrap();
+    let ended = job.wait(child);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("twice/0/0") && ended.stderr.contains("SIGKILL"), "{}", ended.stderr);
+}
+
+#[test]
+fn workers_die_with_the_core() {
+    let job = udf_job("", SLOW);
+    let mut child = job.start(&["sources.sensors.rows=100_000_000", "steps.twice.workers=2"]);
+    read_until(&mut child, "a batch of");
+    let workers = children_of(child.id());
+    assert_eq!(workers.len(), 2);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL).unwrap();
+    job.wait(child);
+    while workers.iter().any(|worker| is_alive(*worker)) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_signal_drains_and_ends_well() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let job = udf_job("", SLOW);
+        let mut child = job.start(&["sources.sensors.rows=100_000_000"]);
+        read_until(&mut child, "a batch of");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let ended = job.wait(child);
+        assert!(ended.figure("/rows/in") > 0);
+        assert_eq!(ended.figure("/rows/in"), ended.figure("/rows/out/out"));
+        assert_eq!(job.rows("out.ndjson").len() as u64, ended.figure("/rows/out/out"));
+    }
+}
+
+#[test]
+fn what_workers_print_is_logged_with_worker_and_batch() {
+    let speaks = "
+import logging, os
+
+@rm.udf(outputs={'double': rm.float64})
+def double(temperature: np.ndarray):
+    print('printed words')
+    logging.getLogger('mine').warning('logged words')
+    os.write(2, b'raw words\\n')
+    return temperature * 2
+";
+    let job = udf_job("batch_rows = 1000\n", speaks);
+    let ended = job.run(&["sources.sensors.rows=1000"]);
+    ended.report();
+    for words in ["printed words", "logged words", "raw words"] {
+        let line = ended.stderr.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{}", ended.stderr));
+        assert!(line.contains("twice/0/0"), "{line}");
+        assert!(words == "raw words" || line.contains("batch"), "{line}");
+    }
+}
+
+#[test]
+fn a_missing_column_is_named_before_anything_runs() {
+    let wrong = "
+@rm.udf(outputs={'double': rm.float64})
+def double(temprature: np.ndarray):
+    return temprature
+";
+    let job = udf_job("", wrong);
+    let ended = job.run(&[]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("temprature") && ended.stderr.contains("temperature"), "{}", ended.stderr);
+    assert!(!job.path("out.ndjson").exists());
+}
+
+#[test]
+fn an_endless_source_ends_after_the_duration() {
+    let job = udf_job("", DOUBLE);
+    let mut command = job.command(&["sources.sensors.rows=9_000_000_000_000", "sources.sensors.rate=10_000"]);
+    command.args(["--duration", "1s"]);
+    let ended = job.wait(command.spawn().unwrap());
+    assert!(ended.figure("/rows/in") > 0);
+    assert_eq!(ended.figure("/rows/in"), ended.figure("/rows/out/out"));
+}

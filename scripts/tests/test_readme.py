@@ -1,0 +1,94 @@
+"""README.md does what it says: its files are those of the `hello` example, and its commands run and print what it shows.
+
+A fenced block that follows a line with a single file name in backticks is that file. In a `console` block, lines that
+begin with `$ ` are typed, all in one shell; a line below them must be part of what is printed, where `…` stands for
+anything.
+"""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HELLO = ROOT / "python-workers" / "examples" / "hello"
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"`([\w.-]+\.\w+)`:\n+\Z")
+
+INSTEAD = {
+    # the clone is there already
+    "git clone https://github.com/ringmill/ringmill && cd ringmill": f"cd '{ROOT}'",
+    # the same demo, with a twentieth of the rows
+    "scripts/demo": "scripts/demo --rows 5000000",
+    # every test has a home of its own
+    "mkdir ~/weather && cd ~/weather": "cd ~/weather",
+}
+
+
+@dataclass
+class Typed:
+    """A command of a console block and what the README shows below it."""
+
+    command: str
+    shown: list[str] = field(default_factory=list)
+
+
+def files() -> dict[str, str]:
+    """The files that the README tells a reader to write."""
+    found = {}
+    for block in FENCE.finditer(README):
+        name = FILE_NAME.search(README[: block.start()])
+        if name:
+            found[name[1]] = block[2]
+    return found
+
+
+def commands() -> list[Typed]:
+    """Everything that the README tells a reader to type, in order."""
+    typed: list[Typed] = []
+    for language, text in FENCE.findall(README):
+        if language != "console":
+            continue
+        for line in text.splitlines():
+            if line.startswith("$ "):
+                typed.append(Typed(line.removeprefix("$ ")))
+            elif line.strip():
+                typed[-1].shown.append(line)
+    return typed
+
+
+def is_shown(line: str, output: str) -> bool:
+    """Whether some line of the output is this one, with anything in place of each `…` and any spacing."""
+    pattern = r".*".join(re.escape(part) for part in re.split(r"\s*…\s*", line.strip()))
+    return re.search(rf"^\s*{re.sub(r'(?:\\ )+', r'\\s+', pattern)}\s*$", output, re.MULTILINE) is not None
+
+
+def test_the_files_are_those_of_the_hello_example() -> None:
+    shown = files()
+    assert set(shown) == {"readings.ndjson", "weather.py", "pipeline.toml", "test_weather.py"}
+    for name, text in shown.items():
+        assert text == (HELLO / name).read_text(encoding="utf-8"), name
+
+
+def test_every_command_does_what_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "weather").mkdir()
+    for name, text in files().items():
+        (tmp_path / "weather" / name).write_text(text, encoding="utf-8")
+    script = ["set -e"]
+    for number, typed in enumerate(commands()):
+        script += [f"echo '#### {number}'", INSTEAD.get(typed.command, typed.command)]
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("CARGO_HOME", str(Path.home() / ".cargo"))
+    environment.setdefault("RUSTUP_HOME", str(Path.home() / ".rustup"))
+    environment.setdefault("RINGMILL_CACHE", str(Path.home() / ".cache" / "ringmill"))
+    done = subprocess.run(
+        ["bash"], input="\n".join(script), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    outputs = re.split(r"^#### \d+\n", done.stdout, flags=re.MULTILINE)[1:]
+    for typed, output in zip(commands(), outputs, strict=True):
+        for line in typed.shown:
+            assert is_shown(line, output), f"$ {typed.command}\nshould print\n{line}\nbut printed\n{output}"
