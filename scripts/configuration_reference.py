@@ -1,6 +1,6 @@
 """Writes rust-core/docs/configuration.md from the JSON Schema of pipeline files, which comes from the command itself.
 
-    python scripts/configuration_reference.py > rust-core/docs/configuration.md
+python scripts/configuration_reference.py > rust-core/docs/configuration.md
 """
 
 import json

@@ -24,7 +24,7 @@ import pytest
 SCHEMAS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SCHEMAS / "python"))
 
-from micro_batch_generated import Column, MicroBatch
+from micro_batch_generated import Column, MicroBatch  # noqa: E402
 
 VECTORS = sorted((SCHEMAS / "vectors").glob("*.bin"))
 assert len(VECTORS) >= 4, "the vectors are committed"
@@ -97,7 +97,7 @@ def test_the_stock_reader_finds_the_values(vector: Path) -> None:
         assert column.NullCount() == there.count(False)
         assert column.OffsetsIsNone() == (field["data_type"] in DTYPES)
         found = values(column, field["data_type"], rows)
-        found = [as_expected(value) if is_there else None for value, is_there in zip(found, there)]
+        found = [as_expected(value) if is_there else None for value, is_there in zip(found, there, strict=True)]
         assert found == field["values"], field["name"]
 
 
@@ -131,7 +131,10 @@ def test_the_schema_hash_can_be_computed_from_the_readme_alone(vector: Path) -> 
     assert fnv_1a(text) == batch.SchemaHash() == int(expected["schema_hash"], 16)
 
 
-GENERATED = [SCHEMAS / "python/micro_batch_generated.py", SCHEMAS.parent / "rust-core/wire/src/generated/micro_batch_generated.rs"]
+GENERATED = [
+    SCHEMAS / "python/micro_batch_generated.py",
+    SCHEMAS.parent / "rust-core/wire/src/generated/micro_batch_generated.rs",
+]
 
 
 @pytest.mark.parametrize("generated", GENERATED, ids=lambda generated: generated.suffix)

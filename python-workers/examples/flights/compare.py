@@ -1,6 +1,6 @@
 """Runs the same model over the same file in plain Python and compares every forecast, bit for bit.
 
-    python compare.py FLIGHTS.ndjson.gz FORECASTS.ndjson
+python compare.py FLIGHTS.ndjson.gz FORECASTS.ndjson
 """
 
 import gzip

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
-import ringmill as rm
 from river import compose, linear_model, optim, preprocessing, stats
+
+import ringmill as rm
 
 Integers = npt.NDArray[np.integer]
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+
 import ringmill as rm
 
 NOISE_FLOOR = 0.1

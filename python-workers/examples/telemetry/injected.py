@@ -10,7 +10,6 @@ computes them anew, so it knows every injected anomaly without having seen a sin
 import argparse
 import json
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path

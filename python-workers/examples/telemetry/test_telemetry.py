@@ -4,8 +4,8 @@ import tomllib
 
 import numpy as np
 from anomaly import anomaly_score
-from jobs import Example, Start
 from injected import Stream, judge, read_alerts
+from jobs import Example, Start
 
 KEYS, WINDOWS = 2_000, 20
 ROWS = KEYS * 10 * WINDOWS

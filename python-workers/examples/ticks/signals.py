@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+
 import ringmill as rm
 
 LETTERS = 4
@@ -20,7 +21,7 @@ class TradeSignal:
 
     def __call__(self, symbol: rm.StringColumn, price: Floats, size: npt.NDArray[np.uint32]) -> dict[str, Floats]:
         """`move` is the relative change against the symbol's trade before, NaN for its first one."""
-        letters = np.asarray(symbol.data).reshape(-1, LETTERS)
+        letters = symbol.bytes.reshape(-1, LETTERS)
         number = (letters - ord("A")) @ WEIGHTS
         # Trades of one symbol next to each other, each symbol's in the order in which they came.
         order = np.argsort(number, kind="stable")

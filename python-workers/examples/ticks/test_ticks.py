@@ -26,6 +26,6 @@ def test_every_trade_is_answered_in_the_order_of_its_symbol(example: Example, ru
         move = price / before_price - 1.0
         assert row["timestamp"] > before_time
         assert float(row["turnover"]) == price * size
-        assert float(row["move"]) == move or math.isnan(move) and math.isnan(float(row["move"]))
+        assert float(row["move"]) == move or (math.isnan(move) and math.isnan(float(row["move"])))
         last[row["symbol"]] = (row["timestamp"], price)
     assert len(last) == 500

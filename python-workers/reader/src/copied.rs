@@ -13,6 +13,13 @@ use crate::lease::{Lease, ResponseRoom};
 use crate::output::Returned;
 use crate::udf::{ResponseMemory, Udf};
 
+/// When something is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Before,
+    After,
+}
+
 /// A batch of its own with the same rows.
 pub(crate) fn copy(template: &Arc<Template>, view: &BatchView<'_>) -> PyResult<Box<HeapBatch>> {
     let mut batch = Box::new(HeapBatch::new(Arc::clone(template)));
@@ -31,15 +38,15 @@ pub(crate) fn capacity_for(view: &BatchView<'_>) -> Capacity {
     Capacity { rows_max: (view.rows() as u32).max(1), variable_bytes_max: bytes as u32 }
 }
 
-/// Calls the function with a copy of `view` and writes what it returns into the open batch of `writer`. `returned` is
-/// called when the function has.
+/// Calls the function with a copy of `view` and writes what it returns into the open batch of `writer`. `around_call`
+/// can take the time.
 pub(crate) fn run(
     py: Python<'_>,
     udf: &Udf,
     template: &Arc<Template>,
     view: &BatchView<'_>,
     writer: &mut BatchWriter,
-    returned: impl FnOnce(),
+    mut around_call: impl FnMut(Moment),
 ) -> PyResult<()> {
     let rows = view.rows();
     let batch = copy(template, view)?;
@@ -51,8 +58,10 @@ pub(crate) fn run(
     let mut views = udf.views(lease);
     // SAFETY: the lease owns the copied batch, which nobody writes any more, and the room, which is as large as a
     // response and known to nobody else.
-    let result = unsafe { udf.call(py, &mut views, &parts, rows, response) };
-    returned();
+    let call = unsafe { udf.prepare(py, &mut views, &parts, rows, response)? };
+    around_call(Moment::Before);
+    let result = udf.call(call);
+    around_call(Moment::After);
     let mut value = result?;
     if udf.writes_in_place() && value.is_none() {
         value = udf.out_values(py, &views)?.into_any();

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use ringmill_ring::{ChannelConfig, CompletionKind, CoreEnd, Doorbell, Submission, SubmissionKind, monotonic_ns};
@@ -20,6 +20,9 @@ use crate::lease::Lease;
 use crate::output::{OutputPlan, Returned};
 use crate::schema::{PyCapacity, PyFields, template, value_error};
 use crate::udf::{Binding, Udf};
+
+/// Room for a failure's text, however small the batches of a test are.
+const FAILURE_BYTES: usize = 16 << 10;
 
 /// A batch in memory of this process, with the given columns (a dict, or an Arrow table), of `rows` rows.
 #[pyfunction]
@@ -60,7 +63,7 @@ pub(crate) fn run_udf<'py>(
     let binding = Binding { udf, name, mode, arguments, out };
     let udf = Udf::new(py, binding, Arc::clone(input.schema()), Arc::clone(&output))?;
     let mut response = Box::new(HeapBatch::new(Arc::clone(&output)));
-    copied::run(py, &udf, &Arc::new(input), &view, response.writer(), || ())?;
+    copied::run(py, &udf, &Arc::new(input), &view, response.writer(), |_| ())?;
     into_batch(py, &output, response)
 }
 
@@ -107,7 +110,7 @@ impl LocalChannel {
         let core = CoreEnd::create(&ChannelConfig {
             slots,
             request_slot_bytes: request.bytes(),
-            response_slot_bytes: response.bytes(),
+            response_slot_bytes: response.bytes().max(FAILURE_BYTES),
             schema_hash: request.hash(),
             response_schema_hash: response.hash(),
             generation: 1,
@@ -126,7 +129,7 @@ impl LocalChannel {
     /// New descriptors for a worker: request, response, doorbell. The caller owns them; a child process inherits them.
     fn worker_fds(&self) -> PyResult<(RawFd, RawFd, RawFd)> {
         let (request, response) = self.state()?.core.worker_fds().map_err(value_error)?;
-        let doorbell = nix_dup(&self.doorbell)?;
+        let doorbell = duplicate(&self.doorbell)?;
         for fd in [request.as_raw_fd(), response.as_raw_fd(), doorbell.as_raw_fd()] {
             // SAFETY: the descriptor is open; clearing its flags harms nobody.
             unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
@@ -157,18 +160,6 @@ impl LocalChannel {
             publish_ns: monotonic_ns(),
             ..Submission::new(SubmissionKind::Batch)
         });
-        Ok(Some(slot))
-    }
-
-    /// Publish an acquired slot's old bytes again, without writing them: the cheapest batch there is. For benchmarks.
-    fn publish_again(&self, rows: u32) -> PyResult<Option<u32>> {
-        let mut state = self.state()?;
-        let State { core, batch, .. } = &mut *state;
-        let Some(slot) = core.acquire() else { return Ok(None) };
-        *batch += 1;
-        let byte_length = self.request.bytes() as u32;
-        let kind = SubmissionKind::Batch;
-        core.publish(&Submission { slot, byte_length, row_count: rows, batch: *batch, ..Submission::new(kind) });
         Ok(Some(slot))
     }
 
@@ -216,18 +207,44 @@ impl LocalChannel {
         Ok(Some(fields))
     }
 
-    /// Spin until the next completion; returns its slot. For benchmarks: nothing is copied, the GIL is held.
-    fn poll_slot(&self) -> PyResult<u32> {
+    /// Send the bytes that lie in the slots `batches` times, `depth` at a time, spinning, for benchmarks: nothing is
+    /// written or copied. Fill all slots with `publish` first. Returns nanoseconds: all of it, inside the UDF, and the
+    /// median and the 99th percentile of round trips.
+    fn pump(&self, py: Python<'_>, batches: usize, rows: u32, depth: usize) -> PyResult<(u64, u64, u64, u64)> {
         let mut state = self.state()?;
-        loop {
-            match state.core.poll().map_err(|error| PyRuntimeError::new_err(error.to_string()))? {
+        let State { core, batch, .. } = &mut *state;
+        let (byte_length, kind) = (self.request.bytes() as u32, SubmissionKind::Batch);
+        let (mut udf_ns, mut trips) = (0, Vec::with_capacity(batches));
+        let start_ns = monotonic_ns();
+        let (mut published, mut in_flight) = (0, 0);
+        while trips.len() < batches {
+            while in_flight < depth && published < batches {
+                let Some(slot) = core.acquire() else { break };
+                *batch += 1;
+                let now = monotonic_ns();
+                let times = Submission { ingest_ns: now, publish_ns: now, ..Submission::new(kind) };
+                core.publish(&Submission { slot, byte_length, row_count: rows, batch: *batch, epoch: now, ..times });
+                (published, in_flight) = (published + 1, in_flight + 1);
+            }
+            match core.poll().map_err(|error| PyRuntimeError::new_err(error.to_string()))? {
+                Some(completion) if completion.kind == CompletionKind::Result => {
+                    trips.push(monotonic_ns() - completion.epoch);
+                    udf_ns += completion.udf_end_ns - completion.udf_start_ns;
+                    core.release(completion.slot);
+                    in_flight -= 1;
+                }
                 Some(completion) if completion.kind == CompletionKind::Failed => {
                     return Err(PyRuntimeError::new_err("the UDF failed"));
                 }
-                Some(completion) => return Ok(completion.slot),
+                Some(_) => {}
+                None if published % 4096 == 0 => py.check_signals()?,
                 None => std::hint::spin_loop(),
             }
         }
+        let elapsed_ns = monotonic_ns() - start_ns;
+        trips.sort_unstable();
+        let quantile = |q: usize| trips.get(trips.len() * q / 100).copied().unwrap_or(0);
+        Ok((elapsed_ns, udf_ns, quantile(50), quantile(99)))
     }
 
     /// Give an answered slot back.
@@ -246,15 +263,6 @@ impl LocalChannel {
     #[getter]
     fn free_slots(&self) -> PyResult<usize> {
         Ok(self.state()?.core.free_slots())
-    }
-
-    /// Where the values of a column of a request slot stand in the core's mapping.
-    fn request_address(&self, slot: u32, column: usize) -> PyResult<usize> {
-        if column >= self.request.schema().len() {
-            return Err(PyValueError::new_err("no such column"));
-        }
-        let offset = self.request.column_layout(column).values_offset;
-        Ok(self.state()?.core.slot_memory(slot).as_ptr() as usize + offset)
     }
 }
 
@@ -280,7 +288,7 @@ impl LocalChannel {
     }
 }
 
-fn nix_dup(doorbell: &Doorbell) -> PyResult<OwnedFd> {
+fn duplicate(doorbell: &Doorbell) -> PyResult<OwnedFd> {
     use std::os::fd::AsFd;
     Ok(doorbell.as_fd().try_clone_to_owned()?)
 }

@@ -70,6 +70,12 @@ pub(crate) struct SlotViews {
     out: Vec<Option<View>>,
 }
 
+/// What a function is called with.
+pub(crate) struct Call<'py> {
+    positional: Bound<'py, PyTuple>,
+    keywords: Option<Bound<'py, PyDict>>,
+}
+
 /// The memory of a response, for `out`.
 #[derive(Clone, Copy)]
 pub(crate) struct ResponseMemory(pub NonNull<u8>);
@@ -101,32 +107,41 @@ impl Udf {
         self.out != Out::None
     }
 
-    /// Calls the function for a batch. The arrays it is given stay in `views`.
+    /// What the function is called with for a batch. The arrays in it stay in `views`.
     ///
     /// # Safety
     /// While `views.lease` lives, `parts` must describe valid, unchanged columns of the input schema with `rows` rows,
     /// and `response` must be a region of the output template that only the function writes.
-    pub(crate) unsafe fn call<'py>(
+    pub(crate) unsafe fn prepare<'py>(
         &self,
         py: Python<'py>,
         views: &mut SlotViews,
         parts: &[ColumnParts],
         rows: usize,
         response: ResponseMemory,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Call<'py>> {
         // SAFETY: passed on to the caller.
         let (mut positional, out) = unsafe { (self.inputs(py, views, parts, rows)?, self.out(py, views, rows, response)?) };
-        let callable = self.callable.bind(py);
-        match out {
+        let keywords = match out {
             Some(out) if self.out == Out::Keyword => {
                 let keywords = PyDict::new(py);
                 keywords.set_item(intern!(py, "out"), out)?;
-                callable.call(PyTuple::new(py, positional)?, Some(&keywords))
+                Some(keywords)
             }
             out => {
                 positional.extend(out);
-                callable.call1(PyTuple::new(py, positional)?)
+                None
             }
+        };
+        Ok(Call { positional: PyTuple::new(py, positional)?, keywords })
+    }
+
+    /// Calls the function.
+    pub(crate) fn call<'py>(&self, call: Call<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let callable = self.callable.bind(call.positional.py());
+        match &call.keywords {
+            Some(keywords) => callable.call(&call.positional, Some(keywords)),
+            None => callable.call1(&call.positional),
         }
     }
 
@@ -139,7 +154,7 @@ impl Udf {
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let Arguments::Columns(columns) = &self.arguments else {
             let lease = views.lease.clone_ref(py);
-            // SAFETY: by the contract of `call`.
+            // SAFETY: by the contract of `prepare`.
             let batch = unsafe { Batch::new(lease, Arc::clone(&self.input), rows, parts.into()) };
             return Ok(vec![Bound::new(py, batch)?.into_any()]);
         };
@@ -148,7 +163,7 @@ impl Udf {
             let part = parts[argument.index];
             if argument.nullable || argument.is_variable {
                 let lease = views.lease.clone_ref(py);
-                // SAFETY: by the contract of `call`.
+                // SAFETY: by the contract of `prepare`.
                 arguments.push(unsafe { Column::new(lease, part, argument.nullable) }.into_object(py)?);
             } else {
                 let data = NonNull::new(part.values.cast_mut()).unwrap_or(NonNull::dangling());
@@ -174,7 +189,7 @@ impl Udf {
         let mut single = None;
         for (index, view) in views.out.iter_mut().enumerate() {
             let layout = self.output.column_layout(index);
-            // SAFETY: the offset lies within the response region; by the contract of `call` nobody else writes it.
+            // SAFETY: the offset lies within the response region; by the contract of `prepare` nobody else writes it.
             let array = unsafe {
                 let data = response.0.add(layout.values_offset);
                 // What an earlier batch left must not turn into a result of this one.

@@ -16,7 +16,7 @@ use pyo3::types::PyBytes;
 use ringmill_ring::{Completion, CompletionKind, Doorbell, Submission, SubmissionKind, Wait, WorkerEnd, monotonic_ns};
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, Lengths, Template};
 
-use crate::copied;
+use crate::copied::{self, Moment};
 use crate::lease::{Lease, Returned as ReturnedSlots};
 use crate::output::Returned;
 use crate::schema::{PyCapacity, PyFields, template, value_error};
@@ -235,17 +235,14 @@ impl Job {
         } else {
             self.leases.copying = false;
         }
-        let udf_start_ns = monotonic_ns();
-        let mut udf_end_ns = udf_start_ns;
-        let mut completion = Completion { pickup_ns, udf_start_ns, ..Completion::result(submission, 0) };
-        match self.call(py, end, request, submission, &mut udf_end_ns) {
+        let mut completion = Completion { pickup_ns, ..Completion::result(submission, 0) };
+        match self.call(py, end, request, submission, &mut completion) {
             Ok(()) => completion.byte_length = self.writer.close().bytes,
             Err(error) => {
                 completion.kind = CompletionKind::Failed;
                 completion.byte_length = self.write_failure(py, end, submission.slot, error)?;
             }
         }
-        completion.udf_end_ns = udf_end_ns;
         self.publish(py, end, completion);
         Ok(())
     }
@@ -264,21 +261,25 @@ impl Job {
         }
     }
 
-    /// Calls the UDF and writes its result, so far without lengths, into the response slot.
+    /// Calls the UDF and writes its result, so far without lengths, into the response slot. Notes in `times` when the
+    /// function began and returned.
     fn call(
         &mut self,
         py: Python<'_>,
         end: &WorkerEnd,
         request: &Arc<Template>,
         submission: &Submission,
-        udf_end_ns: &mut u64,
+        times: &mut Completion,
     ) -> PyResult<()> {
         let Job { udf, slots, writer, parts, leases, .. } = self;
         let rows = submission.row_count as usize;
         if leases.copying {
             // SAFETY: `parts` came out of this request slot just now, and are valid as long as it is not answered.
             let view = unsafe { BatchView::from_parts(request.schema(), rows, parts) };
-            return copied::run(py, udf, request, &view, writer, || *udf_end_ns = monotonic_ns());
+            return copied::run(py, udf, request, &view, writer, |moment| match moment {
+                Moment::Before => times.udf_start_ns = monotonic_ns(),
+                Moment::After => times.udf_end_ns = monotonic_ns(),
+            });
         }
         let slot = &mut slots[submission.slot as usize];
         let views = match &mut slot.views {
@@ -291,8 +292,10 @@ impl Job {
         let response = ResponseMemory(end.response_slot(submission.slot));
         // SAFETY: the lease keeps the mapping, and `publish` keeps the slot from being used again while anything made
         // from the lease is alive. The core never writes a request slot that is in flight or leased.
-        let value = unsafe { udf.call(py, views, parts, rows, response) };
-        *udf_end_ns = monotonic_ns();
+        let call = unsafe { udf.prepare(py, views, parts, rows, response)? };
+        times.udf_start_ns = monotonic_ns();
+        let value = udf.call(call);
+        times.udf_end_ns = monotonic_ns();
         let value = value?;
         let returned = if udf.writes_in_place() { Returned::InPlace(&value) } else { Returned::Value(&value) };
         udf.plan.write(&returned, rows, writer)
@@ -301,7 +304,9 @@ impl Job {
     /// Puts the failure into the response slot; returns its length.
     fn write_failure(&mut self, py: Python<'_>, end: &WorkerEnd, slot: u32, error: PyErr) -> PyResult<u32> {
         let room = end.response_slot_bytes();
-        let payload = self.failure_payload.bind(py).call1((error.value(py), room))?;
+        // Unlike `value`, this leaves the traceback with the exception. Both are gone after this statement, and with
+        // them the frames that hold the arguments.
+        let payload = self.failure_payload.bind(py).call1((error.into_value(py), room))?;
         let payload = payload.cast_into::<PyBytes>()?;
         let payload = payload.as_bytes();
         let length = payload.len().min(room);

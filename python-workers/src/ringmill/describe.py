@@ -45,7 +45,7 @@ def _fields(declaration: Declaration) -> dict[str, Any]:
         "arguments": list(declaration.arguments),
         "out": declaration.out != "none",
         "outputs": [
-            {"name": field.name, "type": field.type.name, "nullable": field.type.nullable} for field in declaration.outputs
+            {"name": field.name, "data_type": field.type.name, "nullable": field.type.nullable} for field in declaration.outputs
         ],
         "accepts": {column: list(types) for column, types in declaration.accepts.items()},
     }

@@ -16,8 +16,10 @@ The function gets read-only arrays over memory laid out as in a ring, and what i
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ class Result(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.batch[name]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self.batch.columns)
 
     def __len__(self) -> int:
@@ -84,55 +86,75 @@ def batch(columns: Mapping[str, Any], *, schema: Mapping[str, DataType] | None =
 
 
 def is_row_wise(
-    udf: Any, columns: Columns, *, schema: Mapping[str, DataType] | None = None, splits: int = 20, seed: int = 0
+    udf: Any,
+    columns: Columns,
+    *,
+    schema: Mapping[str, DataType] | None = None,
+    splits: int = 20,
+    seed: int = 0,
+    relative_tolerance: float = 0.0,
 ) -> bool:
     """Whether results stay the same however the rows are cut into batches. See :func:`assert_row_wise`."""
-    return _first_difference(udf, columns, schema, splits, seed) is None
+    return _first_difference(udf, columns, schema, splits, seed, relative_tolerance) is None
 
 
 def assert_row_wise(
-    udf: Any, columns: Columns, *, schema: Mapping[str, DataType] | None = None, splits: int = 20, seed: int = 0
+    udf: Any,
+    columns: Columns,
+    *,
+    schema: Mapping[str, DataType] | None = None,
+    splits: int = 20,
+    seed: int = 0,
+    relative_tolerance: float = 0.0,
 ) -> None:
     """Fail unless the UDF gives the same results however the rows are cut into batches.
 
     After a crash and recovery batch boundaries may differ, so only such a UDF is sure to give the same results
     again. The rows are cut at random places ``splits`` times (the same for the same ``seed``); each time a class UDF
-    starts anew and sees all batches in order, so state that follows the rows is fine.
+    starts anew and sees all batches in order, so state that follows the rows is fine. Floats must be equal to the
+    last bit unless ``relative_tolerance`` allows for rounding.
     """
-    difference = _first_difference(udf, columns, schema, splits, seed)
+    difference = _first_difference(udf, columns, schema, splits, seed, relative_tolerance)
     if difference is not None:
         raise AssertionError(difference)
 
 
-def _first_difference(udf: Any, columns: Columns, schema: Mapping[str, DataType] | None, splits: int, seed: int) -> str | None:
+def _first_difference(
+    udf: Any,
+    columns: Columns,
+    schema: Mapping[str, DataType] | None,
+    splits: int,
+    seed: int,
+    relative_tolerance: float,
+) -> str | None:
     declaration = _declaration(udf)
     given = columns if isinstance(columns, Batch) else batch(columns, schema=_schema_for(declaration, columns, schema))
     rows = len(given)
-    whole = Result(_call(declaration, _callable(type_or_function(udf), declaration), given)).to_dict()
+    whole = _in_batches(declaration, given, [])
     chosen = random.Random(seed)
     for split in range(splits):
         # One row at a time is the hardest cut; the others are anything.
-        cuts = range(1, rows) if split == 0 else sorted(chosen.sample(range(1, rows), chosen.randint(0, rows - 1))) if rows > 1 else []
-        bounds = [0, *cuts, rows]
-        function = _callable(type_or_function(udf), declaration)
-        parts: dict[str, list[Any]] = {name: [] for name in whole}
-        for start, end in zip(bounds, bounds[1:], strict=False):
-            piece = Result(_call(declaration, function, _slice(given, start, end)))
-            for name, values in piece.to_dict().items():
-                parts[name].extend(values)
+        cuts = list(range(1, rows)) if split == 0 else sorted(chosen.sample(range(1, rows), chosen.randint(0, max(rows - 1, 0))))
+        parts = _in_batches(declaration, given, cuts)
         for name, expected in whole.items():
             for row, (one, other) in enumerate(zip(expected, parts[name], strict=True)):
-                if not _equal(one, other):
+                if not _equal(one, other, relative_tolerance):
                     return (
-                        f"UDF {declaration.name} is not row-wise: column {name!r}, row {row} is {one!r} in one batch of {rows} rows, "
-                        f"but {other!r} with batches cut at {list(cuts)}"
+                        f"UDF {declaration.name} is not row-wise: column {name!r}, row {row} is {one!r} "
+                        f"in one batch of {rows} rows, but {other!r} with batches cut at {cuts}"
                     )
     return None
 
 
-def type_or_function(udf: Any) -> Any:
-    """What a fresh callable is made from: an instance's class, so that each run starts without state."""
-    return udf if isinstance(udf, type) or not isinstance(declaration_of(type(udf)), Declaration) else type(udf)
+def _in_batches(declaration: Declaration, given: Batch, cuts: Sequence[int]) -> dict[str, list[Any]]:
+    """The results of a new instance that is given the rows in several batches."""
+    function = declaration.instantiate()
+    bounds = [0, *cuts, len(given)]
+    results: dict[str, list[Any]] = {field.name: [] for field in declaration.outputs}
+    for start, end in pairwise(bounds):
+        for name, values in Result(_call(declaration, function, _slice(given, start, end))).to_dict().items():
+            results[name].extend(values)
+    return results
 
 
 def _call(declaration: Declaration, function: Any, given: Batch) -> Batch:
@@ -245,8 +267,10 @@ def _as_list(column: Any) -> list[Any]:
     return [item.tolist() if isinstance(item, np.ndarray) else item for item in column]
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any, relative_tolerance: float) -> bool:
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    # NaN is the same result as NaN.
-    return bool(one == other) or (one != one and other != other)
+        return len(one) == len(other) and all(_equal(a, b, relative_tolerance) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, float):
+        # NaN is the same result as NaN.
+        return math.isclose(one, other, rel_tol=relative_tolerance) or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)

@@ -84,33 +84,42 @@ def failure_payload(error: BaseException, bytes_max: int) -> bytes:
         payload = json.dumps({"error": message, "traceback": trace}).encode()
         if len(payload) <= bytes_max:
             return payload
-        # Escaping makes the JSON longer than its text by an unknown factor, so cut until it fits.
+        # Escaping makes the JSON longer than its text by an unknown factor, so cut until it fits: first the traceback,
+        # whose end matters most, then the message, whose beginning does.
         if trace:
-            trace = _shortened(trace)
+            trace = _ellipsis(trace[-len(trace) * 2 // 3 :], at_start=True)
         elif message:
-            message = _shortened(message)
+            message = _ellipsis(message[: len(message) * 2 // 3], at_start=False)
         else:
             return b""
 
 
-def _shortened(text: str) -> str:
-    """The last two thirds or so, which hold the end of a traceback: the part that matters most."""
-    keep = len(text) * 2 // 3
-    return "..." + text[len(text) - keep + 3 :] if keep > 8 else ""
+def _ellipsis(text: str, *, at_start: bool) -> str:
+    if len(text) < 16:
+        return ""
+    return "..." + text[3:] if at_start else text[:-3] + "..."
 
 
 def _one_line(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()
+    """The exception as the last lines of a traceback show it, without the module of our own exceptions."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    module = type(error).__module__
+    return text.removeprefix(f"{module}.") if module.startswith("ringmill.") else text
 
 
 def _check(declaration: Declaration, config: Mapping[str, Any]) -> None:
     declaration.check_input(
         {name: types.from_name(data_type, is_nullable=nullable) for name, data_type, nullable in _columns(config["input"])}
     )
-    declared = [(field.name, field.type.name, field.type.nullable) for field in declaration.outputs]
-    if declared != _columns(config["output"]):
-        # The module has changed between `check` and now.
-        raise RuntimeError(f"UDF {declaration.name} now declares outputs {declared}, the pipeline was built for {_columns(config['output'])}")
+    declared = _listed([(field.name, field.type.name, field.type.nullable) for field in declaration.outputs])
+    expected = _listed(_columns(config["output"]))
+    if declared != expected:
+        # The module has changed since the core asked for its description.
+        raise RuntimeError(f"UDF {declaration.name} now declares outputs {declared}, but the pipeline was built for {expected}")
+
+
+def _listed(columns: _Columns) -> str:
+    return ", ".join(f"{name}: {types.from_name(data_type, is_nullable=nullable)}" for name, data_type, nullable in columns)
 
 
 def _columns(schema: Mapping[str, Any]) -> _Columns:

@@ -33,6 +33,9 @@ pub enum Failure {
     /// The user wanted an end at once.
     #[error("ended at once; what was under way is lost")]
     Interrupted,
+    /// It has gone into the log already; this is the exit code.
+    #[error("exit code {0}")]
+    Logged(u8),
 }
 
 /// A message, what to do about it, and more to read.
@@ -59,11 +62,9 @@ impl Hinted {
     }
 }
 
+/// Message and hint; the details are printed above them.
 impl fmt::Display for Hinted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(details) = &self.details {
-            writeln!(f, "{}\n", details.trim_end())?;
-        }
         f.write_str(&self.message)?;
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),
@@ -106,6 +107,7 @@ impl Failure {
             Failure::Configuration { .. } | Failure::Usage(_) => MISUSED,
             Failure::Run(_) => FAILED,
             Failure::Interrupted => INTERRUPTED,
+            Failure::Logged(code) => *code,
         }
     }
 
@@ -116,7 +118,13 @@ impl Failure {
                 let details: String = details.iter().map(|text| format!("{}\n\n", text.trim_end())).collect();
                 format!("{details}{}", mistakes.render(fancy))
             }
-            other => format!("error: {other}\n"),
+            Failure::Usage(hinted) | Failure::Run(hinted) => {
+                let details =
+                    hinted.details.as_ref().map_or_else(String::new, |text| format!("{}\n\n", text.trim_end()));
+                format!("{details}error: {hinted}\n")
+            }
+            Failure::Interrupted => format!("error: {self}\n"),
+            Failure::Logged(_) => String::new(),
         }
     }
 }

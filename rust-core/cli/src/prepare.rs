@@ -55,11 +55,11 @@ fn describe_functions(config: &mut Config) -> Result<(), Failure> {
 }
 
 fn import_mistake(config: &Config, step: &str, error: DescribeError, details: &mut Vec<String>) -> Mistake {
+    // The package's own errors say all there is to say; a traceback into the package would only bury it.
+    if let Some((_, message)) = error.message.strip_prefix("ringmill.errors.").and_then(|text| text.split_once(": ")) {
+        return config.mistake_at(step, "function", message);
+    }
+    let hint = error.traceback.is_some().then(|| "what Python said stands above".to_owned());
     details.extend(error.traceback);
-    let hint = if error.message.contains("No module named") {
-        "the module has to lie beside the configuration or be installed for the pipeline's interpreter"
-    } else {
-        "`ringmill check` imports the module; see above what Python said"
-    };
-    config.mistake_at(step, "function", error.message).hint(hint)
+    config.mistake_at(step, "function", error.message).hint_maybe(hint)
 }

@@ -1,10 +1,9 @@
 //! `--report FILE.json`: the figures of a run for programs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use ringmill_engine::{NodeCounts, Plan, Stage, Summary};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::latency::Latency;
 use crate::reconcile;
@@ -21,7 +20,7 @@ pub struct Report {
     /// `rows.in` by `seconds`.
     pub rows_per_second: f64,
     /// By stage, in nanoseconds.
-    pub latency_ns: BTreeMap<&'static str, Latency>,
+    pub latency_ns: InOrder<Latency>,
     /// Worker processes.
     pub workers: Workers,
     /// Peak resident memory.
@@ -29,11 +28,27 @@ pub struct Report {
     /// User and system time.
     pub cpu_seconds: Split<f64>,
     /// Every source, step and sink.
-    pub nodes: BTreeMap<String, NodeReport>,
+    pub nodes: InOrder<NodeReport>,
     /// Whether every row is accounted for.
     pub reconciled: bool,
     /// The node that held the others up longest, if any did.
     pub held_up_by: Option<String>,
+}
+
+/// A JSON object whose keys keep the order of the pipeline.
+#[derive(Clone, Debug)]
+pub struct InOrder<T>(Vec<(String, T)>);
+
+impl<T> FromIterator<(String, T)> for InOrder<T> {
+    fn from_iter<I: IntoIterator<Item = (String, T)>>(entries: I) -> InOrder<T> {
+        InOrder(entries.into_iter().collect())
+    }
+}
+
+impl<T: Serialize> Serialize for InOrder<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
 }
 
 /// Rows in and out of the pipeline.
@@ -47,7 +62,7 @@ pub struct Rows {
     /// Rows that could not be parsed or processed.
     pub dead_letters: u64,
     /// Rows written, by sink.
-    pub out: BTreeMap<String, u64>,
+    pub out: InOrder<u64>,
 }
 
 /// Worker processes.
@@ -108,7 +123,7 @@ impl Report {
                 .into_iter()
                 .map(|stage| {
                     let found = snapshot.stages.iter().find(|(other, _)| *other == stage);
-                    (stage.name(), Latency::of(found.map(|(_, histogram)| histogram)))
+                    (stage.name().to_owned(), Latency::of(found.map(|(_, histogram)| histogram)))
                 })
                 .collect(),
             workers: Workers { started: summary.workers_started, restarts: summary.workers_restarts },
@@ -118,6 +133,12 @@ impl Report {
             reconciled: reconcile::differences(plan, &snapshot.nodes).is_empty(),
             held_up_by: snapshot.bound.clone(),
         }
+    }
+
+    /// The report as JSON in one line.
+    pub fn line(&self) -> String {
+        // Strings and numbers alone: nothing in it can fail to become JSON.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// Writes the report as indented JSON.

@@ -22,16 +22,7 @@ pub fn text(plan: &Plan, summary: &Summary) -> String {
         lines.extend(stages.lines());
     }
     lines.push(String::new());
-    lines.push(format!(
-        "  CPU     core {:.2} s, workers {:.2} s",
-        summary.core_cpu_seconds, summary.workers_cpu_seconds
-    ));
-    lines.push(format!(
-        "  memory  core {} at most, {} workers {} together",
-        bytes(summary.core_memory_bytes),
-        summary.workers_started,
-        bytes(summary.workers_memory_bytes)
-    ));
+    lines.extend(processes(summary).lines());
     if let Some(node) = &snapshot.bound {
         lines.push(format!("  {node} held the others up longest"));
     }
@@ -40,12 +31,24 @@ pub fn text(plan: &Plan, summary: &Summary) -> String {
     lines.join("\n")
 }
 
+fn processes(summary: &Summary) -> TextTable {
+    let mut table = TextTable::new(["processes", "count", "CPU", "peak memory"]);
+    let seconds = |seconds: f64| format!("{seconds:.2} s");
+    let core = ["core", "1", &seconds(summary.core_cpu_seconds), &bytes(summary.core_memory_bytes)];
+    table.push(core);
+    if summary.workers_started > 0 {
+        let count = grouped(summary.workers_started);
+        let cpu = seconds(summary.workers_cpu_seconds);
+        table.push(["workers", &count, &cpu, &bytes(summary.workers_memory_bytes)]);
+    }
+    table
+}
+
 fn rows(summary: &Summary) -> TextTable {
-    let mut table = TextTable::new(["node", "kind", "rows in", "rows out", "late", "dead letters", "taken up"]);
+    let mut table = TextTable::new(["node", "rows in", "rows out", "late", "dead letters", "absorbed"]);
     for node in &summary.snapshot.nodes {
         table.push([
-            node.name.clone(),
-            node.kind.to_owned(),
+            format!("{} ({})", node.name, node.kind),
             grouped(node.rows_in),
             grouped(node.rows_out),
             grouped(node.late),

@@ -1,15 +1,22 @@
-//! Plain text tables: columns aligned, the first to the left, the others to the right.
+//! Plain text tables: columns aligned, words to the left, figures to the right.
 
 /// Rows of equal length, the first of them the header.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TextTable {
     rows: Vec<Vec<String>>,
+    left: usize,
 }
 
 impl TextTable {
     /// A table with this header.
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> TextTable {
-        TextTable { rows: vec![header.into_iter().map(Into::into).collect()] }
+        TextTable { rows: vec![header.into_iter().map(Into::into).collect()], left: 1 }
+    }
+
+    /// How many columns are aligned to the left; otherwise the first alone.
+    pub fn left(mut self, columns: usize) -> TextTable {
+        self.left = columns;
+        self
     }
 
     /// Appends a row.
@@ -33,10 +40,11 @@ impl TextTable {
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths).enumerate();
             let text: String = cells
-                .map(|(index, (cell, width))| match index {
-                    0 => format!("  {cell:<width$}"),
-                    _ => format!("  {cell:>width$}"),
-                })
+                .map(
+                    |(index, (cell, width))| {
+                        if index < self.left { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") }
+                    },
+                )
                 .collect();
             text.trim_end().to_owned()
         };

@@ -36,7 +36,6 @@ impl Screen {
     /// Draws the block anew.
     pub fn draw(&self, lines: &[String]) {
         self.block.set_message(lines.join("\n"));
-        self.block.tick();
     }
 
     /// Takes the block away.

@@ -101,7 +101,7 @@ impl StageHistograms {
 }
 
 /// Rows that passed a node, over all shards.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct NodeCounts {
     /// As in the configuration.
     pub name: String,
@@ -124,7 +124,7 @@ pub struct NodeCounts {
 }
 
 /// A worker as the core sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct WorkerSnapshot {
     /// `step/shard/index`.
     pub name: String,
@@ -143,6 +143,27 @@ pub struct WorkerSnapshot {
     /// Whether the process lives.
     pub alive: bool,
 }
+
+/// `clone_from` keeps the room that the name takes, so that posting figures allocates nothing.
+macro_rules! clone_in_place {
+    ($type:ident { $($field:ident),+ }) => {
+        impl Clone for $type {
+            fn clone(&self) -> Self {
+                let mut copy = Self::default();
+                copy.clone_from(self);
+                copy
+            }
+
+            fn clone_from(&mut self, other: &Self) {
+                let Self { name, $($field),+ } = other;
+                self.name.clone_from(name);
+                $(self.$field = *$field;)+
+            }
+        }
+    };
+}
+clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, checksum, held_up_ns });
+clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive });
 
 /// The state of a run at one moment.
 #[derive(Clone)]
@@ -168,11 +189,19 @@ pub struct Snapshot {
 }
 
 /// What a shard publishes about itself; the shard writes, watchers read.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct ShardCounts {
     pub nodes: Vec<NodeCounts>,
     pub workers: Vec<WorkerSnapshot>,
     pub state_bytes: u64,
+}
+
+impl ShardCounts {
+    fn copy(&mut self, other: &ShardCounts) {
+        self.nodes.clone_from(&other.nodes);
+        self.workers.clone_from(&other.workers);
+        self.state_bytes = other.state_bytes;
+    }
 }
 
 /// Where one thread leaves its figures.
@@ -192,7 +221,7 @@ impl Mailbox {
 
     fn post_counts(&self, counts: &ShardCounts) {
         if let Ok(mut shared) = self.counts.try_lock() {
-            shared.clone_from(counts);
+            shared.copy(counts);
         }
     }
 
@@ -210,7 +239,7 @@ impl Mailbox {
     /// The last post of a thread that ends: waits for the locks, so nothing is lost.
     pub fn post_final(&self, counts: Option<&ShardCounts>, histograms: StageHistograms) {
         if let Some(counts) = counts {
-            lock(&self.counts).clone_from(counts);
+            lock(&self.counts).copy(counts);
         }
         let mut full = lock(&self.full);
         match full.as_mut() {

@@ -70,62 +70,26 @@ impl CoreEnd {
     /// # Errors
     /// [`RingError::BadConfig`], [`RingError::OutOfMemory`] with the bytes needed, or [`RingError::System`].
     pub fn create(config: &ChannelConfig) -> Result<CoreEnd, RingError> {
-        let request_geometry = Geometry::new(
-            FileRole::Request,
-            config.slots,
-            config.request_slot_bytes as u64,
-        )?;
-        let response_geometry = Geometry::new(
-            FileRole::Response,
-            config.slots,
-            config.response_slot_bytes as u64,
-        )?;
+        let request_geometry = Geometry::new(FileRole::Request, config.slots, config.request_slot_bytes as u64)?;
+        let response_geometry = Geometry::new(FileRole::Response, config.slots, config.response_slot_bytes as u64)?;
         let header = Header::new(&request_geometry, config.schema_hash, config.generation, 0);
         let descriptor = memory_file::create(&request_geometry, &header)?;
-        let mapping =
-            Mapping::writable(FileRole::Request, &descriptor, request_geometry.file_bytes)?;
+        let mapping = Mapping::writable(FileRole::Request, &descriptor, request_geometry.file_bytes)?;
         memory_file::seal(&descriptor, true)?;
-        let request = File {
-            descriptor,
-            mapping,
-            geometry: request_geometry,
-        };
+        let request = File { descriptor, mapping, geometry: request_geometry };
 
-        let header = Header::new(
-            &response_geometry,
-            config.response_schema_hash,
-            config.generation,
-            0,
-        );
+        let header = Header::new(&response_geometry, config.response_schema_hash, config.generation, 0);
         let descriptor = memory_file::create(&response_geometry, &header)?;
         memory_file::seal(&descriptor, false)?;
-        let mapping = Mapping::read_only(
-            FileRole::Response,
-            &descriptor,
-            response_geometry.file_bytes,
-        )?;
-        let response = File {
-            descriptor,
-            mapping,
-            geometry: response_geometry,
-        };
+        let mapping = Mapping::read_only(FileRole::Response, &descriptor, response_geometry.file_bytes)?;
+        let response = File { descriptor, mapping, geometry: response_geometry };
 
-        let parts = parts(
-            &request.mapping,
-            &request.geometry,
-            &response.mapping,
-            &response.geometry,
-            0,
-        );
+        let parts = parts(&request.mapping, &request.geometry, &response.mapping, &response.geometry, 0);
         // SAFETY: `parts` lie inside the mappings by the geometry, the mappings live as long as the link (both in
         // `self`), and the request file was sealed before anybody else could map it.
         #[allow(unsafe_code)]
         let link = unsafe { CoreLink::new(&parts) };
-        Ok(CoreEnd {
-            link,
-            request,
-            response,
-        })
+        Ok(CoreEnd { link, request, response })
     }
 
     /// Descriptors for the worker: request (read-only) and response. Both close-on-exec: the spawner clears that in
@@ -135,11 +99,8 @@ impl CoreEnd {
     /// [`RingError::System`] when the process has no descriptors left.
     pub fn worker_fds(&self) -> Result<(OwnedFd, OwnedFd), RingError> {
         let request = memory_file::reopen_read_only(&self.request.descriptor)?;
-        let response = self
-            .response
-            .descriptor
-            .try_clone()
-            .map_err(|error| RingError::system("dup", "response memory", error))?;
+        let response =
+            self.response.descriptor.try_clone().map_err(|error| RingError::system("dup", "response memory", error))?;
         Ok((request, response))
     }
 
@@ -203,10 +164,7 @@ impl CoreEnd {
     /// If there is no such slot or it is smaller.
     #[allow(unsafe_code)]
     pub fn copy_response(&self, slot: u32, bytes: u32, out: &mut Vec<u8>) {
-        assert!(
-            u64::from(bytes) <= self.response.geometry.slot_bytes,
-            "copy beyond the slot"
-        );
+        assert!(u64::from(bytes) <= self.response.geometry.slot_bytes, "copy beyond the slot");
         let memory = self.response_memory(slot).cast::<u64>();
         out.clear();
         for index in 0..(bytes as usize).div_ceil(8) {

@@ -2,9 +2,7 @@
 //!
 //! Everything read from the worker is checked here before anybody acts on it. Knows no files and no mappings.
 
-use crate::descriptor::{
-    Completion, CompletionKind, FLAG_LEASED, NO_SLOT, Submission, SubmissionKind, unpack_flags,
-};
+use crate::descriptor::{Completion, CompletionKind, FLAG_LEASED, NO_SLOT, Submission, SubmissionKind, unpack_flags};
 use crate::error::ProtocolViolation;
 use crate::layout::{RequestState, ResponseState};
 use crate::memory::{Memory, Word};
@@ -50,11 +48,7 @@ impl<M: Memory> CoreLink<M> {
         // SAFETY: passed on from the caller.
         let (submissions, completions) = unsafe {
             (
-                Producer::new(
-                    parts.submissions,
-                    parts.submission_entries,
-                    parts.start_position,
-                ),
+                Producer::new(parts.submissions, parts.submission_entries, parts.start_position),
                 Consumer::new(parts.completions, parts.completion_entries, 0),
             )
         };
@@ -94,25 +88,13 @@ impl<M: Memory> CoreLink<M> {
         assert!(!self.draining, "published after a drain");
         match submission.kind {
             SubmissionKind::Batch => {
-                assert!(
-                    u64::from(submission.byte_length) <= self.request_slot_bytes,
-                    "batch longer than its slot"
-                );
-                self.slots.submit(
-                    submission.slot,
-                    submission.batch,
-                    submission.epoch,
-                    submission.row_count,
-                );
+                assert!(u64::from(submission.byte_length) <= self.request_slot_bytes, "batch longer than its slot");
+                self.slots.submit(submission.slot, submission.batch, submission.epoch, submission.row_count);
             }
             SubmissionKind::Drain => self.draining = true,
         }
         self.submissions.put(&submission.pack());
-        self.request()
-            .figures
-            .0
-            .submissions_published
-            .store_relaxed(self.submissions.position());
+        self.request().figures.0.submissions_published.store_relaxed(self.submissions.position());
     }
 
     /// Wake the worker if it sleeps; needed after every [`CoreLink::place`], once for several.
@@ -142,32 +124,19 @@ impl<M: Memory> CoreLink<M> {
             Ok(None) => return Ok(None),
             Ok(Some(words)) => words,
             Err(found) => {
-                return Err(ProtocolViolation::BadSequence {
-                    position,
-                    found,
-                    expected: position + 1,
-                });
+                return Err(ProtocolViolation::BadSequence { position, found, expected: position + 1 });
             }
         };
-        let completion = Completion::unpack(&words)
-            .map_err(|kind| ProtocolViolation::UnknownKind { position, kind })?;
+        let completion =
+            Completion::unpack(&words).map_err(|kind| ProtocolViolation::UnknownKind { position, kind })?;
         let flags = unpack_flags(&words);
         self.check(position, &completion, flags)?;
-        self.request()
-            .figures
-            .0
-            .completions_read
-            .store_relaxed(position + 1);
+        self.request().figures.0.completions_read.store_relaxed(position + 1);
         Ok(Some(completion))
     }
 
     #[inline]
-    fn check(
-        &mut self,
-        position: u64,
-        completion: &Completion,
-        flags: u16,
-    ) -> Result<(), ProtocolViolation> {
+    fn check(&mut self, position: u64, completion: &Completion, flags: u16) -> Result<(), ProtocolViolation> {
         let known_flags = match completion.kind {
             CompletionKind::Result | CompletionKind::Failed => FLAG_LEASED,
             CompletionKind::LeaseReleased | CompletionKind::Ready => 0,
@@ -178,11 +147,7 @@ impl<M: Memory> CoreLink<M> {
         let byte_length = completion.byte_length;
         if u64::from(byte_length) > self.response_slot_bytes {
             let slot_bytes = self.response_slot_bytes;
-            return Err(ProtocolViolation::TooLong {
-                position,
-                byte_length,
-                slot_bytes,
-            });
+            return Err(ProtocolViolation::TooLong { position, byte_length, slot_bytes });
         }
         match completion.kind {
             CompletionKind::Result | CompletionKind::Failed => {
@@ -192,8 +157,7 @@ impl<M: Memory> CoreLink<M> {
                     batch: completion.batch,
                     epoch: completion.epoch,
                     leased: completion.leased,
-                    row_count: (completion.kind == CompletionKind::Result)
-                        .then_some(completion.row_count),
+                    row_count: (completion.kind == CompletionKind::Result).then_some(completion.row_count),
                 };
                 self.slots.answer(&answer)?;
                 if completion.leased {
@@ -201,15 +165,11 @@ impl<M: Memory> CoreLink<M> {
                 }
             }
             CompletionKind::LeaseReleased => {
-                self.slots
-                    .end_lease(position, completion.slot, completion.batch)?;
+                self.slots.end_lease(position, completion.slot, completion.batch)?;
                 self.note_slots();
             }
             CompletionKind::Ready if completion.slot != NO_SLOT => {
-                return Err(ProtocolViolation::NotInFlight {
-                    position,
-                    slot: completion.slot,
-                });
+                return Err(ProtocolViolation::NotInFlight { position, slot: completion.slot });
             }
             CompletionKind::Ready if self.ready => {
                 return Err(ProtocolViolation::ReadyTwice { position });
@@ -235,12 +195,8 @@ impl<M: Memory> CoreLink<M> {
     #[inline]
     fn note_slots(&self) {
         let figures = &self.request().figures.0;
-        figures
-            .slots_free
-            .store_relaxed(self.slots.free_count() as u32);
-        figures
-            .slots_leased
-            .store_relaxed(self.slots.leased_count());
+        figures.slots_free.store_relaxed(self.slots.free_count() as u32);
+        figures.slots_leased.store_relaxed(self.slots.leased_count());
     }
 
     /// True: armed and nothing there, the caller may sleep. False: not armed, look at the ring.

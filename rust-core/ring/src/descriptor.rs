@@ -169,11 +169,7 @@ impl Completion {
     #[inline]
     pub(crate) fn pack(&self) -> Words {
         [
-            pack_kind(
-                self.kind as u16,
-                if self.leased { FLAG_LEASED } else { 0 },
-                self.slot,
-            ),
+            pack_kind(self.kind as u16, if self.leased { FLAG_LEASED } else { 0 }, self.slot),
             pack_lengths(self.byte_length, self.row_count),
             self.batch,
             self.epoch,

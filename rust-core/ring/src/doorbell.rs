@@ -23,9 +23,7 @@ impl Doorbell {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_value_and_flags(0, flags)
             .map_err(|error| RingError::system("eventfd", "the doorbell", error))?;
-        Ok(Doorbell {
-            descriptor: event.into(),
-        })
+        Ok(Doorbell { descriptor: event.into() })
     }
 
     /// The bell behind an inherited descriptor.
@@ -39,10 +37,8 @@ impl Doorbell {
     /// # Errors
     /// [`RingError::System`] when the process has no descriptors left.
     pub fn try_clone(&self) -> Result<Doorbell, RingError> {
-        let descriptor = self
-            .descriptor
-            .try_clone()
-            .map_err(|error| RingError::system("dup", "the doorbell", error))?;
+        let descriptor =
+            self.descriptor.try_clone().map_err(|error| RingError::system("dup", "the doorbell", error))?;
         Ok(Doorbell { descriptor })
     }
 
@@ -66,10 +62,7 @@ impl Doorbell {
     /// Sleep until rung or until `timeout` is over; true if rung. Does not [`Doorbell::clear`]. May return early.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
-        matches!(
-            ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None),
-            Ok(1..)
-        )
+        matches!(ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None), Ok(1..))
     }
 }
 

@@ -73,9 +73,7 @@ pub enum RingError {
         needed: u64,
     },
     /// Not a Ringmill memory file.
-    #[error(
-        "{file} memory is no Ringmill channel: magic is {found:#018x}, expected {expected:#018x}"
-    )]
+    #[error("{file} memory is no Ringmill channel: magic is {found:#018x}, expected {expected:#018x}")]
     WrongMagic {
         /// The file.
         file: FileRole,
@@ -101,9 +99,7 @@ pub enum RingError {
         minor: u16,
     },
     /// The file needs features that this build does not have.
-    #[error(
-        "{file} memory requires features {unknown:#x} that this build does not know (it knows {known:#x})"
-    )]
+    #[error("{file} memory requires features {unknown:#x} that this build does not know (it knows {known:#x})")]
     UnknownFeatures {
         /// The file.
         file: FileRole,
@@ -113,9 +109,7 @@ pub enum RingError {
         known: u64,
     },
     /// The static header does not match its own hash.
-    #[error(
-        "{file} header is corrupt: its hash is {found:#018x}, but its bytes give {computed:#018x}"
-    )]
+    #[error("{file} header is corrupt: its hash is {found:#018x}, but its bytes give {computed:#018x}")]
     CorruptHeader {
         /// The file.
         file: FileRole,
@@ -187,17 +181,8 @@ pub enum RingError {
 }
 
 impl RingError {
-    pub(crate) fn system(
-        call: &'static str,
-        what: &'static str,
-        source: impl Into<std::io::Error>,
-    ) -> RingError {
-        RingError::System {
-            call,
-            what,
-            bytes: 0,
-            source: source.into(),
-        }
+    pub(crate) fn system(call: &'static str, what: &'static str, source: impl Into<std::io::Error>) -> RingError {
+        RingError::System { call, what, bytes: 0, source: source.into() }
     }
 }
 
@@ -258,9 +243,7 @@ pub enum ProtocolViolation {
         slot: u32,
     },
     /// The payload would not fit its slot.
-    #[error(
-        "descriptor {position} claims {byte_length} payload bytes, but a slot has {slot_bytes}"
-    )]
+    #[error("descriptor {position} claims {byte_length} payload bytes, but a slot has {slot_bytes}")]
     TooLong {
         /// Position of the descriptor.
         position: u64,
@@ -270,9 +253,7 @@ pub enum ProtocolViolation {
         slot_bytes: u64,
     },
     /// Another batch than the one in that slot.
-    #[error(
-        "descriptor {position} answers batch {found} in slot {slot}, which holds batch {expected}"
-    )]
+    #[error("descriptor {position} answers batch {found} in slot {slot}, which holds batch {expected}")]
     WrongBatch {
         /// Position of the descriptor.
         position: u64,

@@ -4,8 +4,8 @@
 
 use crate::error::{FileRole, RingError};
 use crate::layout::{
-    FEATURES_REQUIRED_KNOWN, FNV_OFFSET, Geometry, HEADER_BYTES, LAYOUT_HASH, MAGIC, VERSION_MAJOR,
-    VERSION_MINOR, fnv1a,
+    FEATURES_REQUIRED_KNOWN, FNV_OFFSET, Geometry, HEADER_BYTES, LAYOUT_HASH, MAGIC, VERSION_MAJOR, VERSION_MINOR,
+    fnv1a,
 };
 
 /// The header's fields, in file order.
@@ -34,12 +34,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// The header of a file that this build writes.
-    pub fn new(
-        geometry: &Geometry,
-        schema_hash: u64,
-        generation: u64,
-        start_position: u64,
-    ) -> Header {
+    pub fn new(geometry: &Geometry, schema_hash: u64, generation: u64, start_position: u64) -> Header {
         let header = Header {
             magic: MAGIC,
             version_major: VERSION_MAJOR,
@@ -61,10 +56,7 @@ impl Header {
             reserved: 0,
             header_hash: 0,
         };
-        Header {
-            header_hash: header_hash(&header.encode()),
-            ..header
-        }
+        Header { header_hash: header_hash(&header.encode()), ..header }
     }
 
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -129,11 +121,7 @@ impl Header {
     /// what the other fields mean.
     pub fn check(&self, file: FileRole, actual_bytes: u64) -> Result<Geometry, RingError> {
         if self.magic != MAGIC {
-            return Err(RingError::WrongMagic {
-                file,
-                found: self.magic,
-                expected: MAGIC,
-            });
+            return Err(RingError::WrongMagic { file, found: self.magic, expected: MAGIC });
         }
         if self.version_major != VERSION_MAJOR {
             return Err(RingError::WrongVersion {
@@ -146,33 +134,17 @@ impl Header {
         }
         let unknown = self.features_required & !FEATURES_REQUIRED_KNOWN;
         if unknown != 0 {
-            return Err(RingError::UnknownFeatures {
-                file,
-                unknown,
-                known: FEATURES_REQUIRED_KNOWN,
-            });
+            return Err(RingError::UnknownFeatures { file, unknown, known: FEATURES_REQUIRED_KNOWN });
         }
         let computed = header_hash(&self.encode());
         if self.header_hash != computed {
-            return Err(RingError::CorruptHeader {
-                file,
-                found: self.header_hash,
-                computed,
-            });
+            return Err(RingError::CorruptHeader { file, found: self.header_hash, computed });
         }
         if self.role != file as u32 {
-            return Err(RingError::WrongRole {
-                file,
-                found: self.role,
-                expected: file as u32,
-            });
+            return Err(RingError::WrongRole { file, found: self.role, expected: file as u32 });
         }
         if self.layout_hash != LAYOUT_HASH {
-            return Err(RingError::WrongLayout {
-                file,
-                found: self.layout_hash,
-                expected: LAYOUT_HASH,
-            });
+            return Err(RingError::WrongLayout { file, found: self.layout_hash, expected: LAYOUT_HASH });
         }
         self.check_geometry(file, actual_bytes)
     }
@@ -180,11 +152,7 @@ impl Header {
     fn check_geometry(&self, file: FileRole, actual_bytes: u64) -> Result<Geometry, RingError> {
         let geometry = Geometry::new(file, self.slots, self.slot_bytes)?;
         let implied = [
-            (
-                "ring_entries",
-                u64::from(self.ring_entries),
-                u64::from(geometry.ring_entries),
-            ),
+            ("ring_entries", u64::from(self.ring_entries), u64::from(geometry.ring_entries)),
             ("slot_stride", self.slot_stride, geometry.slot_stride),
             ("ring_offset", self.ring_offset, geometry.ring_offset),
             ("slots_offset", self.slots_offset, geometry.slots_offset),
@@ -192,30 +160,16 @@ impl Header {
         ];
         for (field, found, expected) in implied {
             if found != expected {
-                return Err(RingError::BadGeometry {
-                    file,
-                    field,
-                    found,
-                    expected,
-                });
+                return Err(RingError::BadGeometry { file, field, found, expected });
             }
         }
         if actual_bytes < geometry.file_bytes {
-            return Err(RingError::Truncated {
-                file,
-                bytes: actual_bytes,
-                needed: geometry.file_bytes,
-            });
+            return Err(RingError::Truncated { file, bytes: actual_bytes, needed: geometry.file_bytes });
         }
         // 2^63 positions are out of reach; below, no arithmetic on them can overflow.
         if self.start_position > u64::MAX / 2 {
             let found = self.start_position;
-            return Err(RingError::BadGeometry {
-                file,
-                field: "start_position",
-                found,
-                expected: 0,
-            });
+            return Err(RingError::BadGeometry { file, field: "start_position", found, expected: 0 });
         }
         Ok(geometry)
     }

@@ -85,27 +85,14 @@ pub fn inspect(request: &OwnedFd, response: &OwnedFd) -> Result<Inspection, Ring
     let read = core.u64("request_state", "completions_read");
     Ok(Inspection {
         taken_ns: crate::monotonic_ns(),
-        version: format!(
-            "{}.{}",
-            request_header.version_major, request_header.version_minor
-        ),
+        version: format!("{}.{}", request_header.version_major, request_header.version_minor),
         generation: request_header.generation,
         slots: request_geometry.slots,
         slots_free: core.u64("request_state", "slots_free") as u32,
         slots_leased: core.u64("request_state", "slots_leased") as u32,
         core_sleeping: core.u64("request_state", "sleeping") != 0,
-        submissions: ring(
-            request,
-            &request_geometry,
-            published,
-            state.submissions_read,
-        )?,
-        completions: ring(
-            response,
-            &response_geometry,
-            state.completions_published,
-            read,
-        )?,
+        submissions: ring(request, &request_geometry, published, state.submissions_read)?,
+        completions: ring(response, &response_geometry, state.completions_published, read)?,
         request: side(&request_header),
         response: side(&response_header),
         worker: state,
@@ -125,9 +112,7 @@ impl Page {
     }
 
     fn u64(&self, section: &str, name: &str) -> u64 {
-        let found = crate::layout::FIELDS
-            .iter()
-            .find(|field| field.section == section && field.name == name);
+        let found = crate::layout::FIELDS.iter().find(|field| field.section == section && field.name == name);
         found.map_or(0, |field| {
             let mut word = [0; 8];
             let at = field.offset - HEADER_BYTES;
@@ -138,40 +123,20 @@ impl Page {
 }
 
 fn side(header: &Header) -> SideInspection {
-    SideInspection {
-        file_bytes: header.file_bytes,
-        slot_bytes: header.slot_bytes,
-        schema_hash: header.schema_hash,
-    }
+    SideInspection { file_bytes: header.file_bytes, slot_bytes: header.slot_bytes, schema_hash: header.schema_hash }
 }
 
-fn ring(
-    descriptor: &OwnedFd,
-    geometry: &Geometry,
-    published: u64,
-    read: u64,
-) -> Result<RingInspection, RingError> {
+fn ring(descriptor: &OwnedFd, geometry: &Geometry, published: u64, read: u64) -> Result<RingInspection, RingError> {
     let mut bytes = vec![0; geometry.ring_entries as usize * DESCRIPTOR_BYTES];
     read_exact(geometry.role, descriptor, geometry.ring_offset, &mut bytes)?;
     let mut kinds = std::collections::BTreeMap::new();
     for entry in bytes.chunks_exact(DESCRIPTOR_BYTES) {
         if entry[..8] != [0; 8] {
-            *kinds
-                .entry(kind_name(
-                    geometry.role,
-                    u16::from_le_bytes([entry[8], entry[9]]),
-                ))
-                .or_insert(0) += 1;
+            *kinds.entry(kind_name(geometry.role, u16::from_le_bytes([entry[8], entry[9]]))).or_insert(0) += 1;
         }
     }
     let unread = published.saturating_sub(read);
-    Ok(RingInspection {
-        entries: geometry.ring_entries,
-        published,
-        read,
-        unread,
-        kinds,
-    })
+    Ok(RingInspection { entries: geometry.ring_entries, published, read, unread, kinds })
 }
 
 fn kind_name(role: FileRole, kind: u16) -> &'static str {
@@ -195,25 +160,11 @@ impl fmt::Display for Inspection {
         let age = if self.worker.heartbeat_ns == 0 {
             "never".to_owned()
         } else {
-            format!(
-                "{} ms ago",
-                self.taken_ns.saturating_sub(self.worker.heartbeat_ns) / 1_000_000
-            )
+            format!("{} ms ago", self.taken_ns.saturating_sub(self.worker.heartbeat_ns) / 1_000_000)
         };
-        writeln!(
-            formatter,
-            "protocol {}, generation {}",
-            self.version, self.generation
-        )?;
-        writeln!(
-            formatter,
-            "slots        {} ({} free, {} leased)",
-            self.slots, self.slots_free, self.slots_leased
-        )?;
-        for (name, ring) in [
-            ("submissions", &self.submissions),
-            ("completions", &self.completions),
-        ] {
+        writeln!(formatter, "protocol {}, generation {}", self.version, self.generation)?;
+        writeln!(formatter, "slots        {} ({} free, {} leased)", self.slots, self.slots_free, self.slots_leased)?;
+        for (name, ring) in [("submissions", &self.submissions), ("completions", &self.completions)] {
             write!(
                 formatter,
                 "{name}  {} published, {} read, {} unread of {} entries;",

@@ -46,12 +46,7 @@ pub struct Field {
 }
 
 const fn field(section: &'static str, name: &'static str, offset: usize, bytes: usize) -> Field {
-    Field {
-        section,
-        name,
-        offset,
-        bytes,
-    }
+    Field { section, name, offset, bytes }
 }
 
 /// Every field, in file order. The layout hash is computed from this table.
@@ -212,38 +207,20 @@ const _: () = {
         CORE + offset_of!(CoreFigures<Shared>, submissions_published)
             == offset("request_state", "submissions_published")
     );
-    assert!(
-        CORE + offset_of!(CoreFigures<Shared>, completions_read)
-            == offset("request_state", "completions_read")
-    );
-    assert!(
-        CORE + offset_of!(CoreFigures<Shared>, slots_free) == offset("request_state", "slots_free")
-    );
-    assert!(
-        CORE + offset_of!(CoreFigures<Shared>, slots_leased)
-            == offset("request_state", "slots_leased")
-    );
+    assert!(CORE + offset_of!(CoreFigures<Shared>, completions_read) == offset("request_state", "completions_read"));
+    assert!(CORE + offset_of!(CoreFigures<Shared>, slots_free) == offset("request_state", "slots_free"));
+    assert!(CORE + offset_of!(CoreFigures<Shared>, slots_leased) == offset("request_state", "slots_leased"));
     assert!(HEADER_BYTES + offset_of!(Response, sleeping) == offset("response_state", "sleeping"));
     assert!(
-        WORKER + offset_of!(WorkerFigures<Shared>, submissions_read)
-            == offset("response_state", "submissions_read")
+        WORKER + offset_of!(WorkerFigures<Shared>, submissions_read) == offset("response_state", "submissions_read")
     );
     assert!(
         WORKER + offset_of!(WorkerFigures<Shared>, completions_published)
             == offset("response_state", "completions_published")
     );
-    assert!(
-        WORKER + offset_of!(WorkerFigures<Shared>, heartbeat_ns)
-            == offset("response_state", "heartbeat_ns")
-    );
-    assert!(
-        WORKER + offset_of!(WorkerFigures<Shared>, current_batch)
-            == offset("response_state", "current_batch")
-    );
-    assert!(
-        WORKER + offset_of!(WorkerFigures<Shared>, process_id)
-            == offset("response_state", "process_id")
-    );
+    assert!(WORKER + offset_of!(WorkerFigures<Shared>, heartbeat_ns) == offset("response_state", "heartbeat_ns"));
+    assert!(WORKER + offset_of!(WorkerFigures<Shared>, current_batch) == offset("response_state", "current_batch"));
+    assert!(WORKER + offset_of!(WorkerFigures<Shared>, process_id) == offset("response_state", "process_id"));
     assert!(size_of::<Descriptor<Shared>>() == DESCRIPTOR_BYTES);
     assert!(align_of::<Descriptor<Shared>>() == DESCRIPTOR_BYTES);
     assert!(size_of::<Line<u32>>() == LINE_BYTES);
@@ -290,11 +267,7 @@ impl Geometry {
                 FileRole::Request => "request_slot_bytes",
                 FileRole::Response => "response_slot_bytes",
             };
-            return Err(RingError::BadConfig {
-                field,
-                value: slot_bytes,
-                rule: "from 1 to 2147483648",
-            });
+            return Err(RingError::BadConfig { field, value: slot_bytes, rule: "from 1 to 2147483648" });
         }
         // SPEC.md, invariants 4 and 5: no more descriptors than these can be unread at once.
         let unread_max = match role {
@@ -305,8 +278,7 @@ impl Geometry {
         let slot_stride = slot_bytes.next_multiple_of(LINE_BYTES as u64);
         let ring_bytes = u64::from(ring_entries) * DESCRIPTOR_BYTES as u64;
         let slots_offset = (RING_OFFSET + ring_bytes).next_multiple_of(PAGE_BYTES);
-        let file_bytes =
-            (slots_offset + u64::from(slots) * slot_stride).next_multiple_of(PAGE_BYTES);
+        let file_bytes = (slots_offset + u64::from(slots) * slot_stride).next_multiple_of(PAGE_BYTES);
         Ok(Geometry {
             role,
             slots,

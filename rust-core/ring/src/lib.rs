@@ -37,11 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(not(all(
-    target_os = "linux",
-    target_pointer_width = "64",
-    target_endian = "little"
-)))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 compile_error!("ringmill-ring needs 64-bit little-endian Linux (memfd seals, futex, pidfd)");
 
 mod clock;
@@ -72,3 +68,6 @@ pub use error::{FileRole, ProtocolViolation, RingError};
 pub use inspect::{Inspection, RingInspection, SideInspection, inspect};
 pub use wait::Wait;
 pub use worker_end::{MappingGuard, WorkerEnd};
+
+#[cfg(test)]
+mod loom_tests;

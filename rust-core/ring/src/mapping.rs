@@ -12,48 +12,23 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// Map a file to write it. Its size is fixed (sealed, or not yet handed over), so no access can fault.
-    pub fn writable(
-        file: FileRole,
-        descriptor: &OwnedFd,
-        bytes: u64,
-    ) -> Result<Mapping, RingError> {
-        let mapped = MmapOptions::new()
-            .len(bytes as usize)
-            .populate()
-            .map_raw(descriptor.as_raw_fd());
+    pub fn writable(file: FileRole, descriptor: &OwnedFd, bytes: u64) -> Result<Mapping, RingError> {
+        let mapped = MmapOptions::new().len(bytes as usize).populate().map_raw(descriptor.as_raw_fd());
         Self::finish(file, bytes, mapped)
     }
 
     /// Map a file to read it.
-    pub fn read_only(
-        file: FileRole,
-        descriptor: &OwnedFd,
-        bytes: u64,
-    ) -> Result<Mapping, RingError> {
-        let mapped = MmapOptions::new()
-            .len(bytes as usize)
-            .populate()
-            .map_raw_read_only(descriptor.as_raw_fd());
+    pub fn read_only(file: FileRole, descriptor: &OwnedFd, bytes: u64) -> Result<Mapping, RingError> {
+        let mapped = MmapOptions::new().len(bytes as usize).populate().map_raw_read_only(descriptor.as_raw_fd());
         Self::finish(file, bytes, mapped)
     }
 
-    fn finish(
-        file: FileRole,
-        bytes: u64,
-        mapped: std::io::Result<MmapRaw>,
-    ) -> Result<Mapping, RingError> {
+    fn finish(file: FileRole, bytes: u64, mapped: std::io::Result<MmapRaw>) -> Result<Mapping, RingError> {
         let what = match file {
             FileRole::Request => "request memory",
             FileRole::Response => "response memory",
         };
-        let failed = |call| {
-            move |source| RingError::System {
-                call,
-                what,
-                bytes,
-                source,
-            }
-        };
+        let failed = |call| move |source| RingError::System { call, what, bytes, source };
         let memory = mapped.map_err(failed("mmap"))?;
         // A forked child must not become a second writer, nor keep the memory alive.
         memory.advise(Advice::DontFork).map_err(failed("madvise"))?;

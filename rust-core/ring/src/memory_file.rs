@@ -19,32 +19,15 @@ pub(crate) fn create(geometry: &Geometry, header: &Header) -> Result<OwnedFd, Ri
         FileRole::Response => ("ringmill-response", "response memory"),
     };
     let bytes = geometry.file_bytes;
-    let failed = |call| {
-        move |error: nix::Error| RingError::System {
-            call,
-            what,
-            bytes,
-            source: error.into(),
-        }
-    };
+    let failed = |call| move |error: nix::Error| RingError::System { call, what, bytes, source: error.into() };
     // tmpfs hands out memory until the kernel kills somebody, so ask first.
     if let Some(available) = available_bytes().filter(|available| *available < bytes) {
-        return Err(RingError::OutOfMemory {
-            file: geometry.role,
-            bytes,
-            available,
-        });
+        return Err(RingError::OutOfMemory { file: geometry.role, bytes, available });
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let descriptor = memfd_create(name, flags).map_err(failed("memfd_create"))?;
     // Also sets the size. From here on no access can fail for want of memory.
-    fallocate(
-        &descriptor,
-        FallocateFlags::empty(),
-        0,
-        bytes as libc::off_t,
-    )
-    .map_err(failed("fallocate"))?;
+    fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as libc::off_t).map_err(failed("fallocate"))?;
     let written = pwrite(&descriptor, &header.encode(), 0).map_err(failed("pwrite"))?;
     assert_eq!(written, HEADER_BYTES, "tmpfs writes a page whole");
     Ok(descriptor)
@@ -68,38 +51,22 @@ pub(crate) fn check_seals(file: FileRole, descriptor: &OwnedFd) -> Result<(), Ri
     if SealFlag::from_bits_truncate(found).contains(SIZE_SEALS) {
         return Ok(());
     }
-    Err(RingError::NotSealed {
-        file,
-        found: found as u32,
-        needed: SIZE_SEALS.bits() as u32,
-    })
+    Err(RingError::NotSealed { file, found: found as u32, needed: SIZE_SEALS.bits() as u32 })
 }
 
 /// A second descriptor of a memory file that can only read.
 pub(crate) fn reopen_read_only(descriptor: &OwnedFd) -> Result<OwnedFd, RingError> {
     let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    open(
-        path.as_str(),
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|error| RingError::system("open", "request memory, read-only", error))
+    open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|error| RingError::system("open", "request memory, read-only", error))
 }
 
 /// A private copy of the header and the size of the file.
-pub(crate) fn read_header(
-    file: FileRole,
-    descriptor: &OwnedFd,
-) -> Result<(Header, u64), RingError> {
-    let status =
-        fstat(descriptor).map_err(|error| RingError::system("fstat", "a memory file", error))?;
+pub(crate) fn read_header(file: FileRole, descriptor: &OwnedFd) -> Result<(Header, u64), RingError> {
+    let status = fstat(descriptor).map_err(|error| RingError::system("fstat", "a memory file", error))?;
     let bytes = u64::try_from(status.st_size).unwrap_or(0);
     if bytes < HEADER_BYTES as u64 {
-        return Err(RingError::Truncated {
-            file,
-            bytes,
-            needed: HEADER_BYTES as u64,
-        });
+        return Err(RingError::Truncated { file, bytes, needed: HEADER_BYTES as u64 });
     }
     let mut header = [0; HEADER_BYTES];
     read_exact(file, descriptor, 0, &mut header)?;
@@ -117,11 +84,7 @@ pub(crate) fn read_exact(
         .map_err(|error| RingError::system("pread", "a memory file", error))?;
     if read < buffer.len() {
         let (bytes, needed) = (offset + read as u64, offset + buffer.len() as u64);
-        return Err(RingError::Truncated {
-            file,
-            bytes,
-            needed,
-        });
+        return Err(RingError::Truncated { file, bytes, needed });
     }
     Ok(())
 }
@@ -129,9 +92,7 @@ pub(crate) fn read_exact(
 /// What the kernel says it could give without swapping (`MemAvailable`); `None` where there is no /proc.
 fn available_bytes() -> Option<u64> {
     let information = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = information
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = information.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

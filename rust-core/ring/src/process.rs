@@ -22,11 +22,7 @@ impl PidFd {
         // SAFETY: the call takes two integers and touches no memory of ours.
         let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
         if descriptor < 0 {
-            return Err(RingError::system(
-                "pidfd_open",
-                "a process",
-                std::io::Error::last_os_error(),
-            ));
+            return Err(RingError::system("pidfd_open", "a process", std::io::Error::last_os_error()));
         }
         // SAFETY: the kernel has just made this descriptor (close-on-exec) for us alone.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
@@ -61,10 +57,7 @@ impl PidFd {
 
     fn poll(&self, timeout: Option<Duration>) -> bool {
         let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
-        matches!(
-            ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None),
-            Ok(1..)
-        )
+        matches!(ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None), Ok(1..))
     }
 }
 

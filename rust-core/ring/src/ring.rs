@@ -36,11 +36,7 @@ impl<M: Memory> Producer<M> {
     #[allow(unsafe_code)]
     pub unsafe fn new(entries: *const Descriptor<M>, count: u32, position: u64) -> Self {
         debug_assert!(count.is_power_of_two());
-        Producer {
-            entries,
-            mask: u64::from(count) - 1,
-            position,
-        }
+        Producer { entries, mask: u64::from(count) - 1, position }
     }
 
     /// Position of the next descriptor.
@@ -71,11 +67,7 @@ impl<M: Memory> Consumer<M> {
     #[allow(unsafe_code)]
     pub unsafe fn new(entries: *const Descriptor<M>, count: u32, position: u64) -> Self {
         debug_assert!(count.is_power_of_two());
-        Consumer {
-            entries,
-            mask: u64::from(count) - 1,
-            position,
-        }
+        Consumer { entries, mask: u64::from(count) - 1, position }
     }
 
     /// Position of the next descriptor.
@@ -104,23 +96,16 @@ impl<M: Memory> Consumer<M> {
         // before this one, or it could see the lap before.
         let sequence = entry.sequence.load_acquire();
         if sequence != self.position + 1 {
-            return if self.is_older_lap(sequence) {
-                Ok(None)
-            } else {
-                Err(sequence)
-            };
+            return if self.is_older_lap(sequence) { Ok(None) } else { Err(sequence) };
         }
         self.position += 1;
         // Each word is read once; what a hostile producer changes afterwards is not looked at.
-        Ok(Some(std::array::from_fn(|index| {
-            entry.words[index].load_relaxed()
-        })))
+        Ok(Some(std::array::from_fn(|index| entry.words[index].load_relaxed())))
     }
 
     /// Whether `sequence` may still stand where this consumer reads next.
     #[inline]
     fn is_older_lap(&self, sequence: u64) -> bool {
-        sequence == 0
-            || (sequence <= self.position && (self.position + 1 - sequence) & self.mask == 0)
+        sequence == 0 || (sequence <= self.position && (self.position + 1 - sequence) & self.mask == 0)
     }
 }

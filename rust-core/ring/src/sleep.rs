@@ -15,10 +15,7 @@ pub(crate) struct Sleeper<M: Memory> {
 
 impl<M: Memory> Sleeper<M> {
     pub fn new() -> Self {
-        Sleeper {
-            ticket: 0,
-            memory: PhantomData,
-        }
+        Sleeper { ticket: 0, memory: PhantomData }
     }
 
     /// Announce a sleep under a fresh ticket. The caller looks at its ring once more, and sleeps only if that is empty.
@@ -47,10 +44,7 @@ pub(crate) struct Waker<M: Memory> {
 
 impl<M: Memory> Waker<M> {
     pub fn new() -> Self {
-        Waker {
-            woken: 0,
-            memory: PhantomData,
-        }
+        Waker { woken: 0, memory: PhantomData }
     }
 
     /// To be called after a descriptor was put: must the peer be woken? True once per ticket.

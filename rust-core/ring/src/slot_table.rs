@@ -48,18 +48,8 @@ pub(crate) struct Answer {
 
 impl SlotTable {
     pub fn new(count: u32) -> SlotTable {
-        let slot = Slot {
-            phase: Phase::Free,
-            leased: false,
-            row_count: 0,
-            batch: 0,
-            epoch: 0,
-        };
-        SlotTable {
-            slots: vec![slot; count as usize].into_boxed_slice(),
-            free: (0..count).rev().collect(),
-            leased: 0,
-        }
+        let slot = Slot { phase: Phase::Free, leased: false, row_count: 0, batch: 0, epoch: 0 };
+        SlotTable { slots: vec![slot; count as usize].into_boxed_slice(), free: (0..count).rev().collect(), leased: 0 }
     }
 
     #[inline]
@@ -106,13 +96,7 @@ impl SlotTable {
             entry.phase,
             entry.leased
         );
-        *entry = Slot {
-            phase: Phase::InFlight,
-            leased: false,
-            row_count,
-            batch,
-            epoch,
-        };
+        *entry = Slot { phase: Phase::InFlight, leased: false, row_count, batch, epoch };
     }
 
     #[inline]
@@ -124,30 +108,15 @@ impl SlotTable {
         }
         if entry.batch != answer.batch {
             let (found, expected) = (answer.batch, entry.batch);
-            return Err(ProtocolViolation::WrongBatch {
-                position,
-                slot,
-                found,
-                expected,
-            });
+            return Err(ProtocolViolation::WrongBatch { position, slot, found, expected });
         }
         if entry.epoch != answer.epoch {
             let (found, expected) = (answer.epoch, entry.epoch);
-            return Err(ProtocolViolation::WrongEpoch {
-                position,
-                slot,
-                found,
-                expected,
-            });
+            return Err(ProtocolViolation::WrongEpoch { position, slot, found, expected });
         }
         if let Some(found) = answer.row_count.filter(|rows| *rows != entry.row_count) {
             let expected = entry.row_count;
-            return Err(ProtocolViolation::WrongRowCount {
-                position,
-                slot,
-                found,
-                expected,
-            });
+            return Err(ProtocolViolation::WrongRowCount { position, slot, found, expected });
         }
         entry.phase = Phase::Answered;
         entry.leased = answer.leased;
@@ -155,24 +124,14 @@ impl SlotTable {
         Ok(())
     }
 
-    pub fn end_lease(
-        &mut self,
-        position: u64,
-        slot: u32,
-        batch: u64,
-    ) -> Result<(), ProtocolViolation> {
+    pub fn end_lease(&mut self, position: u64, slot: u32, batch: u64) -> Result<(), ProtocolViolation> {
         let entry = Self::entry(&mut self.slots, position, slot)?;
         if !entry.leased {
             return Err(ProtocolViolation::NotLeased { position, slot });
         }
         if entry.batch != batch {
             let expected = entry.batch;
-            return Err(ProtocolViolation::WrongBatch {
-                position,
-                slot,
-                found: batch,
-                expected,
-            });
+            return Err(ProtocolViolation::WrongBatch { position, slot, found: batch, expected });
         }
         entry.leased = false;
         self.leased -= 1;
@@ -186,12 +145,6 @@ impl SlotTable {
     #[inline]
     fn entry(slots: &mut [Slot], position: u64, slot: u32) -> Result<&mut Slot, ProtocolViolation> {
         let count = slots.len() as u32;
-        slots
-            .get_mut(slot as usize)
-            .ok_or(ProtocolViolation::SlotOutOfRange {
-                position,
-                slot,
-                slots: count,
-            })
+        slots.get_mut(slot as usize).ok_or(ProtocolViolation::SlotOutOfRange { position, slot, slots: count })
     }
 }

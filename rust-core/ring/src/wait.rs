@@ -5,9 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// What a worker does while nothing is there.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wait {
     /// Spin with pause, never sleep: lowest latency, one core busy for ever.
@@ -47,9 +45,7 @@ impl FromStr for Wait {
             "spin" => Ok(Wait::Spin),
             "adaptive" => Ok(Wait::Adaptive),
             "block" => Ok(Wait::Block),
-            other => Err(format!(
-                "unknown wait strategy {other:?}: spin, adaptive or block"
-            )),
+            other => Err(format!("unknown wait strategy {other:?}: spin, adaptive or block")),
         }
     }
 }

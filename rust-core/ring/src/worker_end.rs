@@ -58,10 +58,8 @@ impl WorkerEnd {
         expect_schema_hash: u64,
         expect_response_schema_hash: u64,
     ) -> Result<WorkerEnd, RingError> {
-        let (request_header, request_geometry) =
-            check(FileRole::Request, &request, expect_schema_hash)?;
-        let (response_header, response_geometry) =
-            check(FileRole::Response, &response, expect_response_schema_hash)?;
+        let (request_header, request_geometry) = check(FileRole::Request, &request, expect_schema_hash)?;
+        let (response_header, response_geometry) = check(FileRole::Response, &response, expect_response_schema_hash)?;
         if request_header.generation != response_header.generation {
             return Err(RingError::GenerationMismatch {
                 request: request_header.generation,
@@ -78,11 +76,7 @@ impl WorkerEnd {
         }
         let mappings = Mappings {
             request: Mapping::read_only(FileRole::Request, &request, request_geometry.file_bytes)?,
-            response: Mapping::writable(
-                FileRole::Response,
-                &response,
-                response_geometry.file_bytes,
-            )?,
+            response: Mapping::writable(FileRole::Response, &response, response_geometry.file_bytes)?,
         };
         let parts = parts(
             &mappings.request,
@@ -95,11 +89,7 @@ impl WorkerEnd {
         // the mappings live as long as the link (both in `self`).
         #[allow(unsafe_code)]
         let link = unsafe { WorkerLink::new(&parts) };
-        link.response()
-            .figures
-            .0
-            .process_id
-            .store_relaxed(std::process::id());
+        link.response().figures.0.process_id.store_relaxed(std::process::id());
         Ok(WorkerEnd {
             link,
             doorbell,
@@ -141,9 +131,7 @@ impl WorkerEnd {
     /// Something to keep while an address into a slot is in use.
     #[must_use]
     pub fn mapping_guard(&self) -> MappingGuard {
-        MappingGuard {
-            _mappings: Arc::clone(&self.mappings),
-        }
+        MappingGuard { _mappings: Arc::clone(&self.mappings) }
     }
 
     /// Request slot `slot`, 128-byte aligned, mapped read-only. Immutable from the poll that named it until its completion (or, if
@@ -219,11 +207,7 @@ impl WorkerEnd {
     }
 
     #[cold]
-    fn sleep_until(
-        &mut self,
-        start: Instant,
-        timeout: Duration,
-    ) -> Result<Option<Submission>, ProtocolViolation> {
+    fn sleep_until(&mut self, start: Instant, timeout: Duration) -> Result<Option<Submission>, ProtocolViolation> {
         loop {
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
@@ -270,12 +254,7 @@ impl WorkerEnd {
     /// # Panics
     /// If the slot is not leased.
     pub fn lease_released(&mut self, slot: u32, batch: u64) {
-        self.complete(&Completion {
-            kind: CompletionKind::LeaseReleased,
-            slot,
-            batch,
-            ..Completion::ready()
-        });
+        self.complete(&Completion { kind: CompletionKind::LeaseReleased, slot, batch, ..Completion::ready() });
     }
 
     /// Say that the worker lives and what it works on.
@@ -287,29 +266,18 @@ impl WorkerEnd {
     }
 }
 
-fn check(
-    file: FileRole,
-    descriptor: &OwnedFd,
-    expected: u64,
-) -> Result<(Header, Geometry), RingError> {
+fn check(file: FileRole, descriptor: &OwnedFd, expected: u64) -> Result<(Header, Geometry), RingError> {
     check_header(file, descriptor).and_then(|(header, geometry)| {
         memory_file::check_seals(file, descriptor)?;
         if header.schema_hash != expected {
-            return Err(RingError::WrongSchema {
-                file,
-                found: header.schema_hash,
-                expected,
-            });
+            return Err(RingError::WrongSchema { file, found: header.schema_hash, expected });
         }
         Ok((header, geometry))
     })
 }
 
 /// Header and geometry of a file, both understood.
-pub(crate) fn check_header(
-    file: FileRole,
-    descriptor: &OwnedFd,
-) -> Result<(Header, Geometry), RingError> {
+pub(crate) fn check_header(file: FileRole, descriptor: &OwnedFd) -> Result<(Header, Geometry), RingError> {
     let (header, bytes) = memory_file::read_header(file, descriptor)?;
     let geometry = header.check(file, bytes)?;
     Ok((header, geometry))

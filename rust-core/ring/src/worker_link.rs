@@ -41,11 +41,7 @@ impl<M: Memory> WorkerLink<M> {
         // SAFETY: passed on from the caller.
         let (submissions, completions) = unsafe {
             (
-                Consumer::new(
-                    parts.submissions,
-                    parts.submission_entries,
-                    parts.start_position,
-                ),
+                Consumer::new(parts.submissions, parts.submission_entries, parts.start_position),
                 Producer::new(parts.completions, parts.completion_entries, 0),
             )
         };
@@ -76,15 +72,11 @@ impl<M: Memory> WorkerLink<M> {
             Ok(None) => return Ok(None),
             Ok(Some(words)) => words,
             Err(found) => {
-                return Err(ProtocolViolation::BadSequence {
-                    position,
-                    found,
-                    expected: position + 1,
-                });
+                return Err(ProtocolViolation::BadSequence { position, found, expected: position + 1 });
             }
         };
-        let submission = Submission::unpack(&words)
-            .map_err(|kind| ProtocolViolation::UnknownKind { position, kind })?;
+        let submission =
+            Submission::unpack(&words).map_err(|kind| ProtocolViolation::UnknownKind { position, kind })?;
         let flags = unpack_flags(&words);
         if flags != 0 {
             return Err(ProtocolViolation::UnknownFlags { position, flags });
@@ -96,39 +88,23 @@ impl<M: Memory> WorkerLink<M> {
             SubmissionKind::Batch => self.take_in_hand(position, &submission)?,
             SubmissionKind::Drain => self.drained = true,
         }
-        self.response()
-            .figures
-            .0
-            .submissions_read
-            .store_relaxed(position + 1);
+        self.response().figures.0.submissions_read.store_relaxed(position + 1);
         Ok(Some(submission))
     }
 
     #[inline]
-    fn take_in_hand(
-        &mut self,
-        position: u64,
-        submission: &Submission,
-    ) -> Result<(), ProtocolViolation> {
+    fn take_in_hand(&mut self, position: u64, submission: &Submission) -> Result<(), ProtocolViolation> {
         let (slot, byte_length) = (submission.slot, submission.byte_length);
         let slots = self.hands.len() as u32;
         let Some(hand) = self.hands.get_mut(slot as usize) else {
-            return Err(ProtocolViolation::SlotOutOfRange {
-                position,
-                slot,
-                slots,
-            });
+            return Err(ProtocolViolation::SlotOutOfRange { position, slot, slots });
         };
         if *hand != Hand::Empty {
             return Err(ProtocolViolation::NotInFlight { position, slot });
         }
         if u64::from(byte_length) > self.request_slot_bytes {
             let slot_bytes = self.request_slot_bytes;
-            return Err(ProtocolViolation::TooLong {
-                position,
-                byte_length,
-                slot_bytes,
-            });
+            return Err(ProtocolViolation::TooLong { position, byte_length, slot_bytes });
         }
         *hand = Hand::Batch;
         Ok(())
@@ -152,41 +128,22 @@ impl<M: Memory> WorkerLink<M> {
     /// Put the descriptor; the core sees it now if it is awake.
     #[inline]
     pub fn place(&mut self, completion: &Completion) {
-        assert!(
-            u64::from(completion.byte_length) <= self.response_slot_bytes,
-            "answer longer than its slot"
-        );
+        assert!(u64::from(completion.byte_length) <= self.response_slot_bytes, "answer longer than its slot");
         match completion.kind {
             CompletionKind::Result | CompletionKind::Failed => {
                 let hand = &mut self.hands[completion.slot as usize];
-                assert!(
-                    *hand == Hand::Batch,
-                    "slot {} completed while {hand:?}",
-                    completion.slot
-                );
-                *hand = if completion.leased {
-                    Hand::Leased
-                } else {
-                    Hand::Empty
-                };
+                assert!(*hand == Hand::Batch, "slot {} completed while {hand:?}", completion.slot);
+                *hand = if completion.leased { Hand::Leased } else { Hand::Empty };
             }
             CompletionKind::LeaseReleased => {
                 let hand = &mut self.hands[completion.slot as usize];
-                assert!(
-                    *hand == Hand::Leased,
-                    "lease of slot {} ended while {hand:?}",
-                    completion.slot
-                );
+                assert!(*hand == Hand::Leased, "lease of slot {} ended while {hand:?}", completion.slot);
                 *hand = Hand::Empty;
             }
             CompletionKind::Ready => {}
         }
         self.completions.put(&completion.pack());
-        self.response()
-            .figures
-            .0
-            .completions_published
-            .store_relaxed(self.completions.position());
+        self.response().figures.0.completions_published.store_relaxed(self.completions.position());
     }
 
     /// Must the doorbell be rung? To be asked after every [`WorkerLink::place`], once for several.

@@ -52,6 +52,11 @@ impl Job {
         std::fs::write(self.path(name), content).expect("the folder can be written");
     }
 
+    /// The pipeline's folder, where its runs also show themselves to `ringmill inspect`.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().into()
+    }
+
     /// A file beside the pipeline.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -74,6 +79,7 @@ impl Job {
         for setting in settings {
             command.args(["--set", setting]);
         }
+        command.env("XDG_RUNTIME_DIR", self.folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -1,6 +1,7 @@
 //! No step ever waits: a huge window close behind few slots, slow functions, a stalled sink.
 
 use std::io::Read;
+use std::process::Child;
 
 use ringmill_system_tests::Job;
 
@@ -65,14 +66,15 @@ fn a_close_of_half_a_million_keys_passes_two_slow_functions_and_a_stalled_sink()
         let job = Job::new(CHAIN, FUNCTIONS);
         let fifo = job.path("out.csv");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let child = job.start(settings);
-        // Opening blocks until the run opens its sink. Then nothing is read until the pipe and every buffer are full,
-        // which shows in the report of who held the others up; reading on must set everything in motion again.
+        // Opened for both directions the pipe has a reader and a writer from the start, so neither side waits for it.
+        let both = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+        let mut child = job.start(settings);
+        // Nothing is read until the pipe and every buffer before it are full and all threads have come to rest; reading
+        // on must set everything in motion again.
+        wait_until_stalled(&mut child);
         let mut reader = std::fs::File::open(&fifo).unwrap();
+        drop(both);
         let mut text = String::new();
-        let mut first = [0_u8; 1];
-        reader.read_exact(&mut first).unwrap();
-        wait_until_asleep(child.id());
         reader.read_to_string(&mut text).unwrap();
         let ended = job.wait(child);
         assert_eq!(ended.figure("/rows/in"), 1_500_000, "{settings:?}");
@@ -82,13 +84,16 @@ fn a_close_of_half_a_million_keys_passes_two_slow_functions_and_a_stalled_sink()
     }
 }
 
-/// Every thread of the process has come to rest: no more processor time is used over several looks.
-fn wait_until_asleep(pid: u32) {
-    let mut still = 0;
-    let mut last = 0;
+/// The sinks are open and no processor time is used over several looks.
+fn wait_until_stalled(child: &mut Child) {
+    let (mut still, mut last) = (0, 0);
     while still < 20 {
-        let used = ticks(pid);
-        still = if used.abs_diff(last) <= 1 { still + 1 } else { 0 };
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before its sink was read");
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+        let names = threads.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        let is_running = names.into_iter().any(|name| name.starts_with("sink-"));
+        let used = ticks(child.id());
+        still = if is_running && used.abs_diff(last) <= 1 { still + 1 } else { 0 };
         last = used;
         // Not a wait for something to happen, but the distance between two looks at the clock of the process.
         std::thread::sleep(std::time::Duration::from_millis(20));

@@ -112,6 +112,7 @@ fn a_shard_allocates_nothing_per_batch() {
     let wait_for = |enough: u64| {
         while batches() < enough {
             assert!(!control.is_finished(), "the run ended early");
+            std::thread::yield_now();
         }
     };
     wait_for(2_000);
@@ -155,8 +156,8 @@ fn system_calls(thread: i32, mut enough: impl FnMut() -> bool) -> BTreeMap<i64, 
     calls
 }
 
-fn published(child: &Child) -> u64 {
-    let runs = rundir::list(&rundir::default_base());
+fn published(job: &Job, child: &Child) -> u64 {
+    let runs = rundir::list(&job.folder());
     let entry = runs.iter().find(|run| run.pid as u32 == child.id()).expect("the run shows itself");
     let run = rundir::connect(&entry.path).unwrap();
     let channel = &run.channels[0];
@@ -193,10 +194,10 @@ inputs = ["scores"]
     };
     let worker = children_of(child.id())[0];
     for (who, thread) in [("shard", shard), ("worker", worker)] {
-        let start = published(&child);
+        let start = published(&job, &child);
         let mut passed = 0;
         let calls = system_calls(thread, || {
-            passed = published(&child) - start;
+            passed = published(&job, &child) - start;
             passed > 20_000
         });
         let total: u64 = calls.values().sum();

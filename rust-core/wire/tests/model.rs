@@ -9,7 +9,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use region::Region;
 use ringmill_wire::{
-    BatchView, BatchWriter, Capacity, ColumnView, DataType, Field, Full, HeapBatch, Lengths, Schema, Template,
+    ALIGNMENT, BatchView, BatchWriter, Capacity, ColumnView, DataType, Field, Full, HeapBatch, Lengths, Schema,
+    Template,
 };
 
 /// A value in the model: missing, or its little-endian bytes.
@@ -51,7 +52,7 @@ fn a_template() -> impl Strategy<Value = Arc<Template>> {
 /// A value that the field can hold, made from a seed.
 fn value(field: &Field, seed: u64) -> Value {
     let seed = (seed ^ field.name.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    if field.nullable && seed % 3 == 0 {
+    if field.nullable && seed.is_multiple_of(3) {
         return None;
     }
     let bytes = (seed | 1).to_le_bytes();
@@ -146,6 +147,10 @@ impl Model {
         unsafe { self.template.copy_untrusted(region.bytes().as_ptr(), self.rows.len() as u32, &mut copy) }.unwrap();
         self.assert_seen(&copy.view());
         for (column, seen) in batch.columns().unwrap().iter().zip(copy.view().columns()) {
+            let parts = seen.parts();
+            for start in [parts.values.addr(), parts.offsets.addr(), parts.validity.addr()] {
+                assert!(start.is_multiple_of(ALIGNMENT), "a {} buffer starts at {start:#x}", seen.data_type());
+            }
             assert_eq!(column.values().unwrap().bytes(), seen.value_bytes());
             assert_eq!(column.null_count() as usize, seen.null_count());
             assert_eq!(column.offsets().is_some(), seen.data_type().is_variable());
@@ -334,8 +339,8 @@ proptest! {
             let used = length * if is_offsets { 4 } else { 1 };
             unused[buffer.start + used..buffer.end].fill(true);
         }
-        for at in 0..template.bytes() {
-            prop_assert!(unused[at] || one.bytes()[at] == other.bytes()[at], "byte {} keeps what lay there", at);
+        for (at, unused) in unused.into_iter().enumerate() {
+            prop_assert!(unused || one.bytes()[at] == other.bytes()[at], "byte {} keeps what lay there", at);
         }
     }
 }

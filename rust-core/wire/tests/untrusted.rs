@@ -197,6 +197,42 @@ fn the_tables_and_padding_of_a_foreign_region_are_never_followed() {
 }
 
 #[test]
+fn a_writer_that_scribbles_during_the_copy_changes_nothing_that_was_verified() {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+    let template = template();
+    let mut region = Region::of(&template, honest_batch(&template).flatbuffer());
+    let memory = region.start();
+    let place = |at: usize| {
+        // SAFETY: `at` lies within the region, which outlives the threads, and is a multiple of 4.
+        unsafe { AtomicU32::from_ptr(memory.as_ptr().add(at).cast()) }
+    };
+    let places: Vec<(&AtomicU32, u32)> = hostile_stores(&template)
+        .into_iter()
+        .filter(|(_, at, bytes, _)| at.is_multiple_of(4) && bytes.len() == 4)
+        .map(|(_, at, bytes, _)| (place(at), u32::from_le_bytes(bytes.try_into().unwrap())))
+        .collect();
+    let (mut out, mut accepted, done) = (HeapBatch::new(template.clone()), 0, AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                for (place, hostile) in &places {
+                    let honest = place.swap(*hostile, Relaxed);
+                    place.store(honest, Relaxed);
+                }
+            }
+        });
+        for _ in 0..20_000 {
+            // SAFETY: the region is valid for reads throughout; that it is being written is the point.
+            let result = unsafe { template.copy_untrusted(memory.as_ptr(), ROWS, &mut out) };
+            accepted += u32::from(result.is_ok());
+            assert_eq!(broken_rule(&out.view()), None);
+        }
+        done.store(true, Relaxed);
+    });
+    assert!(accepted > 0, "some copies must fall between the stores");
+}
+
+#[test]
 fn the_corpus_has_a_region_for_every_rule() {
     let template = template();
     if std::env::var_os("RINGMILL_BLESS").is_some() {

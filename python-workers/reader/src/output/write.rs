@@ -3,6 +3,7 @@
 
 use numpy::{PyArray1, PyArrayDescr, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::IntoPyObjectExt;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -40,8 +41,36 @@ impl OutputPlan {
         if !is_sequence(value)? {
             return Err(self.wrong_values(column, &describe(value)));
         }
-        let array = py.import("numpy")?.call_method1("asarray", (value,));
-        let array = array.map_err(|error| self.at(py, &column.field.name, error))?;
+        self.write_sequence(index, value, rows, writer)
+    }
+
+    /// A list, a tuple, or whatever NumPy makes an array of. Nones are nulls.
+    fn write_sequence(
+        &self,
+        index: usize,
+        value: &Bound<'_, PyAny>,
+        rows: usize,
+        writer: &mut BatchWriter,
+    ) -> PyResult<()> {
+        let py = value.py();
+        let column = &self.columns[index];
+        let name = &column.field.name;
+        let (mut nulls, mut present) = (Vec::new(), value.clone());
+        // NumPy itself makes NaT of a None among timestamps.
+        let is_timestamp = matches!(column.field.data_type, DataType::Timestamp(_));
+        if let Ok(list) = value.cast::<PyList>()
+            && !is_timestamp
+        {
+            nulls.extend(list.iter().enumerate().filter(|(_, item)| item.is_none()).map(|(row, _)| row));
+            if !nulls.is_empty() {
+                // A placeholder that leaves NumPy's choice of type to the others.
+                let none = if column.field.data_type == DataType::Bool { false.into_py_any(py)? } else { 0.into_py_any(py)? };
+                let zero = |item: Bound<'_, PyAny>| if item.is_none() { none.clone_ref(py) } else { item.unbind() };
+                present = PyList::new(py, list.iter().map(zero))?.into_any();
+            }
+        }
+        let array = py.import("numpy")?.call_method1("asarray", (present,));
+        let array = array.map_err(|error| self.at(py, name, error))?;
         let Some(array) = as_array(&array) else {
             return Err(self.wrong_values(column, &describe(value)));
         };
@@ -49,8 +78,13 @@ impl OutputPlan {
             fixed_room(writer, index, column.field.data_type, 0);
             return Ok(()); // an empty list has no type to check
         }
-        self.write_array(index, array, rows, writer)?;
-        self.finish_fixed(index, rows, writer)
+        if nulls.len() == rows && array.len() == rows {
+            fixed_room(writer, index, column.field.data_type, rows); // nor has one of Nones
+        } else {
+            self.write_array(index, array, rows, writer)?;
+            self.finish_fixed(index, rows, writer)?;
+        }
+        self.set_nulls(index, rows, &nulls, writer)
     }
 
     fn import(&self, index: usize, value: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {

@@ -29,6 +29,11 @@ fn describe(plan: &Plan) -> String {
         }
         lines.push(String::new());
     }
+    let unread = unread(plan);
+    if !unread.is_empty() {
+        lines.extend(unread.iter().map(|name| format!("note: nobody reads `{name}`; its rows are only counted")));
+        lines.push(String::new());
+    }
     lines.push("memory".to_owned());
     lines.extend(budget(plan).lines());
     lines.push(String::new());
@@ -61,8 +66,21 @@ fn inputs(plan: &Plan, node: &Node) -> String {
     format!(" <- {}", names.collect::<Vec<_>>().join(", "))
 }
 
+/// Sources and steps whose results go nowhere.
+fn unread(plan: &Plan) -> Vec<&str> {
+    let is_read = |index: usize| {
+        let inputs = plan.nodes.iter().flat_map(|node| &node.inputs);
+        inputs.into_iter().any(|input| input.node == index && input.port == Port::Rows)
+    };
+    let nodes = plan.nodes.iter().enumerate();
+    nodes
+        .filter(|(index, node)| !matches!(node.kind, NodeKind::Sink(_)) && !is_read(*index))
+        .map(|(_, node)| node.name.as_str())
+        .collect()
+}
+
 fn schema(node: &Node) -> TextTable {
-    let mut table = TextTable::new(["column", "type", ""]);
+    let mut table = TextTable::new(["column", "type", ""]).left(3);
     for field in &node.schema.fields {
         let note = match (node.event_time.as_deref() == Some(field.name.as_str()), field.nullable) {
             (true, _) => "event time",

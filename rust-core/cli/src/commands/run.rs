@@ -1,5 +1,6 @@
 //! `ringmill run FILE`: starts the engine on a thread of its own and watches it: signals, time limit, display, log.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +12,7 @@ use crate::arguments::RunArguments;
 use crate::failure::{Failure, Hinted};
 use crate::hlog::{Interval, IntervalLog};
 use crate::live::{Moment, Reading};
-use crate::logging;
+use crate::logging::{self, LogFormat};
 use crate::prepare::prepare;
 use crate::report::Report;
 use crate::signals;
@@ -21,6 +22,8 @@ use crate::units::bytes;
 
 /// The live block is drawn this often.
 const DRAW_PERIOD: Duration = Duration::from_millis(250);
+/// Drawings in a second.
+const READINGS: usize = 4;
 /// Latencies are gathered over this long, for the display and the log.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Where there is no live block, a line comes this often.
@@ -37,24 +40,34 @@ enum Event {
 /// Runs the pipeline to its end.
 ///
 /// # Errors
-/// See [`Failure`].
+/// See [`Failure`]. A JSON log gets the failure as a line of its own, so that standard error stays JSON.
 pub fn execute(arguments: &RunArguments) -> Result<(), Failure> {
-    let screen = Screen::new(is_fancy() && !arguments.quiet);
+    let is_json = arguments.log.log_format == LogFormat::Json;
+    let screen = Screen::new(is_fancy() && !arguments.quiet && !is_json);
     logging::start(&screen, arguments.log.log_format, arguments.log.log_level, is_fancy());
+    run(arguments, screen).map_err(|failure| {
+        if !is_json {
+            return failure;
+        }
+        tracing::error!(exit_code = failure.exit_code(), "{}", failure.render(false).trim_end());
+        Failure::Logged(failure.exit_code())
+    })
+}
+
+fn run(arguments: &RunArguments, screen: Screen) -> Result<(), Failure> {
     let plan = prepare(&arguments.config)?;
     let hlog = start_hlog(arguments, &plan)?;
-    if !arguments.quiet {
-        screen.print(&opening(&plan));
-    }
     let control = Arc::new(Control::default());
     let (sender, receiver) = channel();
-    start_engine(&plan, &control, sender.clone())?;
+    let events = sender.clone();
     signals::watch(move || {
         // The receiver lives as long as the process has something to do.
-        let _ = sender.send(Event::Signal);
+        let _ = events.send(Event::Signal);
     })
     .map_err(|error| Failure::Run(Hinted::new(format!("signals cannot be watched: {error}"))))?;
     let mut watch = Watch::new(arguments, &plan, &control, screen, hlog);
+    watch.say(&opening(&plan));
+    start_engine(&plan, &control, sender)?;
     let outcome = watch.until_end(&receiver);
     watch.screen.clear();
     watch.finish(outcome)
@@ -101,7 +114,8 @@ struct Watch<'a> {
     next_line: Instant,
     interval_start: Duration,
     recent: Vec<(Stage, Histogram<u64>)>,
-    before: Reading,
+    /// One for each drawing of the last second, the oldest first: rates are over that second.
+    readings: VecDeque<Reading>,
     before_line: Reading,
 }
 
@@ -128,7 +142,7 @@ impl<'a> Watch<'a> {
             next_line: now + LINE_PERIOD,
             interval_start: Duration::ZERO,
             recent: Vec::new(),
-            before: Reading::default(),
+            readings: VecDeque::new(),
             before_line: Reading::default(),
         }
     }
@@ -186,8 +200,13 @@ impl<'a> Watch<'a> {
         if self.screen.is_live() && now >= self.next_draw {
             self.next_draw = now + DRAW_PERIOD;
             let snapshot = self.control.snapshot();
-            let moment = self.moment(&snapshot, &self.before);
-            self.screen.draw(&moment.block());
+            let reading = Reading::of(&snapshot);
+            let before = self.readings.front().unwrap_or(&reading);
+            self.screen.draw(&self.moment(&snapshot, before).block());
+            if self.readings.len() == READINGS {
+                self.readings.pop_front();
+            }
+            self.readings.push_back(reading);
         } else if !self.screen.is_live() && now >= self.next_line {
             self.next_line = now + LINE_PERIOD;
             let snapshot = self.control.snapshot();
@@ -229,17 +248,14 @@ impl<'a> Watch<'a> {
             let length = self.interval_start - start;
             hlog.push(Interval { start, length, stages: stages.clone() });
         }
-        if self.screen.is_live() {
-            self.before = Reading::of(&self.control.snapshot());
-        }
         self.recent = stages;
     }
 
     fn say(&self, text: &str) {
         match self.arguments.log.log_format {
             _ if self.arguments.quiet => {}
-            logging::LogFormat::Json => tracing::info!("{text}"),
-            logging::LogFormat::Text => self.screen.print(text),
+            LogFormat::Json => tracing::info!("{text}"),
+            LogFormat::Text => self.screen.print(text),
         }
     }
 
@@ -247,13 +263,23 @@ impl<'a> Watch<'a> {
     fn finish(mut self, outcome: Result<Summary, EngineError>) -> Result<(), Failure> {
         self.take_interval();
         let logged = self.hlog.take().map_or(Ok(()), IntervalLog::finish);
-        let summary = outcome?;
-        if !self.arguments.quiet {
-            self.screen.print(&format!("\n{}", summary::text(self.plan, &summary)));
+        let summary = match outcome {
+            Ok(summary) => summary,
+            Err(error) => {
+                let snapshot = self.control.snapshot();
+                self.say(&format!("{} until then", self.moment(&snapshot, &Reading::default()).line()));
+                return Err(error.into());
+            }
+        };
+        let report = Report::new(self.plan, &summary);
+        match self.arguments.log.log_format {
+            _ if self.arguments.quiet => {}
+            LogFormat::Json => tracing::info!(report = report.line(), "the run is over"),
+            LogFormat::Text => self.screen.print(&format!("\n{}", summary::text(self.plan, &summary))),
         }
         if let Some(path) = &self.arguments.report {
             let failed = |error| Failure::Run(Hinted::new(format!("{} cannot be written: {error}", path.display())));
-            Report::new(self.plan, &summary).write(path).map_err(failed)?;
+            report.write(path).map_err(failed)?;
         }
         logged.map_err(|error| Failure::Run(Hinted::new(format!("the latency log could not be written: {error}"))))
     }

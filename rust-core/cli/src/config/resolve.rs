@@ -50,7 +50,7 @@ pub fn resolve(
     let mut nodes = Vec::new();
     for section in ["sources", "steps", "sinks"] {
         if let Some(table) = root.table(section)
-            && table.entries.is_empty()
+            && table.written.is_empty()
             && section != "steps"
         {
             around.mistakes.push(Mistake::at(table.span, format!("`{section}` is empty")));
@@ -207,7 +207,7 @@ fn format_or_extension(table: &Table, path: &str, around: &mut Surroundings<'_>)
 fn fields(table: &Table, format: Format, around: &mut Surroundings<'_>) -> Option<Vec<FieldSpec>> {
     let entry = table.entry("fields")?;
     let entries = table.children("fields");
-    if entries.is_empty() {
+    if entry.raw.table().is_some_and(|fields| fields.written.is_empty()) {
         around.mistakes.push(Mistake::at(entry.raw.span, "`fields` is empty").hint("declare at least one column"));
         return None;
     }
@@ -244,7 +244,10 @@ fn field(entry: &RawEntry, format: Format, around: &mut Surroundings<'_>) -> Opt
 fn check_event_time(table: &Table, fields: &[FieldSpec], around: &mut Surroundings<'_>) {
     let Some(raw) = table.get("event_time") else { return };
     let Some(name) = raw.text() else { return };
+    let written = table.table("fields").is_some_and(|fields| fields.written.iter().any(|field| field == name));
     let mistake = match fields.iter().find(|field| field.name == name) {
+        // The field is there, but something else is wrong with it.
+        None if written => return,
         None => {
             let times = fields.iter().filter(|field| matches!(field.data_type, DataType::Timestamp(_)));
             let names: Vec<&str> = times.map(|field| field.name.as_str()).collect();

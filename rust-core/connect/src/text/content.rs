@@ -34,6 +34,20 @@ impl Compression {
         }
     }
 
+    /// Whether these bytes may be the beginning of a magic number.
+    fn may_begin_with(first: &[u8]) -> bool {
+        matches!(
+            first,
+            [] | [0x1f]
+                | [0x28]
+                | [0x28, 0xb5]
+                | [0x28, 0xb5, 0x2f]
+                | [0x50..=0x5f]
+                | [0x50..=0x5f, 0x2a]
+                | [0x50..=0x5f, 0x2a, 0x4d]
+        )
+    }
+
     fn decode(self, read: impl Read + Send + 'static) -> io::Result<Content> {
         let block = BufReader::with_capacity(COMPRESSED_BLOCK_BYTES, read);
         Ok(match self {
@@ -69,7 +83,12 @@ pub(super) fn of_file(path: &Path, offset: u64) -> io::Result<Content> {
 /// Content of a stream that cannot be read twice.
 pub(super) fn of_stream(mut read: impl Read + Send + 'static) -> io::Result<Content> {
     let mut first = Vec::with_capacity(MAGIC_BYTES);
-    read.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut first)?;
+    // Byte by byte, so that a short first record is not kept waiting for more bytes than the decision needs.
+    while Compression::may_begin_with(&first) && first.len() < MAGIC_BYTES {
+        if read.by_ref().take(1).read_to_end(&mut first)? == 0 {
+            break;
+        }
+    }
     Compression::of(&first).decode(Cursor::new(first).chain(read))
 }
 

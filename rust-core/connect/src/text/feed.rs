@@ -65,12 +65,8 @@ impl ReaderThread {
     ) -> io::Result<ReaderThread> {
         let (to_us, chunks) = bounded(CHUNKS_AHEAD);
         let (spent, to_fill) = bounded::<Vec<u8>>(CHUNKS_AHEAD);
-        let work = move || {
-            read_all(open, &to_us, &to_fill, &waker);
-            // The queue is closed first, so that whoever is woken sees the end.
-            drop(to_us);
-            waker();
-        };
+        let outlet = Outlet { chunks: Some(to_us), waker };
+        let work = move || read_all(open, &outlet, &to_fill);
         thread::Builder::new().name("ringmill-reader".to_owned()).spawn(work)?;
         Ok(ReaderThread { chunks, spent, chunk: Vec::new(), taken: 0 })
     }
@@ -95,16 +91,33 @@ impl ReaderThread {
     }
 }
 
-fn read_all(
-    open: impl FnOnce() -> io::Result<Content>,
-    chunks: &Sender<io::Result<Vec<u8>>>,
-    spent: &Receiver<Vec<u8>>,
-    waker: &Waker,
-) {
+/// The thread's end of the queue. However the thread ends, the queue is closed and then its reader woken.
+struct Outlet {
+    chunks: Option<Sender<io::Result<Vec<u8>>>>,
+    waker: Waker,
+}
+
+impl Outlet {
+    /// Hands a message over, waiting for room; `false` if nobody takes it any more.
+    fn send(&self, message: io::Result<Vec<u8>>) -> bool {
+        let taken = self.chunks.as_ref().is_some_and(|chunks| chunks.send(message).is_ok());
+        (self.waker)();
+        taken
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.chunks = None;
+        (self.waker)();
+    }
+}
+
+fn read_all(open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet, spent: &Receiver<Vec<u8>>) {
     let mut content = match open() {
         Ok(content) => content,
         Err(error) => {
-            let _ = chunks.send(Err(error));
+            outlet.send(Err(error));
             return;
         }
     };
@@ -121,9 +134,8 @@ fn read_all(
             Err(error) => Err(error),
         };
         let last = message.is_err();
-        if chunks.send(message).is_err() || last {
+        if !outlet.send(message) || last {
             return;
         }
-        waker();
     }
 }

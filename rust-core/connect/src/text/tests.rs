@@ -17,18 +17,23 @@ use crate::{
 };
 
 /// A stream that a test feeds.
-struct Pipe(mpsc::Receiver<io::Result<Vec<u8>>>);
+struct Pipe {
+    from: mpsc::Receiver<io::Result<Vec<u8>>>,
+    rest: Vec<u8>,
+}
 
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.0.recv() {
-            Ok(Ok(bytes)) => {
-                buffer[..bytes.len()].copy_from_slice(&bytes);
-                Ok(bytes.len())
+        if self.rest.is_empty() {
+            match self.from.recv() {
+                Ok(bytes) => self.rest = bytes?,
+                Err(_) => return Ok(0),
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Ok(0),
         }
+        let count = self.rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.rest[..count]);
+        self.rest.drain(..count);
+        Ok(count)
     }
 }
 
@@ -48,8 +53,10 @@ impl Stream {
     fn open(options: &TextOptions) -> Stream {
         let (to, from) = mpsc::channel();
         let (wake, woken) = mpsc::channel();
-        let waker: Waker = Arc::new(move || drop(wake.send(())));
-        let partition = TextPartition::of_stream("stdin", options, Pipe(from), waker).unwrap();
+        let waker: Waker = Arc::new(move || {
+            let _ = wake.send(());
+        });
+        let partition = TextPartition::of_stream("stdin", options, Pipe { from, rest: Vec::new() }, waker).unwrap();
         let batch = testing::batch(&schema_of(&options.fields).unwrap(), 100, 1 << 12);
         Stream { partition, to: Some(to), woken, batch, letters: Letters::default() }
     }
@@ -66,7 +73,7 @@ impl Stream {
     fn poll_until(&mut self, rows: u32) -> Result<Poll, ConnectError> {
         loop {
             match self.poll()? {
-                Poll::Idle if self.batch.rows() < rows => self.woken.recv_timeout(Duration::from_secs(60)).unwrap(),
+                Poll::Idle if self.batch.rows() < rows => self.woken.recv_timeout(Duration::from_secs(20)).unwrap(),
                 Poll::Rows if self.batch.rows() < rows => {}
                 poll => return Ok(poll),
             }
@@ -169,12 +176,14 @@ fn a_reader_waits_for_the_shard_and_not_the_other_way_round() {
     }
     let options = options(Format::Json, &["y:int8?"]);
     let (wake, woken) = mpsc::channel();
-    let waker: Waker = Arc::new(move || drop(wake.send(())));
+    let waker: Waker = Arc::new(move || {
+        let _ = wake.send(());
+    });
     let endless = Endless(Arc::clone(&read));
     let mut partition = TextPartition::of_stream("endless", &options, endless, waker).unwrap();
     // It wakes us once per chunk of its queue, and then waits.
     for _ in 0..8 {
-        woken.recv_timeout(Duration::from_secs(60)).unwrap();
+        woken.recv_timeout(Duration::from_secs(20)).unwrap();
     }
     assert!(read.load(Ordering::Relaxed) <= 10 * (64 << 10));
     let mut batch = testing::batch(&schema_of(&options.fields).unwrap(), 100, 1 << 12);
@@ -195,7 +204,7 @@ fn nothing_is_consumed_while_dead_letters_have_no_room() {
         assert_eq!(stream.poll().unwrap(), Poll::Rows);
     }
     assert_eq!(stream.partition.position(), Position { file: None, offset: 3, rows: 1 });
-    stream.letters.room = 2;
+    stream.letters.room = 3;
     stream.poll_until(u32::MAX).unwrap();
     assert_eq!((stream.batch.rows(), stream.letters.taken.len()), (1, 2));
 }
@@ -211,7 +220,7 @@ fn a_rate_paces_a_stream() {
         stream.partition.poll(stream.batch.writer(), &mut context).unwrap()
     };
     while at(0) == Poll::Idle {
-        stream.woken.recv_timeout(Duration::from_secs(60)).unwrap();
+        stream.woken.recv_timeout(Duration::from_secs(20)).unwrap();
     }
     assert_eq!(at(0), Poll::Until(100_000_000));
     assert_eq!(at(100_000_000), Poll::Rows);

@@ -100,7 +100,7 @@ impl Graph {
 
     /// Writes the nodes' figures into `counts`, whose nodes have the plan's length.
     pub fn counts(&self, counts: &mut ShardCounts, now_ns: u64) {
-        counts.workers.clear();
+        let mut workers = 0;
         counts.state_bytes = 0;
         for seat in &self.seats {
             let node = &mut counts.nodes[seat.plan_node];
@@ -109,7 +109,7 @@ impl Graph {
                 let open = if seat.refusing_since_ns == 0 { 0 } else { now_ns.saturating_sub(seat.refusing_since_ns) };
                 node.held_up_ns = seat.held_up_ns + open;
             }
-            seat.operator.workers(&mut counts.workers);
+            workers = seat.operator.workers(&mut counts.workers, workers);
             counts.state_bytes += seat.operator.state_bytes();
         }
     }

@@ -7,7 +7,7 @@
 use ringmill_wire::{BatchView, BatchWriter};
 
 use crate::error::EngineError;
-use crate::metrics::{NodeCounts, StageHistograms};
+use crate::metrics::{NodeCounts, StageHistograms, WorkerSnapshot};
 
 /// A position in a stream: everything before it was passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +145,10 @@ pub trait Operator: Send {
         0
     }
 
-    /// Adds its workers' figures.
-    fn workers(&self, _workers: &mut Vec<crate::metrics::WorkerSnapshot>) {}
+    /// Writes its workers' figures from `workers[next]` on; returns the index behind them.
+    fn workers(&self, _workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {
+        next
+    }
 }
 
 /// The marks of a node's inputs, joined: the least watermark, the end when all have ended.

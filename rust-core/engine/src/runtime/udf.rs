@@ -541,18 +541,18 @@ impl Operator for UdfOperator {
         self.workers.iter_mut().for_each(|worker| worker.channel.disarm_sleep());
     }
 
-    fn workers(&self, workers: &mut Vec<WorkerSnapshot>) {
-        for worker in &self.workers {
-            workers.push(WorkerSnapshot {
-                name: worker.name.clone(),
-                pid: worker.pid,
-                in_flight: worker.in_flight,
-                slots: worker.slots,
-                leased: u32::try_from(worker.channel.leased_slots()).unwrap_or(u32::MAX),
-                batches: worker.batches,
-                busy_ns: worker.busy_ns,
-                alive: true,
-            });
+    fn workers(&self, workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {
+        workers.resize_with(workers.len().max(next + self.workers.len()), WorkerSnapshot::default);
+        for (snapshot, worker) in workers[next..].iter_mut().zip(&self.workers) {
+            snapshot.name.clone_from(&worker.name);
+            snapshot.pid = worker.pid;
+            snapshot.in_flight = worker.in_flight;
+            snapshot.slots = worker.slots;
+            snapshot.leased = u32::try_from(worker.channel.leased_slots()).unwrap_or(u32::MAX);
+            snapshot.batches = worker.batches;
+            snapshot.busy_ns = worker.busy_ns;
+            snapshot.alive = true;
         }
+        next + self.workers.len()
     }
 }
