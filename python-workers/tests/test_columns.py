@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+
 import ringmill as rm
 from ringmill import testing
 
@@ -135,7 +136,7 @@ def test_a_batch_is_a_mapping_of_columns():
     assert "x" in batch
     assert "y" not in batch
     assert batch["x"].tolist() == [1.0, 2.0]
-    with pytest.raises(KeyError, match="no column .*y.*; there are x, s"):
+    with pytest.raises(KeyError, match=r"no column .*y.*; there are x, s"):
         batch["y"]
     assert repr(batch) == "<Batch of 2 rows: x: float64, s: utf8>"
 

@@ -39,7 +39,9 @@ def describe(*functions: tuple[str, Path]) -> tuple[list[dict[str, Any]], str]:
 
 def test_functions_and_classes_are_described(tmp_path: Path) -> None:
     (tmp_path / "anomaly.py").write_text(SOURCE)
-    (score, model, dotted), stderr = describe(("anomaly:score", tmp_path), ("anomaly:Model", tmp_path), ("anomaly:names.scorer", tmp_path))
+    (score, model, dotted), stderr = describe(
+        ("anomaly:score", tmp_path), ("anomaly:Model", tmp_path), ("anomaly:names.scorer", tmp_path)
+    )
     assert score == {
         "step": "step0",
         "ok": True,
@@ -67,7 +69,11 @@ def test_what_cannot_be_imported_is_told_and_the_others_are_described(tmp_path: 
     (tmp_path / "anomaly.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("def f(:\n")
     answers, _ = describe(
-        ("anomaly:scores", tmp_path), ("anomaly:plain", tmp_path), ("broken:f", tmp_path), ("missing:f", tmp_path), ("anomaly:score", tmp_path)
+        ("anomaly:scores", tmp_path),
+        ("anomaly:plain", tmp_path),
+        ("broken:f", tmp_path),
+        ("missing:f", tmp_path),
+        ("anomaly:score", tmp_path),
     )
     assert [answer["ok"] for answer in answers] == [False, False, False, False, True]
     errors = [answer.get("error") for answer in answers]

@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-import ringmill as rm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring import Ring
+
+import ringmill as rm
 from ringmill import testing
 from ringmill.worker import failure_payload
 
@@ -72,9 +73,17 @@ ACCEPTED = [
     (np.array(["a", "bb", "ccc"], dtype=object), rm.utf8, ["a", "bb", "ccc"]),
     (np.array(["a", "bb", "ccc"], dtype=np.dtypes.StringDType()), rm.utf8, ["a", "bb", "ccc"]),
     (np.ma.MaskedArray(["a", "b", "c"], mask=[0, 1, 0]), rm.nullable(rm.utf8), ["a", None, "c"]),
-    (pa.array(["a", None, "a text of more than twelve bytes"]), rm.nullable(rm.utf8), ["a", None, "a text of more than twelve bytes"]),
+    (
+        pa.array(["a", None, "a text of more than twelve bytes"]),
+        rm.nullable(rm.utf8),
+        ["a", None, "a text of more than twelve bytes"],
+    ),
     (pa.array(["z", "a", "b", "c"], pa.large_string())[1:], rm.utf8, ["a", "b", "c"]),
-    (pa.array(["a", "b", "a text of more than twelve bytes"], pa.string_view()), rm.utf8, ["a", "b", "a text of more than twelve bytes"]),
+    (
+        pa.array(["a", "b", "a text of more than twelve bytes"], pa.string_view()),
+        rm.utf8,
+        ["a", "b", "a text of more than twelve bytes"],
+    ),
     (pl.Series(["a", "b", "a text of more than twelve bytes"]), rm.utf8, ["a", "b", "a text of more than twelve bytes"]),
     ([b"a", b"\xff", bytearray(b"c")], rm.binary, [b"a", b"\xff", b"c"]),
     (pa.array([b"a", b"\xff", b""]), rm.binary, [b"a", b"\xff", b""]),
@@ -172,7 +181,7 @@ REFUSED = [
     (pa.array([1.0, 2.0]), FLOAT, "'y': expected 3 rows, got 2"),
     (pa.array(["a", "b", "c"]), FLOAT, "'y': expected float64, got utf8"),
     (pa.array(["a", "b", "a"]).dictionary_encode(), {"y": rm.utf8}, "dictionary-encoded"),
-    (pa.array([1, 2, 3], pa.date32()), FLOAT, "Arrow data of format \"tdD\" is not taken"),
+    (pa.array([1, 2, 3], pa.date32()), FLOAT, 'Arrow data of format "tdD" is not taken'),
     (pa.array([1, 2, 3]), {"y": rm.int32}, "'y': expected int32, got int64"),
     (pa.array([[1], [None], []]), {"y": rm.list_(rm.int64)}, "'y'.*lists without null items"),
     (["a", 1, "c"], {"y": rm.utf8}, "'y': expected utf8: a str in each row, got a int in row 1"),
@@ -184,12 +193,12 @@ REFUSED = [
     ([[1.0], 2.0, []], {"y": rm.list_(rm.float64)}, "'y': expected .*a list in each row, got a float in row 1"),
     ([[1.5], [2.0], []], {"y": rm.list_(rm.int64)}, "'y': expected .*int64.*got float64"),
     ({"z": [1.0, 2.0, 3.0]}, FLOAT, "'y': expected a column of that name, got columns z"),
-    ({"y": [1.0, 2.0, 3.0], "z": [1, 2, 3]}, FLOAT, "expected columns y, got also \"z\""),
+    ({"y": [1.0, 2.0, 3.0], "z": [1, 2, 3]}, FLOAT, 'expected columns y, got also "z"'),
     (([1.0], [2.0]), FLOAT, r"expected 1 columns \(y\), got a tuple of 2"),
     (np.arange(3.0), TWO, "expected columns y, s, got an array of 3 float64"),
     (None, TWO, "expected columns y, s, got None"),
     (pa.table({"y": [1.0, 2.0]}), FLOAT, "expected 3 rows, got 2"),
-    (pa.table({"z": [1.0, 2.0, 3.0]}), FLOAT, "expected columns y, got also \"z\""),
+    (pa.table({"z": [1.0, 2.0, 3.0]}), FLOAT, 'expected columns y, got also "z"'),
     (pa.table({"y": [1.0, 2.0, 3.0]}), TWO, "'s': expected a column of that name, got columns y"),
 ]
 

@@ -8,7 +8,9 @@ import ringmill
 
 
 def test_the_stub_fits_the_module():
-    done = subprocess.run([sys.executable, "-m", "mypy.stubtest", "ringmill._reader"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "ringmill._reader"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+
 import ringmill as rm
 from ringmill import testing
 
@@ -112,7 +113,7 @@ def test_row_wise_udfs_are_told_from_others():
     assert testing.is_row_wise(RunningTotal, columns)
     assert not testing.is_row_wise(z_score, columns)
     testing.assert_row_wise(double, columns)
-    with pytest.raises(AssertionError, match="UDF z_score is not row-wise: column 'y', row 0 is .* with batches cut at"):
+    with pytest.raises(AssertionError, match=r"UDF z_score is not row-wise: column 'y', row 0 is .* with batches cut at"):
         testing.assert_row_wise(z_score, columns)
 
 

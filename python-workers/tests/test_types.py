@@ -1,6 +1,7 @@
 """Column types and their names."""
 
 import pytest
+
 import ringmill as rm
 from ringmill.types import from_name
 
@@ -21,9 +22,11 @@ def test_a_type_is_found_by_its_name_and_shows_how_it_is_written(data_type):
     assert str(rm.nullable(data_type)) == f"nullable {data_type}"
 
 
-@pytest.mark.parametrize("name", ["", "float", "timestamp", "timestamp[m]", "list[utf8]", "list[bool]", "list[list[int8]]", "list[]"])
+@pytest.mark.parametrize(
+    "name", ["", "float", "timestamp", "timestamp[m]", "list[utf8]", "list[bool]", "list[list[int8]]", "list[]"]
+)
 def test_other_names_are_refused(name):
-    with pytest.raises(ValueError, match="not a type|list items must be"):
+    with pytest.raises(ValueError, match=r"not a type|list items must be"):
         from_name(name)
 
 

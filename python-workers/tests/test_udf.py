@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 import ringmill as rm
 from ringmill.udf import Declaration, declaration_of
 
@@ -147,7 +148,11 @@ MISTAKES = [
     (column, {"outputs": None}, "column: outputs= is missing: write @rm.udf(outputs={'score': rm.float64})"),
     (column, {"outputs": {}}, "column: outputs= is empty"),
     (column, {"outputs": ["y"]}, "column: outputs= must be a dict of column name to type, got ['y']"),
-    (column, {"outputs": {"y": float}}, "outputs= must give 'y' a ringmill type such as rm.float64, got <class 'float'>; did you mean rm.float64?"),
+    (
+        column,
+        {"outputs": {"y": float}},
+        "outputs= must give 'y' a ringmill type such as rm.float64, got <class 'float'>; did you mean rm.float64?",
+    ),
     (column, {"outputs": {"y": np.int32}}, "did you mean rm.int32?"),
     (column, {"outputs": {"y": "float64"}}, "did you mean rm.float64?"),
     (column, {"outputs": {"y": str}}, "did you mean rm.utf8?"),

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-import ringmill as rm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring import Ring
+
+import ringmill as rm
 
 X = {"x": rm.float64}
 
@@ -360,7 +361,7 @@ def test_under_any_pattern_of_keeping_and_letting_go_every_view_shows_its_own_ba
     current = ["nothing"]
 
     def keep(x):
-        if current[0] == "a reshaped view" and len(x) % 2 or current[0] == "an iterator" and not len(x):
+        if (current[0] == "a reshaped view" and len(x) % 2) or (current[0] == "an iterator" and not len(x)):
             return
         if current[0] != "nothing":
             thing = WAYS_TO_KEEP[current[0]](x)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ringmill._reader import LocalChannel
 
 INPUTS = [("x", "float64", False)]
@@ -174,7 +175,11 @@ def test_print_logging_and_warnings_reach_the_log_with_their_batch(start: Start)
     status, records, stdout, stderr = worker.drain()
     assert (status, stdout, stderr) == (0, b"", b"")
     first = [record for record in records if record["batch"] == 1]
-    assert [(record["level"], record["stream"], record["logger"], record["message"]) for record in first if "careful" not in record["message"]] == [
+    assert [
+        (record["level"], record["stream"], record["logger"], record["message"])
+        for record in first
+        if "careful" not in record["message"]
+    ] == [
         ("info", "stdout", None, "two words"),
         ("warning", "stderr", None, "line"),
         ("warning", "stderr", None, "and another"),
@@ -264,8 +269,16 @@ CANNOT_START = [
     ("import nowhere", "module:udf", "ModuleNotFoundError: No module named 'nowhere'"),
     ("1/0", "module:udf", "ZeroDivisionError: division by zero"),
     ("import sys; sys.exit(5)", "module:udf", "SystemExit: 5"),
-    (DOUBLE.replace("(x)", "(z)").replace("x *", "z *"), "module:udf", "SchemaError: UDF udf: column 'z' is missing (its input has x: float64)"),
-    (DOUBLE.replace("float64", "float32"), "module:udf", "RuntimeError: UDF udf now declares outputs y: float32, but the pipeline"),
+    (
+        DOUBLE.replace("(x)", "(z)").replace("x *", "z *"),
+        "module:udf",
+        "SchemaError: UDF udf: column 'z' is missing (its input has x: float64)",
+    ),
+    (
+        DOUBLE.replace("float64", "float32"),
+        "module:udf",
+        "RuntimeError: UDF udf now declares outputs y: float32, but the pipeline",
+    ),
     (DOUBLE.replace('outputs={"y": rm.float64}', ""), "module:udf", "DeclarationError: udf: outputs= is missing"),
     (
         """

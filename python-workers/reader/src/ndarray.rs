@@ -82,9 +82,7 @@ pub(crate) unsafe fn array_over<'py>(
     };
     if let Some(base) = base {
         // SAFETY: `array` is a new array without a base; the reference to base is given away, as the call wants.
-        let status = unsafe {
-            PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), base.clone().into_ptr())
-        };
+        let status = unsafe { PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), base.clone().into_ptr()) };
         if status < 0 {
             return Err(PyErr::fetch(py));
         }
@@ -187,7 +185,8 @@ pub(crate) fn can_cast_safely(from: &Bound<'_, PyArrayDescr>, to: &Bound<'_, PyA
     let py = from.py();
     // SAFETY: both are descriptors.
     unsafe {
-        PY_ARRAY_API.PyArray_CanCastTypeTo(py, from.as_dtype_ptr(), to.as_dtype_ptr(), NPY_CASTING::NPY_SAFE_CASTING) != 0
+        PY_ARRAY_API.PyArray_CanCastTypeTo(py, from.as_dtype_ptr(), to.as_dtype_ptr(), NPY_CASTING::NPY_SAFE_CASTING)
+            != 0
     }
 }
 

@@ -15,7 +15,8 @@ pub(crate) type PyCapacity = (u32, u32);
 /// The schema of these columns.
 pub(crate) fn schema(fields: PyFields) -> PyResult<Arc<Schema>> {
     let fields = fields.into_iter().map(|(name, data_type, nullable)| {
-        let data_type = data_type.parse().map_err(|error| PyValueError::new_err(format!("column {name:?}: {error}")))?;
+        let data_type =
+            data_type.parse().map_err(|error| PyValueError::new_err(format!("column {name:?}: {error}")))?;
         Ok(Field { name, data_type, nullable })
     });
     let schema = Schema::new(fields.collect::<PyResult<_>>()?).map_err(value_error)?;

@@ -6,11 +6,11 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use numpy::PyArrayDescr;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use numpy::PyArrayDescr;
 use ringmill_wire::{ColumnParts, Field, Schema, Template};
 
 use crate::batch::Batch;
@@ -121,7 +121,8 @@ impl Udf {
         response: ResponseMemory,
     ) -> PyResult<Call<'py>> {
         // SAFETY: passed on to the caller.
-        let (mut positional, out) = unsafe { (self.inputs(py, views, parts, rows)?, self.out(py, views, rows, response)?) };
+        let (mut positional, out) =
+            unsafe { (self.inputs(py, views, parts, rows)?, self.out(py, views, rows, response)?) };
         let keywords = match out {
             Some(out) if self.out == Out::Keyword => {
                 let keywords = PyDict::new(py);
@@ -233,7 +234,8 @@ impl Udf {
     pub(crate) fn is_kept(&self, py: Python<'_>, views: &mut SlotViews) -> bool {
         let mut cached = 0;
         let mut held = false;
-        let mut look = |view: &mut Option<View>, descriptor| match view.as_ref().map(|view| view.state(py, descriptor)) {
+        let mut look = |view: &mut Option<View>, descriptor| match view.as_ref().map(|view| view.state(py, descriptor))
+        {
             Some(ViewState::Pristine) => cached += 1,
             Some(ViewState::Altered) => *view = None,
             Some(ViewState::Held) => held = true,

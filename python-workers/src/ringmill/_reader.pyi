@@ -1,7 +1,7 @@
 """What the Rust crate ``python-workers/reader`` offers. Checked against the built module by ``tests/test_stub.py``."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, TypeAlias, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,10 @@ __all__ = [
     "run_udf",
 ]
 
-_Fields = Sequence[tuple[str, str, bool]]
+_Fields: TypeAlias = Sequence[tuple[str, str, bool]]
 """Columns: name, name of the type, whether nullable."""
 
-_Capacity = tuple[int, int]
+_Capacity: TypeAlias = tuple[int, int]
 """Rows, and value bytes of each variable column, that a batch holds at most."""
 
 class OutputError(ValueError):

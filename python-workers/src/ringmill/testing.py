@@ -192,7 +192,9 @@ def _fields(schema: Mapping[str, DataType]) -> list[tuple[str, str, bool]]:
     return [(name, data_type.name, data_type.nullable) for name, data_type in schema.items()]
 
 
-def _schema_for(declaration: Declaration, columns: Mapping[str, Any], schema: Mapping[str, DataType] | None) -> dict[str, DataType]:
+def _schema_for(
+    declaration: Declaration, columns: Mapping[str, Any], schema: Mapping[str, DataType] | None
+) -> dict[str, DataType]:
     """The types that are given, and those that follow from the declaration where the data leave a choice."""
     known = dict(schema or {})
     for name, accepted in declaration.accepts.items():

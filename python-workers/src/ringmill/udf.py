@@ -132,12 +132,12 @@ def _declare(
     called = _called_function(name, target)
     mode, arguments, out, accepts = _read_signature(name, called, is_method=isinstance(target, type))
     if out != "none":
-        variable = [field.name for field in fields if _is_variable(field.type)]
-        if variable:
-            raise DeclarationError(
-                f"{name}: the parameter out needs outputs of fixed width, but {variable[0]!r} is "
-                f"{dict((f.name, f.type) for f in fields)[variable[0]]}; return the column instead"
-            )
+        for field in fields:
+            if _is_variable(field.type):
+                raise DeclarationError(
+                    f"{name}: the parameter out needs outputs of fixed width, but {field.name!r} is {field.type}; "
+                    "return the column instead"
+                )
     for field in fields:
         if field.name in arguments:
             raise DeclarationError(f"{name}: output {field.name!r} has the name of an input column; choose another")
@@ -163,7 +163,9 @@ def _check_outputs(name: str, outputs: Mapping[str, DataType] | None) -> tuple[F
         raise DeclarationError(f"{name}: outputs= must be a dict of column name to type, got {outputs!r}")
     if not outputs:
         raise DeclarationError(f"{name}: outputs= is empty: a UDF returns at least one column")
-    return tuple(Field(_check_column(name, "outputs", key), _check_type(name, "outputs", key, value)) for key, value in outputs.items())
+    return tuple(
+        Field(_check_column(name, "outputs", key), _check_type(name, "outputs", key, value)) for key, value in outputs.items()
+    )
 
 
 def _check_inputs(
@@ -173,7 +175,7 @@ def _check_inputs(
         return {}
     if not isinstance(inputs, Mapping):
         raise DeclarationError(f"{name}: inputs= must be a dict of column name to type, got {inputs!r}")
-    accepts = {}
+    accepts: dict[str, tuple[str, ...]] = {}
     for key, value in inputs.items():
         column = _check_column(name, "inputs", key)
         if mode == "columns" and column not in arguments:
@@ -199,8 +201,10 @@ def _check_type(name: str, where: str, column: str, data_type: object) -> DataTy
         elif numpy_name.startswith("str"):
             hint = "; did you mean rm.utf8?"
     except TypeError:
-        if data_type in (types.timestamp, types.list_):
-            hint = f'; call it: rm.{"timestamp(" + chr(34) + "ms" + chr(34) if data_type is types.timestamp else "list_(rm.float64"})'
+        if data_type is types.timestamp:
+            hint = '; call it: rm.timestamp("ms")'
+        elif data_type is types.list_:
+            hint = "; call it: rm.list_(rm.float64)"
     raise DeclarationError(f"{name}: {where}= must give {column!r} a ringmill type such as rm.float64, got {data_type!r}{hint}")
 
 
@@ -248,7 +252,9 @@ def _read_signature(
     for position, parameter in enumerate(parameters):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
-            raise DeclarationError(f"{name}: {stars}{parameter.name} names no column; write the columns out, or take one rm.Batch")
+            raise DeclarationError(
+                f"{name}: {stars}{parameter.name} names no column; write the columns out, or take one rm.Batch"
+            )
         if parameter.name == "out":
             keyword_only = parameter.kind is parameter.KEYWORD_ONLY
             if not keyword_only and any(p.kind is not p.KEYWORD_ONLY for p in parameters[position + 1 :]):
@@ -256,10 +262,13 @@ def _read_signature(
             out = "keyword" if keyword_only else "positional"
         elif parameter.kind is parameter.KEYWORD_ONLY:
             if parameter.default is parameter.empty:
-                raise DeclarationError(f"{name}: keyword-only parameter {parameter.name!r} needs a default (only out is passed by keyword)")
+                raise DeclarationError(
+                    f"{name}: keyword-only parameter {parameter.name!r} needs a default (only out is passed by keyword)"
+                )
         elif parameter.default is not parameter.empty:
             raise DeclarationError(
-                f"{name}: parameter {parameter.name!r} has a default, but columns have none; put a * before it to make it a constant"
+                f"{name}: parameter {parameter.name!r} has a default, but columns have none; "
+                "put a * before it to make it a constant"
             )
         elif _is_batch(hints.get(parameter.name)):
             batches.append(parameter.name)

@@ -59,7 +59,10 @@ fn import_mistake(config: &Config, step: &str, error: DescribeError, details: &m
     if let Some((_, message)) = error.message.strip_prefix("ringmill.errors.").and_then(|text| text.split_once(": ")) {
         return config.mistake_at(step, "function", message);
     }
-    let hint = error.traceback.is_some().then(|| "what Python said stands above".to_owned());
+    let hint = match (&config.python, error.message.starts_with("ModuleNotFoundError")) {
+        (Some(python), true) => Some(format!("install it for the pipeline's interpreter, {}", python.display())),
+        _ => error.traceback.is_some().then(|| "what Python said stands above".to_owned()),
+    };
     details.extend(error.traceback);
     config.mistake_at(step, "function", error.message).hint_maybe(hint)
 }

@@ -169,9 +169,8 @@ fn a_json_log_is_json_line_by_line() {
 
 #[test]
 fn check_tells_what_nobody_reads() {
-    let step = "[steps.warm]\nkind = \"filter\"\ninputs = [\"sensors\"]\nwhere = \"temperature > 20\"\n";
-    let folder = Folder::new(&format!("{ENDLESS}{step}"));
-    folder.run(&["check", "pipeline.toml"]).expect(0, &["note: nobody reads `warm`"]);
+    let folder = Folder::new(&format!("{ENDLESS}[sources.idle]\nkind = \"generator\"\n"));
+    folder.run(&["check", "pipeline.toml"]).expect(0, &["note: nobody reads `idle`"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub struct Position {
     pub rows: u64,
 }
 
-/// What a poll came to.
+/// What a poll came to. Whatever it is, rows may have been written, and dead letters pushed, before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poll {
     /// Records were consumed (into rows or dead letters), or may be at the next poll: poll again.

@@ -50,7 +50,12 @@ pub(crate) unsafe fn column_array(parts: &ColumnParts, hold: &Arc<Hold>) -> Arro
         DataType::Utf8 | DataType::Binary => vec![validity, parts.offsets.cast(), values],
         DataType::List(item) => {
             let length = parts.values_bytes as usize / item.data_type().item_width();
-            let child = Private { hold: Arc::clone(hold), buffers: vec![ptr::null(), values], children: Vec::new(), _owned: None };
+            let child = Private {
+                hold: Arc::clone(hold),
+                buffers: vec![ptr::null(), values],
+                children: Vec::new(),
+                _owned: None,
+            };
             children.push(child.into_array(length, 0));
             vec![validity, parts.offsets.cast()]
         }
@@ -67,7 +72,8 @@ pub(crate) unsafe fn column_array(parts: &ColumnParts, hold: &Arc<Hold>) -> Arro
 pub(crate) unsafe fn batch_array(columns: &[ColumnParts], rows: usize, hold: &Arc<Hold>) -> ArrowArray {
     // SAFETY: passed on to the caller.
     let children = columns.iter().map(|parts| unsafe { column_array(parts, hold) }).collect();
-    let private = Private { hold: Arc::clone(hold), buffers: vec![ptr::null()], children: boxed(children), _owned: None };
+    let private =
+        Private { hold: Arc::clone(hold), buffers: vec![ptr::null()], children: boxed(children), _owned: None };
     private.into_array(rows, 0)
 }
 
@@ -135,7 +141,8 @@ struct PrivateSchema {
 
 fn schema(format: &str, name: &str, flags: i64, children: Vec<ArrowSchema>) -> ArrowSchema {
     // A name with a NUL cannot be said in C; it is cut there.
-    let texts = [format, name].map(|text| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default());
+    let texts =
+        [format, name].map(|text| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default());
     let [format, name] = [texts[0].as_ptr(), texts[1].as_ptr()];
     let mut private = Box::new(PrivateSchema { _texts: texts, children: boxed(children) });
     ArrowSchema {

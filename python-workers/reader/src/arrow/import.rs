@@ -133,8 +133,7 @@ fn assemble(schema: &ArrowSchema, arrays: Vec<Owned<ArrowArray>>) -> PyResult<Im
         // SAFETY: as above.
         let name = unsafe { text(child.name, "column name")? }.to_owned();
         let pieces = arrays.iter().map(|owner| Piece::of_struct(owner, index)).collect::<PyResult<_>>()?;
-        let column = foreign(child, pieces)
-            .map_err(|error| PyTypeError::new_err(format!("column {name:?}: {error}")));
+        let column = foreign(child, pieces).map_err(|error| PyTypeError::new_err(format!("column {name:?}: {error}")));
         Ok((name, column?))
     });
     Ok(Imported::Table { columns: columns.collect::<PyResult<_>>()?, rows })
@@ -151,7 +150,9 @@ fn foreign(schema: &ArrowSchema, pieces: Vec<Piece>) -> PyResult<Foreign> {
     // SAFETY: a schema's texts live as long as it does.
     let format = unsafe { text(schema.format, "format")? }.to_owned();
     if !schema.dictionary.is_null() {
-        return Err(PyTypeError::new_err("dictionary-encoded (categorical) Arrow data is not taken; cast it to its values"));
+        return Err(PyTypeError::new_err(
+            "dictionary-encoded (categorical) Arrow data is not taken; cast it to its values",
+        ));
     }
     let kind = if let Some(layout) = list_layout(&format) {
         let item = children(schema).next().and_then(|(_, item)| {
@@ -163,7 +164,9 @@ fn foreign(schema: &ArrowSchema, pieces: Vec<Piece>) -> PyResult<Foreign> {
         scalar_kind(&format)
     };
     let kind = kind.ok_or_else(|| {
-        PyTypeError::new_err(format!("Arrow data of format {format:?} is not taken; cast it to a type that ringmill has"))
+        PyTypeError::new_err(format!(
+            "Arrow data of format {format:?} is not taken; cast it to a type that ringmill has"
+        ))
     })?;
     Ok(Foreign { kind, format, pieces })
 }

@@ -26,13 +26,11 @@ impl OutputPlan {
     ) -> PyResult<()> {
         match returned {
             Returned::Value(value) => self.spread(value, rows, writer, None),
-            Returned::InPlace(value) if value.is_none() => {
-                (0..self.columns.len()).try_for_each(|column| {
-                    let data_type = self.columns[column].field.data_type;
-                    fixed_room(writer, column, data_type, rows);
-                    self.finish_fixed(column, rows, writer)
-                })
-            }
+            Returned::InPlace(value) if value.is_none() => (0..self.columns.len()).try_for_each(|column| {
+                let data_type = self.columns[column].field.data_type;
+                fixed_room(writer, column, data_type, rows);
+                self.finish_fixed(column, rows, writer)
+            }),
             Returned::InPlace(value) => {
                 let places: Vec<_> = (0..self.columns.len())
                     .map(|column| fixed_room(writer, column, self.columns[column].field.data_type, rows).cast_const())

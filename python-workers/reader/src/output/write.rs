@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use numpy::{PyArray1, PyArrayDescr, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -56,15 +56,15 @@ impl OutputPlan {
         let column = &self.columns[index];
         let name = &column.field.name;
         let (mut nulls, mut present) = (Vec::new(), value.clone());
-        // NumPy itself makes NaT of a None among timestamps.
-        let is_timestamp = matches!(column.field.data_type, DataType::Timestamp(_));
-        if let Ok(list) = value.cast::<PyList>()
-            && !is_timestamp
-        {
+        if let Ok(list) = value.cast::<PyList>() {
             nulls.extend(list.iter().enumerate().filter(|(_, item)| item.is_none()).map(|(row, _)| row));
             if !nulls.is_empty() {
                 // A placeholder that leaves NumPy's choice of type to the others.
-                let none = if column.field.data_type == DataType::Bool { false.into_py_any(py)? } else { 0.into_py_any(py)? };
+                let none = match column.field.data_type {
+                    DataType::Bool => false.into_py_any(py)?,
+                    DataType::Timestamp(_) => py.import("numpy")?.call_method1("datetime64", ("NaT",))?.unbind(),
+                    _ => 0.into_py_any(py)?,
+                };
                 let zero = |item: Bound<'_, PyAny>| if item.is_none() { none.clone_ref(py) } else { item.unbind() };
                 present = PyList::new(py, list.iter().map(zero))?.into_any();
             }
@@ -82,9 +82,9 @@ impl OutputPlan {
             fixed_room(writer, index, column.field.data_type, rows); // nor has one of Nones
         } else {
             self.write_array(index, array, rows, writer)?;
-            self.finish_fixed(index, rows, writer)?;
         }
-        self.set_nulls(index, rows, &nulls, writer)
+        self.set_nulls(index, rows, &nulls, writer)?;
+        self.finish_fixed(index, rows, writer)
     }
 
     fn import(&self, index: usize, value: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
@@ -162,7 +162,11 @@ impl OutputPlan {
         let Some(first) = nulls.first() else { return Ok(()) };
         if !field.nullable {
             let expected = format!("{} without nulls (declare it rm.nullable(...) to allow them)", field.data_type);
-            return Err(self.wrong(&field.name, &expected, &format!("{} nulls, the first in row {first}", nulls.len())));
+            return Err(self.wrong(
+                &field.name,
+                &expected,
+                &format!("{} nulls, the first in row {first}", nulls.len()),
+            ));
         }
         if let Some(width) = field.data_type.width() {
             let values = fixed_room(writer, index, field.data_type, rows);
@@ -212,7 +216,9 @@ impl OutputPlan {
         }
         let result = match (column.field.data_type, foreign.kind) {
             (DataType::Utf8, Kind::Bytes { is_text: true, layout })
-            | (DataType::Binary, Kind::Bytes { layout, .. }) => self.write_foreign_bytes(index, foreign, layout, writer),
+            | (DataType::Binary, Kind::Bytes { layout, .. }) => {
+                self.write_foreign_bytes(index, foreign, layout, writer)
+            }
             (DataType::List(to), Kind::List { item, layout }) => {
                 self.write_foreign_lists(py, index, foreign, (item, to, layout), writer)
             }
@@ -244,7 +250,9 @@ impl OutputPlan {
         let target = fixed_room(writer, index, column.field.data_type, rows);
         let (mut nulls, mut start) = (Vec::new(), 0);
         for piece in &foreign.pieces {
-            nulls.extend((0..piece.rows).filter(|&row| foreign.kind == Kind::Null || piece.is_null(row)).map(|row| start + row));
+            nulls.extend(
+                (0..piece.rows).filter(|&row| foreign.kind == Kind::Null || piece.is_null(row)).map(|row| start + row),
+            );
             if let Some(data_type) = foreign.kind.data_type() {
                 let from = descriptor(py, data_type)?.bind(py);
                 self.check_dtype(column, from, to)?;
@@ -390,7 +398,11 @@ impl OutputPlan {
         let array = as_array(&array).filter(|array| array.ndim() == 1);
         let Some(array) = array else {
             let got = format!("{} in row {row}", describe(item));
-            return Err(self.wrong(&column.field.name, &format!("{}: a list in each row", column.field.data_type), &got));
+            return Err(self.wrong(
+                &column.field.name,
+                &format!("{}: a list in each row", column.field.data_type),
+                &got,
+            ));
         };
         if array.len() > 0 {
             self.check_dtype(column, &array.dtype(), to)?;
@@ -454,7 +466,7 @@ unsafe fn copy_piece(
     let source = if data_type == DataType::Bool {
         bools = piece.bools();
         bools.as_ptr()
-    } else if piece.rows > 0 && piece.values(width) as usize % width != 0 {
+    } else if piece.rows > 0 && !(piece.values(width) as usize).is_multiple_of(width) {
         // Arrow only recommends alignment; NumPy needs it.
         aligned.resize(bytes.div_ceil(8), 0);
         // SAFETY: the piece has so many bytes of values, and the vector room for them.

@@ -267,7 +267,8 @@ impl<'a> Watch<'a> {
             Ok(summary) => summary,
             Err(error) => {
                 let snapshot = self.control.snapshot();
-                self.say(&format!("{} until then", self.moment(&snapshot, &Reading::default()).line()));
+                let line = self.moment(&snapshot, &Reading::default()).line();
+                self.say(&format!("until the failure: {line}"));
                 return Err(error.into());
             }
         };

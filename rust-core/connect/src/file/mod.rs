@@ -2,7 +2,7 @@
 
 mod writer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use ringmill_wire::Schema;
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,13 @@ impl FileSpec {
     /// The matching files, sorted by name.
     fn find(&self) -> Result<Vec<Part>, ConnectError> {
         let literal = PathBuf::from(&self.path);
-        let mut paths = if literal.exists() {
+        let mut paths = if literal.is_dir() {
+            let source = io::Error::new(
+                io::ErrorKind::IsADirectory,
+                "it is a directory; a pattern such as `*.ndjson` is missing",
+            );
+            return Err(ConnectError::Open { path: literal, source });
+        } else if literal.exists() {
             vec![literal]
         } else {
             let matches = glob::glob(&self.path)

@@ -172,6 +172,7 @@ fn what_cannot_be_opened_is_refused_before_anything_runs() {
         error.to_string()
     };
     assert!(fail("c*", Format::Json).starts_with("no file matches "));
+    assert!(fail("", Format::Json).contains("it is a directory"));
     assert!(fail("[", Format::Json).contains("is not a valid pattern"));
     assert!(fail("*.csv", Format::Csv).ends_with(r#"/b.csv has no column "t"; its header has ["x", "u"]"#));
     assert!(spec(folder.path(), "a.csv", Format::Csv).open(1, &[]).is_ok());

@@ -67,11 +67,11 @@ impl Column {
         row.out.push_bytes(self.index, value).map_err(|_| Refusal::Full)
     }
 
-    /// Base64 (RFC 4648, with padding).
-    pub fn push_base64(&self, row: &mut Row<'_>, text: &[u8]) -> Result<(), Refusal> {
+    /// Base64 (RFC 4648, with padding). `got` is the value as it was written.
+    pub fn push_base64(&self, row: &mut Row<'_>, text: &[u8], got: &[u8]) -> Result<(), Refusal> {
         row.binary.clear();
         if STANDARD.decode_vec(text, row.binary).is_err() {
-            return Err(self.misfit(row, text, " (binary is written in base64)"));
+            return Err(self.misfit(row, got, " (binary is written in base64)"));
         }
         row.out.push_bytes(self.index, row.binary).map_err(|_| Refusal::Full)
     }
@@ -85,13 +85,19 @@ impl Column {
         Ok(())
     }
 
-    /// RFC 3339.
+    /// RFC 3339. `got` is the value as it was written.
     #[inline]
-    pub fn push_timestamp_text(&self, row: &mut Row<'_>, text: &[u8], unit: TimeUnit) -> Result<(), Refusal> {
+    pub fn push_timestamp_text(
+        &self,
+        row: &mut Row<'_>,
+        text: &[u8],
+        got: &[u8],
+        unit: TimeUnit,
+    ) -> Result<(), Refusal> {
         match timestamp::parse(text, unit) {
-            Ok(value) => self.push_timestamp(row, value, text),
-            Err(timestamp::Refused::Syntax) => Err(self.misfit(row, text, " (neither RFC 3339 nor an integer)")),
-            Err(timestamp::Refused::Range) => Err(self.out_of_range(row, text)),
+            Ok(value) => self.push_timestamp(row, value, got),
+            Err(timestamp::Refused::Syntax) => Err(self.misfit(row, got, " (neither RFC 3339 nor an integer)")),
+            Err(timestamp::Refused::Range) => Err(self.out_of_range(row, got)),
         }
     }
 
@@ -118,8 +124,8 @@ impl std::fmt::Display for Excerpt<'_> {
         for chunk in cut.utf8_chunks() {
             f.write_str(chunk.valid())?;
             // A character that the cut runs through is not an invalid one.
-            let at_cut = chunk.invalid().as_ptr_range().end == cut.as_ptr_range().end;
-            if !chunk.invalid().is_empty() && !(at_cut && cut.len() < self.0.len()) {
+            let is_cut = cut.len() < self.0.len() && chunk.invalid().as_ptr_range().end == cut.as_ptr_range().end;
+            if !chunk.invalid().is_empty() && !is_cut {
                 f.write_char('\u{fffd}')?;
             }
         }
@@ -187,11 +193,11 @@ impl Column {
             DataType::Timestamp(unit) => match trimmed(text) {
                 Some(whole) => match whole.parse::<i64>() {
                     Ok(value) => self.push_timestamp(row, value, text),
-                    Err(_) => self.push_timestamp_text(row, whole.as_bytes(), unit),
+                    Err(_) => self.push_timestamp_text(row, whole.as_bytes(), text, unit),
                 },
                 None => Err(self.misfit(row, text, "")),
             },
-            DataType::Binary => self.push_base64(row, text),
+            DataType::Binary => self.push_base64(row, text, text),
             DataType::List(_) => Err(self.misfit(row, text, " (csv carries no lists)")),
         }
     }

@@ -207,11 +207,11 @@ impl JsonDecoder {
                 None => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
             },
             DataType::Binary => match text {
-                Some(text) => column.push_base64(row, text),
+                Some(text) => column.push_base64(row, text, written(cell, bytes)),
                 None => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
             },
             DataType::Timestamp(unit) => match text {
-                Some(text) => column.push_timestamp_text(row, text, unit),
+                Some(text) => column.push_timestamp_text(row, text, written(cell, bytes), unit),
                 None => match number::integer(cell.token, raw) {
                     Ok(value) => column.push_timestamp(row, value, raw),
                     Err(wrong) => Err(self.refuse(column, cell, bytes, row, wrong)),
@@ -229,17 +229,22 @@ impl JsonDecoder {
 
     #[cold]
     fn refuse(&self, column: &Column, cell: &Cell, bytes: &[u8], row: &mut Row<'_>, wrong: Wrong) -> Refusal {
-        let (start, end) = (cell.start as usize, cell.end as usize);
-        let got = match cell.token {
-            // with its quotes
-            Token::Text | Token::Unescaped(..) => &bytes[start - 1..end + 1],
-            _ => &bytes[start..end],
-        };
+        let got = written(cell, bytes);
         match (wrong, cell.token) {
             (_, Token::WrongItem) => column.misfit(row, got, " in its array"),
             (Wrong::Range, _) => column.out_of_range(row, got),
             (Wrong::Kind, _) => column.misfit(row, got, ""),
         }
+    }
+}
+
+/// A value as it was written, strings with their quotes.
+#[inline(always)]
+fn written<'a>(cell: &Cell, bytes: &'a [u8]) -> &'a [u8] {
+    let (start, end) = (cell.start as usize, cell.end as usize);
+    match cell.token {
+        Token::Text | Token::Unescaped(..) => &bytes[start - 1..end + 1],
+        _ => &bytes[start..end],
     }
 }
 

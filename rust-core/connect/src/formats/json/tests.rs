@@ -73,16 +73,20 @@ fn values_fit_their_types_or_the_reason_says_why() {
     check("x:utf8", "null", Err(" is null"));
     check("x:utf8?", "null", Ok("null"));
     check("x:binary", "\"AAEC/w==\"", Ok("\"AAEC/w==\""));
-    check("x:binary", "\"AAE\"", Err(": expected binary, got AAE (binary is written in base64)"));
+    check("x:binary", "\"AAE\"", Err(": expected binary, got \"AAE\" (binary is written in base64)"));
     check("x:timestamp[ms]", "\"2024-02-29T12:00:00.5Z\"", Ok("\"2024-02-29T12:00:00.500Z\""));
     check("x:timestamp[ms]", "1709208000500", Ok("\"2024-02-29T12:00:00.500Z\""));
     check("x:timestamp[ns]", "\"1970-01-01T01:00:00.000000001+01:00\"", Ok("\"1970-01-01T00:00:00.000000001Z\""));
     check(
         "x:timestamp[ns]",
         "\"2300-01-01T00:00:00Z\"",
-        Err(": expected timestamp[ns], got 2300-01-01T00:00:00Z (out of range)"),
+        Err(": expected timestamp[ns], got \"2300-01-01T00:00:00Z\" (out of range)"),
     );
-    check("x:timestamp[ms]", "\"noon\"", Err(": expected timestamp[ms], got noon (neither RFC 3339 nor an integer)"));
+    check(
+        "x:timestamp[ms]",
+        "\"noon\"",
+        Err(": expected timestamp[ms], got \"noon\" (neither RFC 3339 nor an integer)"),
+    );
     check("x:timestamp[ms]", "1.5", Err(": expected timestamp[ms], got 1.5"));
     check("x:list[int16]", "[]", Ok("[]"));
     check("x:list[int16]", "[ 1 , -2 ]", Ok("[1,-2]"));
