@@ -1,0 +1,359 @@
+//! Tumbling and sliding windows: a table of keys for each window that is open.
+//!
+//! A row goes into every window that covers it. A window *fires* when the watermark reaches its end: its entries go out
+//! in the order in which their keys came. It stays open for late rows until the allowed lateness has passed too; a key
+//! that such a row changes goes out again. The tables of closed windows are used for later ones.
+
+use std::collections::VecDeque;
+
+use ringmill_wire::BatchWriter;
+
+use super::accumulate::{Block, apply};
+use super::budget::Budget;
+use super::error::StateFull;
+use super::key::Keys;
+use super::key_table::{BLOCK, EntryLayout, KeyTable};
+use super::operator::Emitted;
+use super::step::{Rows, Step};
+
+/// One window.
+#[derive(Debug)]
+struct Open {
+    /// It starts at this many steps from 1970.
+    number: i64,
+    table: KeyTable,
+    fired: bool,
+    /// Entries before this one went out.
+    next: u32,
+    /// Entries that changed after they went out, in order, from `again_next` on.
+    again: Vec<u32>,
+    again_next: usize,
+    ingest_ns: u64,
+    again_ingest_ns: u64,
+}
+
+impl Open {
+    fn pending(&self) -> usize {
+        if self.fired { (self.table.entry_count() - self.next) as usize + self.again.len() - self.again_next } else { 0 }
+    }
+}
+
+/// Windows of one length at regular distances.
+#[derive(Debug)]
+pub struct AlignedWindows {
+    size_ns: i64,
+    every_ns: i64,
+    layout: EntryLayout,
+    /// Word of a cell that is 1 while its entry waits in `again`; `None`: windows fire only once.
+    again_word: Option<usize>,
+    /// By number, hence by end.
+    open: VecDeque<Open>,
+    /// The first so many have fired.
+    fired: usize,
+    pending: u64,
+    assigned: Vec<(i64, u32)>,
+    rows: Vec<u32>,
+    found: Vec<u32>,
+    new_rows: Vec<u32>,
+    spare_lists: Vec<Vec<u32>>,
+}
+
+impl AlignedWindows {
+    pub fn new(size_ns: i64, every_ns: i64, step: &mut Step) -> Self {
+        let again_word = (step.lateness_ns > 0).then(|| step.layout.add_words(&[0]));
+        let layout = EntryLayout::new(step.keys.are_words(), step.layout.initial.len());
+        Self {
+            size_ns,
+            every_ns,
+            layout,
+            again_word,
+            open: VecDeque::new(),
+            fired: 0,
+            pending: 0,
+            assigned: Vec::new(),
+            rows: Vec::with_capacity(BLOCK),
+            found: Vec::with_capacity(BLOCK),
+            new_rows: Vec::with_capacity(BLOCK),
+            spare_lists: Vec::new(),
+        }
+    }
+
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// The first and the last window that cover a time.
+    #[inline]
+    fn covering(&self, time_ns: i64) -> (i64, i64) {
+        let last = time_ns.div_euclid(self.every_ns);
+        if self.size_ns == self.every_ns {
+            return (last, last);
+        }
+        (time_ns.saturating_sub(self.size_ns).div_euclid(self.every_ns) + 1, last)
+    }
+
+    fn start_ns(&self, number: i64) -> i64 {
+        clamp(i128::from(number) * i128::from(self.every_ns))
+    }
+
+    fn end_ns(&self, number: i64) -> i64 {
+        clamp(i128::from(number) * i128::from(self.every_ns) + i128::from(self.size_ns))
+    }
+
+    /// Takes the rows of a block (`first..first + count` of the batch); gives how many, fewer if `late` is full.
+    pub fn push(&mut self, step: &mut Step, block: &Rows<'_>, late: &mut BatchWriter) -> Result<usize, StateFull> {
+        let (count, times) = (block.count(), block.times);
+        let (earliest, latest) = times.range();
+        let mut taken = count;
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.clear();
+        let mut covers = (self.covering(earliest), self.covering(latest));
+        if step.is_over(self.end_ns(covers.0.1)) {
+            taken = self.sort_out_late(step, block, &mut rows, late);
+            let alive = rows.iter().map(|row| times.get(*row as usize));
+            let range = alive.fold((i64::MAX, i64::MIN), |range, time| (range.0.min(time), range.1.max(time)));
+            covers = (self.covering(range.0), self.covering(range.1));
+        } else {
+            rows.extend(0..count as u32);
+        }
+        if rows.is_empty() {
+        } else if covers.0 == covers.1 {
+            for number in covers.0.0..=covers.0.1 {
+                self.update(step, block, number, &rows)?;
+            }
+        } else {
+            self.update_many(step, block, &mut rows)?;
+        }
+        self.rows = rows;
+        Ok(taken)
+    }
+
+    /// Writes the rows that no open window covers to `late`, and notes the others; gives how many rows were seen.
+    fn sort_out_late(&self, step: &mut Step, block: &Rows<'_>, rows: &mut Vec<u32>, late: &mut BatchWriter) -> usize {
+        for row in 0..block.count() {
+            if !step.is_over(self.end_ns(self.covering(block.times.get(row)).1)) {
+                rows.push(row as u32);
+                continue;
+            }
+            if late.rows_free() == 0 || late.copy_row(block.view, block.first + row).is_err() {
+                return row;
+            }
+            step.late_rows += 1;
+        }
+        block.count()
+    }
+
+    /// For rows of different windows: window after window.
+    fn update_many(&mut self, step: &mut Step, block: &Rows<'_>, rows: &mut Vec<u32>) -> Result<(), StateFull> {
+        let mut assigned = std::mem::take(&mut self.assigned);
+        assigned.clear();
+        for row in rows.iter() {
+            let (low, high) = self.covering(block.times.get(*row as usize));
+            assigned.extend((low..=high).map(|number| (number, *row)));
+        }
+        assigned.sort_unstable();
+        for group in assigned.chunk_by(|a, b| a.0 == b.0) {
+            rows.clear();
+            rows.extend(group.iter().map(|(_, row)| *row));
+            self.update(step, block, group[0].0, rows)?;
+        }
+        self.assigned = assigned;
+        Ok(())
+    }
+
+    /// Brings rows into one window, unless it is over.
+    fn update(&mut self, step: &mut Step, block: &Rows<'_>, number: i64, rows: &[u32]) -> Result<(), StateFull> {
+        if step.is_over(self.end_ns(number)) {
+            return Ok(());
+        }
+        let at = self.find_or_open(step, number)?;
+        let open = &mut self.open[at];
+        let (known, pending) = (open.table.entry_count(), open.pending());
+        open.table.resolve(&block.keys, rows, &step.layout.initial, &mut step.budget, &mut self.found)?;
+        if step.history.is_some() && open.table.entry_count() > known {
+            self.find_histories(step, &block.keys, at, known, rows)?;
+        }
+        let open = &mut self.open[at];
+        step.cells.clear();
+        step.cells.extend(self.found.iter().map(|entry| open.table.payload(*entry)));
+        if open.fired {
+            if known == open.next {
+                open.ingest_ns = block.ingest_ns;
+            }
+            note_changes(open, known, &self.found, &step.cells, self.again_word, block.ingest_ns);
+            self.pending += (open.pending() - pending) as u64;
+        }
+        let before = open.table.arena.bytes();
+        open.table.arena.limit_growth(step.budget.remaining());
+        let (words, arena) = open.table.parts_mut();
+        let rows = Block {
+            view: block.view,
+            first: block.first,
+            lanes: &step.lanes,
+            sequence: step.sequence,
+            rows,
+            cells: &step.cells,
+        };
+        let applied = apply(&step.layout, &rows, words, arena);
+        settle(&mut step.budget, before, open.table.arena.bytes(), applied.is_err())
+    }
+
+    /// Ties the entries from `known` on to their keys' histories.
+    fn find_histories(&mut self, step: &mut Step, keys: &Keys<'_>, at: usize, known: u32, rows: &[u32]) -> Result<(), StateFull> {
+        let Some(history) = &mut step.history else { return Ok(()) };
+        self.new_rows.clear();
+        for (row, entry) in rows.iter().zip(&self.found) {
+            // Entries are numbered as they are made, so each new one is met first by the row that made it.
+            if *entry == known + self.new_rows.len() as u32 {
+                self.new_rows.push(*row);
+            }
+        }
+        let mut histories = self.spare_lists.pop().unwrap_or_default();
+        let found = history.statistics.resolve(keys, &self.new_rows, &mut step.budget, &mut histories);
+        let table = &mut self.open[at].table;
+        for (new, key) in histories.iter().enumerate() {
+            let word = table.payload(known + new as u32) + history.word;
+            table.parts_mut().0[word] = u64::from(*key);
+        }
+        self.spare_lists.push(histories);
+        found
+    }
+
+    fn find_or_open(&mut self, step: &mut Step, number: i64) -> Result<usize, StateFull> {
+        let at = match self.open.back() {
+            Some(last) if last.number == number => return Ok(self.open.len() - 1),
+            Some(last) if last.number > number => match self.open.binary_search_by_key(&number, |open| open.number) {
+                Ok(at) => return Ok(at),
+                Err(at) => at,
+            },
+            _ => self.open.len(),
+        };
+        step.budget.take(size_of::<Open>() as u64)?;
+        let table = step.budget.reuse().unwrap_or_else(|| KeyTable::new(self.layout));
+        let fired = self.end_ns(number) <= step.watermark_ns;
+        self.fired += usize::from(fired);
+        let again = self.spare_lists.pop().unwrap_or_default();
+        let open = Open { number, table, fired, next: 0, again, again_next: 0, ingest_ns: step.ingest_ns, again_ingest_ns: 0 };
+        self.open.insert(at, open);
+        Ok(at)
+    }
+
+    /// Fires the windows that the watermark has reached.
+    pub fn advance(&mut self, step: &mut Step) {
+        while let Some(number) = self.open.get(self.fired).map(|open| open.number) {
+            if self.end_ns(number) > step.watermark_ns {
+                break;
+            }
+            let open = &mut self.open[self.fired];
+            open.fired = true;
+            open.ingest_ns = step.ingest_ns;
+            self.pending += open.pending() as u64;
+            self.fired += 1;
+        }
+        self.close(step);
+    }
+
+    /// Gives up the windows at the front that are over and went out.
+    fn close(&mut self, step: &mut Step) {
+        while let Some(open) = self.open.front() {
+            if open.pending() > 0 || !open.fired || !step.is_over(self.end_ns(open.number)) {
+                break;
+            }
+            let Some(Open { table, mut again, .. }) = self.open.pop_front() else { break };
+            self.fired -= 1;
+            step.budget.settle(size_of::<Open>() as u64, 0);
+            step.budget.recycle(table);
+            again.clear();
+            self.spare_lists.push(again);
+        }
+    }
+
+    /// Writes results until `out` is full or there are none.
+    pub fn emit(&mut self, step: &mut Step, out: &mut BatchWriter) -> Emitted {
+        let mut emitted = Emitted { rows: 0, ingest_ns: u64::MAX };
+        let mut at = 0;
+        while at < self.fired && self.pending > 0 && out.rows_free() > 0 {
+            if self.open[at].pending() == 0 {
+                at += 1;
+                continue;
+            }
+            let (rows, ingest_ns) = self.emit_block(step, at, out);
+            if rows == 0 {
+                break;
+            }
+            emitted.rows += rows as u32;
+            emitted.ingest_ns = emitted.ingest_ns.min(ingest_ns);
+            self.pending -= rows as u64;
+        }
+        self.close(step);
+        emitted
+    }
+
+    fn emit_block(&mut self, step: &mut Step, at: usize, out: &mut BatchWriter) -> (usize, u64) {
+        let number = self.open[at].number;
+        let bounds = (self.start_ns(number), self.end_ns(number));
+        let open = &mut self.open[at];
+        let limit = BLOCK.min(out.rows_free() as usize);
+        self.found.clear();
+        let first_time = open.next < open.table.entry_count();
+        if first_time {
+            let end = open.table.entry_count().min(open.next + limit as u32);
+            self.found.extend(open.next..end);
+        } else {
+            self.found.extend(open.again[open.again_next..].iter().take(limit));
+        }
+        open.table.gather(self.found.iter().copied(), &mut step.writer.scratch);
+        step.cells.clear();
+        step.cells.extend(self.found.iter().map(|entry| open.table.payload(*entry)));
+        step.bounds.clear();
+        step.bounds.resize(self.found.len(), bounds);
+        let (words, arena) = open.table.parts_mut();
+        let rows = step.write_block(words, arena, out);
+        if first_time {
+            open.next += rows as u32;
+            return (rows, open.ingest_ns);
+        }
+        if let Some(word) = self.again_word {
+            step.cells[..rows].iter().for_each(|cell| words[cell + word] = 0);
+        }
+        open.again_next += rows;
+        if open.again_next == open.again.len() {
+            open.again.clear();
+            open.again_next = 0;
+        }
+        (rows, open.again_ingest_ns)
+    }
+
+    /// Bytes of memory that are no table's.
+    pub fn scratch_bytes(&self) -> u64 {
+        let lists = self.spare_lists.iter().chain(self.open.iter().map(|open| &open.again));
+        let lists: usize = lists.map(|list| list.capacity() * 4).sum();
+        (lists + self.assigned.capacity() * 16 + self.open.capacity() * size_of::<Open>()) as u64
+    }
+}
+
+/// Notes entries that went out already and change now.
+fn note_changes(open: &mut Open, known: u32, found: &[u32], cells: &[usize], again_word: Option<usize>, ingest_ns: u64) {
+    let Some(word) = again_word else { return };
+    let gone = open.next.min(known);
+    let (words, _) = open.table.parts_mut();
+    for (entry, cell) in found.iter().zip(cells) {
+        if *entry < gone && words[cell + word] == 0 {
+            words[cell + word] = 1;
+            if open.again.is_empty() {
+                open.again_ingest_ns = ingest_ns;
+            }
+            open.again.push(*entry);
+        }
+    }
+}
+
+/// Settles what an arena has grown.
+pub fn settle(budget: &mut Budget, before: u64, now: u64, full: bool) -> Result<(), StateFull> {
+    budget.settle(before, now);
+    if full { budget.take(budget.remaining().max(now) + 1) } else { Ok(()) }
+}
+
+fn clamp(time_ns: i128) -> i64 {
+    time_ns.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}

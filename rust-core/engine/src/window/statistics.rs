@@ -1,0 +1,218 @@
+//! Rolling statistics per key over the results of the windows that the key had before.
+//!
+//! A key's history is a running mean and sum of squares (Welford), or, with a horizon, a ring of the results within it.
+//! A result enters the history when its window fires for the first time. If the window fires again, it shows the same
+//! statistics as before, and its new result takes the old one's place in the history. Results that are missing, NaN or
+//! infinite do not enter. Keys are never forgotten: their histories count as state.
+
+use super::arena::{Arena, NONE};
+use super::budget::Budget;
+use super::error::StateFull;
+use super::key::Keys;
+use super::key_table::{EntryLayout, KeyTable};
+
+/// Results that a ring holds at first, as a power of two.
+const RING_CLASS_MIN: u8 = 2;
+
+/// What is known of a key's earlier windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// How many there are.
+    pub count: u64,
+    /// Mean of their results; NaN without any.
+    pub mean: f64,
+    /// Sample standard deviation; NaN for fewer than two.
+    pub std: f64,
+}
+
+/// The histories of all keys.
+#[derive(Debug)]
+pub struct Statistics {
+    table: KeyTable,
+    horizon_ns: Option<i64>,
+    /// Set when a ring could not grow: it then forgets its oldest result.
+    full: Option<StateFull>,
+}
+
+/// Payload without a horizon: number, mean, sum of squared differences.
+const RUNNING: [u64; 3] = [0; 3];
+/// Payload with one: `[block << 32 | class, first << 32 | number]`; a result is its window's end and the value.
+const RING: [u64; 2] = [(NONE as u64) << 32, 0];
+
+impl Statistics {
+    /// Of keys of that form.
+    pub fn new(words_as_keys: bool, horizon_ns: Option<i64>) -> Self {
+        let words = if horizon_ns.is_some() { RING.len() } else { RUNNING.len() };
+        Self { table: KeyTable::new(EntryLayout::new(words_as_keys, words)), horizon_ns, full: None }
+    }
+
+    /// The shortage that made a history lose results.
+    pub fn full(&self) -> Option<StateFull> {
+        self.full
+    }
+
+    /// The histories of the keys at `rows`, made where there are none.
+    pub fn resolve(&mut self, keys: &Keys<'_>, rows: &[u32], budget: &mut Budget, found: &mut Vec<u32>) -> Result<(), StateFull> {
+        let initial: &[u64] = if self.horizon_ns.is_some() { &RING } else { &RUNNING };
+        self.table.resolve(keys, rows, initial, budget, found)
+    }
+
+    /// What is known before a window with that end.
+    pub fn summary(&self, history: u32, end_ns: i64) -> Summary {
+        let at = self.table.payload(history);
+        let words = &self.table.words()[at..];
+        let Some(horizon_ns) = self.horizon_ns else {
+            return summarize(words[0], f64::from_bits(words[1]), f64::from_bits(words[2]));
+        };
+        let oldest = end_ns.saturating_sub(horizon_ns);
+        let mut running = [0, 0, 0];
+        for (result_end, value) in Ring::of(words).results(&self.table.arena) {
+            if (oldest..=end_ns).contains(&result_end) {
+                add(&mut running, value);
+            }
+        }
+        summarize(running[0], f64::from_bits(running[1]), f64::from_bits(running[2]))
+    }
+
+    /// Adds a window's result.
+    pub fn add(&mut self, history: u32, end_ns: i64, value: f64, budget: &mut Budget) {
+        let at = self.table.payload(history);
+        let before = self.table.arena.bytes();
+        let (words, arena) = self.table.parts_mut();
+        match self.horizon_ns {
+            None => add(&mut words[at..at + 3], value),
+            Some(horizon_ns) => {
+                let mut ring = Ring::of(&words[at..]);
+                ring.forget_before(end_ns.saturating_sub(horizon_ns), arena);
+                arena.limit_growth(budget.remaining());
+                if !ring.push(end_ns, value, arena) {
+                    self.full = budget.take(budget.remaining() + 64).err();
+                }
+                ring.store(&mut words[at..at + 2]);
+            }
+        }
+        budget.settle(before, self.table.arena.bytes());
+    }
+
+    /// Puts a window's new result in the place of its old one.
+    pub fn replace(&mut self, history: u32, old: (i64, f64), new: (i64, f64)) {
+        let at = self.table.payload(history);
+        let is_ring = self.horizon_ns.is_some();
+        let (words, arena) = self.table.parts_mut();
+        if is_ring {
+            return Ring::of(&words[at..]).replace(old, new, arena);
+        }
+        let words = &mut words[at..at + 3];
+        let mean = f64::from_bits(words[1]);
+        let difference = new.1 - old.1;
+        let new_mean = mean + difference / words[0] as f64;
+        let squares = f64::from_bits(words[2]) + difference * (new.1 - new_mean + old.1 - mean);
+        words[1] = new_mean.to_bits();
+        words[2] = squares.max(0.0).to_bits();
+    }
+}
+
+fn add(words: &mut [u64], value: f64) {
+    let count = words[0] + 1;
+    let mean = f64::from_bits(words[1]);
+    let delta = value - mean;
+    let new_mean = mean + delta / count as f64;
+    words[0] = count;
+    words[1] = new_mean.to_bits();
+    words[2] = (f64::from_bits(words[2]) + delta * (value - new_mean)).to_bits();
+}
+
+fn summarize(count: u64, mean: f64, squares: f64) -> Summary {
+    Summary {
+        count,
+        mean: if count == 0 { f64::NAN } else { mean },
+        std: if count < 2 { f64::NAN } else { (squares / (count - 1) as f64).sqrt() },
+    }
+}
+
+/// The results of one key within the horizon, oldest first.
+struct Ring {
+    block: u32,
+    class: u8,
+    first: usize,
+    count: usize,
+}
+
+impl Ring {
+    fn of(words: &[u64]) -> Self {
+        let [place, range] = [words[0], words[1]];
+        Self { block: (place >> 32) as u32, class: place as u8, first: (range >> 32) as usize, count: range as u32 as usize }
+    }
+
+    fn store(&self, words: &mut [u64]) {
+        words[0] = u64::from(self.block) << 32 | u64::from(self.class);
+        words[1] = (self.first as u64) << 32 | self.count as u64;
+    }
+
+    /// Results that the block has room for; it is of twice as many words.
+    fn capacity(&self) -> usize {
+        if self.block == NONE { 0 } else { 1 << self.class }
+    }
+
+    fn place(&self, at: usize) -> u32 {
+        self.block + 2 * ((self.first + at) % self.capacity()) as u32
+    }
+
+    fn get(&self, at: usize, arena: &Arena) -> (i64, f64) {
+        let words = arena.words(self.place(at), 2);
+        (words[0] as i64, f64::from_bits(words[1]))
+    }
+
+    fn results<'a>(&'a self, arena: &'a Arena) -> impl Iterator<Item = (i64, f64)> + 'a {
+        (0..self.count).map(|at| self.get(at, arena))
+    }
+
+    fn forget_before(&mut self, oldest_ns: i64, arena: &Arena) {
+        while self.count > 0 && self.get(0, arena).0 < oldest_ns {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        self.first = (self.first + 1) % self.capacity();
+        self.count -= 1;
+    }
+
+    /// `false`: there was no memory to keep all results.
+    fn push(&mut self, end_ns: i64, value: f64, arena: &mut Arena) -> bool {
+        let mut kept = true;
+        if self.count == self.capacity() && !self.grow(arena) {
+            kept = false;
+            if self.count == 0 {
+                return false;
+            }
+            self.forget_oldest();
+        }
+        self.count += 1;
+        let place = self.place(self.count - 1);
+        arena.words_mut(place, 2).copy_from_slice(&[end_ns as u64, value.to_bits()]);
+        kept
+    }
+
+    fn grow(&mut self, arena: &mut Arena) -> bool {
+        let class = if self.block == NONE { RING_CLASS_MIN } else { self.class + 1 };
+        let Some(block) = arena.allocate(class + 1) else { return false };
+        for at in 0..self.count {
+            let (end, value) = self.get(at, arena);
+            arena.words_mut(block + 2 * at as u32, 2).copy_from_slice(&[end as u64, value.to_bits()]);
+        }
+        if self.block != NONE {
+            arena.free(self.block, self.class + 1);
+        }
+        (self.block, self.class, self.first) = (block, class, 0);
+        true
+    }
+
+    fn replace(&self, old: (i64, f64), new: (i64, f64), arena: &mut Arena) {
+        let found = (0..self.count).rev().find(|at| self.get(*at, arena) == old);
+        if let Some(at) = found {
+            let place = self.place(at);
+            arena.words_mut(place, 2).copy_from_slice(&[new.0 as u64, new.1.to_bits()]);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What windows of every shape share: the columns, the cells' layout, the bound on memory, the way results go out.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ringmill_wire::{BatchView, BatchWriter, Schema, TimeUnit};
+
+use super::arena::Arena;
+use super::budget::Budget;
+use super::cells::CellLayout;
+use super::emit::{Results, RowWriter, as_number};
+use super::error::{StateFull, WindowError};
+use super::key::{KeyColumns, KeyScratch, Keys};
+use super::key_table::BLOCK;
+use super::lanes::Lane;
+use super::operator::{RowTime, TimeColumn};
+use super::schema::{self, Bound};
+use super::spec::{WindowKind, WindowSpec};
+use super::statistics::{Statistics, Summary};
+
+/// Words of a cell about the result that was given out: whether there was one (1), and whether it entered the
+/// history (2); count, mean and deviation that were shown; end and value that entered.
+const SHOWN_WORDS: usize = 6;
+
+/// The rolling statistics and where a cell refers to them.
+#[derive(Debug)]
+pub struct History {
+    pub statistics: Statistics,
+    /// The aggregate that they are of.
+    output: usize,
+    /// Word of the cell: the key's history.
+    pub word: usize,
+    /// First of the words about what was shown; `None`: windows fire once only.
+    shown: Option<usize>,
+}
+
+/// What windows of every shape share.
+#[derive(Debug)]
+pub struct Step {
+    pub keys: KeyColumns,
+    pub layout: CellLayout,
+    pub budget: Budget,
+    pub history: Option<History>,
+    pub writer: RowWriter,
+    pub unit: TimeUnit,
+    pub lateness_ns: i64,
+    pub watermark_ns: i64,
+    /// Ingest of the rows that moved the watermark last.
+    pub ingest_ns: u64,
+    pub late_rows: u64,
+    /// Rows that were ever taken, plus one.
+    pub sequence: u64,
+    pub lanes: Vec<Lane>,
+    pub key_scratch: KeyScratch,
+    /// Cells and bounds of the block that goes out.
+    pub cells: Vec<usize>,
+    pub bounds: Vec<(i64, i64)>,
+    summaries: Vec<Summary>,
+}
+
+impl Step {
+    pub fn new(spec: &WindowSpec, input: &Arc<Schema>, time: TimeColumn, state_bytes_max: u64) -> Result<Self, WindowError> {
+        let unit = match time {
+            TimeColumn::Event { unit, .. } => unit,
+            TimeColumn::Arrival => TimeUnit::Millisecond,
+        };
+        let event_time = matches!(time, TimeColumn::Event { .. }).then_some(unit);
+        let bound = schema::bind(spec, input, event_time).map_err(|mut errors| errors.swap_remove(0))?;
+        let Bound { keys: indices, aggregates, statistics_of, .. } = bound;
+        let keys = KeyColumns::new(&indices, input);
+        let mut layout = CellLayout::new(&aggregates, input);
+        let fires_again = spec.allowed_lateness_ns > 0 || matches!(spec.window, WindowKind::Session { .. });
+        let history = spec.statistics.as_ref().zip(statistics_of).map(|(statistics, output)| History {
+            statistics: Statistics::new(keys.are_words(), statistics.horizon_ns),
+            output,
+            word: layout.add_words(&[0]),
+            shown: fires_again.then(|| layout.add_words(&[0; SHOWN_WORDS])),
+        });
+        let columns = spec.statistics.iter().flat_map(|statistics| &statistics.columns).map(|(statistic, _)| *statistic);
+        let writer = RowWriter::new(keys.clone(), indices.len(), unit, columns.collect());
+        let lanes = layout.inputs.iter().map(|_| Lane::default()).collect();
+        Ok(Self {
+            keys,
+            layout,
+            budget: Budget::new(state_bytes_max),
+            history,
+            writer,
+            unit,
+            lateness_ns: spec.allowed_lateness_ns,
+            watermark_ns: i64::MIN,
+            ingest_ns: 0,
+            late_rows: 0,
+            sequence: 1,
+            lanes,
+            key_scratch: KeyScratch::default(),
+            cells: Vec::with_capacity(BLOCK),
+            bounds: Vec::with_capacity(BLOCK),
+            summaries: Vec::with_capacity(BLOCK),
+        })
+    }
+
+    /// Whether rows of a window with that end can no longer count.
+    #[inline]
+    pub fn is_over(&self, end_ns: i64) -> bool {
+        end_ns.saturating_add(self.lateness_ns) <= self.watermark_ns
+    }
+
+    /// Bytes of memory that are no table's.
+    pub fn scratch_bytes(&self) -> u64 {
+        let lanes: u64 = self.lanes.iter().map(Lane::bytes).sum();
+        lanes + self.key_scratch.bytes() + self.writer.bytes()
+    }
+
+    /// Writes the block of results at `self.cells`, whose keys are in the writer's scratch; gives the rows that fit.
+    pub fn write_block(&mut self, words: &mut [u64], arena: &Arena, out: &mut BatchWriter) -> usize {
+        let results = Results { words, arena, cells: &self.cells, bounds: &self.bounds };
+        let rows = self.writer.write(&self.layout, &results, out);
+        if rows == 0 {
+            return 0;
+        }
+        self.summaries.clear();
+        if let Some(history) = &mut self.history {
+            for (cell, (_, end_ns)) in self.cells.iter().zip(&self.bounds).take(rows) {
+                self.summaries.push(history.pass(&self.layout, words, *cell, *end_ns, &mut self.budget));
+            }
+        }
+        self.writer.finish(&self.layout, &self.summaries, rows, out);
+        rows
+    }
+
+    /// The shortage of memory that made statistics forget results.
+    pub fn shortage(&self) -> Result<(), StateFull> {
+        self.history.as_ref().and_then(|history| history.statistics.full()).map_or(Ok(()), Err)
+    }
+}
+
+impl History {
+    /// What is shown with a result that goes out, which enters the history.
+    fn pass(&mut self, layout: &CellLayout, words: &mut [u64], cell: usize, end_ns: i64, budget: &mut Budget) -> Summary {
+        let history = words[cell + self.word] as u32;
+        let value = as_number(&layout.outputs[self.output], words, cell);
+        let Some(shown) = self.shown else {
+            let summary = self.statistics.summary(history, end_ns);
+            if value.is_finite() {
+                self.statistics.add(history, end_ns, value, budget);
+            }
+            return summary;
+        };
+        let shown = &mut words[cell + shown..cell + shown + SHOWN_WORDS];
+        if shown[0] & 1 == 0 {
+            let summary = self.statistics.summary(history, end_ns);
+            shown[..4].copy_from_slice(&[1, summary.count, summary.mean.to_bits(), summary.std.to_bits()]);
+        }
+        let summary = Summary { count: shown[1], mean: f64::from_bits(shown[2]), std: f64::from_bits(shown[3]) };
+        if value.is_finite() {
+            if shown[0] & 2 == 0 {
+                self.statistics.add(history, end_ns, value, budget);
+            } else {
+                self.statistics.replace(history, (shown[4] as i64, f64::from_bits(shown[5])), (end_ns, value));
+            }
+            shown[0] |= 2;
+            (shown[4], shown[5]) = (end_ns as u64, value.to_bits());
+        }
+        summary
+    }
+}
+
+/// A block of rows on its way into windows.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// The batch that they are of.
+    pub view: &'a BatchView<'a>,
+    /// The first of them in the batch.
+    pub first: usize,
+    pub times: Times<'a>,
+    pub keys: Keys<'a>,
+    pub ingest_ns: u64,
+}
+
+impl Rows<'_> {
+    pub fn count(&self) -> usize {
+        self.keys.hashes.len()
+    }
+}
+
+/// Event times of a block's rows.
+#[derive(Clone, Copy)]
+pub struct Times<'a> {
+    values: &'a [i64],
+    unit: TimeUnit,
+    fixed_ns: i64,
+}
+
+impl<'a> Times<'a> {
+    pub fn of(view: &BatchView<'a>, rows: Range<usize>, time: RowTime, unit: TimeUnit) -> Self {
+        match time {
+            RowTime::Column(index) => Self { values: &view.column(index).values::<i64>()[rows], unit, fixed_ns: 0 },
+            RowTime::Fixed(fixed_ns) => Self { values: &[], unit, fixed_ns },
+        }
+    }
+
+    /// Nanoseconds since 1970; beyond 1677 and 2262 the nearest that fits.
+    #[inline]
+    pub fn get(&self, row: usize) -> i64 {
+        match self.values.get(row) {
+            Some(value) => value.saturating_mul(self.unit.nanoseconds()),
+            None => self.fixed_ns,
+        }
+    }
+
+    /// The earliest and the latest.
+    pub fn range(&self) -> (i64, i64) {
+        let (mut least, mut most) = (i64::MAX, i64::MIN);
+        for value in self.values {
+            least = least.min(*value);
+            most = most.max(*value);
+        }
+        if self.values.is_empty() {
+            return (self.fixed_ns, self.fixed_ns);
+        }
+        let factor = self.unit.nanoseconds();
+        (least.saturating_mul(factor), most.saturating_mul(factor))
+    }
+}
