@@ -206,6 +206,39 @@ def test_descriptors_1_and_2_stay_for_c_code(start: Start) -> None:
     assert (status, records, stdout, stderr) == (0, [], b"from C", b"also")
 
 
+def test_a_runaway_print_is_cut(start: Start) -> None:
+    worker = start("""
+        import sys
+        import ringmill as rm
+
+        @rm.udf(outputs={"y": rm.float64})
+        def udf(x):
+            print("ж" * 1_000_000)
+            sys.stdout.buffer.write(b"bytes \\xff\\n")
+            return x
+    """).ready()
+    worker.ask(np.zeros(1))
+    status, records, _, _ = worker.drain()
+    assert status == 0
+    assert all(len(json.dumps(record)) < 64 * 1024 for record in records)
+    assert records[-1]["message"].endswith("bytes \\xff")
+
+
+def test_what_a_udf_starts_inherits_none_of_the_descriptors(start: Start) -> None:
+    worker = start("""
+        import os
+        import ringmill as rm
+
+        @rm.udf(outputs={"y": rm.float64})
+        def udf(x):
+            os.system("ls /proc/self/fd > /dev/stderr")
+            return x
+    """).ready()
+    worker.ask(np.zeros(1))
+    _, _, _, stderr = worker.drain()
+    assert set(stderr.split()) <= {b"0", b"1", b"2", b"3"}  # 3 is the folder that ls reads
+
+
 def test_an_exception_is_an_answer_and_the_worker_goes_on(start: Start) -> None:
     worker = start("""
         import ringmill as rm

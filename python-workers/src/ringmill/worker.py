@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import json
+import os
 import signal
 import sys
 import traceback
@@ -45,12 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CANNOT_WORK
     finally:
         for stream in (sys.stdout, sys.stderr):
-            getattr(stream, "finish", stream.flush)()
+            stream.close()
     return 0
 
 
 def run(config: Mapping[str, Any], log: WorkerLog) -> None:
     """Answer batches until the core drains this worker."""
+    for fd in ("request_fd", "response_fd", "doorbell_fd", "log_fd"):
+        # They were inherited from the core; what a UDF starts shall not inherit them from here.
+        os.set_inheritable(config[fd], False)
     worker = _reader.Worker(
         request_fd=config["request_fd"],
         response_fd=config["response_fd"],
@@ -73,6 +78,9 @@ def run(config: Mapping[str, Any], log: WorkerLog) -> None:
         failure_payload=failure_payload,
         log=log.write,
     )
+    # Everything that was imported and set up lives as long as the process: collections need not look at it again.
+    gc.collect()
+    gc.freeze()
     worker.ready()
     worker.run()
 

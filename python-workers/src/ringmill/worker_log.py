@@ -17,8 +17,9 @@ from typing import Any
 
 __all__ = ["WorkerLog"]
 
-_LINE_BYTES_MAX = 64 * 1024
-"""Longer texts are cut: one runaway print must not fill the core's memory."""
+_TEXT_MAX = 4 * 1024
+"""Longer texts are cut: one runaway print must not fill the core's memory. JSON may make a character six bytes, and the
+core takes a record of 64 KiB at most, with two such texts (message and traceback)."""
 
 
 class WorkerLog:
@@ -33,7 +34,11 @@ class WorkerLog:
 
     def write(self, level: str, message: str, **fields: Any) -> None:
         """Send one record; drops it if the core is gone."""
-        record = {"level": level, "message": message[:_LINE_BYTES_MAX], "batch": self.current_batch(), **fields}
+        if len(message) > _TEXT_MAX:
+            message = f"{message[:_TEXT_MAX]}... ({len(message)} characters)"
+        record: dict[str, Any] = {"level": level, "message": message, "batch": self.current_batch(), **fields}
+        if "traceback" in record:
+            record["traceback"] = record["traceback"][-_TEXT_MAX:]  # its end matters most
         line = memoryview(json.dumps(record, default=str).encode() + b"\n")
         with self._lock:
             try:
@@ -44,15 +49,21 @@ class WorkerLog:
 
     def capture(self) -> None:
         """Send ``print``, ``logging`` and warnings here from now on."""
-        sys.stdout = _LineStream(self, "stdout", "info")
-        sys.stderr = _LineStream(self, "stderr", "warning")
+        sys.stdout = _line_stream(self, "stdout", "info")
+        sys.stderr = _line_stream(self, "stderr", "warning")
         root = logging.getLogger()
         root.addHandler(_Handler(self))
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
 
 
-class _LineStream(io.TextIOBase):
+def _line_stream(log: WorkerLog, stream: str, level: str) -> io.TextIOWrapper:
+    """Something to print to. Not buffered, so that a line is logged under the batch that ended it."""
+    lines = _Lines(log, stream, level)
+    return io.TextIOWrapper(lines, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
+
+
+class _Lines(io.RawIOBase):
     """Standard output or error, cut into log records at line ends."""
 
     def __init__(self, log: WorkerLog, stream: str, level: str) -> None:
@@ -60,11 +71,7 @@ class _LineStream(io.TextIOBase):
         self._stream = stream
         self._level = level
         self._lock = threading.RLock()
-        self._partial = ""
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8"
+        self._partial = b""
 
     def writable(self) -> bool:
         return True
@@ -72,24 +79,22 @@ class _LineStream(io.TextIOBase):
     def fileno(self) -> int:
         return 1 if self._stream == "stdout" else 2
 
-    def write(self, text: str, /) -> int:
+    def write(self, data: Any, /) -> int:
         with self._lock:
-            *lines, self._partial = (self._partial + text).split("\n")
-            if len(self._partial) > _LINE_BYTES_MAX:
+            *lines, self._partial = (self._partial + bytes(data)).split(b"\n")
+            if len(self._partial) > _TEXT_MAX:
                 lines.append(self._partial)
-                self._partial = ""
+                self._partial = b""
         for line in lines:
             if line:
-                self._log.write(self._level, line, stream=self._stream, logger=None)
-        return len(text)
+                self._log.write(self._level, line.decode("utf-8", "backslashreplace"), stream=self._stream, logger=None)
+        return len(data)
 
-    def flush(self) -> None:
-        """Nothing: a line leaves when it ends, and :meth:`finish` sends what is left."""
-
-    def finish(self) -> None:
+    def close(self) -> None:
         """Send an unfinished line."""
-        if self._partial:
-            self.write("\n")
+        if not self.closed and self._partial:
+            self.write(b"\n")
+        super().close()
 
 
 class _Handler(logging.Handler):

@@ -6,13 +6,14 @@
 
 mod build;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{FileSpec, Format, GeneratorSpec, StdinSpec};
 use ringmill_ring::Wait;
-use ringmill_wire::{Field, Schema};
+use ringmill_wire::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::window::WindowSpec;
@@ -136,6 +137,9 @@ pub struct UdfDescription {
     pub mode: String,
     /// Columns it asks for (empty in batch mode).
     pub arguments: Vec<String>,
+    /// Types that it takes for an argument, where its annotations say so.
+    #[serde(default)]
+    pub accepts: Option<BTreeMap<String, Vec<DataType>>>,
     /// Columns it returns.
     pub outputs: Vec<Field>,
 }

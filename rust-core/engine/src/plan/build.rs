@@ -265,6 +265,14 @@ fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanE
             errors.push(wrong);
         }
     }
+    for (argument, types) in description.accepts.iter().flatten() {
+        let Some(field) = input.index_of(argument).map(|index| input.field(index)) else { continue };
+        if !types.contains(&field.data_type) {
+            let expected = types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+            let message = format!("{} expects column {argument:?} to be {expected}, got {}", udf.function, field.data_type);
+            errors.push(error(name, "function", message, Some("change the column's type or the function's annotation")));
+        }
+    }
     for output in &description.outputs {
         if input.index_of(&output.name).is_some() {
             let message = format!("{} returns a column {:?}, which the step's input has already", udf.function, output.name);

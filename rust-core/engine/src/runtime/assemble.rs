@@ -16,7 +16,7 @@ use super::sink::{SinkOperator, SinkTarget, WriterLane, WriterThread, chunk_memo
 use super::source::{SourceOperator, SourceTime};
 use super::udf::{UdfOperator, UdfParts, WorkerLink};
 use super::window::WindowNode;
-use super::workers::udf_layouts;
+use super::workers::{FAILURE_BYTES, udf_layouts};
 use crate::error::EngineError;
 use crate::expression::Expression;
 use crate::metrics::{Control, NodeCounts};
@@ -234,7 +234,7 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
             }
             NodeKind::Udf(udf) => {
                 let layouts = udf_layouts(node).ok().flatten();
-                let slot = layouts.map_or(0, |(_, layouts)| layouts.request.bytes() + layouts.response.bytes());
+                let slot = layouts.map_or(0, |(_, layouts)| layouts.request.bytes() + layouts.response.bytes().max(FAILURE_BYTES));
                 ("rings", shards * udf.workers as u64 * u64::from(udf.slots) * slot as u64 + shards * DeadLetterBatch::bytes())
             }
         };

@@ -135,6 +135,12 @@ impl Worker {
         }
         let mut command = Command::new(&spec.python);
         command.args(["-m", "ringmill.worker", "--config", &config.to_string()]);
+        for threads in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"] {
+            // The workers are the parallelism; a pool of threads in each would fight over their cores.
+            if std::env::var_os(threads).is_none() {
+                command.env(threads, "1");
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         in_child(&mut command, inherited, std::process::id(), spec.cpu);
         let mut child = command.spawn().map_err(failed)?;

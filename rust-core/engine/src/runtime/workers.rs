@@ -18,6 +18,9 @@ use crate::metrics::Control;
 use crate::plan::{Node, NodeKind, Plan, UdfSpec};
 use crate::rundir::ChannelHandle;
 
+/// Least room of a response slot: a failure's message and traceback travel in it, however small the batch.
+pub const FAILURE_BYTES: usize = 16 << 10;
+
 /// Micro-batch layouts of a UDF step.
 pub struct UdfLayouts {
     /// Input columns.
@@ -107,7 +110,7 @@ fn prepare(
     let channel = CoreEnd::create(&ChannelConfig {
         slots: udf.slots,
         request_slot_bytes: layouts.request.bytes(),
-        response_slot_bytes: layouts.response.bytes(),
+        response_slot_bytes: layouts.response.bytes().max(FAILURE_BYTES),
         schema_hash: layouts.request.hash(),
         response_schema_hash: layouts.response.hash(),
         generation: 1,

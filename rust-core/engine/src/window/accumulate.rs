@@ -82,7 +82,9 @@ fn apply_number(part: &Part, block: &Block<'_>, words: &mut [u64]) {
             let pairs = block.rows.iter().zip(block.cells);
             pairs.for_each(|(row, cell)| words[cell + word] += u64::from(lane.valid[*row as usize]));
         }
-        (Action::SumNarrow, _) => block.each(input, |cell, value| words[cell + word] = words[cell + word].wrapping_add(value)),
+        (Action::SumNarrow, _) => {
+            block.each(input, |cell, value| words[cell + word] = words[cell + word].wrapping_add(value))
+        }
         (Action::SumWide, kind) => block.each(input, |cell, value| {
             let value = if kind == Kind::Signed { i128::from(value as i64) } else { i128::from(value) };
             set_wide(words, cell + word, wide(words, cell + word).wrapping_add(value));
@@ -94,20 +96,36 @@ fn apply_number(part: &Part, block: &Block<'_>, words: &mut [u64]) {
         (Action::Min | Action::Max, kind) => {
             let largest = part.action == Action::Max;
             match (kind, largest) {
-                (Kind::Signed, false) => block.each(input, |cell, value| keep(&mut words[cell + word], value, smaller_signed)),
-                (Kind::Signed, true) => block.each(input, |cell, value| keep(&mut words[cell + word], value, larger_signed)),
-                (Kind::Unsigned, false) => block.each(input, |cell, value| keep(&mut words[cell + word], value, u64::min)),
-                (Kind::Unsigned, true) => block.each(input, |cell, value| keep(&mut words[cell + word], value, u64::max)),
+                (Kind::Signed, false) => {
+                    block.each(input, |cell, value| keep(&mut words[cell + word], value, smaller_signed))
+                }
+                (Kind::Signed, true) => {
+                    block.each(input, |cell, value| keep(&mut words[cell + word], value, larger_signed))
+                }
+                (Kind::Unsigned, false) => {
+                    block.each(input, |cell, value| keep(&mut words[cell + word], value, u64::min))
+                }
+                (Kind::Unsigned, true) => {
+                    block.each(input, |cell, value| keep(&mut words[cell + word], value, u64::max))
+                }
                 (_, false) => block.each(input, |cell, value| keep(&mut words[cell + word], value, smaller_float)),
                 (_, true) => block.each(input, |cell, value| keep(&mut words[cell + word], value, larger_float)),
             }
         }
-        (Action::Spread, kind) => block.each(input, |cell, value| spread(&mut words[cell + word..cell + word + 3], number(kind, value))),
+        (Action::Spread, kind) => {
+            block.each(input, |cell, value| spread(&mut words[cell + word..cell + word + 3], number(kind, value)))
+        }
         (Action::First | Action::Last | Action::Collect, _) => {}
     }
 }
 
-fn apply_ordered(layout: &CellLayout, part: &Part, block: &Block<'_>, words: &mut [u64], arena: &mut Arena) -> Result<(), ArenaFull> {
+fn apply_ordered(
+    layout: &CellLayout,
+    part: &Part,
+    block: &Block<'_>,
+    words: &mut [u64],
+    arena: &mut Arena,
+) -> Result<(), ArenaFull> {
     let (word, input) = (part.word, part.input);
     let column = block.view.column(layout.inputs[input].index);
     let lane = &block.lanes[input];

@@ -60,7 +60,8 @@ impl FromStr for Aggregate {
     type Err = (String, Option<String>);
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let shape = || (format!("{text:?} is no aggregate"), Some("write it like mean(temperature) or count()".to_owned()));
+        let shape =
+            || (format!("{text:?} is no aggregate"), Some("write it like mean(temperature) or count()".to_owned()));
         let (name, rest) = text.trim().split_once('(').ok_or_else(shape)?;
         let argument = rest.strip_suffix(')').ok_or_else(shape)?.trim();
         let argument = argument.strip_prefix('`').and_then(|inner| inner.strip_suffix('`')).unwrap_or(argument);
@@ -119,7 +120,9 @@ pub struct BoundAggregate {
 
 /// Parses and types an aggregate.
 pub fn bind(named: &NamedAggregate, input: &Schema) -> Result<BoundAggregate, WindowError> {
-    let wrong = |(message, hint): (String, Option<String>)| WindowError::new(format!("aggregates.{}", named.name), message, hint);
+    let wrong = |(message, hint): (String, Option<String>)| {
+        WindowError::new(format!("aggregates.{}", named.name), message, hint)
+    };
     let Aggregate { function, column } = named.expression.parse().map_err(wrong)?;
     let Some(column) = column else {
         return Ok(BoundAggregate { function, input: None, output: Field::new(&named.name, DataType::UInt64) });
@@ -127,7 +130,10 @@ pub fn bind(named: &NamedAggregate, input: &Schema) -> Result<BoundAggregate, Wi
     let index = input.index_of(&column).ok_or_else(|| wrong(missing_column(&column, input)))?;
     let field = input.field(index);
     let data_type = output_type(function, field.data_type).map_err(|(why, hint)| {
-        wrong((format!("{} cannot be computed: {column} is {}, {why}", named.expression, field.data_type), Some(hint.into())))
+        wrong((
+            format!("{} cannot be computed: {column} is {}, {why}", named.expression, field.data_type),
+            Some(hint.into()),
+        ))
     })?;
     let nullable = field.nullable && !matches!(function, Function::Count | Function::Collect);
     let output = Field { name: named.name.clone(), data_type, nullable };

@@ -34,7 +34,11 @@ struct Open {
 
 impl Open {
     fn pending(&self) -> usize {
-        if self.fired { (self.table.entry_count() - self.next) as usize + self.again.len() - self.again_next } else { 0 }
+        if self.fired {
+            (self.table.entry_count() - self.next) as usize + self.again.len() - self.again_next
+        } else {
+            0
+        }
     }
 }
 
@@ -199,7 +203,14 @@ impl AlignedWindows {
     }
 
     /// Ties the entries from `known` on to their keys' histories.
-    fn find_histories(&mut self, step: &mut Step, keys: &Keys<'_>, at: usize, known: u32, rows: &[u32]) -> Result<(), StateFull> {
+    fn find_histories(
+        &mut self,
+        step: &mut Step,
+        keys: &Keys<'_>,
+        at: usize,
+        known: u32,
+        rows: &[u32],
+    ) -> Result<(), StateFull> {
         let Some(history) = &mut step.history else { return Ok(()) };
         self.new_rows.clear();
         for (row, entry) in rows.iter().zip(&self.found) {
@@ -215,6 +226,7 @@ impl AlignedWindows {
             let word = table.payload(known + new as u32) + history.word;
             table.parts_mut().0[word] = u64::from(*key);
         }
+        histories.clear();
         self.spare_lists.push(histories);
         found
     }
@@ -233,7 +245,8 @@ impl AlignedWindows {
         let fired = self.end_ns(number) <= step.watermark_ns;
         self.fired += usize::from(fired);
         let again = self.spare_lists.pop().unwrap_or_default();
-        let open = Open { number, table, fired, next: 0, again, again_next: 0, ingest_ns: step.ingest_ns, again_ingest_ns: 0 };
+        let open =
+            Open { number, table, fired, next: 0, again, again_next: 0, ingest_ns: step.ingest_ns, again_ingest_ns: 0 };
         self.open.insert(at, open);
         Ok(at)
     }
@@ -333,7 +346,14 @@ impl AlignedWindows {
 }
 
 /// Notes entries that went out already and change now.
-fn note_changes(open: &mut Open, known: u32, found: &[u32], cells: &[usize], again_word: Option<usize>, ingest_ns: u64) {
+fn note_changes(
+    open: &mut Open,
+    known: u32,
+    found: &[u32],
+    cells: &[usize],
+    again_word: Option<usize>,
+    ingest_ns: u64,
+) {
     let Some(word) = again_word else { return };
     let gone = open.next.min(known);
     let (words, _) = open.table.parts_mut();

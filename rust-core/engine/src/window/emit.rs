@@ -52,7 +52,8 @@ impl RowWriter {
         }
         fit = self.keys.write(&mut self.scratch, fit, out);
         let first = self.key_count + 2;
-        for (at, output) in layout.outputs.iter().enumerate().filter(|(_, output)| output.field.data_type.is_variable()) {
+        for (at, output) in layout.outputs.iter().enumerate().filter(|(_, output)| output.field.data_type.is_variable())
+        {
             fit = self.write_variable(first + at, output, results, fit, out);
         }
         if fit == 0 {
@@ -64,7 +65,9 @@ impl RowWriter {
         starts.for_each(|(start, bounds)| *start = bounds.0.div_euclid(step));
         let ends = out.fixed_tail::<i64>(self.key_count + 1, fit).iter_mut().zip(results.bounds);
         ends.for_each(|(end, bounds)| *end = bounds.1.div_euclid(step));
-        for (at, output) in layout.outputs.iter().enumerate().filter(|(_, output)| !output.field.data_type.is_variable()) {
+        for (at, output) in
+            layout.outputs.iter().enumerate().filter(|(_, output)| !output.field.data_type.is_variable())
+        {
             self.write_fixed(first + at, output, results, fit, out);
         }
         fit
@@ -84,7 +87,14 @@ impl RowWriter {
         out.finish_rows(rows as u32);
     }
 
-    fn write_variable(&mut self, column: usize, output: &Output, results: &Results<'_>, fit: usize, out: &mut BatchWriter) -> usize {
+    fn write_variable(
+        &mut self,
+        column: usize,
+        output: &Output,
+        results: &Results<'_>,
+        fit: usize,
+        out: &mut BatchWriter,
+    ) -> usize {
         let Results { words, arena, .. } = results;
         let push = |&cell: &&usize| match output.reading {
             _ if output.present.is_some_and(|word| words[cell + word] == 0) => {
@@ -102,7 +112,14 @@ impl RowWriter {
         results.cells[..fit].iter().take_while(push).count()
     }
 
-    fn write_fixed(&mut self, column: usize, output: &Output, results: &Results<'_>, rows: usize, out: &mut BatchWriter) {
+    fn write_fixed(
+        &mut self,
+        column: usize,
+        output: &Output,
+        results: &Results<'_>,
+        rows: usize,
+        out: &mut BatchWriter,
+    ) {
         let words = results.words;
         let cells = &results.cells[..rows];
         match output.reading {
@@ -167,7 +184,14 @@ fn write_null(column: usize, data_type: DataType, row: usize, rows: usize, out: 
     }
 }
 
-fn write_values(column: usize, data_type: DataType, words: &[u64], cells: &[usize], word: usize, out: &mut BatchWriter) {
+fn write_values(
+    column: usize,
+    data_type: DataType,
+    words: &[u64],
+    cells: &[usize],
+    word: usize,
+    out: &mut BatchWriter,
+) {
     let rows = cells.len();
     let value = |cell: &usize| words[cell + word];
     match data_type {
@@ -178,9 +202,13 @@ fn write_values(column: usize, data_type: DataType, words: &[u64], cells: &[usiz
         DataType::Int32 => fill(out.fixed_tail::<i32>(column, rows), cells, |cell| value(cell) as i32),
         DataType::UInt32 => fill(out.fixed_tail::<u32>(column, rows), cells, |cell| value(cell) as u32),
         DataType::UInt64 => fill(out.fixed_tail::<u64>(column, rows), cells, value),
-        DataType::Float32 => fill(out.fixed_tail::<f32>(column, rows), cells, |cell| f64::from_bits(value(cell)) as f32),
+        DataType::Float32 => {
+            fill(out.fixed_tail::<f32>(column, rows), cells, |cell| f64::from_bits(value(cell)) as f32)
+        }
         DataType::Float64 => fill(out.fixed_tail::<f64>(column, rows), cells, |cell| f64::from_bits(value(cell))),
-        DataType::Int64 | DataType::Timestamp(_) => fill(out.fixed_tail::<i64>(column, rows), cells, |cell| value(cell) as i64),
+        DataType::Int64 | DataType::Timestamp(_) => {
+            fill(out.fixed_tail::<i64>(column, rows), cells, |cell| value(cell) as i64)
+        }
         DataType::Utf8 | DataType::Binary | DataType::List(_) => {}
     }
 }
@@ -209,9 +237,13 @@ pub fn as_number(output: &Output, words: &[u64], cell: usize) -> f64 {
     match output.reading {
         Reading::Count(word) => words[cell + word] as f64,
         Reading::Sum(Action::SumFloat, _, word) => f64::from_bits(words[cell + word]),
-        Reading::Sum(action, kind, word) => sum(words, action, kind, cell + word) as f64,
-        Reading::Mean(Action::SumFloat, _, word, count) => f64::from_bits(words[cell + word]) / words[cell + count] as f64,
-        Reading::Mean(action, kind, word, count) => sum(words, action, kind, cell + word) as f64 / words[cell + count] as f64,
+        Reading::Sum(action, kind, word) => number(kind, clamp(sum(words, action, kind, cell + word), kind, &mut 0)),
+        Reading::Mean(Action::SumFloat, _, word, count) => {
+            f64::from_bits(words[cell + word]) / words[cell + count] as f64
+        }
+        Reading::Mean(action, kind, word, count) => {
+            sum(words, action, kind, cell + word) as f64 / words[cell + count] as f64
+        }
         Reading::Value(kind, word) => number(kind, words[cell + word]),
         Reading::Variance(word) => variance(words, cell + word),
         Reading::Stddev(word) => variance(words, cell + word).sqrt(),

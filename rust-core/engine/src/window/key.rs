@@ -116,7 +116,9 @@ impl KeyColumns {
                 }
                 match key.data_type.width() {
                     Some(_) if !valid => {}
-                    Some(width) => scratch.data.extend_from_slice(&column.value_bytes()[row * width..(row + 1) * width]),
+                    Some(width) => {
+                        scratch.data.extend_from_slice(&column.value_bytes()[row * width..(row + 1) * width])
+                    }
                     None => {
                         let value = if valid { column.bytes(row) } else { &[] };
                         if at + 1 < self.columns.len() {
@@ -238,7 +240,8 @@ pub struct KeyScratch {
 impl KeyScratch {
     /// Bytes of memory taken.
     pub fn bytes(&self) -> u64 {
-        ((self.words.capacity() + self.hashes.capacity()) * 8 + self.offsets.capacity() * 4 + self.data.capacity()) as u64
+        ((self.words.capacity() + self.hashes.capacity()) * 8 + self.offsets.capacity() * 4 + self.data.capacity())
+            as u64
     }
 }
 

@@ -77,7 +77,15 @@ impl fmt::Debug for KeyTable {
 impl KeyTable {
     /// An empty table that has allocated nothing.
     pub fn new(layout: EntryLayout) -> Self {
-        Self { layout, index: Vec::new(), entries: Vec::new(), entry_count: 0, live_count: 0, free: NONE, arena: Arena::new() }
+        Self {
+            layout,
+            index: Vec::new(),
+            entries: Vec::new(),
+            entry_count: 0,
+            live_count: 0,
+            free: NONE,
+            arena: Arena::new(),
+        }
     }
 
     /// Entries `0..entry_count` are in use, but for removed ones.

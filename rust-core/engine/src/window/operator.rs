@@ -66,11 +66,18 @@ impl WindowOperator {
     ///
     /// # Errors
     /// The first mistake in `spec`; [`output_schema`](super::output_schema) gives them all.
-    pub fn new(spec: &WindowSpec, input: Arc<Schema>, time: TimeColumn, state_bytes_max: u64) -> Result<Self, WindowError> {
+    pub fn new(
+        spec: &WindowSpec,
+        input: Arc<Schema>,
+        time: TimeColumn,
+        state_bytes_max: u64,
+    ) -> Result<Self, WindowError> {
         let mut step = Step::new(spec, &input, time, state_bytes_max)?;
         let windows = match spec.window {
             WindowKind::Tumbling { size_ns } => Windows::Aligned(AlignedWindows::new(size_ns, size_ns, &mut step)),
-            WindowKind::Sliding { size_ns, every_ns } => Windows::Aligned(AlignedWindows::new(size_ns, every_ns, &mut step)),
+            WindowKind::Sliding { size_ns, every_ns } => {
+                Windows::Aligned(AlignedWindows::new(size_ns, every_ns, &mut step))
+            }
             WindowKind::Session { gap_ns } => Windows::Session(SessionWindows::new(gap_ns, &step)),
         };
         Ok(Self { step, windows, failed: None })

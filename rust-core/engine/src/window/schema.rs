@@ -26,7 +26,11 @@ pub struct Bound {
 ///
 /// # Errors
 /// Every mistake in `spec`, each with the key that is to be mended.
-pub fn output_schema(spec: &WindowSpec, input: &Schema, event_time: Option<TimeUnit>) -> Result<Schema, Vec<WindowError>> {
+pub fn output_schema(
+    spec: &WindowSpec,
+    input: &Schema,
+    event_time: Option<TimeUnit>,
+) -> Result<Schema, Vec<WindowError>> {
     bind(spec, input, event_time).map(|bound| bound.schema)
 }
 
@@ -71,7 +75,11 @@ fn bind_keys(spec: &WindowSpec, input: &Schema, errors: &mut Vec<WindowError>) -
         };
         if let Some(why) = why {
             let message = format!("{name} is {}, {why}", input.field(index).data_type);
-            errors.push(WindowError::new("key", message, Some("use a text, integer, bool, timestamp or binary column".into())));
+            errors.push(WindowError::new(
+                "key",
+                message,
+                Some("use a text, integer, bool, timestamp or binary column".into()),
+            ));
         }
         if keys.contains(&index) {
             errors.push(WindowError::new("key", format!("{name} is named twice"), None));
@@ -82,7 +90,8 @@ fn bind_keys(spec: &WindowSpec, input: &Schema, errors: &mut Vec<WindowError>) -
 }
 
 fn check_window(spec: &WindowSpec, unit: TimeUnit, errors: &mut Vec<WindowError>) {
-    let mut wrong = |message: String, hint: Option<&str>| errors.push(WindowError::new("window", message, hint.map(str::to_owned)));
+    let mut wrong =
+        |message: String, hint: Option<&str>| errors.push(WindowError::new("window", message, hint.map(str::to_owned)));
     let lengths = match spec.window {
         WindowKind::Tumbling { size_ns } => vec![("window's length", size_ns)],
         WindowKind::Sliding { size_ns, every_ns } => vec![("window's length", size_ns), ("window's step", every_ns)],
@@ -92,7 +101,10 @@ fn check_window(spec: &WindowSpec, unit: TimeUnit, errors: &mut Vec<WindowError>
         if *length <= 0 {
             wrong(format!("the {what} must be longer than nothing"), None);
         } else if length % unit.nanoseconds() != 0 {
-            let message = format!("the {what} of {length} ns is no whole number of the event time's steps ({} ns)", unit.nanoseconds());
+            let message = format!(
+                "the {what} of {length} ns is no whole number of the event time's steps ({} ns)",
+                unit.nanoseconds()
+            );
             wrong(message, Some("use a rounder length or a finer timestamp type"));
         }
     }
@@ -100,9 +112,15 @@ fn check_window(spec: &WindowSpec, unit: TimeUnit, errors: &mut Vec<WindowError>
         && every_ns > 0
     {
         if every_ns > size_ns {
-            wrong("windows further apart than they are long would leave rows out".into(), Some("make `every` at most as long as `sliding`"));
+            wrong(
+                "windows further apart than they are long would leave rows out".into(),
+                Some("make `every` at most as long as `sliding`"),
+            );
         } else if size_ns / every_ns > OVERLAP_MAX {
-            wrong(format!("each row would fall into {} windows; {OVERLAP_MAX} is the most", size_ns / every_ns), Some("make `every` longer"));
+            wrong(
+                format!("each row would fall into {} windows; {OVERLAP_MAX} is the most", size_ns / every_ns),
+                Some("make `every` longer"),
+            );
         }
     }
     if spec.allowed_lateness_ns < 0 {
@@ -140,7 +158,13 @@ fn bind_statistics(spec: &WindowSpec, aggregates: &[BoundAggregate], errors: &mu
     found
 }
 
-fn fields(spec: &WindowSpec, input: &Schema, keys: &[usize], unit: TimeUnit, aggregates: &[BoundAggregate]) -> Vec<Field> {
+fn fields(
+    spec: &WindowSpec,
+    input: &Schema,
+    keys: &[usize],
+    unit: TimeUnit,
+    aggregates: &[BoundAggregate],
+) -> Vec<Field> {
     let mut fields: Vec<Field> = keys.iter().map(|key| input.field(*key).clone()).collect();
     fields.push(Field::new("window_start", DataType::Timestamp(unit)));
     fields.push(Field::new("window_end", DataType::Timestamp(unit)));
@@ -158,7 +182,8 @@ fn check_names(spec: &WindowSpec, fields: &[Field], errors: &mut Vec<WindowError
         if !fields[..at].iter().any(|earlier| earlier.name == *name) || spec.key.contains(name) && at < spec.key.len() {
             continue;
         }
-        let is_statistic = spec.statistics.iter().flat_map(|statistics| &statistics.columns).any(|(_, column)| column == name);
+        let is_statistic =
+            spec.statistics.iter().flat_map(|statistics| &statistics.columns).any(|(_, column)| column == name);
         let key = if is_statistic { "statistics.as".to_owned() } else { format!("aggregates.{name}") };
         let message = format!("two output columns would be named {name:?}");
         errors.push(WindowError::new(key, message, Some("give one of them another name".into())));

@@ -251,7 +251,8 @@ impl SessionWindows {
             return Ok(());
         }
         let spare = &mut self.spare_lists;
-        let list = self.timers.entry(due_ns.div_euclid(self.grain_ns)).or_insert_with(|| spare.pop().unwrap_or_default());
+        let list =
+            self.timers.entry(due_ns.div_euclid(self.grain_ns)).or_insert_with(|| spare.pop().unwrap_or_default());
         let before = list.capacity() as u64 * 4;
         list.push(session);
         let now = list.capacity() as u64 * 4;
@@ -268,7 +269,15 @@ impl SessionWindows {
         let at = session as usize * self.stride;
         let link = u64::from(self.head(key)) << 32 | u64::from(key);
         let words = &mut self.sessions[at..at + self.stride];
-        words[..CELL].copy_from_slice(&[time_ns as u64, time_ns as u64, step.sequence + u64::from(row), link, 0, IDLE, 0]);
+        words[..CELL].copy_from_slice(&[
+            time_ns as u64,
+            time_ns as u64,
+            step.sequence + u64::from(row),
+            link,
+            0,
+            IDLE,
+            0,
+        ]);
         words[CELL..].copy_from_slice(&step.layout.initial);
         self.set_head(key, session);
         if let Some(history) = &mut step.history {
@@ -378,6 +387,10 @@ impl SessionWindows {
     /// Fires what the watermark has reached: one span of timers after the other, until something has to go out.
     pub fn advance(&mut self, step: &mut Step) {
         while self.pending == 0 {
+            // Whoever is still in the queue was withdrawn from it and would keep its place there.
+            while let Some(session) = self.queue.pop_front() {
+                self.forget_reference(session);
+            }
             let Some((&span, _)) = self.timers.first_key_value() else { break };
             if span.saturating_mul(self.grain_ns) > step.watermark_ns {
                 break;
@@ -415,7 +428,7 @@ impl SessionWindows {
         } else {
             self.timers.insert(span, list);
         }
-        self.settle_due(step, &mut due);
+        self.settle_due(step, span, &mut due);
         due.sort_unstable_by_key(|&session| (self.end_ns(session), self.get(session, SEQUENCE)));
         for &session in &due {
             *self.word(session, INGEST) = step.ingest_ns;
@@ -424,13 +437,15 @@ impl SessionWindows {
         self.due = due;
     }
 
-    /// Leaves those in `due` that have to fire; gives the others new timers or releases them.
-    fn settle_due(&mut self, step: &mut Step, due: &mut Vec<u32>) {
+    /// Leaves those in `due` that have to fire; gives the others new timers or releases them. A session that has grown
+    /// since its timer was set waits for the span of its end, so that all fire in order.
+    fn settle_due(&mut self, step: &mut Step, span: i64, due: &mut Vec<u32>) {
         due.retain(|&session| {
             let end = self.end_ns(session);
             let over = end.saturating_add(step.lateness_ns);
-            let fires = end <= step.watermark_ns && !self.has(session, FIRED);
-            if end > step.watermark_ns {
+            let fired = self.has(session, FIRED);
+            let fires = !fired && end.min(i64::MAX - 1).div_euclid(self.grain_ns) <= span && end <= step.watermark_ns;
+            if !fired && !fires {
                 self.set_timer_anyway(step, session, end);
             } else if over > step.watermark_ns {
                 self.set_timer_anyway(step, session, over);
@@ -454,7 +469,8 @@ impl SessionWindows {
             step.cells.clear();
             step.cells.extend(self.found.iter().map(|session| *session as usize * self.stride + CELL));
             step.bounds.clear();
-            step.bounds.extend(self.found.iter().map(|session| (self.get(*session, START) as i64, self.end_ns(*session))));
+            step.bounds
+                .extend(self.found.iter().map(|session| (self.get(*session, START) as i64, self.end_ns(*session))));
             let keys = self.found.iter().map(|session| self.get(*session, LINK) as u32);
             self.keys.gather(keys, &mut step.writer.scratch);
             let rows = step.write_block(&mut self.sessions, &self.arena, out);

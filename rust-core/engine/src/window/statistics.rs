@@ -52,7 +52,13 @@ impl Statistics {
     }
 
     /// The histories of the keys at `rows`, made where there are none.
-    pub fn resolve(&mut self, keys: &Keys<'_>, rows: &[u32], budget: &mut Budget, found: &mut Vec<u32>) -> Result<(), StateFull> {
+    pub fn resolve(
+        &mut self,
+        keys: &Keys<'_>,
+        rows: &[u32],
+        budget: &mut Budget,
+        found: &mut Vec<u32>,
+    ) -> Result<(), StateFull> {
         let initial: &[u64] = if self.horizon_ns.is_some() { &RING } else { &RUNNING };
         self.table.resolve(keys, rows, initial, budget, found)
     }
@@ -74,8 +80,8 @@ impl Statistics {
         summarize(running[0], f64::from_bits(running[1]), f64::from_bits(running[2]))
     }
 
-    /// Adds a window's result.
-    pub fn add(&mut self, history: u32, end_ns: i64, value: f64, budget: &mut Budget) {
+    /// Adds a window's result. No window that ends before `open_ns` fires any more.
+    pub fn add(&mut self, history: u32, end_ns: i64, value: f64, open_ns: i64, budget: &mut Budget) {
         let at = self.table.payload(history);
         let before = self.table.arena.bytes();
         let (words, arena) = self.table.parts_mut();
@@ -83,7 +89,7 @@ impl Statistics {
             None => add(&mut words[at..at + 3], value),
             Some(horizon_ns) => {
                 let mut ring = Ring::of(&words[at..]);
-                ring.forget_before(end_ns.saturating_sub(horizon_ns), arena);
+                ring.forget_before(end_ns.min(open_ns).saturating_sub(horizon_ns), arena);
                 arena.limit_growth(budget.remaining());
                 if !ring.push(end_ns, value, arena) {
                     self.full = budget.take(budget.remaining() + 64).err();
@@ -94,8 +100,8 @@ impl Statistics {
         budget.settle(before, self.table.arena.bytes());
     }
 
-    /// Puts a window's new result in the place of its old one.
-    pub fn replace(&mut self, history: u32, old: (i64, f64), new: (i64, f64)) {
+    /// Puts a window's new result in the place of its old one; `false`: that was forgotten.
+    pub fn replace(&mut self, history: u32, old: (i64, f64), new: (i64, f64)) -> bool {
         let at = self.table.payload(history);
         let is_ring = self.horizon_ns.is_some();
         let (words, arena) = self.table.parts_mut();
@@ -109,6 +115,7 @@ impl Statistics {
         let squares = f64::from_bits(words[2]) + difference * (new.1 - new_mean + old.1 - mean);
         words[1] = new_mean.to_bits();
         words[2] = squares.max(0.0).to_bits();
+        true
     }
 }
 
@@ -141,7 +148,12 @@ struct Ring {
 impl Ring {
     fn of(words: &[u64]) -> Self {
         let [place, range] = [words[0], words[1]];
-        Self { block: (place >> 32) as u32, class: place as u8, first: (range >> 32) as usize, count: range as u32 as usize }
+        Self {
+            block: (place >> 32) as u32,
+            class: place as u8,
+            first: (range >> 32) as usize,
+            count: range as u32 as usize,
+        }
     }
 
     fn store(&self, words: &mut [u64]) {
@@ -208,11 +220,10 @@ impl Ring {
         true
     }
 
-    fn replace(&self, old: (i64, f64), new: (i64, f64), arena: &mut Arena) {
-        let found = (0..self.count).rev().find(|at| self.get(*at, arena) == old);
-        if let Some(at) = found {
-            let place = self.place(at);
-            arena.words_mut(place, 2).copy_from_slice(&[new.0 as u64, new.1.to_bits()]);
-        }
+    fn replace(&self, old: (i64, f64), new: (i64, f64), arena: &mut Arena) -> bool {
+        let Some(at) = (0..self.count).rev().find(|at| self.get(*at, arena) == old) else { return false };
+        let place = self.place(at);
+        arena.words_mut(place, 2).copy_from_slice(&[new.0 as u64, new.1.to_bits()]);
+        true
     }
 }

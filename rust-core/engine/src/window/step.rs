@@ -59,7 +59,12 @@ pub struct Step {
 }
 
 impl Step {
-    pub fn new(spec: &WindowSpec, input: &Arc<Schema>, time: TimeColumn, state_bytes_max: u64) -> Result<Self, WindowError> {
+    pub fn new(
+        spec: &WindowSpec,
+        input: &Arc<Schema>,
+        time: TimeColumn,
+        state_bytes_max: u64,
+    ) -> Result<Self, WindowError> {
         let unit = match time {
             TimeColumn::Event { unit, .. } => unit,
             TimeColumn::Arrival => TimeUnit::Millisecond,
@@ -76,7 +81,8 @@ impl Step {
             word: layout.add_words(&[0]),
             shown: fires_again.then(|| layout.add_words(&[0; SHOWN_WORDS])),
         });
-        let columns = spec.statistics.iter().flat_map(|statistics| &statistics.columns).map(|(statistic, _)| *statistic);
+        let columns =
+            spec.statistics.iter().flat_map(|statistics| &statistics.columns).map(|(statistic, _)| *statistic);
         let writer = RowWriter::new(keys.clone(), indices.len(), unit, columns.collect());
         let lanes = layout.inputs.iter().map(|_| Lane::default()).collect();
         Ok(Self {
@@ -120,8 +126,9 @@ impl Step {
         }
         self.summaries.clear();
         if let Some(history) = &mut self.history {
+            let open_ns = self.watermark_ns.saturating_sub(self.lateness_ns);
             for (cell, (_, end_ns)) in self.cells.iter().zip(&self.bounds).take(rows) {
-                self.summaries.push(history.pass(&self.layout, words, *cell, *end_ns, &mut self.budget));
+                self.summaries.push(history.pass(&self.layout, words, *cell, (*end_ns, open_ns), &mut self.budget));
             }
         }
         self.writer.finish(&self.layout, &self.summaries, rows, out);
@@ -135,14 +142,23 @@ impl Step {
 }
 
 impl History {
-    /// What is shown with a result that goes out, which enters the history.
-    fn pass(&mut self, layout: &CellLayout, words: &mut [u64], cell: usize, end_ns: i64, budget: &mut Budget) -> Summary {
+    /// What is shown with a result that goes out, which enters the history. `ends` are the window's and the earliest
+    /// of a window that may still fire.
+    fn pass(
+        &mut self,
+        layout: &CellLayout,
+        words: &mut [u64],
+        cell: usize,
+        ends: (i64, i64),
+        budget: &mut Budget,
+    ) -> Summary {
+        let (end_ns, open_ns) = ends;
         let history = words[cell + self.word] as u32;
         let value = as_number(&layout.outputs[self.output], words, cell);
         let Some(shown) = self.shown else {
             let summary = self.statistics.summary(history, end_ns);
             if value.is_finite() {
-                self.statistics.add(history, end_ns, value, budget);
+                self.statistics.add(history, end_ns, value, open_ns, budget);
             }
             return summary;
         };
@@ -153,10 +169,9 @@ impl History {
         }
         let summary = Summary { count: shown[1], mean: f64::from_bits(shown[2]), std: f64::from_bits(shown[3]) };
         if value.is_finite() {
-            if shown[0] & 2 == 0 {
-                self.statistics.add(history, end_ns, value, budget);
-            } else {
-                self.statistics.replace(history, (shown[4] as i64, f64::from_bits(shown[5])), (end_ns, value));
+            let old = (shown[4] as i64, f64::from_bits(shown[5]));
+            if shown[0] & 2 == 0 || !self.statistics.replace(history, old, (end_ns, value)) {
+                self.statistics.add(history, end_ns, value, open_ns, budget);
             }
             shown[0] |= 2;
             (shown[4], shown[5]) = (end_ns as u64, value.to_bits());

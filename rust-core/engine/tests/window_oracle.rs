@@ -1,0 +1,137 @@
+//! The window operator against an implementation without any cleverness, on made-up streams: out of order, late, with
+//! missing values, split into batches and emitted into batches of any size.
+//!
+//! `RINGMILL_ORACLE_SEEDS=20000` tries more streams; `RINGMILL_ORACLE_FIRST=17 RINGMILL_ORACLE_SEEDS=1` one again.
+
+mod window_support;
+
+use ringmill_engine::window::{WindowKind, WindowSpec};
+use window_support::oracle::Oracle;
+use window_support::{Driver, Random, Row, random_row, spec, statistics_of};
+
+const MS: i64 = 1_000_000;
+const AGGREGATES: [&str; 20] = [
+    "count()",
+    "count(y)",
+    "sum(x)",
+    "mean(x)",
+    "sum(i)",
+    "mean(i)",
+    "sum(u)",
+    "min(x)",
+    "max(i)",
+    "min(y)",
+    "max(u)",
+    "variance(x)",
+    "stddev(y)",
+    "first(x)",
+    "last(y)",
+    "first(text)",
+    "last(text)",
+    "last(flag)",
+    "collect(x)",
+    "collect(u)",
+];
+
+fn random_spec(random: &mut Random) -> WindowSpec {
+    let keys: [&[&str]; 7] =
+        [&["name"], &["number"], &["name", "number"], &["site"], &["flag", "number"], &[], &["name", "site"]];
+    let window = match random.below(3) {
+        0 => WindowKind::Tumbling { size_ns: (1 + random.below(40) as i64) * MS },
+        1 => {
+            let every_ns = (1 + random.below(10) as i64) * MS;
+            WindowKind::Sliding { size_ns: every_ns + random.below(30) as i64 * MS, every_ns }
+        }
+        _ => WindowKind::Session { gap_ns: (1 + random.below(15) as i64) * MS },
+    };
+    let aggregates: Vec<&str> = AGGREGATES.iter().copied().filter(|_| random.chance(3)).collect();
+    let aggregates = if aggregates.is_empty() { vec!["count()"] } else { aggregates };
+    let mut spec = spec(keys[random.below(7) as usize], window, &aggregates);
+    if random.chance(2) {
+        spec.allowed_lateness_ns = random.below(30) as i64 * MS;
+    }
+    let numeric = aggregates.iter().position(|text| ["mean(x)", "sum(u)", "min(y)", "count()"].contains(text));
+    if let (Some(at), true) = (numeric, random.chance(2)) {
+        let horizon_ns = random.chance(2).then(|| (1 + random.below(60) as i64) * MS);
+        spec.statistics = Some(statistics_of(&format!("a{at}"), horizon_ns));
+    }
+    spec
+}
+
+/// Runs one stream through both; `None` if they agree.
+fn disagreement(seed: u64, broken: bool) -> Option<String> {
+    let mut random = Random(seed);
+    let spec = random_spec(&mut random);
+    let keys = 1 + random.below(12);
+    let disorder = 1 + random.below(40);
+    let mut driver = Driver::new(&spec, 1 << 30);
+    let mut oracle = Oracle::new(&spec);
+    oracle.broken = broken;
+    // Results that wait while rows come in are computed from all of these, so then there must be no late ones.
+    let lazy = spec.allowed_lateness_ns == 0 && random.chance(2);
+    let mut now = 1_000 + random.below(100) as i64;
+    for _ in 0..random.below(30) {
+        let rows: Vec<Row> = (0..random.below(40))
+            .map(|_| {
+                now += random.below(4) as i64;
+                let time = now - random.below(disorder) as i64;
+                random_row(&mut random, time, keys)
+            })
+            .collect();
+        driver.push(&rows, 1 + random.below(5) as u32);
+        rows.iter().for_each(|row| oracle.push(row));
+        oracle.drain();
+        if !lazy {
+            driver.drain(1 + random.below(20) as u32);
+        }
+        let watermark = (now - random.below(30) as i64) * MS;
+        driver.operator.advance(watermark, 1);
+        oracle.advance(watermark);
+        oracle.drain();
+        if !lazy {
+            driver.drain(1 + random.below(20) as u32);
+        } else if driver.operator.has_output() && random.chance(2) {
+            driver.emit(1 + random.below(20) as u32);
+        }
+    }
+    driver.operator.advance(i64::MAX, 1);
+    driver.drain(1 + random.below(50) as u32);
+    oracle.advance(i64::MAX);
+    oracle.drain();
+    if driver.late != oracle.late {
+        return Some(format!(
+            "seed {seed}: late rows differ: {} and {}\n{spec:?}",
+            driver.late.len(),
+            oracle.late.len()
+        ));
+    }
+    assert_eq!(driver.operator.late_rows(), driver.late.len() as u64);
+    let pairs = driver.results.iter().zip(&oracle.results);
+    if let Some((at, (one, other))) = pairs.enumerate().find(|(_, (one, other))| one != other) {
+        return Some(format!("seed {seed}: result {at} differs:\n{one:?}\n{other:?}\n{spec:?}"));
+    }
+    if driver.results.len() != oracle.results.len() {
+        return Some(format!("seed {seed}: {} results, not {}\n{spec:?}", driver.results.len(), oracle.results.len()));
+    }
+    None
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn windows_agree_with_the_naive_implementation() {
+    let first = number("RINGMILL_ORACLE_FIRST", 0);
+    for seed in first..first + number("RINGMILL_ORACLE_SEEDS", 300) {
+        if let Some(difference) = disagreement(seed, false) {
+            panic!("{difference}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_oracle_is_found_out() {
+    let found = (0..100).filter(|seed| disagreement(*seed, true).is_some()).count();
+    assert!(found > 10, "only {found} of 100 streams saw that rows were counted to the wrong window");
+}

@@ -1,0 +1,15 @@
+//! The channel's promises, seen through its public API and through the files themselves.
+#![allow(unsafe_code, reason = "payloads are written and read through raw slot addresses, as users of the crate do")]
+
+mod attach;
+mod death;
+mod hostile;
+mod inspection;
+mod invariants;
+mod layout;
+mod model;
+mod sealing;
+mod sleeping;
+mod stress;
+mod support;
+mod vectors;
