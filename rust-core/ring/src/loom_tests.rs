@@ -210,7 +210,7 @@ fn worker<const FAULT: u8>(channel: &Channel<FAULT>, lease_first: bool) {
     }
 }
 
-/// `batches` batches through a channel of `slots` slots; both sides sleep whenever they find nothing.
+/// `batches` batches through a channel of `slots` slots, the first one leased if so wished; both sides sleep whenever they find nothing.
 #[allow(unsafe_code)]
 fn round_trips<const FAULT: u8>(slots: u32, batches: u64, lease_first: bool) {
     let channel = Channel::<FAULT>::new(slots);
@@ -364,6 +364,7 @@ fn take<const FAULT: u8>(consumer: &mut Consumer<Modelled<FAULT>>) -> [u64; 7] {
     }
 }
 
+/// Every interleaving.
 fn exhaustively(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = None;
@@ -371,6 +372,8 @@ fn exhaustively(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
+/// Every interleaving with at most so many switches away from a thread that could have gone on: whole round trips have
+/// too many others.
 fn boundedly(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -388,10 +391,18 @@ fn no_wake_up_of_the_core_is_lost() {
     exhaustively(|| one_way_back::<SOUND>(2));
 }
 
+/// Loom cannot unwind from this deadlock (the sleeper holds a lock), so it is let die in a process of its own.
 #[test]
-#[should_panic(expected = "deadlock")]
 fn without_the_fence_a_wake_up_of_the_worker_is_lost() {
-    exhaustively(|| one_way::<WITHOUT_FENCE>(1));
+    const NAME: &str = "loom_tests::without_the_fence_a_wake_up_of_the_worker_is_lost";
+    if std::env::var_os("RINGMILL_TEST_CANARY").is_some() {
+        exhaustively(|| one_way::<WITHOUT_FENCE>(1));
+        return;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", NAME, "--nocapture"]).env("RINGMILL_TEST_CANARY", "1").output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("deadlock"));
 }
 
 #[test]
@@ -401,35 +412,30 @@ fn without_the_fence_a_wake_up_of_the_core_is_lost() {
 }
 
 #[test]
-fn both_sides_may_sleep_in_one_round_trip() {
-    exhaustively(|| round_trips::<SOUND>(1, 1, false));
+fn both_sides_may_sleep_and_slots_are_reused() {
+    boundedly(4, || round_trips::<SOUND>(1, 2, false));
 }
 
 #[test]
-fn rt_b3() {
-    boundedly(3, || round_trips::<SOUND>(1, 2, false));
-}
-
-#[test]
-fn rt_b2_2() {
-    boundedly(2, || round_trips::<SOUND>(2, 3, true));
+fn a_leased_slot_is_reused_only_after_its_release() {
+    boundedly(3, || round_trips::<SOUND>(2, 3, true));
 }
 
 #[test]
 fn descriptors_arrive_once_in_order_and_whole() {
-    exhaustively(|| laps::<SOUND>(4));
+    exhaustively(|| laps::<SOUND>(3));
 }
 
 #[test]
 #[should_panic]
 fn without_the_release_a_descriptor_is_torn() {
-    exhaustively(|| laps::<WITHOUT_RELEASE>(4));
+    exhaustively(|| laps::<WITHOUT_RELEASE>(3));
 }
 
 #[test]
 #[should_panic]
 fn without_the_acquire_a_descriptor_is_torn() {
-    exhaustively(|| laps::<WITHOUT_ACQUIRE>(4));
+    exhaustively(|| laps::<WITHOUT_ACQUIRE>(3));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Attaching refuses, by name, whatever it does not understand; every error of the crate is provoked here.
 
-use crate::support::{
-    RESPONSE_SCHEMA, SCHEMA, bytes_of, config, create, file_of, rehash, unsealed_file_of,
-};
+use crate::support::{RESPONSE_SCHEMA, SCHEMA, bytes_of, config, create, file_of, rehash, unsealed_file_of};
 use ringmill_ring::{ChannelConfig, CoreEnd, Doorbell, FileRole, RingError, Wait, WorkerEnd, inspect, layout};
 use std::os::fd::OwnedFd;
 

@@ -136,11 +136,7 @@ fn a_worker_that_breaks_a_rule_is_reported_by_name() {
         WrongRowCount { position: 0, slot: 0, found: 2, expected: 1 },
         "descriptor 0 returns 2 rows in slot 0, submitted were 1",
     );
-    check(
-        &[ready, Raw { sequence: 2, ..ready }],
-        ReadyTwice { position: 1 },
-        "descriptor 1 says ready a second time",
-    );
+    check(&[ready, Raw { sequence: 2, ..ready }], ReadyTwice { position: 1 }, "descriptor 1 says ready a second time");
 }
 
 #[test]

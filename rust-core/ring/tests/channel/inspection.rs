@@ -79,7 +79,10 @@ fn slots_are_aligned_apart_and_in_range() {
     for slot in 0..4 {
         assert_eq!(core.slot_memory(slot).as_ptr() as usize % 128, 0);
         assert_eq!(worker.response_slot(slot).as_ptr() as usize % 128, 0);
-        assert_eq!(core.slot_memory(slot).as_ptr() as usize - core.slot_memory(0).as_ptr() as usize, slot as usize * 256);
+        assert_eq!(
+            core.slot_memory(slot).as_ptr() as usize - core.slot_memory(0).as_ptr() as usize,
+            slot as usize * 256
+        );
     }
     assert_eq!((core.slots(), core.request_slot_bytes(), core.response_slot_bytes()), (4, 200, 200));
     assert_eq!((worker.slots(), worker.request_slot_bytes(), worker.response_slot_bytes()), (4, 200, 200));

@@ -17,7 +17,13 @@ fn every_field_lies_where_the_specification_says() {
     for field in layout::FIELDS {
         let entry = &table[field.section][field.name];
         let number = |key: &str| usize::try_from(entry[key].as_integer().unwrap()).unwrap();
-        assert_eq!((number("offset"), number("bytes")), (field.offset, field.bytes), "{}.{}", field.section, field.name);
+        assert_eq!(
+            (number("offset"), number("bytes")),
+            (field.offset, field.bytes),
+            "{}.{}",
+            field.section,
+            field.name
+        );
     }
     let sections = ["header", "request_state", "response_state", "descriptor"];
     let specified: usize = sections.iter().map(|section| table[*section].as_table().unwrap().len()).sum();
