@@ -72,6 +72,8 @@ pub struct Workers {
     pub started: u64,
     /// Started again after a death.
     pub restarts: u64,
+    /// Seconds inside the functions, over all workers.
+    pub busy_seconds: f64,
 }
 
 /// A figure of the core and of all workers together.
@@ -99,6 +101,9 @@ pub struct NodeReport {
     pub dead_letters: u64,
     /// Rows filtered out, skipped, or aggregated by a window.
     pub absorbed: u64,
+    /// Over every value of every column, whatever their order; null sinks have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
     /// Seconds during which it made its producers wait.
     pub held_up_seconds: f64,
 }
@@ -126,7 +131,11 @@ impl Report {
                     (stage.name().to_owned(), Latency::of(found.map(|(_, histogram)| histogram)))
                 })
                 .collect(),
-            workers: Workers { started: summary.workers_started, restarts: summary.workers_restarts },
+            workers: Workers {
+                started: summary.workers_started,
+                restarts: summary.workers_restarts,
+                busy_seconds: snapshot.workers.iter().map(|worker| worker.busy_ns as f64 / 1e9).sum(),
+            },
             memory_bytes: Split { core: summary.core_memory_bytes, workers: summary.workers_memory_bytes },
             cpu_seconds: Split { core: summary.core_cpu_seconds, workers: summary.workers_cpu_seconds },
             nodes: snapshot.nodes.iter().map(|node| (node.name.clone(), node_report(node))).collect(),
@@ -160,6 +169,7 @@ fn node_report(node: &NodeCounts) -> NodeReport {
         late: node.late,
         dead_letters: node.dead_letters,
         absorbed: node.absorbed,
+        checksum: node.checksum.map(|checksum| format!("{checksum:016x}")),
         held_up_seconds: node.held_up_ns as f64 / 1e9,
     }
 }

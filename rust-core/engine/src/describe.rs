@@ -65,7 +65,8 @@ pub fn describe(python: &Path, functions: &[FunctionRef]) -> Result<Vec<Describe
     let request = serde_json::to_vec(&Request { functions }).map_err(|error| failed(error.to_string(), b""))?;
     let mut command = Command::new(python);
     command.args(["-m", "ringmill.describe"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| failed(format!("cannot start {}: {error}", python.display()), b""))?;
+    let mut child =
+        command.spawn().map_err(|error| failed(format!("cannot start {}: {error}", python.display()), b""))?;
     if let Some(mut stdin) = child.stdin.take() {
         // An interpreter that ends before it has read its input says why on stderr.
         let _ = stdin.write_all(&request);
@@ -76,8 +77,9 @@ pub fn describe(python: &Path, functions: &[FunctionRef]) -> Result<Vec<Describe
         let hint = if missing { " (is the ringmill package installed for this interpreter?)" } else { "" };
         return Err(failed(format!("{} ended with {}{hint}", python.display(), output.status), &output.stderr));
     }
-    let response: Response = serde_json::from_slice(&output.stdout)
-        .map_err(|error| failed(format!("{} gave an answer that is not understood: {error}", python.display()), &output.stderr))?;
+    let response: Response = serde_json::from_slice(&output.stdout).map_err(|error| {
+        failed(format!("{} gave an answer that is not understood: {error}", python.display()), &output.stderr)
+    })?;
     Ok(response.functions.into_iter().map(|answer| (answer.step.clone(), read_answer(answer))).collect())
 }
 
@@ -86,6 +88,8 @@ fn read_answer(answer: Answer) -> Result<UdfDescription, DescribeError> {
         let message = answer.error.unwrap_or_else(|| "it cannot be imported".into());
         return Err(DescribeError { message, traceback: answer.traceback });
     }
-    serde_json::from_value(answer.rest)
-        .map_err(|error| DescribeError { message: format!("its description is not understood: {error}"), traceback: None })
+    serde_json::from_value(answer.rest).map_err(|error| DescribeError {
+        message: format!("its description is not understood: {error}"),
+        traceback: None,
+    })
 }

@@ -94,7 +94,9 @@ pub enum EngineError {
         error: StateFull,
     },
     /// One row is larger than a whole micro-batch.
-    #[error("{node}: one row needs more room than a whole micro-batch has ({room} bytes for each variable-length column); raise batch_bytes")]
+    #[error(
+        "{node}: one row needs more room than a whole micro-batch has ({room} bytes for each variable-length column); raise batch_bytes"
+    )]
     RowTooLarge {
         /// The node.
         node: String,

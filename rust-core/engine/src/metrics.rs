@@ -35,8 +35,15 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in reporting order.
-    pub const ALL: [Stage; 7] =
-        [Stage::EndToEnd, Stage::Parse, Stage::Window, Stage::RequestRing, Stage::Udf, Stage::ResponseRing, Stage::Sink];
+    pub const ALL: [Stage; 7] = [
+        Stage::EndToEnd,
+        Stage::Parse,
+        Stage::Window,
+        Stage::RequestRing,
+        Stage::Udf,
+        Stage::ResponseRing,
+        Stage::Sink,
+    ];
 
     /// The name in reports and tags.
     pub fn name(self) -> &'static str {

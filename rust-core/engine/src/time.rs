@@ -1,7 +1,9 @@
 //! Event time as nanoseconds since 1970, and the wall clock.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringmill_ring::monotonic_ns;
 use ringmill_wire::TimeUnit;
 
 /// A timestamp column's value in nanoseconds; beyond the years 1677 to 2262 it is the nearest that fits.
@@ -16,8 +18,13 @@ pub fn nanoseconds(value: i64, unit: TimeUnit) -> i64 {
     value.saturating_mul(factor)
 }
 
-/// Nanoseconds since 1970 by the wall clock.
+/// Nanoseconds since 1970. The wall clock is read once; from then on the monotonic clock counts, so that stepping the
+/// wall clock moves no window.
 pub fn wall_clock_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    static START: OnceLock<(i64, u64)> = OnceLock::new();
+    let (wall_ns, monotonic_start_ns) = *START.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (i64::try_from(since.as_nanos()).unwrap_or(i64::MAX), monotonic_ns())
+    });
+    wall_ns.saturating_add_unsigned(monotonic_ns() - monotonic_start_ns)
 }

@@ -26,14 +26,22 @@ fn batch() -> HeapBatch {
     let mut batch = HeapBatch::new(Arc::new(Template::new(schema(), capacity).unwrap()));
     let writer = batch.writer();
     for (row, score) in [0.0, 1.5, f64::NAN, 4.5, -6.0].into_iter().enumerate() {
-        if row == 3 { writer.push_null(0) } else { writer.push(0, row as i64) }
+        if row == 3 {
+            writer.push_null(0)
+        } else {
+            writer.push(0, row as i64)
+        }
         writer.push(1, score);
         writer.push_str(2, ["a", "b", "it's", "d", "é"][row]).unwrap();
         writer.push_timestamp(3, 1_767_225_600_000 + 1000 * row as i64);
         writer.push(4, u64::MAX - row as u64);
         writer.push(5, row % 2 == 1);
         writer.push(6, row as i8);
-        if row == 0 { writer.push_bytes(7, b"x").unwrap() } else { writer.push_null(7) }
+        if row == 0 {
+            writer.push_bytes(7, b"x").unwrap()
+        } else {
+            writer.push_null(7)
+        }
         writer.finish_row();
     }
     batch
@@ -121,6 +129,18 @@ fn what_is_wrong_is_said_with_its_place() {
         assert!(said.contains(words), "{text}: {said}");
         assert_eq!(error.offset, offset, "{text}: {said}");
     }
+}
+
+#[test]
+fn length_is_bounded_by_the_stack_but_lists_are_not() {
+    let chain = vec!["hot"; 100_000].join(" or ");
+    assert!(Expression::parse(&chain).unwrap_err().message.contains("operators in a row"));
+    let nested = (0..60).fold("hot".to_owned(), |inner, _| format!("({inner} in (true, false))"));
+    assert_eq!(selected(&nested), [0, 1, 2, 3, 4], "each side is bound and evaluated once");
+    let numbers: Vec<String> = (1..5_000).map(|number| number.to_string()).collect();
+    assert_eq!(selected(&format!("count in ({})", numbers.join(", "))), [1, 2, 4]);
+    assert_eq!(selected("count not in (1, null)"), [] as [u32; 0]);
+    assert_eq!(selected("time in ('2026-01-01T00:00:01Z', null)"), [1]);
 }
 
 #[test]

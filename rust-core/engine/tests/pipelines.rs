@@ -97,8 +97,7 @@ fn a_row_passes_every_branch_once() {
 
 fn readings(path: &Path) -> NodeKind {
     let field = |name: &str, data_type| FieldSpec { name: name.into(), data_type, nullable: false, path: None };
-    let fields =
-        vec![field("device", DataType::Utf8), field("timestamp", DataType::Timestamp(TimeUnit::Millisecond))];
+    let fields = vec![field("device", DataType::Utf8), field("timestamp", DataType::Timestamp(TimeUnit::Millisecond))];
     source(SourceConnector::File(FileSpec {
         path: path.to_string_lossy().into_owned(),
         format: Format::Json,

@@ -70,4 +70,6 @@ pub use wait::Wait;
 pub use worker_end::{MappingGuard, WorkerEnd};
 
 #[cfg(test)]
+mod death_tests;
+#[cfg(test)]
 mod loom_tests;

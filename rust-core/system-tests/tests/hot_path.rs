@@ -13,7 +13,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ringmill_connect::GeneratorSpec;
 use ringmill_engine::describe::{FunctionRef, describe};
-use ringmill_engine::plan::{NodeKind, NodeSpec, OnError, PipelineSpec, SinkSpec, SourceConnector, SourceSpec, UdfSpec};
+use ringmill_engine::plan::{
+    NodeKind, NodeSpec, OnError, PipelineSpec, SinkSpec, SourceConnector, SourceSpec, UdfSpec,
+};
 use ringmill_engine::{Control, Plan, run, rundir};
 use ringmill_ring::Wait;
 use ringmill_system_tests::{Job, children_of, read_until};
@@ -149,7 +151,10 @@ fn system_calls(thread: i32, mut enough: impl FnMut() -> bool) -> BTreeMap<i64, 
         }
     }
     let _ = ptrace::interrupt(thread);
-    while !matches!(waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap(), WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)) {
+    while !matches!(
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap(),
+        WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)
+    ) {
         ptrace::syscall(thread, None).unwrap();
     }
     ptrace::detach(thread, None).unwrap();

@@ -71,14 +71,21 @@ fn bind(node: &Node, schema: &Schema) -> Result<Bound, ExpressionError> {
         Form::Negate(inner) | Form::Absolute(inner) => {
             let bound = bind(inner, schema)?;
             if !bound.kind().is_number() {
-                return Err(ExpressionError::new(inner.offset, format!("expected a number, got {}", bound.kind().name())));
+                return Err(ExpressionError::new(
+                    inner.offset,
+                    format!("expected a number, got {}", bound.kind().name()),
+                ));
             }
             let kind = bound.kind();
             let is_absolute = matches!(node.form, Form::Absolute(_));
             Bound::new(kind, Operation::Sign { inner: Box::new(bound), is_absolute })
         }
         Form::IsNull(inner, negated) => {
-            let inner = if let Form::Column(name) = &inner.form { any_column(name, inner.offset, schema)? } else { bind(inner, schema)? };
+            let inner = if let Form::Column(name) = &inner.form {
+                any_column(name, inner.offset, schema)?
+            } else {
+                bind(inner, schema)?
+            };
             Bound::new(Kind::Boolean, Operation::IsNull(Box::new(inner), *negated))
         }
         Form::In(inner, items, negated) => member(inner, items, *negated, schema)?,
@@ -88,19 +95,26 @@ fn bind(node: &Node, schema: &Schema) -> Result<Bound, ExpressionError> {
 
 /// `x in (a, b)` is `x == a or x == b`.
 fn member(inner: &Node, items: &[Node], negated: bool, schema: &Schema) -> Result<Bound, ExpressionError> {
-    let mut any: Option<Bound> = None;
+    let mut bound = bind(inner, schema)?;
+    let mut bound_items = Vec::with_capacity(items.len());
     for item in items {
-        let equal = binary(Operator::Equal, inner, item, item.offset, schema)?;
-        any = Some(match any {
-            None => equal,
-            Some(others) => Bound::new(Kind::Boolean, Operation::Logic(Operator::Or, Box::new(others), Box::new(equal))),
-        });
+        let mut bound_item = bind(item, schema)?;
+        comparable((&mut bound, inner), (&mut bound_item, item), item.offset)?;
+        bound_items.push(bound_item);
     }
-    let any = any.unwrap_or_else(|| Bound::new(Kind::Boolean, Operation::Boolean(false)));
+    let equal = Bound::new(Kind::Boolean, Operation::Null);
+    let any =
+        Bound::new(Kind::Boolean, Operation::In { inner: Box::new(bound), items: bound_items, equal: Box::new(equal) });
     Ok(if negated { Bound::new(Kind::Boolean, Operation::Not(Box::new(any))) } else { any })
 }
 
-fn binary(operator: Operator, left: &Node, right: &Node, offset: usize, schema: &Schema) -> Result<Bound, ExpressionError> {
+fn binary(
+    operator: Operator,
+    left: &Node,
+    right: &Node,
+    offset: usize,
+    schema: &Schema,
+) -> Result<Bound, ExpressionError> {
     let (mut a, mut b) = (bind(left, schema)?, bind(right, schema)?);
     match operator {
         Operator::And | Operator::Or => {
@@ -111,7 +125,10 @@ fn binary(operator: Operator, left: &Node, right: &Node, offset: usize, schema: 
         Operator::Add | Operator::Subtract | Operator::Multiply | Operator::Divide | Operator::Remainder => {
             for (bound, node) in [(&a, left), (&b, right)] {
                 if !bound.kind().is_number() {
-                    return Err(ExpressionError::new(node.offset, format!("expected a number, got {}", bound.kind().name())));
+                    return Err(ExpressionError::new(
+                        node.offset,
+                        format!("expected a number, got {}", bound.kind().name()),
+                    ));
                 }
             }
             let is_float = operator == Operator::Divide || a.kind() == Kind::Float || b.kind() == Kind::Float;
@@ -119,22 +136,32 @@ fn binary(operator: Operator, left: &Node, right: &Node, offset: usize, schema: 
             Ok(Bound::new(kind, Operation::Arithmetic(operator, Box::new(a), Box::new(b))))
         }
         _ => {
-            timestamp_literal(&mut a, b.kind(), left)?;
-            timestamp_literal(&mut b, a.kind(), right)?;
-            let same = a.kind() == b.kind() || (a.kind().is_number() && b.kind().is_number());
-            if !same && a.kind() != Kind::Null && b.kind() != Kind::Null {
-                let message = format!("{} cannot be compared with {}", a.kind().name(), b.kind().name());
-                return Err(compare_hint(ExpressionError::new(offset, message), a.kind(), b.kind()));
-            }
+            comparable((&mut a, left), (&mut b, right), offset)?;
             Ok(Bound::new(Kind::Boolean, Operation::Compare(operator, Box::new(a), Box::new(b))))
         }
     }
 }
 
+/// Two sides that can be compared, once strings beside timestamps are timestamps.
+fn comparable(a: (&mut Bound, &Node), b: (&mut Bound, &Node), offset: usize) -> Result<(), ExpressionError> {
+    timestamp_literal(a.0, b.0.kind(), a.1)?;
+    timestamp_literal(b.0, a.0.kind(), b.1)?;
+    let (a, b) = (a.0.kind(), b.0.kind());
+    if a == b || (a.is_number() && b.is_number()) || a == Kind::Null || b == Kind::Null {
+        return Ok(());
+    }
+    let message = format!("{} cannot be compared with {}", a.name(), b.name());
+    Err(compare_hint(ExpressionError::new(offset, message), a, b))
+}
+
 fn compare_hint(error: ExpressionError, a: Kind, b: Kind) -> ExpressionError {
     match (a, b) {
-        (Kind::Timestamp, _) | (_, Kind::Timestamp) => error.hint("compare it with a string such as \"2026-01-01T00:00:00Z\""),
-        (Kind::Text, Kind::Integer | Kind::Float) | (Kind::Integer | Kind::Float, Kind::Text) => error.hint("numbers are written without quotes"),
+        (Kind::Timestamp, _) | (_, Kind::Timestamp) => {
+            error.hint("compare it with a string such as \"2026-01-01T00:00:00Z\"")
+        }
+        (Kind::Text, Kind::Integer | Kind::Float) | (Kind::Integer | Kind::Float, Kind::Text) => {
+            error.hint("numbers are written without quotes")
+        }
         _ => error,
     }
 }

@@ -42,6 +42,15 @@ pub enum Operation {
     },
     /// `is null`, or `is not null` if the flag is set.
     IsNull(Box<Bound>, bool),
+    /// `x in (…)`.
+    In {
+        /// x
+        inner: Box<Bound>,
+        /// What it may be.
+        items: Vec<Bound>,
+        /// Room for whether it is one of them.
+        equal: Box<Bound>,
+    },
     /// `and`, `or`.
     Logic(Operator, Box<Bound>, Box<Bound>),
     /// `+ - * / %`.
@@ -104,6 +113,15 @@ impl Bound {
             Operation::IsNull(inner, negated) => {
                 inner.evaluate(view, rows);
                 lanes.fill(count, |lanes| lanes.truth.extend(inner.lanes.valid.iter().map(|valid| *valid == *negated)));
+            }
+            Operation::In { inner, items, equal } => {
+                inner.evaluate(view, rows.clone());
+                lanes.fill(count, |lanes| lanes.truth.resize(count, false));
+                for item in items {
+                    item.evaluate(view, rows.clone());
+                    equal.lanes.compare(Operator::Equal, inner, item, view, rows.clone());
+                    lanes.or(&equal.lanes);
+                }
             }
             Operation::Logic(operator, a, b) => {
                 a.evaluate(view, rows.clone());
@@ -211,6 +229,16 @@ impl Lanes {
         }
     }
 
+    /// As `logic`, in place.
+    fn or(&mut self, other: &Lanes) {
+        let sides = self.valid.iter_mut().zip(&mut self.truth).zip(other.valid.iter().zip(&other.truth));
+        for ((valid, truth), (&other_valid, &other)) in sides {
+            let decided = (*valid && *truth) || (other_valid && other);
+            *truth = decided;
+            *valid = decided || (*valid && other_valid);
+        }
+    }
+
     fn arithmetic(&mut self, operator: Operator, kind: Kind, a: &Bound, b: &Bound) {
         self.clear();
         self.valid.extend(a.lanes.valid.iter().zip(&b.lanes.valid).map(|(a, b)| *a && *b));
@@ -247,7 +275,7 @@ impl Lanes {
         match kinds {
             (Kind::Null, _) | (_, Kind::Null) => self.truth.resize(count, false),
             (Kind::Text, _) => {
-                self.truth.extend(rows.enumerate().map(|(_, row)| is(Some(a.text(view, row).cmp(b.text(view, row))))));
+                self.truth.extend(rows.map(|row| is(Some(a.text(view, row).cmp(b.text(view, row))))));
             }
             (Kind::Boolean, _) => {
                 self.truth.extend(a.lanes.truth.iter().zip(&b.lanes.truth).map(|(a, b)| is(Some(a.cmp(b)))));
@@ -256,7 +284,9 @@ impl Lanes {
                 self.truth.extend(a.lanes.floats.iter().zip(&b.lanes.floats).map(|(a, b)| is(a.partial_cmp(b))));
             }
             (Kind::Float, _) => {
-                self.truth.extend((0..count).map(|row| is(compare_mixed(b.integer(row), a.float(row)).map(Ordering::reverse))));
+                self.truth.extend(
+                    (0..count).map(|row| is(compare_mixed(b.integer(row), a.float(row)).map(Ordering::reverse))),
+                );
             }
             (_, Kind::Float) => {
                 self.truth.extend((0..count).map(|row| is(compare_mixed(a.integer(row), b.float(row)))));

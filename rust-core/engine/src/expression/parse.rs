@@ -5,6 +5,9 @@ use super::token::{Token, tokens};
 
 /// Deepest nesting; far beyond what anybody writes, far below what the stack holds.
 const DEPTH_MAX: usize = 64;
+/// Highest tree: a chain of operators grows one level with each. Binding and evaluation walk it on the stack (at 1,000
+/// levels they were seen to fit 2 MiB, at 10,000 not).
+const HEIGHT_MAX: usize = 400;
 
 /// A two-sided operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,20 @@ pub struct Node {
     pub offset: usize,
     /// What it is.
     pub form: Form,
+    /// Levels of the tree below, itself included.
+    height: usize,
+}
+
+impl Node {
+    fn new(offset: usize, form: Form) -> Node {
+        let below = match &form {
+            Form::Not(inner) | Form::Negate(inner) | Form::Absolute(inner) | Form::IsNull(inner, _) => inner.height,
+            Form::In(inner, items, _) => items.iter().map(|item| item.height).fold(inner.height, usize::max),
+            Form::Binary(_, left, right) => left.height.max(right.height),
+            Form::Column(_) | Form::Integer(_) | Form::Float(_) | Form::Text(_) | Form::Boolean(_) | Form::Null => 0,
+        };
+        Node { offset, form, height: below + 1 }
+    }
 }
 
 /// What a part of an expression is.
@@ -132,6 +149,11 @@ impl Parser {
         let mut left = self.prefix()?;
         loop {
             left = match self.suffix(left, binding)? {
+                Ok(longer) if longer.height > HEIGHT_MAX => {
+                    let error =
+                        ExpressionError::new(longer.offset, format!("more than {HEIGHT_MAX} operators in a row"));
+                    return Err(error.hint("many alternatives are better written `x in (…)`"));
+                }
                 Ok(longer) => longer,
                 Err(whole) => {
                     left = whole;
@@ -157,7 +179,7 @@ impl Parser {
                 return Err(error.hint("write `a < b and b < c`"));
             }
             let form = Form::Binary(operator, Box::new(left), Box::new(right));
-            return Ok(Ok(Node { offset, form }));
+            return Ok(Ok(Node::new(offset, form)));
         }
         if binding > COMPARISON {
             return Ok(Err(left));
@@ -167,15 +189,16 @@ impl Parser {
             if !self.take_word("null") {
                 return Err(ExpressionError::new(self.offset(), format!("expected null, got {}", shown(self.peek()))));
             }
-            return Ok(Ok(Node { offset, form: Form::IsNull(Box::new(left), negated) }));
+            return Ok(Ok(Node::new(offset, Form::IsNull(Box::new(left), negated))));
         }
-        let negated = is_word(self.peek(), "not") && is_word(&self.tokens[(self.next + 1).min(self.tokens.len() - 1)].1, "in");
+        let negated =
+            is_word(self.peek(), "not") && is_word(&self.tokens[(self.next + 1).min(self.tokens.len() - 1)].1, "in");
         if negated {
             self.take();
         }
         if self.take_word("in") {
             let list = self.list()?;
-            return Ok(Ok(Node { offset, form: Form::In(Box::new(left), list, negated) }));
+            return Ok(Ok(Node::new(offset, Form::In(Box::new(left), list, negated))));
         }
         Ok(Err(left))
     }
@@ -192,7 +215,7 @@ impl Parser {
 
     fn prefix(&mut self) -> Result<Node, ExpressionError> {
         let (offset, token) = self.take();
-        let node = |form| Ok(Node { offset, form });
+        let node = |form| Ok(Node::new(offset, form));
         match token {
             Token::Integer(value) => node(Form::Integer(value)),
             Token::Float(value) => node(Form::Float(value)),
@@ -216,7 +239,9 @@ impl Parser {
                 _ => node(Form::Column(name)),
             },
             Token::End => Err(ExpressionError::new(offset, "the condition ends where a value should follow")),
-            Token::Symbol(symbol) => Err(ExpressionError::new(offset, format!("{symbol:?} needs something on its left"))),
+            Token::Symbol(symbol) => {
+                Err(ExpressionError::new(offset, format!("{symbol:?} needs something on its left")))
+            }
         }
     }
 
@@ -228,7 +253,7 @@ impl Parser {
         self.expect("(")?;
         let inner = self.expression(0)?;
         self.expect(")")?;
-        Ok(Node { offset, form: Form::Absolute(Box::new(inner)) })
+        Ok(Node::new(offset, Form::Absolute(Box::new(inner))))
     }
 }
 

@@ -76,7 +76,9 @@ fn number(rest: &str, at: usize) -> Result<(Token, usize), ExpressionError> {
     let token = match digits.parse::<i128>() {
         Ok(integer) => Token::Integer(integer),
         Err(_) => match digits.parse::<f64>() {
-            Ok(float) if float.is_finite() && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') => Token::Float(float),
+            Ok(float) if float.is_finite() && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') => {
+                Token::Float(float)
+            }
             _ => return Err(ExpressionError::new(at, format!("{:?} is not a number", &rest[..length]))),
         },
     };

@@ -1,12 +1,16 @@
 //! From node specs to a plan: order, streams, schemas, and every mistake at once.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{dead_letter_schema, encoder};
 use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
-use super::{Node, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef, UdfSpec};
+use super::{
+    Node, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef,
+    UdfSpec,
+};
 use crate::expression::Expression;
 use crate::window::{self, WindowSpec};
 
@@ -28,8 +32,14 @@ impl Plan {
             errors.push(error("pipeline", "sources", "the pipeline has no source", Some("add a [sources.NAME] table")));
         }
         if errors.is_empty() && !nodes.iter().any(|node| matches!(node.kind, NodeKind::Sink(_))) {
-            errors.push(error("pipeline", "sinks", "the pipeline has no sink", Some("add a [sinks.NAME] table, for example with kind = \"null\"")));
+            errors.push(error(
+                "pipeline",
+                "sinks",
+                "the pipeline has no sink",
+                Some("add a [sinks.NAME] table, for example with kind = \"null\""),
+            ));
         }
+        check_paths(&nodes, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -81,10 +91,16 @@ fn order(nodes: &[NodeSpec], errors: &mut Vec<PlanError>) -> Vec<usize> {
         order.push(next);
         waiting.iter_mut().for_each(|inputs| inputs.retain(|input| *input != next));
     }
-    let stuck: Vec<&str> = (0..nodes.len()).filter(|index| !order.contains(index)).map(|index| nodes[index].name.as_str()).collect();
+    let stuck: Vec<&str> =
+        (0..nodes.len()).filter(|index| !order.contains(index)).map(|index| nodes[index].name.as_str()).collect();
     if let Some(first) = stuck.first() {
         let message = format!("these nodes wait for each other in a circle: {}", stuck.join(", "));
-        errors.push(error(first, "inputs", message, Some("rows must flow from sources to sinks; take one of the inputs out")));
+        errors.push(error(
+            first,
+            "inputs",
+            message,
+            Some("rows must flow from sources to sinks; take one of the inputs out"),
+        ));
     }
     order
 }
@@ -92,7 +108,12 @@ fn order(nodes: &[NodeSpec], errors: &mut Vec<PlanError>) -> Vec<usize> {
 fn check_inputs(node: &NodeSpec, nodes: &[NodeSpec], indices: &HashMap<&str, usize>, errors: &mut Vec<PlanError>) {
     let is_source = matches!(node.kind, NodeKind::Source(_));
     if node.inputs.is_empty() && !is_source {
-        errors.push(error(&node.name, "inputs", "it reads nothing", Some("name a source or step, for example inputs = [\"sensors\"]")));
+        errors.push(error(
+            &node.name,
+            "inputs",
+            "it reads nothing",
+            Some("name a source or step, for example inputs = [\"sensors\"]"),
+        ));
     }
     for (at, input) in node.inputs.iter().enumerate() {
         let (name, port) = stream_name(input);
@@ -100,10 +121,17 @@ fn check_inputs(node: &NodeSpec, nodes: &[NodeSpec], indices: &HashMap<&str, usi
             errors.push(error(&node.name, "inputs", format!("{input:?} is named twice"), None));
         }
         let Some(producer) = indices.get(name).map(|index| &nodes[*index]) else {
-            let streams = nodes.iter().filter(|node| !matches!(node.kind, NodeKind::Sink(_))).map(|node| node.name.as_str());
-            let near = streams.map(|stream| (strsim::jaro_winkler(stream, name), stream)).filter(|(score, _)| *score > 0.75);
+            let streams =
+                nodes.iter().filter(|node| !matches!(node.kind, NodeKind::Sink(_))).map(|node| node.name.as_str());
+            let near =
+                streams.map(|stream| (strsim::jaro_winkler(stream, name), stream)).filter(|(score, _)| *score > 0.75);
             let near = near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, stream)| format!("did you mean {stream:?}?"));
-            errors.push(error(&node.name, "inputs", format!("there is no source or step named {name:?}"), near.as_deref()));
+            errors.push(error(
+                &node.name,
+                "inputs",
+                format!("there is no source or step named {name:?}"),
+                near.as_deref(),
+            ));
             continue;
         };
         let wrong = match (&producer.kind, port) {
@@ -129,7 +157,12 @@ struct Stream {
     behind_window: bool,
 }
 
-fn resolve(spec: NodeSpec, built: &[Option<Node>], positions: &HashMap<String, usize>, errors: &mut Vec<PlanError>) -> Option<Node> {
+fn resolve(
+    spec: NodeSpec,
+    built: &[Option<Node>],
+    positions: &HashMap<String, usize>,
+    errors: &mut Vec<PlanError>,
+) -> Option<Node> {
     let NodeSpec { name, inputs, kind } = spec;
     let mut refs = Vec::with_capacity(inputs.len());
     let mut streams = Vec::with_capacity(inputs.len());
@@ -145,7 +178,9 @@ fn resolve(spec: NodeSpec, built: &[Option<Node>], positions: &HashMap<String, u
         (NodeKind::Source(source), _) => resolve_source(&name, source, errors)?,
         (_, None) => return None,
         (NodeKind::Window(window), Some(input)) => (resolve_window(&name, window, input, errors)?, None),
-        (NodeKind::Udf(udf), Some(input)) => (resolve_udf(&name, udf, &input.schema, errors)?, input.event_time.clone()),
+        (NodeKind::Udf(udf), Some(input)) => {
+            (resolve_udf(&name, udf, &input.schema, errors)?, input.event_time.clone())
+        }
         (NodeKind::Filter(filter), Some(input)) => {
             check_filter(&name, &filter.expression, &input.schema, errors);
             (input.schema.clone(), input.event_time.clone())
@@ -164,7 +199,9 @@ fn resolve(spec: NodeSpec, built: &[Option<Node>], positions: &HashMap<String, u
 fn stream(node: &Node, port: Port, built: &[Option<Node>]) -> Option<Stream> {
     let behind = |node: &Node| is_behind_window(node, built);
     Some(match port {
-        Port::Rows => Stream { schema: node.schema.clone(), event_time: node.event_time.clone(), behind_window: behind(node) },
+        Port::Rows => {
+            Stream { schema: node.schema.clone(), event_time: node.event_time.clone(), behind_window: behind(node) }
+        }
         Port::Late => Stream { schema: node.input_schema.clone()?, event_time: None, behind_window: behind(node) },
         Port::DeadLetters => Stream { schema: dead_letter_schema(), event_time: None, behind_window: false },
     })
@@ -183,8 +220,19 @@ fn join_streams(name: &str, inputs: &[String], streams: Vec<Stream>, errors: &mu
             None => joined = Some(stream),
             Some(first) => {
                 if first.schema != stream.schema {
-                    let message = format!("{:?} and {:?} have different columns: {} and {}", inputs[0], inputs[at], columns(&first.schema), columns(&stream.schema));
-                    errors.push(error(name, "inputs", message, Some("streams that are read together must have the same columns")));
+                    let message = format!(
+                        "{:?} and {:?} have different columns: {} and {}",
+                        inputs[0],
+                        inputs[at],
+                        columns(&first.schema),
+                        columns(&stream.schema)
+                    );
+                    errors.push(error(
+                        name,
+                        "inputs",
+                        message,
+                        Some("streams that are read together must have the same columns"),
+                    ));
                     return None;
                 }
                 if first.event_time != stream.event_time {
@@ -202,7 +250,11 @@ fn columns(schema: &Schema) -> String {
     format!("({})", fields.collect::<Vec<_>>().join(", "))
 }
 
-fn resolve_source(name: &str, source: &SourceSpec, errors: &mut Vec<PlanError>) -> Option<(Arc<Schema>, Option<String>)> {
+fn resolve_source(
+    name: &str,
+    source: &SourceSpec,
+    errors: &mut Vec<PlanError>,
+) -> Option<(Arc<Schema>, Option<String>)> {
     let schema = match &source.connector {
         SourceConnector::Generator(spec) => spec.schema(),
         SourceConnector::File(spec) => spec.schema(),
@@ -223,7 +275,12 @@ fn resolve_source(name: &str, source: &SourceSpec, errors: &mut Vec<PlanError>) 
                 errors.push(error(name, "event_time", message, Some("declare it as \"timestamp[ms]\", for example")));
             }
             Some(field) if field.nullable => {
-                errors.push(error(name, "event_time", format!("{column} is nullable; every row needs an event time"), None));
+                errors.push(error(
+                    name,
+                    "event_time",
+                    format!("{column} is nullable; every row needs an event time"),
+                    None,
+                ));
             }
             Some(_) => {}
         }
@@ -243,14 +300,24 @@ pub fn event_time_unit(schema: &Schema, column: Option<&str>) -> Option<(usize, 
 fn resolve_window(name: &str, window: &WindowSpec, input: &Stream, errors: &mut Vec<PlanError>) -> Option<Arc<Schema>> {
     if input.behind_window {
         let message = "a window over the results of another window is not supported yet";
-        errors.push(error(name, "inputs", message, Some("write the first window's results to a sink and read them in a second pipeline")));
+        errors.push(error(
+            name,
+            "inputs",
+            message,
+            Some("write the first window's results to a sink and read them in a second pipeline"),
+        ));
         return None;
     }
     let unit = event_time_unit(&input.schema, input.event_time.as_deref()).map(|(_, unit)| unit);
     match window::output_schema(window, &input.schema, unit) {
         Ok(schema) => Some(Arc::new(schema)),
         Err(wrong) => {
-            errors.extend(wrong.into_iter().map(|wrong| PlanError { node: name.into(), key: wrong.key, message: wrong.message, hint: wrong.hint }));
+            errors.extend(wrong.into_iter().map(|wrong| PlanError {
+                node: name.into(),
+                key: wrong.key,
+                message: wrong.message,
+                hint: wrong.hint,
+            }));
             None
         }
     }
@@ -261,7 +328,11 @@ fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanE
     for argument in &description.arguments {
         if input.index_of(argument).is_none() {
             let mut wrong = missing_column(name, "function", argument, input);
-            wrong.message = format!("{} asks for column {argument:?}, which the step's input does not have: {}", udf.function, columns(input));
+            wrong.message = format!(
+                "{} asks for column {argument:?}, which the step's input does not have: {}",
+                udf.function,
+                columns(input)
+            );
             errors.push(wrong);
         }
     }
@@ -269,18 +340,30 @@ fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanE
         let Some(field) = input.index_of(argument).map(|index| input.field(index)) else { continue };
         if !types.contains(&field.data_type) {
             let expected = types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-            let message = format!("{} expects column {argument:?} to be {expected}, got {}", udf.function, field.data_type);
-            errors.push(error(name, "function", message, Some("change the column's type or the function's annotation")));
+            let message =
+                format!("{} expects column {argument:?} to be {expected}, got {}", udf.function, field.data_type);
+            errors.push(error(
+                name,
+                "function",
+                message,
+                Some("change the column's type or the function's annotation"),
+            ));
         }
     }
     for output in &description.outputs {
         if input.index_of(&output.name).is_some() {
-            let message = format!("{} returns a column {:?}, which the step's input has already", udf.function, output.name);
+            let message =
+                format!("{} returns a column {:?}, which the step's input has already", udf.function, output.name);
             errors.push(error(name, "function", message, Some("give the output another name")));
         }
     }
     if description.outputs.is_empty() {
-        errors.push(error(name, "function", format!("{} declares no outputs", udf.function), Some("name them: @rm.udf(outputs={\"score\": rm.float64})")));
+        errors.push(error(
+            name,
+            "function",
+            format!("{} declares no outputs", udf.function),
+            Some("name them: @rm.udf(outputs={\"score\": rm.float64})"),
+        ));
     }
     let fields: Vec<Field> = input.fields.iter().chain(&description.outputs).cloned().collect();
     match Schema::new(fields) {
@@ -294,15 +377,41 @@ fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanE
 }
 
 fn missing_column(node: &str, key: &str, column: &str, schema: &Schema) -> PlanError {
-    let near = schema.fields.iter().map(|field| (strsim::jaro_winkler(&field.name, column), &field.name)).filter(|(score, _)| *score > 0.75);
+    let near = schema
+        .fields
+        .iter()
+        .map(|field| (strsim::jaro_winkler(&field.name, column), &field.name))
+        .filter(|(score, _)| *score > 0.75);
     let hint = near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| format!("did you mean {name:?}?"));
-    PlanError { node: node.into(), key: key.into(), message: format!("there is no column {column:?} in {}", columns(schema)), hint }
+    PlanError {
+        node: node.into(),
+        key: key.into(),
+        message: format!("there is no column {column:?} in {}", columns(schema)),
+        hint,
+    }
 }
 
 fn check_filter(name: &str, text: &str, schema: &Schema, errors: &mut Vec<PlanError>) {
     if let Err(wrong) = Expression::parse(text).and_then(|expression| expression.bind(schema)) {
         let message = format!("{} (at character {} of {text:?})", wrong.message, wrong.offset + 1);
         errors.push(PlanError { node: name.into(), key: "where".into(), message, hint: wrong.hint });
+    }
+}
+
+/// Two sinks that write one file would write over each other.
+fn check_paths(nodes: &[Node], errors: &mut Vec<PlanError>) {
+    let mut writers: HashMap<&PathBuf, &str> = HashMap::new();
+    for node in nodes {
+        let NodeKind::Sink(SinkSpec::File { path, .. }) = &node.kind else { continue };
+        if let Some(other) = writers.insert(path, &node.name) {
+            let message = format!("{} is written by the sink {other:?} already", path.display());
+            errors.push(error(
+                &node.name,
+                "path",
+                message,
+                Some("one sink may read several streams: inputs = [\"a\", \"b\"]"),
+            ));
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_socket, socket};
 
+use super::ChannelHandle;
 use super::folder::SOCKET;
 use super::message::{ChannelMessage, Greeting, VERSION, receive};
-use super::ChannelHandle;
 
 /// Why a run could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,9 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The run was started by another version of ringmill.
-    #[error("understand the run at {path}: it speaks version {found} of the hand-over, this ringmill version {VERSION}")]
+    #[error(
+        "understand the run at {path}: it speaks version {found} of the hand-over, this ringmill version {VERSION}"
+    )]
     Version {
         /// The run's folder.
         path: PathBuf,
@@ -141,7 +143,8 @@ mod tests {
         let left = folder.path().parent().expect("parent").join("dead-1");
         std::fs::create_dir(&left).expect("create");
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).expect("socket");
-        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&left.join(SOCKET)).expect("address")).expect("bind");
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&left.join(SOCKET)).expect("address"))
+            .expect("bind");
         drop(listener);
         drop(folder);
         let _next = RunFolder::create(base.path(), "next").expect("folder");

@@ -103,7 +103,9 @@ impl<'a> Assembly<'a> {
         let mut seats: Vec<usize> = Vec::with_capacity(self.plan.nodes.len());
         for (index, node) in self.plan.nodes.iter().enumerate() {
             let seat = match &node.kind {
-                NodeKind::Window(_) if self.plan.shards > 1 => self.add_exchanged_window(&mut graph, &seats, index, node, shard)?,
+                NodeKind::Window(_) if self.plan.shards > 1 => {
+                    self.add_exchanged_window(&mut graph, &seats, index, node, shard)?
+                }
                 _ => {
                     let operator = self.operator(index, node, shard, node.inputs.len())?;
                     let seat = graph.add(operator, index, true);
@@ -121,7 +123,14 @@ impl<'a> Assembly<'a> {
         Ok(graph)
     }
 
-    fn add_exchanged_window(&mut self, graph: &mut Graph, seats: &[usize], index: usize, node: &Node, shard: usize) -> Result<usize, EngineError> {
+    fn add_exchanged_window(
+        &mut self,
+        graph: &mut Graph,
+        seats: &[usize],
+        index: usize,
+        node: &Node,
+        shard: usize,
+    ) -> Result<usize, EngineError> {
         let NodeKind::Window(spec) = &node.kind else { return Err(EngineError::Internal("not a window".into())) };
         let input = input_schema(node)?;
         if !self.exchanges.contains_key(&index) {
@@ -141,19 +150,28 @@ impl<'a> Assembly<'a> {
         Ok(seat)
     }
 
-    fn operator(&mut self, index: usize, node: &Node, shard: usize, inputs: usize) -> Result<Box<dyn Operator>, EngineError> {
+    fn operator(
+        &mut self,
+        index: usize,
+        node: &Node,
+        shard: usize,
+        inputs: usize,
+    ) -> Result<Box<dyn Operator>, EngineError> {
         Ok(match &node.kind {
             NodeKind::Source(source) => self.source(index, node, source, shard)?,
             NodeKind::Window(_) => window_node(self.plan, node, inputs)?,
             NodeKind::Filter(filter) => {
                 let input = input_schema(node)?;
                 let bound = Expression::parse(&filter.expression).and_then(|expression| expression.bind(input));
-                let predicate = bound.map_err(|error| EngineError::Internal(format!("{}: {}", node.name, error.message)))?;
+                let predicate =
+                    bound.map_err(|error| EngineError::Internal(format!("{}: {}", node.name, error.message)))?;
                 let variable = variable_bytes(self.plan).max(WINDOW_VARIABLE_BYTES);
                 Box::new(FilterOperator::new(node.name.clone(), predicate, heap_batch(node, input, variable)?, inputs))
             }
             NodeKind::Udf(udf) => {
-                let Some((_, layouts)) = udf_layouts(node)? else { return Err(EngineError::Internal("not a UDF".into())) };
+                let Some((_, layouts)) = udf_layouts(node)? else {
+                    return Err(EngineError::Internal("not a UDF".into()));
+                };
                 Box::new(UdfOperator::new(UdfParts {
                     name: node.name.clone(),
                     on_error: udf.on_error,
@@ -168,7 +186,8 @@ impl<'a> Assembly<'a> {
                 let target = match (sink, self.lanes.get_mut(&index)) {
                     (SinkSpec::File { format, .. } | SinkSpec::Stdout { format }, Some(lanes)) => {
                         let encoder = encoder(*format, &node.schema);
-                        let encoder = encoder.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
+                        let encoder =
+                            encoder.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
                         SinkTarget::Writer { encoder, lane: lanes.remove(0) }
                     }
                     _ => SinkTarget::Null(Checksum::default()),
@@ -178,7 +197,13 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    fn source(&mut self, index: usize, node: &Node, source: &SourceSpec, shard: usize) -> Result<Box<dyn Operator>, EngineError> {
+    fn source(
+        &mut self,
+        index: usize,
+        node: &Node,
+        source: &SourceSpec,
+        shard: usize,
+    ) -> Result<Box<dyn Operator>, EngineError> {
         let partitions = self.partitions.remove(&(index, shard)).unwrap_or_default();
         let time = SourceTime {
             column: event_time_unit(&node.schema, source.event_time.as_deref()),
@@ -188,7 +213,8 @@ impl<'a> Assembly<'a> {
             is_needed: feeds_window(self.plan, index),
         };
         let batch = heap_batch(node, &node.schema, variable_bytes(self.plan))?;
-        let dead = DeadLetterBatch::new(&node.name).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
+        let dead =
+            DeadLetterBatch::new(&node.name).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
         Ok(Box::new(SourceOperator::new(node.name.clone(), partitions, time, batch, dead)))
     }
 }
@@ -208,7 +234,10 @@ pub fn node_counts(plan: &Plan) -> Vec<NodeCounts> {
         NodeKind::Filter(_) => "filter",
         NodeKind::Sink(_) => "sink",
     };
-    plan.nodes.iter().map(|node| NodeCounts { name: node.name.clone(), kind: kind(node), ..NodeCounts::default() }).collect()
+    plan.nodes
+        .iter()
+        .map(|node| NodeCounts { name: node.name.clone(), kind: kind(node), ..NodeCounts::default() })
+        .collect()
 }
 
 /// What will be allocated, by name, in bytes; window state is a limit, everything else is taken at the start.
@@ -216,7 +245,8 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
     let (mut budget, mut state) = (Vec::new(), false);
     let variable = variable_bytes(plan);
     let window_variable = variable.max(WINDOW_VARIABLE_BYTES);
-    let bytes = |schema: &Arc<Schema>, variable| heap_capacity(schema, variable).map_or(0, |template| template.bytes() as u64);
+    let bytes =
+        |schema: &Arc<Schema>, variable| heap_capacity(schema, variable).map_or(0, |template| template.bytes() as u64);
     for node in &plan.nodes {
         let shards = plan.shards as u64;
         let (what, size) = match &node.kind {
@@ -234,8 +264,13 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
             }
             NodeKind::Udf(udf) => {
                 let layouts = udf_layouts(node).ok().flatten();
-                let slot = layouts.map_or(0, |(_, layouts)| layouts.request.bytes() + layouts.response.bytes().max(FAILURE_BYTES));
-                ("rings", shards * udf.workers as u64 * u64::from(udf.slots) * slot as u64 + shards * DeadLetterBatch::bytes())
+                let slot = layouts
+                    .map_or(0, |(_, layouts)| layouts.request.bytes() + layouts.response.bytes().max(FAILURE_BYTES));
+                (
+                    "rings",
+                    shards * udf.workers as u64 * u64::from(udf.slots) * slot as u64
+                        + shards * DeadLetterBatch::bytes(),
+                )
             }
         };
         budget.push((format!("{} {what}", node.name), size));
@@ -280,7 +315,8 @@ fn heap_capacity(schema: &Arc<Schema>, variable_bytes_max: u32) -> Result<Templa
 }
 
 fn heap_template(node: &Node, schema: &Arc<Schema>, variable: u32) -> Result<Arc<Template>, EngineError> {
-    let template = heap_capacity(schema, variable).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
+    let template =
+        heap_capacity(schema, variable).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
     Ok(Arc::new(template))
 }
 
@@ -301,7 +337,8 @@ fn connect_inputs(graph: &mut Graph, seats: &[usize], node: &Node, seat: usize) 
 
 /// Some window gets its time from this node's rows.
 fn feeds_window(plan: &Plan, index: usize) -> bool {
-    consumers(plan, index).any(|consumer| matches!(plan.nodes[consumer].kind, NodeKind::Window(_)) || feeds_window(plan, consumer))
+    consumers(plan, index)
+        .any(|consumer| matches!(plan.nodes[consumer].kind, NodeKind::Window(_)) || feeds_window(plan, consumer))
 }
 
 fn consumers(plan: &Plan, index: usize) -> impl Iterator<Item = usize> {

@@ -49,7 +49,9 @@ impl DeadLetterBatch {
     /// Whether one more letter of any size fits.
     pub fn has_room(&self) -> bool {
         let bytes_max = BYTES_MAX as usize;
-        self.batch.rows() < ROWS_MAX && self.record_bytes + RECORD_MAX <= bytes_max && self.text_bytes + TEXT_MAX <= bytes_max
+        self.batch.rows() < ROWS_MAX
+            && self.record_bytes + RECORD_MAX <= bytes_max
+            && self.text_bytes + TEXT_MAX <= bytes_max
     }
 
     /// A record that did not parse or fit.
@@ -68,7 +70,8 @@ impl DeadLetterBatch {
         let (reason, detail) = (head(reason, TEXT_MAX / 2), detail.map(|text| head(text, TEXT_MAX / 2)));
         let partition = place.map(|(partition, _)| head(partition, TEXT_MAX / 2));
         self.record_bytes += record.len();
-        self.text_bytes += (self.origin.len() + reason.len()).max(detail.map_or(0, str::len)).max(partition.map_or(0, str::len));
+        self.text_bytes +=
+            (self.origin.len() + reason.len()).max(detail.map_or(0, str::len)).max(partition.map_or(0, str::len));
         let writer = self.batch.writer();
         // `has_room` is asked before every push, so these fit; a letter that did not would be counted and lost its text.
         let mut fits = writer.push_str(0, &self.origin).is_ok();

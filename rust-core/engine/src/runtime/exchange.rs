@@ -3,10 +3,11 @@
 //! Between each pair of shards runs a bounded queue of packets and one back for the empty ones. A packet carries rows
 //! and the mark that follows them. With one shard there is no exchange.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use ringmill_wire::{HeapBatch, Template};
+use ringmill_wire::{BatchView, HeapBatch, Template};
 
 use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, PORTS, ROWS, Rows, ShardContext};
 use super::signal::ShardSignal;
@@ -16,6 +17,8 @@ use crate::window::KeyHasher;
 
 /// Packets between one pair of shards.
 const PACKETS: usize = 4;
+/// Rows dealt out in one go.
+const CHUNK: usize = 256;
 /// Key groups; state is kept by group so that shards can be cut anew.
 pub const KEY_GROUPS: u64 = 1024;
 
@@ -38,8 +41,12 @@ struct Lane {
     empty: Arc<ArrayQueue<Box<Packet>>>,
 }
 
-/// All lanes of one exchange: `lanes[from][to]`.
-pub struct Lanes(Vec<Vec<Lane>>);
+/// All lanes of one exchange.
+pub struct Lanes {
+    template: Arc<Template>,
+    /// `lanes[from][to]`.
+    lanes: Vec<Vec<Lane>>,
+}
 
 impl Lanes {
     /// For that many shards and batches of that layout.
@@ -52,7 +59,8 @@ impl Lanes {
             }
             lane
         };
-        Self((0..shards).map(|_| (0..shards).map(|_| lane()).collect()).collect())
+        let lanes = (0..shards).map(|_| (0..shards).map(|_| lane()).collect()).collect();
+        Self { template: template.clone(), lanes }
     }
 
     /// Bytes of memory the lanes of one exchange take.
@@ -61,17 +69,50 @@ impl Lanes {
     }
 
     /// The sending node of shard `from`.
-    pub fn sender(&self, from: usize, name: String, hasher: KeyHasher, signals: &[Arc<ShardSignal>], inputs: usize) -> ExchangeSender {
-        let outlet = |(to, lane): (usize, &Lane)| Outlet { lane: lane.clone(), open: None, pending: None, signal: signals[to].clone() };
-        let outlets = self.0[from].iter().enumerate().map(outlet).collect();
-        ExchangeSender { name, hasher, hashes: Vec::new(), outlets, inputs: InputMarks::new(inputs), ended: false }
+    pub fn sender(
+        &self,
+        from: usize,
+        name: String,
+        hasher: KeyHasher,
+        signals: &[Arc<ShardSignal>],
+        inputs: usize,
+    ) -> ExchangeSender {
+        let outlet = |(to, lane): (usize, &Lane)| Outlet {
+            lane: lane.clone(),
+            open: None,
+            pending: None,
+            selected: Vec::with_capacity(CHUNK),
+            signal: signals[to].clone(),
+        };
+        let outlets = self.lanes[from].iter().enumerate().map(outlet).collect();
+        let fields = self.template.schema().fields.iter().enumerate();
+        ExchangeSender {
+            name,
+            hasher,
+            hashes: Vec::with_capacity(CHUNK),
+            outlets,
+            variable: fields.filter(|(_, field)| field.data_type.is_variable()).map(|(index, _)| index).collect(),
+            variable_bytes: self.template.capacity().variable_bytes_max,
+            inputs: InputMarks::new(inputs),
+            ended: false,
+        }
     }
 
     /// The receiving node of shard `to`.
     pub fn receiver(&self, to: usize, signals: &[Arc<ShardSignal>]) -> ExchangeReceiver {
-        let inlets: Vec<_> = self.0.iter().enumerate().map(|(from, lanes)| (lanes[to].clone(), signals[from].clone())).collect();
+        let inlets: Vec<_> =
+            self.lanes.iter().enumerate().map(|(from, lanes)| (lanes[to].clone(), signals[from].clone())).collect();
         let marks = InputMarks::new(inlets.len());
-        ExchangeReceiver { inlets, current: None, next: 0, marks, mark: Mark::START, sent: Mark::START, finished: [false; PORTS], rows: 0 }
+        ExchangeReceiver {
+            inlets,
+            current: None,
+            next: 0,
+            marks,
+            mark: Mark::START,
+            sent: Mark::START,
+            finished: [false; PORTS],
+            rows: 0,
+        }
     }
 }
 
@@ -80,6 +121,8 @@ struct Outlet {
     open: Option<Box<Packet>>,
     /// A mark that follows the open packet's rows.
     pending: Option<Mark>,
+    /// Rows of the current piece that belong to this shard.
+    selected: Vec<u32>,
     signal: Arc<ShardSignal>,
 }
 
@@ -97,7 +140,9 @@ impl Outlet {
     /// Sends the open packet with the pending mark; `false`: nothing to send, or no packet for the mark alone.
     fn send(&mut self) -> bool {
         let pending = self.pending;
-        let Some(packet) = (if pending.is_some() { self.open() } else { self.open.as_deref_mut() }) else { return false };
+        let Some(packet) = (if pending.is_some() { self.open() } else { self.open.as_deref_mut() }) else {
+            return false;
+        };
         if packet.batch.rows() == 0 && pending.is_none() {
             return false;
         }
@@ -112,14 +157,75 @@ impl Outlet {
     }
 }
 
+/// Whether every outlet can take some rows, whomever they belong to.
+enum Room {
+    Enough,
+    /// Some outlet's packets are all on their way.
+    NoPacket,
+    /// The rows are more than an empty packet holds.
+    TooLittle,
+}
+
 /// Deals rows out to the shards.
 pub struct ExchangeSender {
     name: String,
     hasher: KeyHasher,
     hashes: Vec<u64>,
     outlets: Vec<Outlet>,
+    /// Indices of the variable-length columns, and the room a packet has for each.
+    variable: Vec<usize>,
+    variable_bytes: u32,
     inputs: InputMarks,
     ended: bool,
+}
+
+impl ExchangeSender {
+    fn make_room(&mut self, view: &BatchView<'_>, rows: Range<usize>) -> Room {
+        let bytes = |column: usize| {
+            let column = view.column(column);
+            let (offsets, width) = (column.offsets(), column.data_type().item_width());
+            (offsets[rows.end] - offsets[rows.start]) as usize * width
+        };
+        let bytes_max = self.variable.iter().map(|column| bytes(*column)).max().unwrap_or(0);
+        if bytes_max > self.variable_bytes as usize {
+            return Room::TooLittle;
+        }
+        for outlet in &mut self.outlets {
+            let lacks_room = |packet: &mut Packet| {
+                let writer = packet.batch.writer();
+                let lacks_bytes = |column: &usize| (writer.bytes_free(*column) as usize) < bytes_max;
+                (writer.rows_free() as usize) < rows.len() || self.variable.iter().any(lacks_bytes)
+            };
+            if (outlet.pending.is_some() || outlet.open.as_deref_mut().is_some_and(lacks_room)) && !outlet.send() {
+                return Room::NoPacket;
+            }
+            if outlet.open().is_none() {
+                return Room::NoPacket;
+            }
+        }
+        Room::Enough
+    }
+
+    /// Copies rows to their owners' packets, which have room.
+    fn deal(&mut self, delivery: &Delivery<'_>, rows: Range<usize>) {
+        let shards = self.outlets.len();
+        self.hasher.hash(&delivery.view, rows.clone(), &mut self.hashes);
+        for (&hash, row) in self.hashes.iter().zip(rows) {
+            self.outlets[shard_of(hash, shards)].selected.push(row as u32);
+        }
+        for outlet in &mut self.outlets {
+            if let Some(packet) = outlet.open.as_deref_mut()
+                && !outlet.selected.is_empty()
+            {
+                if packet.batch.rows() == 0 {
+                    packet.ingest_ns = delivery.ingest_ns;
+                }
+                let copied = packet.batch.writer().copy_selected(&delivery.view, &outlet.selected);
+                debug_assert_eq!(copied, outlet.selected.len(), "room was made");
+            }
+            outlet.selected.clear();
+        }
+    }
 }
 
 impl Operator for ExchangeSender {
@@ -135,31 +241,22 @@ impl Operator for ExchangeSender {
     }
 
     fn accept(&mut self, _: usize, delivery: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
-        let end = delivery.view.rows();
-        self.hasher.hash(&delivery.view, delivery.first..end, &mut self.hashes);
-        for (at, &hash) in self.hashes.iter().enumerate() {
-            let shards = self.outlets.len();
-            let outlet = &mut self.outlets[shard_of(hash, shards)];
-            if outlet.pending.is_some() && !outlet.send() {
-                return Ok(at);
-            }
-            let Some(packet) = outlet.open() else { return Ok(at) };
-            if packet.batch.rows() == 0 {
-                packet.ingest_ns = delivery.ingest_ns;
-            }
-            if packet.batch.writer().copy_row(&delivery.view, delivery.first + at).is_err() {
-                if packet.batch.rows() == 0 {
-                    let room = packet.batch.template().capacity().variable_bytes_max;
-                    return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
-                }
-                outlet.send();
-                let Some(packet) = outlet.open() else { return Ok(at) };
-                packet.ingest_ns = delivery.ingest_ns;
-                if packet.batch.writer().copy_row(&delivery.view, delivery.first + at).is_err() {
-                    let room = packet.batch.template().capacity().variable_bytes_max;
-                    return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+        let (mut first, end) = (delivery.first, delivery.view.rows());
+        while first < end {
+            let mut rows = first..(first + CHUNK).min(end);
+            loop {
+                match self.make_room(&delivery.view, rows.clone()) {
+                    Room::Enough => break,
+                    Room::NoPacket => return Ok(first - delivery.first),
+                    Room::TooLittle if rows.len() > 1 => rows.end = first + rows.len() / 2,
+                    Room::TooLittle => {
+                        let room = self.variable_bytes;
+                        return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
+                    }
                 }
             }
+            self.deal(&delivery, rows.clone());
+            first = rows.end;
         }
         Ok(end - delivery.first)
     }
@@ -184,7 +281,9 @@ impl Operator for ExchangeSender {
     }
 
     fn is_finished(&self) -> bool {
-        let empty = |outlet: &Outlet| outlet.pending.is_none() && outlet.open.as_ref().is_none_or(|packet| packet.batch.rows() == 0);
+        let empty = |outlet: &Outlet| {
+            outlet.pending.is_none() && outlet.open.as_ref().is_none_or(|packet| packet.batch.rows() == 0)
+        };
         self.ended && self.outlets.iter().all(empty)
     }
 
@@ -239,7 +338,9 @@ impl Operator for ExchangeReceiver {
             }
             (Some(_), ROWS) => Some(Offer { rows: None, mark: None }),
             (None, ROWS) if self.mark != self.sent => Some(Offer { rows: None, mark: Some(self.mark) }),
-            _ if port != ROWS && self.finished[ROWS] && !self.finished[port] => Some(Offer { rows: None, mark: Some(self.mark) }),
+            _ if port != ROWS && self.finished[ROWS] && !self.finished[port] => {
+                Some(Offer { rows: None, mark: Some(self.mark) })
+            }
             _ => None,
         }
     }

@@ -88,7 +88,11 @@ impl Operator for FilterOperator {
     }
 
     fn offer(&self, port: usize) -> Option<Offer<'_>> {
-        let rows = (port == ROWS && self.out.rows() > 0).then(|| Rows { view: self.out.view(), first: 0, ingest_ns: self.ingest_ns });
+        let rows = (port == ROWS && self.out.rows() > 0).then(|| Rows {
+            view: self.out.view(),
+            first: 0,
+            ingest_ns: self.ingest_ns,
+        });
         let mark = match port {
             ROWS => (self.mark != self.sent).then_some(self.mark),
             _ => (self.mark.end && !self.finished[port]).then_some(self.mark),

@@ -115,7 +115,13 @@ impl Graph {
     }
 }
 
-fn deliver(seat: &mut Seat, port: usize, later: &mut [Seat], index: usize, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+fn deliver(
+    seat: &mut Seat,
+    port: usize,
+    later: &mut [Seat],
+    index: usize,
+    context: &mut ShardContext<'_>,
+) -> Result<bool, EngineError> {
     let Some(offer) = seat.operator.offer(port) else { return Ok(false) };
     let rows = offer.rows.map_or(0, |rows| rows.view.rows() - rows.first);
     let (mut moved, mut done) = (false, true);

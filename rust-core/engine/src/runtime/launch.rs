@@ -97,7 +97,12 @@ fn ringer(signal: &Arc<ShardSignal>) -> ringmill_connect::Waker {
     Arc::new(move || signal.ring())
 }
 
-fn run_shards(plan: &Plan, assembly: &mut Assembly<'_>, signals: &[Arc<ShardSignal>], control: &Arc<Control>) -> Result<(), EngineError> {
+fn run_shards(
+    plan: &Plan,
+    assembly: &mut Assembly<'_>,
+    signals: &[Arc<ShardSignal>],
+    control: &Arc<Control>,
+) -> Result<(), EngineError> {
     assembly.open_sinks(control)?;
     let mut shards = Vec::with_capacity(plan.shards);
     for (index, signal) in signals.iter().enumerate() {

@@ -99,7 +99,12 @@ pub trait Operator: Send {
     fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError>;
 
     /// Takes rows from the delivery's first on; returns how many (0: no room now).
-    fn accept(&mut self, input: usize, delivery: Delivery<'_>, context: &mut ShardContext<'_>) -> Result<usize, EngineError>;
+    fn accept(
+        &mut self,
+        input: usize,
+        delivery: Delivery<'_>,
+        context: &mut ShardContext<'_>,
+    ) -> Result<usize, EngineError>;
 
     /// Takes a mark; called after all rows before it were accepted.
     fn mark(&mut self, input: usize, mark: Mark, context: &mut ShardContext<'_>) -> Result<(), EngineError>;
@@ -123,12 +128,22 @@ pub trait Operator: Send {
 
     /// Rows were written through [`Operator::direct_writer`]; `ingest_ns` is when the first was read, `full` says that
     /// the next row did not fit.
-    fn direct_written(&mut self, _rows: u32, _ingest_ns: u64, _full: bool, _context: &mut ShardContext<'_>) -> Result<(), EngineError> {
+    fn direct_written(
+        &mut self,
+        _rows: u32,
+        _ingest_ns: u64,
+        _full: bool,
+        _context: &mut ShardContext<'_>,
+    ) -> Result<(), EngineError> {
         Ok(())
     }
 
     /// Like [`Operator::advance`] for a producer whose only consumer lends it room.
-    fn advance_into(&mut self, _consumer: &mut dyn Operator, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+    fn advance_into(
+        &mut self,
+        _consumer: &mut dyn Operator,
+        context: &mut ShardContext<'_>,
+    ) -> Result<bool, EngineError> {
         self.advance(context)
     }
 
@@ -184,7 +199,10 @@ mod tests {
         let mark = |watermark_ns, end| Mark { watermark_ns, ingest_ns: 7, cut: false, end };
         assert_eq!(marks.update(0, mark(100, false)).watermark_ns, i64::MIN);
         assert_eq!(marks.update(1, mark(50, false)).watermark_ns, 50);
-        assert_eq!(marks.update(1, mark(i64::MAX, true)), Mark { watermark_ns: 100, ingest_ns: 7, cut: false, end: false });
+        assert_eq!(
+            marks.update(1, mark(i64::MAX, true)),
+            Mark { watermark_ns: 100, ingest_ns: 7, cut: false, end: false }
+        );
         assert!(marks.update(0, mark(i64::MAX, true)).end);
     }
 }

@@ -54,7 +54,8 @@ impl Shard {
             tracing::warn!(cpu, "cannot pin a shard to this CPU; it runs unpinned");
         }
         let counts = ShardCounts { nodes: self.nodes.clone(), ..ShardCounts::default() };
-        let mut pace = Pace { histograms: StageHistograms::default(), counts, posted_ns: 0, idle_since_ns: 0, wake_ns: u64::MAX };
+        let mut pace =
+            Pace { histograms: StageHistograms::default(), counts, posted_ns: 0, idle_since_ns: 0, wake_ns: u64::MAX };
         if let Err(error) = self.rounds(&mut pace) {
             self.control.fail(error);
         }
@@ -81,7 +82,8 @@ impl Shard {
         let now_ns = monotonic_ns();
         pace.wake_ns = u64::MAX;
         let draining = self.control.is_draining();
-        let mut context = ShardContext { histograms: &mut pace.histograms, now_ns, wake_ns: &mut pace.wake_ns, draining };
+        let mut context =
+            ShardContext { histograms: &mut pace.histograms, now_ns, wake_ns: &mut pace.wake_ns, draining };
         let moved = self.graph.step(&mut context)?;
         if now_ns - pace.posted_ns > POST_NS {
             pace.posted_ns = now_ns;

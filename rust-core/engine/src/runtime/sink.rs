@@ -120,7 +120,12 @@ impl Operator for SinkOperator {
         Ok((full || lane.is_writer_idle()) && lane.send())
     }
 
-    fn accept(&mut self, _: usize, delivery: Delivery<'_>, context: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+    fn accept(
+        &mut self,
+        _: usize,
+        delivery: Delivery<'_>,
+        context: &mut ShardContext<'_>,
+    ) -> Result<usize, EngineError> {
         let end = delivery.view.rows();
         let started_ns = monotonic_ns();
         let taken = match &mut self.target {

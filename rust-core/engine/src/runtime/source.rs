@@ -29,6 +29,9 @@ pub struct SourceTime {
     pub is_needed: bool,
 }
 
+/// Where rows are dated by their arrival, the watermark moves in steps of this size.
+const ARRIVAL_STEP_NS: i64 = 20_000_000;
+
 struct PartitionState {
     partition: Box<dyn Partition>,
     /// Newest event time seen; `i64::MIN` before the first row.
@@ -36,6 +39,8 @@ struct PartitionState {
     last_rows_ns: u64,
     /// Not to be asked before this moment.
     not_before_ns: u64,
+    /// It had nothing when it was asked in this round.
+    is_idle: bool,
     ended: bool,
 }
 
@@ -59,9 +64,22 @@ pub struct SourceOperator {
 
 impl SourceOperator {
     /// Reads `partitions` into batches like `batch`.
-    pub fn new(name: String, partitions: Vec<Box<dyn Partition>>, time: SourceTime, batch: HeapBatch, dead: DeadLetterBatch) -> Self {
+    pub fn new(
+        name: String,
+        partitions: Vec<Box<dyn Partition>>,
+        time: SourceTime,
+        batch: HeapBatch,
+        dead: DeadLetterBatch,
+    ) -> Self {
         let now_ns = monotonic_ns();
-        let state = |partition| PartitionState { partition, newest_ns: i64::MIN, last_rows_ns: now_ns, not_before_ns: 0, ended: false };
+        let state = |partition| PartitionState {
+            partition,
+            newest_ns: i64::MIN,
+            last_rows_ns: now_ns,
+            not_before_ns: 0,
+            is_idle: false,
+            ended: false,
+        };
         Self {
             name,
             partitions: partitions.into_iter().map(state).collect(),
@@ -79,13 +97,18 @@ impl SourceOperator {
     }
 
     fn next_partition(&self, now_ns: u64) -> Option<usize> {
-        let ready = |state: &PartitionState| !state.ended && state.not_before_ns <= now_ns;
+        let ready = |state: &PartitionState| !state.ended && !state.is_idle && state.not_before_ns <= now_ns;
         let candidates = self.partitions.iter().enumerate().filter(|(_, state)| ready(state));
         candidates.min_by_key(|(_, state)| (state.newest_ns, state.last_rows_ns)).map(|(index, _)| index)
     }
 
     /// Polls one partition into `writer`; returns the rows written and whether the next row did not fit.
-    fn poll(&mut self, index: usize, writer: Option<&mut BatchWriter>, context: &mut ShardContext<'_>) -> Result<(u32, bool), EngineError> {
+    fn poll(
+        &mut self,
+        index: usize,
+        writer: Option<&mut BatchWriter>,
+        context: &mut ShardContext<'_>,
+    ) -> Result<(u32, bool), EngineError> {
         let state = &mut self.partitions[index];
         let writer = match writer {
             Some(writer) => writer,
@@ -106,7 +129,8 @@ impl SourceOperator {
         let mut full = false;
         match outcome {
             Poll::Full => full = true,
-            Poll::Rows | Poll::Idle => {}
+            Poll::Rows => {}
+            Poll::Idle => state.is_idle = true,
             Poll::Until(at_ns) => {
                 state.not_before_ns = at_ns;
                 context.wake_at(at_ns);
@@ -172,12 +196,15 @@ impl SourceOperator {
             (false, false) => return,
             (false, true) => self.watermark_but(None, context.now_ns).unwrap_or(self.mark.watermark_ns),
         };
+        if !end && self.time.column.is_none() {
+            context.wake_at(context.now_ns + ARRIVAL_STEP_NS as u64);
+            if watermark_ns < self.mark.watermark_ns.saturating_add(ARRIVAL_STEP_NS) {
+                return;
+            }
+        }
         if end != self.mark.end || watermark_ns > self.mark.watermark_ns {
             let watermark_ns = watermark_ns.max(self.mark.watermark_ns);
             self.mark = Mark { watermark_ns, ingest_ns: context.now_ns, cut: false, end };
-        }
-        if !end && self.time.column.is_none() {
-            context.wake_at(context.now_ns + 100_000_000);
         }
     }
 
@@ -185,33 +212,55 @@ impl SourceOperator {
         self.batch.rows() > 0
     }
 
-    fn read(&mut self, consumer: Option<&mut dyn Operator>, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+    /// Asks the partitions, the one furthest behind first, until one has something.
+    fn read(
+        &mut self,
+        mut consumer: Option<&mut dyn Operator>,
+        context: &mut ShardContext<'_>,
+    ) -> Result<bool, EngineError> {
         if self.mark.end || self.is_passing_on() || !self.dead.has_room() {
             return Ok(false);
         }
-        let Some(index) = (if context.draining { None } else { self.next_partition(context.now_ns) }) else {
-            self.note_waiting(context);
-            return Ok(false);
-        };
-        context.now_ns = monotonic_ns();
-        self.ingest_ns = context.now_ns;
-        let rows = match consumer {
-            Some(consumer) => {
-                let Some(writer) = consumer.direct_writer(context) else { return Ok(false) };
-                let was_empty = writer.rows() == 0;
-                let (rows, full) = self.poll(index, Some(writer), context)?;
-                consumer.direct_written(rows, self.ingest_ns, full, context)?;
-                if full && was_empty && rows == 0 {
-                    // Too large for the ring: offered in the ordinary way, so that the consumer can refuse it by row.
-                    self.read_batch(index, context)?
-                } else {
+        self.partitions.iter_mut().for_each(|state| state.is_idle = false);
+        while !context.draining
+            && let Some(index) = self.next_partition(context.now_ns)
+        {
+            context.now_ns = monotonic_ns();
+            self.ingest_ns = context.now_ns;
+            let (letters, ended) = (self.dead.total(), self.partitions[index].ended);
+            let rows = match &mut consumer {
+                Some(consumer) => {
+                    let Some(rows) = self.read_into(*consumer, index, context)? else { return Ok(false) };
                     rows
                 }
+                None => self.read_batch(index, context)?,
+            };
+            if rows > 0 || self.dead.total() > letters || self.partitions[index].ended != ended {
+                self.refresh_mark(context);
+                return Ok(true);
             }
-            None => self.read_batch(index, context)?,
-        };
-        self.refresh_mark(context);
-        Ok(rows > 0)
+        }
+        self.note_waiting(context);
+        Ok(false)
+    }
+
+    /// Reads into room lent by the consumer; `None`: it has none now.
+    fn read_into(
+        &mut self,
+        consumer: &mut dyn Operator,
+        index: usize,
+        context: &mut ShardContext<'_>,
+    ) -> Result<Option<u32>, EngineError> {
+        let Some(writer) = consumer.direct_writer(context) else { return Ok(None) };
+        let was_empty = writer.rows() == 0;
+        let (rows, full) = self.poll(index, Some(writer), context)?;
+        consumer.direct_written(rows, self.ingest_ns, full, context)?;
+        if full && was_empty && rows == 0 {
+            // Too large for the ring: offered in the ordinary way, so that the consumer can refuse it by row.
+            return self.read_batch(index, context).map(Some);
+        }
+        // What did not fit next to other rows will fit into the next batch.
+        Ok((rows > 0 || !full).then_some(rows))
     }
 
     fn read_batch(&mut self, index: usize, context: &mut ShardContext<'_>) -> Result<u32, EngineError> {
@@ -233,7 +282,8 @@ impl SourceOperator {
             }
         }
         if let Some(timeout) = self.time.idle_timeout_ns {
-            let silent_ends = self.partitions.iter().filter(|state| !state.ended).map(|state| state.last_rows_ns + timeout + 1);
+            let silent_ends =
+                self.partitions.iter().filter(|state| !state.ended).map(|state| state.last_rows_ns + timeout + 1);
             let next = silent_ends.filter(|end| *end > context.now_ns).min();
             context.wake_at(next.unwrap_or(u64::MAX));
         }
@@ -246,7 +296,11 @@ impl Operator for SourceOperator {
         self.read(None, context)
     }
 
-    fn advance_into(&mut self, consumer: &mut dyn Operator, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+    fn advance_into(
+        &mut self,
+        consumer: &mut dyn Operator,
+        context: &mut ShardContext<'_>,
+    ) -> Result<bool, EngineError> {
         self.read(Some(consumer), context)
     }
 
@@ -269,7 +323,9 @@ impl Operator for SourceOperator {
             }
             ROWS if self.mark != self.sent => Some(Offer { rows: None, mark: Some(self.mark) }),
             DEAD_LETTERS if self.dead.rows() > 0 => self.dead.offer(),
-            _ if port != ROWS && self.mark.end && !self.finished[port] => Some(Offer { rows: None, mark: Some(self.mark) }),
+            _ if port != ROWS && self.mark.end && !self.finished[port] => {
+                Some(Offer { rows: None, mark: Some(self.mark) })
+            }
             _ => None,
         }
     }

@@ -74,7 +74,9 @@ impl Supervisor {
     /// Starts all workers; returns their process ids in the order of `specs`.
     pub fn start(specs: Vec<WorkerSpec>, control: &Arc<Control>) -> Result<(Supervisor, Vec<i32>), EngineError> {
         let ending = Arc::new(AtomicBool::new(false));
-        let system = |error: ringmill_ring::RingError| EngineError::system("make the supervisor's doorbell", std::io::Error::other(error.to_string()));
+        let system = |error: ringmill_ring::RingError| {
+            EngineError::system("make the supervisor's doorbell", std::io::Error::other(error.to_string()))
+        };
         let waker = Doorbell::new().map_err(system)?;
         let watched = waker.try_clone().map_err(system)?;
         let (tell, told) = mpsc::channel();
@@ -126,9 +128,12 @@ const LOG: usize = 2;
 impl Worker {
     fn spawn(spec: WorkerSpec) -> Result<Worker, EngineError> {
         let name = spec.name.clone();
-        let failed = |error: std::io::Error| EngineError::system(format!("start worker {name} with {}", spec.python.display()), error);
+        let failed = |error: std::io::Error| {
+            EngineError::system(format!("start worker {name} with {}", spec.python.display()), error)
+        };
         let (log_read, log_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
-        let inherited = [spec.request.as_raw_fd(), spec.response.as_raw_fd(), spec.doorbell.fd(), log_write.as_raw_fd()];
+        let inherited =
+            [spec.request.as_raw_fd(), spec.response.as_raw_fd(), spec.doorbell.fd(), log_write.as_raw_fd()];
         let mut config = spec.config;
         for (key, fd) in ["request_fd", "response_fd", "doorbell_fd", "log_fd"].iter().zip(inherited) {
             config[*key] = json!(fd);

@@ -129,7 +129,8 @@ impl UdfOperator {
         let layout = |error| EngineError::Layout { node: parts.name.clone(), error };
         let dead = DeadLetterBatch::new(&parts.name).map_err(layout)?;
         let input = parts.request.schema().clone();
-        let row_encoder = encoder(Format::Json, &input).map_err(|error| EngineError::Connect { node: parts.name.clone(), error })?;
+        let row_encoder =
+            encoder(Format::Json, &input).map_err(|error| EngineError::Connect { node: parts.name.clone(), error })?;
         let slots: usize = parts.workers.iter().map(|worker| worker.slots as usize).sum();
         Ok(Self {
             writer: BatchWriter::new(parts.request.clone()),
@@ -211,7 +212,8 @@ impl UdfOperator {
         let Some(open) = &self.open else { return false };
         let rows = self.writer.rows();
         let idle = self.workers[open.worker].in_flight == 0;
-        let due = rows > 0 && (idle || self.ended || self.writer.rows_free() == 0 || open.mark.is_some_and(|mark| mark.cut));
+        let due =
+            rows > 0 && (idle || self.ended || self.writer.rows_free() == 0 || open.mark.is_some_and(|mark| mark.cut));
         if due {
             self.publish();
         }
@@ -239,11 +241,21 @@ impl UdfOperator {
         Ok(taken)
     }
 
-    fn note_answer(&mut self, index: usize, completion: &Completion, context: &mut ShardContext<'_>) -> Result<(), EngineError> {
-        let entry = completion.batch.checked_sub(self.head).and_then(|at| self.flight.get_mut(usize::try_from(at).ok()?));
-        let entry = entry.filter(|entry| entry.worker == index && entry.slot == completion.slot && matches!(entry.outcome, Outcome::Pending));
+    fn note_answer(
+        &mut self,
+        index: usize,
+        completion: &Completion,
+        context: &mut ShardContext<'_>,
+    ) -> Result<(), EngineError> {
+        let entry =
+            completion.batch.checked_sub(self.head).and_then(|at| self.flight.get_mut(usize::try_from(at).ok()?));
+        let entry = entry.filter(|entry| {
+            entry.worker == index && entry.slot == completion.slot && matches!(entry.outcome, Outcome::Pending)
+        });
         let Some(entry) = entry else {
-            return Err(self.violation(index, format!("an answer to batch {}, which it was not given", completion.batch)));
+            return Err(
+                self.violation(index, format!("an answer to batch {}, which it was not given", completion.batch))
+            );
         };
         entry.outcome = match completion.kind {
             CompletionKind::Failed => Outcome::Failed { byte_length: completion.byte_length },
@@ -367,7 +379,8 @@ impl UdfOperator {
             return false;
         }
         let room = self.request.capacity().variable_bytes_max;
-        let reason = format!("the row needs more than the {room} bytes that batch_bytes gives each variable-length column");
+        let reason =
+            format!("the row needs more than the {room} bytes that batch_bytes gives each variable-length column");
         self.text.clear();
         self.row_encoder.encode(view, row..row + 1, &mut self.text);
         self.dead.push_row(&reason, None, self.text.strip_suffix(b"\n").unwrap_or(&self.text));
@@ -506,7 +519,8 @@ impl Operator for UdfOperator {
     }
 
     fn is_finished(&self) -> bool {
-        self.finished.iter().all(|finished| *finished) && self.workers.iter().all(|worker| worker.drained.load(Ordering::Acquire))
+        self.finished.iter().all(|finished| *finished)
+            && self.workers.iter().all(|worker| worker.drained.load(Ordering::Acquire))
     }
 
     fn counts(&self, counts: &mut NodeCounts) {
@@ -520,7 +534,13 @@ impl Operator for UdfOperator {
         (self.idle_mark.is_none() && self.open(context.now_ns)).then_some(&mut self.writer)
     }
 
-    fn direct_written(&mut self, rows: u32, ingest_ns: u64, full: bool, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+    fn direct_written(
+        &mut self,
+        rows: u32,
+        ingest_ns: u64,
+        full: bool,
+        _: &mut ShardContext<'_>,
+    ) -> Result<(), EngineError> {
         self.rows_in += u64::from(rows);
         if let Some(open) = &mut self.open
             && self.writer.rows() == rows

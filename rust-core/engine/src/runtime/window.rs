@@ -35,7 +35,14 @@ pub struct WindowNode {
 
 impl WindowNode {
     /// Results go into batches like `out`, late rows into batches like `late`.
-    pub fn new(name: String, windows: WindowOperator, time_column: Option<usize>, out: HeapBatch, late: HeapBatch, inputs: usize) -> Self {
+    pub fn new(
+        name: String,
+        windows: WindowOperator,
+        time_column: Option<usize>,
+        out: HeapBatch,
+        late: HeapBatch,
+        inputs: usize,
+    ) -> Self {
         Self {
             name,
             windows,
@@ -80,7 +87,12 @@ impl Operator for WindowNode {
         Ok(true)
     }
 
-    fn accept(&mut self, _: usize, delivery: Delivery<'_>, context: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+    fn accept(
+        &mut self,
+        _: usize,
+        delivery: Delivery<'_>,
+        context: &mut ShardContext<'_>,
+    ) -> Result<usize, EngineError> {
         if self.mark != self.sent || !self.has_emitted() || self.out.rows() > 0 {
             return Ok(0);
         }
@@ -115,8 +127,12 @@ impl Operator for WindowNode {
 
     fn offer(&self, port: usize) -> Option<Offer<'_>> {
         let rows = match port {
-            ROWS if self.out.rows() > 0 => Some(Rows { view: self.out.view(), first: 0, ingest_ns: self.out_ingest_ns }),
-            LATE if self.late.rows() > 0 => Some(Rows { view: self.late.view(), first: 0, ingest_ns: self.late_ingest_ns }),
+            ROWS if self.out.rows() > 0 => {
+                Some(Rows { view: self.out.view(), first: 0, ingest_ns: self.out_ingest_ns })
+            }
+            LATE if self.late.rows() > 0 => {
+                Some(Rows { view: self.late.view(), first: 0, ingest_ns: self.late_ingest_ns })
+            }
             _ => None,
         };
         let mark = match port {

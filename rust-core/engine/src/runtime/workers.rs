@@ -60,7 +60,11 @@ struct Starting {
 }
 
 /// Starts every worker of the plan and waits until each said it is ready or one of them failed.
-pub fn start_workers(plan: &Plan, signals: &[Arc<ShardSignal>], control: &Arc<Control>) -> Result<Workers, EngineError> {
+pub fn start_workers(
+    plan: &Plan,
+    signals: &[Arc<ShardSignal>],
+    control: &Arc<Control>,
+) -> Result<Workers, EngineError> {
     let (mut starting, mut specs) = (Vec::new(), Vec::new());
     let mut cpus = plan.cpus.iter().copied().skip(plan.shards);
     for (index, node) in plan.nodes.iter().enumerate() {
@@ -136,11 +140,24 @@ fn prepare(
     });
     let doorbell = signal.doorbell().try_clone().map_err(failed)?;
     let python = udf.python.clone();
-    let spec = WorkerSpec { name: name.to_owned(), python, config, request, response, doorbell, cpu: None, drained: drained.clone() };
+    let spec = WorkerSpec {
+        name: name.to_owned(),
+        python,
+        config,
+        request,
+        response,
+        doorbell,
+        cpu: None,
+        drained: drained.clone(),
+    };
     Ok((Starting { node: index, shard, name: name.to_owned(), channel, drained, handle }, spec))
 }
 
-fn wait_until_ready(starting: &mut [Starting], signals: &[Arc<ShardSignal>], control: &Control) -> Result<(), EngineError> {
+fn wait_until_ready(
+    starting: &mut [Starting],
+    signals: &[Arc<ShardSignal>],
+    control: &Control,
+) -> Result<(), EngineError> {
     for one in starting {
         loop {
             match one.channel.poll() {

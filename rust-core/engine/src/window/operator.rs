@@ -47,7 +47,7 @@ pub struct Emitted {
 #[derive(Debug)]
 enum Windows {
     Aligned(AlignedWindows),
-    Session(SessionWindows),
+    Session(Box<SessionWindows>),
 }
 
 /// Keyed windows with aggregates: rows in, results out when the watermark passes.
@@ -78,7 +78,7 @@ impl WindowOperator {
             WindowKind::Sliding { size_ns, every_ns } => {
                 Windows::Aligned(AlignedWindows::new(size_ns, every_ns, &mut step))
             }
-            WindowKind::Session { gap_ns } => Windows::Session(SessionWindows::new(gap_ns, &step)),
+            WindowKind::Session { gap_ns } => Windows::Session(Box::new(SessionWindows::new(gap_ns, &step))),
         };
         Ok(Self { step, windows, failed: None })
     }

@@ -164,7 +164,7 @@ fn a_full_machine_is_an_error_with_the_bytes_needed() {
     let error = CoreEnd::create(&config(1024, 1 << 31)).err().unwrap();
     let RingError::OutOfMemory { file: FileRole::Request, bytes, available } = error else { panic!("{error}") };
     assert!(bytes > 1 << 41 && available < bytes);
-    assert!(error.to_string().starts_with("request memory needs 2199023333376 bytes, but only "), "{error}");
+    assert!(error.to_string().starts_with("request memory needs 2199023390720 bytes, but only "), "{error}");
 }
 
 #[test]

@@ -175,8 +175,6 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
     #[test]
     fn any_sequence_of_operations_behaves_as_plain_queues_do(
         power in 0..4_u32,
