@@ -1,4 +1,4 @@
-"""README.md does what it says: its files are those of the `hello` example, and its commands run and print what it shows.
+"""What the READMEs say is so: the tutorial's files are those of the `hello` example, and commands print what is shown.
 
 A fenced block that follows a line with a single file name in backticks is that file. In a `console` block, lines that
 begin with `$ ` are typed, all in one shell; a line below them must be part of what is printed, where `…` stands for
@@ -7,13 +7,17 @@ anything.
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HELLO = ROOT / "python-workers" / "examples" / "hello"
+EXAMPLES = ROOT / "python-workers" / "examples"
+HELLO = EXAMPLES / "hello"
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"`([\w.-]+\.\w+)`:\n+\Z")
@@ -46,13 +50,13 @@ def files() -> dict[str, str]:
     return found
 
 
-def commands() -> list[Typed]:
-    """Everything that the README tells a reader to type, in order."""
+def commands(text: str) -> list[Typed]:
+    """Everything that a README tells a reader to type, in order."""
     typed: list[Typed] = []
-    for language, text in FENCE.findall(README):
+    for language, block in FENCE.findall(text):
         if language != "console":
             continue
-        for line in text.splitlines():
+        for line in block.splitlines():
             if line.startswith("$ "):
                 typed.append(Typed(line.removeprefix("$ ")))
             elif line.strip():
@@ -74,14 +78,12 @@ def test_the_files_are_those_of_the_hello_example() -> None:
         assert text == (HELLO / name).read_text(encoding="utf-8"), name
 
 
-def test_every_command_does_what_is_shown(tmp_path: Path) -> None:
-    (tmp_path / "weather").mkdir()
-    for name, text in files().items():
-        (tmp_path / "weather" / name).write_text(text, encoding="utf-8")
+def check(typed: list[Typed], home: Path, instead: dict[str, str]) -> None:
+    """Types everything into one shell and looks for what should be shown."""
     script = ["set -e"]
-    for number, typed in enumerate(commands()):
-        script += [f"echo '#### {number}'", INSTEAD.get(typed.command, typed.command)]
-    environment = os.environ | {"HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    for number, each in enumerate(typed):
+        script += [f"echo '#### {number}'", instead.get(each.command, each.command)]
+    environment = os.environ | {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("CARGO_HOME", str(Path.home() / ".cargo"))
     environment.setdefault("RUSTUP_HOME", str(Path.home() / ".rustup"))
     environment.setdefault("RINGMILL_CACHE", str(Path.home() / ".cache" / "ringmill"))
@@ -96,6 +98,20 @@ def test_every_command_does_what_is_shown(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     outputs = re.split(r"^#### \d+\n", done.stdout, flags=re.MULTILINE)[1:]
-    for typed, output in zip(commands(), outputs, strict=True):
-        for line in typed.shown:
-            assert is_shown(line, output), f"$ {typed.command}\nshould print\n{line}\nbut printed\n{output}"
+    for each, output in zip(typed, outputs, strict=True):
+        for line in each.shown:
+            assert is_shown(line, output), f"$ {each.command}\nshould print\n{line}\nbut printed\n{output}"
+
+
+def test_every_command_does_what_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "weather").mkdir()
+    for name, text in files().items():
+        (tmp_path / "weather" / name).write_text(text, encoding="utf-8")
+    check(commands(README), tmp_path, INSTEAD)
+
+
+@pytest.mark.parametrize("name", ["telemetry", "ticks", "flights"])
+def test_every_command_of_an_example_does_what_is_shown(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(EXAMPLES / name, tmp_path / name)
+    typed = commands((folder / "README.md").read_text(encoding="utf-8"))
+    check(typed, tmp_path, {f"cd python-workers/examples/{name}": f"cd '{folder}'"})

@@ -14,21 +14,24 @@ const ROWS: u32 = 1024;
 /// Rows of each window; with 500,000 keys each comes eight times.
 const WINDOW_ROWS: u64 = 4_000_000;
 const SIZE_MS: i64 = 10_000;
+const MS: i64 = 1_000_000;
 
 fn main() {
     let windows: u64 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4);
-    println!(
-        "{:<44} {:>12} {:>14} {:>10}",
-        "count() and mean(x), 10 s tumbling", "M rows/s in", "M results/s", "MB state"
-    );
-    for (name, text, keys, statistics) in [
-        ("500,000 utf8 keys of 13 bytes", true, 500_000, false),
-        ("500,000 utf8 keys, rolling statistics", true, 500_000, true),
-        ("500,000 int64 keys", false, 500_000, false),
-        ("1,000 utf8 keys of 13 bytes", true, 1_000, false),
-        ("1,000 int64 keys", false, 1_000, false),
+    println!("{:<44} {:>12} {:>14} {:>10}", "count() and mean(x), 10 s", "M rows/s in", "M results/s", "MB state");
+    let tumbling = WindowKind::Tumbling { size_ns: SIZE_MS * MS };
+    let sliding = WindowKind::Sliding { size_ns: SIZE_MS * MS, every_ns: SIZE_MS / 5 * MS };
+    let session = WindowKind::Session { gap_ns: SIZE_MS / 2 * MS };
+    for (name, text, keys, statistics, window) in [
+        ("500,000 utf8 keys of 13 bytes", true, 500_000, false, tumbling),
+        ("500,000 utf8 keys, rolling statistics", true, 500_000, true, tumbling),
+        ("500,000 int64 keys", false, 500_000, false, tumbling),
+        ("1,000 utf8 keys of 13 bytes", true, 1_000, false, tumbling),
+        ("1,000 int64 keys", false, 1_000, false, tumbling),
+        ("500,000 utf8 keys, sliding 10 s every 2 s", true, 500_000, false, sliding),
+        ("500,000 utf8 keys, sessions of 5 s gap", true, 500_000, false, session),
     ] {
-        let (rows, results, bytes) = measure(text, keys, statistics, windows);
+        let (rows, results, bytes) = measure(text, keys, spec(statistics, window), windows);
         println!("{name:<44} {:>12.1} {:>14.1} {:>10.0}", rows / 1e6, results / 1e6, bytes as f64 / 1e6);
     }
 }
@@ -69,13 +72,13 @@ fn fill(batch: &mut HeapBatch, text: bool, keys: u64, first: u64) {
     }
 }
 
-fn spec(statistics: bool) -> WindowSpec {
+fn spec(statistics: bool, window: WindowKind) -> WindowSpec {
     let aggregate = |name: &str, expression: &str| NamedAggregate { name: name.into(), expression: expression.into() };
     let columns =
         vec![(Statistic::Mean, "mean".into()), (Statistic::Std, "std".into()), (Statistic::Count, "count".into())];
     WindowSpec {
         key: vec!["key".into()],
-        window: WindowKind::Tumbling { size_ns: SIZE_MS * 1_000_000 },
+        window,
         allowed_lateness_ns: 0,
         aggregates: vec![aggregate("readings", "count()"), aggregate("mean_x", "mean(x)")],
         statistics: statistics.then(|| StatisticsSpec { of: "mean_x".into(), columns, horizon_ns: None }),
@@ -83,8 +86,8 @@ fn spec(statistics: bool) -> WindowSpec {
 }
 
 /// Rows per second in, results per second out, and bytes of state, after one window to warm up.
-fn measure(text: bool, keys: u64, statistics: bool, windows: u64) -> (f64, f64, u64) {
-    let (schema, spec) = (schema(text), spec(statistics));
+fn measure(text: bool, keys: u64, spec: WindowSpec, windows: u64) -> (f64, f64, u64) {
+    let schema = schema(text);
     let time = TimeColumn::Event { index: 1, unit: TimeUnit::Millisecond };
     let mut operator = WindowOperator::new(&spec, schema.clone(), time, 1 << 32).expect("a right spec");
     let output = Arc::new(output_schema(&spec, &schema, Some(TimeUnit::Millisecond)).expect("a right spec"));
@@ -99,14 +102,14 @@ fn measure(text: bool, keys: u64, statistics: bool, windows: u64) -> (f64, f64, 
         .collect();
     let (mut pushing, mut emitting, mut rows, mut results) = (0.0, 0.0, 0u64, 0u64);
     for window in 0..=windows {
-        let start = window as i64 * SIZE_MS * 1_000_000;
+        let start = window as i64 * SIZE_MS * MS;
         let began = Instant::now();
         for made in &batches {
             let taken = operator.push(&made.view(), 0..ROWS as usize, RowTime::Fixed(start), 0, late.writer());
             assert_eq!(taken.expect("room"), ROWS as usize);
         }
         let pushed = began.elapsed().as_secs_f64();
-        operator.advance(start + SIZE_MS * 1_000_000, 0);
+        operator.advance(start + SIZE_MS * MS, 0);
         let began = Instant::now();
         let mut emitted = 0;
         while operator.has_output() {

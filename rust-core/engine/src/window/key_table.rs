@@ -457,7 +457,7 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
 /// Brings an element near; an index beyond the end is no harm.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn prefetch<T>(from: &[T], index: usize) {
+pub fn prefetch<T>(from: &[T], index: usize) {
     let address = from.as_ptr().wrapping_add(index);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that could be observed, whatever the address.

@@ -46,7 +46,7 @@ pub struct Emitted {
 
 #[derive(Debug)]
 enum Windows {
-    Aligned(AlignedWindows),
+    Aligned(Box<AlignedWindows>),
     Session(Box<SessionWindows>),
 }
 
@@ -74,9 +74,11 @@ impl WindowOperator {
     ) -> Result<Self, WindowError> {
         let mut step = Step::new(spec, &input, time, state_bytes_max)?;
         let windows = match spec.window {
-            WindowKind::Tumbling { size_ns } => Windows::Aligned(AlignedWindows::new(size_ns, size_ns, &mut step)),
+            WindowKind::Tumbling { size_ns } => {
+                Windows::Aligned(Box::new(AlignedWindows::new(size_ns, size_ns, &mut step)))
+            }
             WindowKind::Sliding { size_ns, every_ns } => {
-                Windows::Aligned(AlignedWindows::new(size_ns, every_ns, &mut step))
+                Windows::Aligned(Box::new(AlignedWindows::new(size_ns, every_ns, &mut step)))
             }
             WindowKind::Session { gap_ns } => Windows::Session(Box::new(SessionWindows::new(gap_ns, &step))),
         };

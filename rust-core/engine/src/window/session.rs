@@ -19,7 +19,7 @@ use super::arena::{Arena, NONE};
 use super::budget::Budget;
 use super::error::StateFull;
 use super::key::Keys;
-use super::key_table::{BLOCK, EntryLayout, KeyTable};
+use super::key_table::{BLOCK, EntryLayout, KeyTable, prefetch};
 use super::operator::Emitted;
 use super::step::{Rows, Step};
 
@@ -188,6 +188,10 @@ impl SessionWindows {
     fn place_all(&mut self, step: &mut Step, block: &Rows<'_>, rows: &[u32]) -> Result<(), StateFull> {
         let mut found = std::mem::take(&mut self.found);
         self.keys.resolve(&block.keys, rows, &[u64::from(NONE)], &mut step.budget, &mut found)?;
+        for key in &found {
+            prefetch(&self.sessions, self.head(*key) as usize * self.stride);
+            prefetch(&self.sessions, self.head(*key) as usize * self.stride + CELL);
+        }
         for (row, key) in rows.iter().zip(&found) {
             self.place(step, block, *row, *key, block.times.get(*row as usize))?;
         }
