@@ -188,6 +188,38 @@ fn a_row_within_the_allowed_lateness_gives_the_result_again_with_the_same_statis
 }
 
 #[test]
+fn missing_values_are_skipped_and_nan_gives_way_to_numbers() {
+    let aggregates = ["count(y)", "sum(y)", "min(y)", "max(x)", "mean(x)", "first(y)", "collect(y)", "stddev(x)"];
+    let mut spec = spec(&["name"], TEN, &aggregates);
+    spec.statistics = Some(statistics_of("a4", None));
+    let mut driver = Driver::new(&spec, 1 << 20);
+    let with = |name: &str, time, x: f64, y: Value| {
+        let mut row = row(name, time, x);
+        row[6] = y;
+        row
+    };
+    let nan = f64::NAN;
+    driver.push(
+        &[with("a", 1, nan, Value::Null), with("a", 2, 2.0, Value::Null), with("b", 3, nan, Value::Float(1.5))],
+        1,
+    );
+    driver.push(&[with("b", 4, nan, Value::Null), with("a", 11, 4.0, Value::Null)], 1);
+    driver.operator.advance(i64::MAX, 1);
+    driver.drain(8);
+    let float = Value::Float;
+    let null = || Value::Null;
+    let list = |values: &[f64]| Value::List(values.iter().map(|value| Value::Float(*value)).collect());
+    let a = [int(0), null(), null(), float(2.0), float(nan), null(), list(&[]), float(nan)];
+    let b = [int(1), float(1.5), float(1.5), float(nan), float(nan), float(1.5), list(&[1.5]), float(nan)];
+    let later = [int(0), null(), null(), float(4.0), float(4.0), null(), list(&[]), float(nan)];
+    let unknown = [float(nan), float(nan), int(0)];
+    let result =
+        |name, start, values: &[Value]| [&[text(name), int(start), int(start + 10)], values, &unknown].concat();
+    // The mean of `a`'s first window is NaN and does not enter its history.
+    assert_eq!(driver.results, [result("a", 0, &a), result("b", 0, &b), result("a", 10, &later)]);
+}
+
+#[test]
 fn a_session_ends_with_the_gap_and_rows_between_two_join_them() {
     let window = WindowKind::Session { gap_ns: 10 * MS };
     let mut driver = Driver::new(&spec(&["name"], window, &["count()", "first(x)", "last(x)", "collect(x)"]), 1 << 20);

@@ -301,7 +301,14 @@ fn compare_mixed(integer: i128, float: f64) -> Option<Ordering> {
     if float.is_nan() {
         return None;
     }
-    // Doubles of this size are whole and beyond every column's integers; `as` saturates.
+    // 2^127: the least double beyond every integer. `as` would clamp it to one.
+    const BEYOND: f64 = -(i128::MIN as f64);
+    if float >= BEYOND {
+        return Some(Ordering::Less);
+    }
+    if float < -BEYOND {
+        return Some(Ordering::Greater);
+    }
     let whole = float.floor();
     let ordering = integer.cmp(&(whole as i128));
     Some(if ordering == Ordering::Equal && float > whole { Ordering::Less } else { ordering })

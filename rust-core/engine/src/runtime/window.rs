@@ -147,6 +147,10 @@ impl Operator for WindowNode {
             ROWS => {
                 self.out.clear();
                 if self.has_emitted() {
+                    if self.mark.end {
+                        let full = |error| EngineError::State { step: self.name.clone(), error };
+                        self.windows.check().map_err(full)?;
+                    }
                     self.sent = self.mark;
                     self.finished[ROWS] = self.mark.end;
                 }

@@ -4,6 +4,20 @@
 //! A [`WindowOperator`] is pure: rows and watermarks go in, results and late rows come out, and it knows no clock,
 //! thread or file. Its state is bounded ([`StateFull`]), what it gives out depends on the order of its rows and
 //! watermarks alone, and output is a cursor that goes on where the last batch was full. It writes nothing to disk.
+//!
+//! Semantics are Flink's, with these choices:
+//! - Windows are aligned to 1970 and hold `start <= t < end`. One fires when the watermark reaches its end, and is over
+//!   when the watermark reaches its end plus the allowed lateness.
+//! - A row for which every window is over is late. A row for a window that fired but is not over makes its key's result
+//!   go out again, once for all such rows that come before the next emission.
+//! - A session ends when its key was silent for the gap: a row exactly that much later begins a new one (in Flink it
+//!   would still join). Sessions that grow after they fired fire again with their new bounds; nothing is retracted.
+//! - Results come by window end, then by the first arrival of the key in that window.
+//! - Aggregates skip missing values; without any the result is missing (`count`: 0, `collect`: empty). `min` and `max`
+//!   skip NaN. `variance` and `stddev` are the sample's, NaN for a single value. `first` and `last` go by the order in
+//!   which rows reach the step, whatever their times. A missing key is a key like any other.
+//! - Integer sums are exact (128 bits) and clamped to the range of the result when they go out.
+//! - Event times beyond 1677 and 2262 count as the nearest nanosecond that fits.
 
 mod accumulate;
 mod aggregate;

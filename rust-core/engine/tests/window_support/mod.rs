@@ -159,6 +159,9 @@ fn read_value(column: &ColumnView<'_>, row: usize) -> Value {
         DataType::List(ListItem::Float64) => {
             Value::List(column.list::<f64>(row).iter().map(|x| Value::Float(*x)).collect())
         }
+        DataType::List(ListItem::Float32) => {
+            Value::List(column.list::<f32>(row).iter().map(|x| Value::Float((*x).into())).collect())
+        }
         DataType::List(ListItem::UInt32) => {
             Value::List(column.list::<u32>(row).iter().map(|x| Value::Int((*x).into())).collect())
         }
