@@ -22,11 +22,12 @@ enum Value {
 }
 
 type Cell = Option<Value>;
+type Compute = Box<dyn Fn(&[Cell]) -> Cell>;
 
 /// A tree: what it is, its text, and how it is computed from a row.
 struct Made {
     text: String,
-    compute: Box<dyn Fn(&[Cell]) -> Cell>,
+    compute: Compute,
 }
 
 fn made(text: String, compute: impl Fn(&[Cell]) -> Cell + 'static) -> Made {
@@ -194,8 +195,10 @@ fn condition(random: &mut Random, depth: u64) -> Made {
             made(format!("{} {word} ({})", a.text, texts.join(", ")), move |row| {
                 let a = (a.compute)(row);
                 let equal = |item: &Made| Some(holds("==", a.as_ref()?, (item.compute)(row).as_ref()?));
-                let found =
-                    items.iter().fold(Some(Value::Bool(false)), |found, item| either(truth(found), equal(item), true));
+                let mut found = Some(Value::Bool(false));
+                for item in &items {
+                    found = either(truth(found), equal(item), true);
+                }
                 truth(found).map(|found| Value::Bool(found != negated))
             })
         }

@@ -43,7 +43,7 @@ impl Job {
         let folder = tempfile::tempdir().expect("there is room for a folder");
         let job = Job { folder };
         job.write("pipeline.toml", pipeline);
-        job.write("functions.py", &format!("import numpy as np\nimport ringmill as rm\n\n{functions}"));
+        job.write("functions.py", format!("import numpy as np\nimport ringmill as rm\n\n{functions}"));
         job
     }
 

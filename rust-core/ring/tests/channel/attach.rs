@@ -99,7 +99,7 @@ fn a_file_cut_anywhere_is_refused() {
 
 #[test]
 fn files_of_two_channels_or_in_the_wrong_order_are_refused() {
-    let error = refusal(|request, response| std::mem::swap(request, response));
+    let error = refusal(std::mem::swap);
     assert_eq!(error.to_string(), "request memory has role 2, expected 1");
     let error = refusal(|request, _| {
         put(request, "generation", 5);
