@@ -224,3 +224,73 @@ fn an_endless_source_ends_after_the_duration() {
     assert!(ended.figure("/rows/in") > 0);
     assert_eq!(ended.figure("/rows/in"), ended.figure("/rows/out/out"));
 }
+
+#[test]
+fn what_is_late_does_not_depend_on_where_batches_end() {
+    let pipeline = r#"
+[sources.rows]
+kind = "file"
+path = "rows.ndjson"
+event_time = "time"
+out_of_orderness = "2s"
+fields = { key = "utf8", time = "timestamp[ms]", temperature = "float64" }
+
+[steps.twice]
+kind = "udf"
+inputs = ["rows"]
+function = "functions:double"
+
+[steps.sums]
+kind = "window"
+inputs = ["twice"]
+key = ["key"]
+window = { tumbling = "5s" }
+allowed_lateness = "1s"
+aggregates = { sum = "sum(double)", readings = "count()" }
+
+[sinks.out]
+kind = "file"
+inputs = ["sums"]
+path = "out.ndjson"
+
+[sinks.late]
+kind = "file"
+inputs = ["sums.late"]
+path = "late.ndjson"
+"#;
+    let job = Job::new(pipeline, DOUBLE);
+    let mut text = String::new();
+    let mut random = 88_172_645_463_325_252_u64;
+    for row in 0..20_000_u64 {
+        // Marsaglia's xorshift; one row in sixteen comes up to 20 s behind its time, far beyond what is allowed.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let behind = if random.is_multiple_of(16) { random / 16 % 20_000 } else { random % 1_500 };
+        let time = 1_700_000_000_000 + 10 * row - behind;
+        text += &format!("{{\"key\": \"k{}\", \"time\": {time}, \"temperature\": {row}}}\n", random % 7);
+    }
+    job.write("rows.ndjson", text);
+    let outcome = |settings: &[&str]| {
+        let ended = job.run(settings);
+        assert_eq!(ended.figure("/rows/in"), 20_000);
+        assert!(ended.figure("/rows/late") > 100, "some rows are late");
+        (job.read("out.ndjson"), job.read("late.ndjson"))
+    };
+    let whole = outcome(&[]);
+    for settings in [
+        &["steps.twice.batch_rows=1"][..],
+        &["steps.twice.batch_rows=7", "steps.twice.workers=3"],
+        &["steps.twice.slots=2", "pipeline.wait=\"block\""],
+        &["sources.rows.rate=100000", "pipeline.wait=\"spin\""],
+    ] {
+        let other = outcome(settings);
+        assert_eq!(whole.1, other.1, "late rows with {settings:?}");
+        let last = |text: &str| -> HashMap<String, String> {
+            // A window that fired twice shows its last result last.
+            let rows = text.lines().map(|line| (line.split("\"sum\"").next().unwrap().to_owned(), line.to_owned()));
+            rows.collect()
+        };
+        assert_eq!(last(&whole.0), last(&other.0), "results with {settings:?}");
+    }
+}

@@ -57,6 +57,8 @@ pub struct SourceOperator {
     piece: usize,
     mark: Mark,
     sent: Mark,
+    /// The watermark of the last cut: what is late by it is so whatever batches rows share.
+    cut_ns: i64,
     dead: DeadLetterBatch,
     rows: u64,
     finished: [bool; 3],
@@ -90,6 +92,7 @@ impl SourceOperator {
             piece: 0,
             mark: Mark::START,
             sent: Mark::START,
+            cut_ns: i64::MIN,
             dead,
             rows: 0,
             finished: [false; 3],
@@ -170,13 +173,12 @@ impl SourceOperator {
         if let Some((column, unit)) = self.time.column {
             let view = self.batch.view();
             let times = view.column(column).values::<i64>();
-            let mut told_ns = self.mark.watermark_ns;
             for (row, &time) in times.iter().enumerate() {
                 let time_ns = nanoseconds(time, unit);
                 if time_ns < newest_ns {
                     let watermark_ns = others_ns.min(newest_ns.saturating_sub(self.time.out_of_orderness_ns));
-                    if time_ns < watermark_ns && time_ns >= told_ns && row > 0 {
-                        told_ns = watermark_ns;
+                    if time_ns < watermark_ns && watermark_ns > self.cut_ns {
+                        self.cut_ns = watermark_ns;
                         let mark = Mark { watermark_ns, ingest_ns: self.ingest_ns, cut: true, end: false };
                         self.pieces.push((row, mark));
                     }
