@@ -294,3 +294,105 @@ path = "late.ndjson"
         assert_eq!(last(&whole.0), last(&other.0), "results with {settings:?}");
     }
 }
+
+#[test]
+fn a_column_of_another_type_than_annotated_is_refused_with_both_types() {
+    let narrow = "
+import numpy.typing as npt
+
+@rm.udf(outputs={'double': rm.float64})
+def double(temperature: npt.NDArray[np.float32]):
+    return temperature * 2
+";
+    let ended = udf_job("", narrow).run(&[]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    for words in ["temperature", "float32", "float64", "functions:double"] {
+        assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_function_sees_all_values_of_a_window_as_a_list() {
+    let pipeline = format!(
+        "{GENERATOR}
+[steps.windows]
+kind = \"window\"
+inputs = [\"sensors\"]
+key = [\"device_id\"]
+window = {{ sliding = \"10s\", every = \"5s\" }}
+aggregates = {{ all = \"collect(temperature)\", mean = \"mean(temperature)\", readings = \"count()\" }}
+
+[steps.spread]
+kind = \"udf\"
+inputs = [\"windows\"]
+function = \"functions:spread\"
+batch_bytes = \"256KiB\"
+
+[sinks.out]
+kind = \"file\"
+inputs = [\"spread\"]
+path = \"out.ndjson\"
+"
+    );
+    let functions = "
+@rm.udf(outputs={'length': rm.int64, 'middle': rm.float64})
+def spread(all):
+    return {'length': [len(values) for values in all], 'middle': np.array([values.mean() for values in all])}
+";
+    let job = Job::new(&pipeline, functions);
+    let ended = job.run(&["sources.sensors.rows=50_000"]);
+    let rows = job.rows("out.ndjson");
+    assert_eq!(rows.len() as u64, ended.figure("/rows/out/out"));
+    assert!(rows.len() > 10_000);
+    for row in rows {
+        assert_eq!(row["length"], row["readings"]);
+        assert_eq!(row["all"].as_array().unwrap().len() as u64, row["readings"].as_u64().unwrap());
+        let (mean, middle) = (row["mean"].as_f64().unwrap(), row["middle"].as_f64().unwrap());
+        assert!((mean - middle).abs() < 1e-9 * mean.abs(), "{row}");
+    }
+}
+
+#[test]
+fn rows_too_large_for_a_micro_batch_become_dead_letters_and_the_others_pass() {
+    let pipeline = r#"
+[sources.lines]
+kind = "file"
+path = "lines.ndjson"
+fields = { name = "utf8", value = "float64" }
+
+[steps.twice]
+kind = "udf"
+inputs = ["lines"]
+function = "functions:twice"
+batch_bytes = "1KiB"
+batch_rows = 16
+
+[sinks.out]
+kind = "file"
+inputs = ["twice"]
+path = "out.ndjson"
+
+[sinks.dead]
+kind = "file"
+inputs = ["twice.dead_letters"]
+path = "dead.ndjson"
+"#;
+    let functions = "
+@rm.udf(outputs={'double': rm.float64})
+def twice(value: np.ndarray):
+    return value * 2
+";
+    let job = Job::new(pipeline, functions);
+    let line = |row: usize| {
+        let name = "x".repeat(if row.is_multiple_of(10) { 2000 } else { row % 900 });
+        format!("{{\"name\": \"{name}\", \"value\": {row}}}\n")
+    };
+    job.write("lines.ndjson", (0..5000).map(line).collect::<String>());
+    let ended = job.run(&[]);
+    assert_eq!(ended.figure("/rows/in"), 5000);
+    assert_eq!((ended.figure("/rows/out/out"), ended.figure("/rows/out/dead")), (4500, 500));
+    let dead = job.rows("dead.ndjson");
+    assert!(dead.iter().all(|letter| letter["reason"].as_str().unwrap().contains("batch_bytes")));
+    let values: Vec<f64> = job.rows("out.ndjson").iter().map(|row| row["value"].as_f64().unwrap()).collect();
+    assert!(values.is_sorted());
+}

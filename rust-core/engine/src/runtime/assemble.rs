@@ -346,14 +346,20 @@ fn consumers(plan: &Plan, index: usize) -> impl Iterator<Item = usize> {
     (0..plan.nodes.len()).filter(move |consumer| reads(&plan.nodes[*consumer]))
 }
 
-/// The UDF step into whose slots a source can parse directly: its only reader, which reads nothing else, with no window
-/// behind it (a window needs the source to cut batches where rows are late).
+/// The UDF step into whose slots a source can parse directly: its only reader, which reads nothing else and has room for
+/// any record, with no window behind it (a window needs the source to cut batches where rows are late).
 fn direct_consumer(plan: &Plan, index: usize, node: &Node) -> Option<usize> {
-    if !matches!(node.kind, NodeKind::Source(_)) || feeds_window(plan, index) {
-        return None;
-    }
+    let NodeKind::Source(source) = &node.kind else { return None };
     let mut readers = consumers(plan, index);
     let (reader, others) = (readers.next()?, readers.next());
-    let is_udf = matches!(plan.nodes[reader].kind, NodeKind::Udf(_)) && plan.nodes[reader].inputs.len() == 1;
-    (is_udf && others.is_none()).then_some(reader)
+    let NodeKind::Udf(udf) = &plan.nodes[reader].kind else { return None };
+    let record_bytes_max = match &source.connector {
+        SourceConnector::Generator(_) => 0,
+        SourceConnector::File(file) => file.record_bytes_max,
+        SourceConnector::Stdin(stdin) => stdin.record_bytes_max,
+    };
+    let is_variable = node.schema.fields.iter().any(|field| field.data_type.is_variable());
+    let fits = !is_variable || udf.variable_bytes as usize >= record_bytes_max;
+    let is_only = others.is_none() && plan.nodes[reader].inputs.len() == 1;
+    (fits && is_only && !feeds_window(plan, index)).then_some(reader)
 }
