@@ -312,6 +312,11 @@ impl Control {
         self.request_abort();
     }
 
+    /// For as long as the guard lives, a panic of this thread ends the run instead of leaving the others to wait for it.
+    pub(crate) fn guard(self: &std::sync::Arc<Self>) -> PanicGuard {
+        PanicGuard(self.clone())
+    }
+
     pub(crate) fn take_failure(&self) -> Option<EngineError> {
         lock(&self.failure).take()
     }
@@ -402,6 +407,18 @@ impl Control {
             nodes,
             workers,
             state_bytes,
+        }
+    }
+}
+
+/// See [`Control::guard`].
+pub(crate) struct PanicGuard(std::sync::Arc<Control>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = std::thread::current();
+            self.0.fail(EngineError::Internal(format!("thread {} panicked", thread.name().unwrap_or("?"))));
         }
     }
 }

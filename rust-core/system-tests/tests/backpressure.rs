@@ -105,3 +105,18 @@ fn ticks(pid: u32) -> u64 {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
+
+#[test]
+fn a_run_that_fails_behind_a_stalled_sink_still_ends() {
+    let job = Job::new(CHAIN, FUNCTIONS);
+    let fifo = job.path("out.csv");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _both = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut child = job.start(&[]);
+    wait_until_stalled(&mut child);
+    let worker = ringmill_system_tests::children_of(child.id())[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let ended = job.wait(child);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("SIGKILL"), "{}", ended.stderr);
+}

@@ -61,7 +61,11 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     drop(assembly);
     let mut outcome = outcome;
     for thread in threads {
-        outcome = outcome.and(thread.join());
+        if control.is_aborted() {
+            thread.abandon();
+        } else {
+            outcome = outcome.and(thread.join());
+        }
     }
     control.stop_clock();
     if control.is_aborted() {

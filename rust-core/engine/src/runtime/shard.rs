@@ -48,6 +48,7 @@ struct Pace {
 impl Shard {
     /// Runs until all is passed on, or the run is aborted.
     pub fn run(mut self) {
+        let _guard = self.control.guard();
         if let Some(cpu) = self.cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
         {

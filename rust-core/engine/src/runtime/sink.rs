@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use ringmill_connect::{Checksum, Encoder, Writer};
 use ringmill_ring::monotonic_ns;
 
@@ -186,9 +187,14 @@ impl Operator for SinkOperator {
     }
 }
 
+/// How long a run that has failed waits for a sink that may be stuck in a write.
+const STUCK: Duration = Duration::from_secs(1);
+
 /// A sink's writing thread.
 pub struct WriterThread {
     handle: JoinHandle<()>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
 /// One sink's thread and the shards' lanes to it; `header` is written first.
@@ -214,15 +220,28 @@ pub fn start_writer(
     }
     let thread = Thread { name: name.to_owned(), writer, control: control.clone(), mailbox: control.add_mailbox() };
     let spawned = std::thread::Builder::new().name(format!("sink-{name}"));
-    let handle = spawned.spawn(move || thread.run(&header, &chunks, &returns));
+    let (ending, ended) = bounded(0);
+    let handle = spawned.spawn(move || {
+        let _guard = thread.control.guard();
+        let _ending: Sender<()> = ending;
+        thread.run(&header, &chunks, &returns);
+    });
     let handle = handle.map_err(|error| EngineError::system(format!("start the thread of sink {name}"), error))?;
-    Ok((WriterThread { handle }, lanes))
+    Ok((WriterThread { handle, ended }, lanes))
 }
 
 impl WriterThread {
     /// Waits until everything was written; the lanes must be gone.
     pub fn join(self) -> Result<(), EngineError> {
         self.handle.join().map_err(|_| EngineError::Internal("a sink's thread panicked".into()))
+    }
+
+    /// Waits a moment; a thread that is stuck in a write is left behind, and ends with the process.
+    pub fn abandon(self) {
+        if self.ended.recv_timeout(STUCK) == Err(RecvTimeoutError::Disconnected) {
+            // It has ended, so this does not wait; a panic has failed the run already.
+            let _ = self.handle.join();
+        }
     }
 }
 

@@ -210,7 +210,10 @@ impl Worker {
         if let Some((message, traceback)) = self.fatal.take() {
             return Some(EngineError::WorkerStart { worker, message, traceback });
         }
-        if status == 0 && self.drained.load(Ordering::Acquire) {
+        if self.drained.load(Ordering::Acquire) {
+            if status != 0 {
+                tracing::warn!(%worker, "{how} after its last batch; all its answers are in");
+            }
             return None;
         }
         let batch = inspected.map_or(0, |inspection| inspection.worker.current_batch);
