@@ -17,7 +17,13 @@ pub struct Machine {
     pub search_path: Vec<PathBuf>,
     /// Where runs show themselves to `ringmill inspect`: `$XDG_RUNTIME_DIR`, or `/tmp` where there is none.
     pub run_base: PathBuf,
+    /// Variables that keep the numeric libraries of a worker to one thread, unless they are set: the workers are the
+    /// parallelism, and a pool of threads in each would fight over their cores.
+    pub worker_environment: Vec<(String, String)>,
 }
+
+/// Read by OpenMP, OpenBLAS and MKL when they are loaded.
+const THREAD_VARIABLES: [&str; 3] = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"];
 
 /// Assumed when the kernel does not tell.
 const MEMORY_BYTES_ASSUMED: u64 = 4 << 30;
@@ -38,6 +44,11 @@ impl Machine {
                 .map(PathBuf::from)
                 .filter(|folder| folder.is_dir())
                 .unwrap_or_else(|| PathBuf::from("/tmp")),
+            worker_environment: THREAD_VARIABLES
+                .into_iter()
+                .filter(|name| std::env::var_os(name).is_none())
+                .map(|name| (name.to_owned(), "1".to_owned()))
+                .collect(),
         }
     }
 
@@ -101,6 +112,7 @@ mod tests {
             binary_directory: None,
             search_path: vec![folder.path().to_owned()],
             run_base: folder.path().to_owned(),
+            worker_environment: Vec::new(),
         };
         let here = Path::new("/nowhere");
         assert_eq!(machine.find_python(None, here), Ok(python.clone()));

@@ -23,6 +23,7 @@ fn machine(cores: usize) -> Machine {
         binary_directory: None,
         search_path: Vec::new(),
         run_base: "/tmp".into(),
+        worker_environment: Vec::new(),
     }
 }
 

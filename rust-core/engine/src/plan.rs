@@ -204,6 +204,8 @@ pub struct Plan {
     pub state_bytes_max: u64,
     /// Folder under which the run shows itself to `ringmill inspect`; `None`: it does not.
     pub run_base: Option<PathBuf>,
+    /// Variables that workers get besides those of this process.
+    pub worker_environment: Vec<(String, String)>,
 }
 
 /// What belongs to the pipeline as a whole.
@@ -221,6 +223,8 @@ pub struct PipelineSpec {
     pub state_bytes_max: u64,
     /// Folder under which the run shows itself to `ringmill inspect`; `None`: it does not.
     pub run_base: Option<PathBuf>,
+    /// Variables that workers get besides those of this process.
+    pub worker_environment: Vec<(String, String)>,
 }
 
 /// One mistake in a pipeline, tied to a configuration key.

@@ -19,6 +19,7 @@ fn pipeline(shards: usize) -> PipelineSpec {
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         run_base: None,
+        worker_environment: Vec::new(),
     }
 }
 

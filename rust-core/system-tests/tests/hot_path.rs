@@ -99,6 +99,7 @@ fn plan(folder: PathBuf) -> Plan {
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         run_base: None,
+        worker_environment: Vec::new(),
     };
     Plan::build(pipeline, nodes).unwrap()
 }

@@ -109,7 +109,7 @@ pub static PIPELINE: &[Key] = &[
     optional(
         "wait",
         Kind::Choice(&["spin", "adaptive", "block"]),
-        "How shards and workers wait for each other: spin is fastest and burns a core, block sleeps at once. Default: adaptive.",
+        "How shards and workers wait for each other: spin is fastest and needs a core of its own for every shard and worker, block sleeps at once. Default: adaptive.",
     ),
     optional(
         "cpus",

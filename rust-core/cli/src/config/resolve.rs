@@ -101,6 +101,7 @@ fn pipeline(table: Option<&Table>, nodes: &[NodeSpec], default_name: &str, machi
         cpus,
         state_bytes_max: table.and_then(|table| table.size("state_memory")).unwrap_or(machine.memory_bytes / 4),
         run_base: Some(machine.run_base.clone()),
+        worker_environment: machine.worker_environment.clone(),
     }
 }
 

@@ -43,8 +43,8 @@ impl Plan {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let PipelineSpec { name, shards, wait, cpus, state_bytes_max, run_base } = pipeline;
-        Ok(Plan { name, nodes, shards, wait, cpus, state_bytes_max, run_base })
+        let PipelineSpec { name, shards, wait, cpus, state_bytes_max, run_base, worker_environment } = pipeline;
+        Ok(Plan { name, nodes, shards, wait, cpus, state_bytes_max, run_base, worker_environment })
     }
 }
 

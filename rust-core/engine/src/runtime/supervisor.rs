@@ -37,6 +37,8 @@ pub struct WorkerSpec {
     pub python: PathBuf,
     /// The worker's configuration, without the descriptors.
     pub config: serde_json::Value,
+    /// Variables besides those of this process.
+    pub environment: Vec<(String, String)>,
     /// Request memory, read-only.
     pub request: OwnedFd,
     /// Response memory.
@@ -140,12 +142,7 @@ impl Worker {
         }
         let mut command = Command::new(&spec.python);
         command.args(["-m", "ringmill.worker", "--config", &config.to_string()]);
-        for threads in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"] {
-            // The workers are the parallelism; a pool of threads in each would fight over their cores.
-            if std::env::var_os(threads).is_none() {
-                command.env(threads, "1");
-            }
-        }
+        command.envs(spec.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         in_child(&mut command, inherited, std::process::id(), spec.cpu);
         let mut child = command.spawn().map_err(failed)?;

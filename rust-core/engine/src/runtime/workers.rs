@@ -144,6 +144,7 @@ fn prepare(
         name: name.to_owned(),
         python,
         config,
+        environment: plan.worker_environment.clone(),
         request,
         response,
         doorbell,
