@@ -250,6 +250,8 @@ impl FromStr for DataType {
             "timestamp[ns]" => DataType::Timestamp(TimeUnit::Nanosecond),
             _ => {
                 let item = text.strip_prefix("list[").and_then(|rest| rest.strip_suffix(']')).ok_or_else(unknown)?;
+                // Lists hold no lists, so that a long name cannot nest.
+                let item = Some(item).filter(|item| !item.starts_with("list[")).ok_or_else(unknown)?;
                 let item: DataType = item.parse().map_err(|_| unknown())?;
                 DataType::List(ListItem::of(item).ok_or_else(unknown)?)
             }
@@ -283,6 +285,12 @@ mod tests {
             assert_eq!(data_type.is_variable(), data_type.width().is_none());
             assert!([1, 2, 4, 8].contains(&data_type.item_width()), "{data_type}");
         }
+    }
+
+    #[test]
+    fn a_name_nested_without_end_is_refused_without_recursing() {
+        let nested = format!("{}int8{}", "list[".repeat(1_000_000), "]".repeat(1_000_000));
+        assert!(nested.parse::<DataType>().is_err());
     }
 
     #[test]
