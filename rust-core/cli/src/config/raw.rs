@@ -400,10 +400,7 @@ const FOREIGN_TYPES: [(&str, &str); 12] = [
 ];
 
 fn check_data_type(key: &str, text: &str) -> Result<RawValue, Wrong> {
-    // The longest name has 21 letters; more cannot be one.
-    if text.len() <= 32
-        && let Ok(data_type) = text.parse()
-    {
+    if let Ok(data_type) = text.parse() {
         return Ok(RawValue::DataType(data_type));
     }
     let lower = text.to_lowercase();
