@@ -10,6 +10,7 @@ pub mod describe;
 mod error;
 pub mod expression;
 pub mod metrics;
+mod nearest;
 pub mod plan;
 pub mod rundir;
 mod runtime;

@@ -9,13 +9,7 @@ use ringmill_wire::TimeUnit;
 /// A timestamp column's value in nanoseconds; beyond the years 1677 to 2262 it is the nearest that fits.
 #[inline]
 pub fn nanoseconds(value: i64, unit: TimeUnit) -> i64 {
-    let factor = match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => return value,
-    };
-    value.saturating_mul(factor)
+    value.saturating_mul(unit.nanoseconds())
 }
 
 /// Nanoseconds since 1970. The wall clock is read once; from then on the monotonic clock counts, so that stepping the

@@ -1,10 +1,11 @@
 //! A tree of names into a tree of columns, with every type checked.
 
-use ringmill_wire::{DataType, Schema, TimeUnit};
+use ringmill_wire::{DataType, Schema};
 
 use super::ExpressionError;
 use super::evaluate::{Bound, Operation};
 use super::parse::{Form, Node, Operator};
+use crate::nearest::nearest;
 
 /// What a part of an expression yields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,9 +181,8 @@ fn timestamp_literal(bound: &mut Bound, other: Kind, node: &Node) -> Result<(), 
 fn find(name: &str, offset: usize, schema: &Schema) -> Result<usize, ExpressionError> {
     schema.index_of(name).ok_or_else(|| {
         let error = ExpressionError::new(offset, format!("there is no column {name:?}"));
-        let near = schema.fields.iter().map(|field| (strsim::jaro_winkler(&field.name, name), &field.name));
-        match near.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)) {
-            Some((_, near)) => error.hint(format!("did you mean {near:?}?")),
+        match nearest(name, schema.fields.iter().map(|field| field.name.as_str())) {
+            Some(near) => error.hint(format!("did you mean {near:?}?")),
             None => {
                 let names: Vec<&str> = schema.fields.iter().map(|field| field.name.as_str()).collect();
                 error.hint(format!("there are {}", names.join(", ")))
@@ -212,14 +212,4 @@ fn column(name: &str, offset: usize, schema: &Schema) -> Result<Bound, Expressio
         }
     };
     Ok(Bound::new(kind, Operation::Column(index)))
-}
-
-/// Nanoseconds in a unit of time.
-pub fn unit_ns(unit: TimeUnit) -> i128 {
-    match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => 1,
-    }
 }

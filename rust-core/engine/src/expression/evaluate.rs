@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ringmill_wire::{BatchView, ColumnView, DataType};
 
-use super::bind::{Kind, unit_ns};
+use super::bind::Kind;
 use super::parse::Operator;
 
 /// A part of a bound expression and its values for the rows last asked for.
@@ -198,7 +198,11 @@ impl Lanes {
             DataType::UInt32 => integers.extend(column.values::<u32>()[rows].iter().map(|value| i128::from(*value))),
             DataType::UInt64 => integers.extend(column.values::<u64>()[rows].iter().map(|value| i128::from(*value))),
             DataType::Timestamp(unit) => {
-                integers.extend(column.values::<i64>()[rows].iter().map(|value| i128::from(*value) * unit_ns(unit)));
+                integers.extend(
+                    column.values::<i64>()[rows]
+                        .iter()
+                        .map(|value| i128::from(*value) * i128::from(unit.nanoseconds())),
+                );
             }
             DataType::Float32 => self.floats.extend(column.values::<f32>()[rows].iter().map(|value| f64::from(*value))),
             DataType::Float64 => self.floats.extend_from_slice(&column.values::<f64>()[rows]),

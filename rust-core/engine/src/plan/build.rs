@@ -12,6 +12,7 @@ use super::{
     UdfSpec,
 };
 use crate::expression::Expression;
+use crate::nearest::nearest;
 use crate::window::{self, WindowSpec};
 
 impl Plan {
@@ -123,9 +124,7 @@ fn check_inputs(node: &NodeSpec, nodes: &[NodeSpec], indices: &HashMap<&str, usi
         let Some(producer) = indices.get(name).map(|index| &nodes[*index]) else {
             let streams =
                 nodes.iter().filter(|node| !matches!(node.kind, NodeKind::Sink(_))).map(|node| node.name.as_str());
-            let near =
-                streams.map(|stream| (strsim::jaro_winkler(stream, name), stream)).filter(|(score, _)| *score > 0.75);
-            let near = near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, stream)| format!("did you mean {stream:?}?"));
+            let near = nearest(name, streams).map(|stream| format!("did you mean {stream:?}?"));
             errors.push(error(
                 &node.name,
                 "inputs",
@@ -377,12 +376,8 @@ fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanE
 }
 
 fn missing_column(node: &str, key: &str, column: &str, schema: &Schema) -> PlanError {
-    let near = schema
-        .fields
-        .iter()
-        .map(|field| (strsim::jaro_winkler(&field.name, column), &field.name))
-        .filter(|(score, _)| *score > 0.75);
-    let hint = near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| format!("did you mean {name:?}?"));
+    let near = nearest(column, schema.fields.iter().map(|field| field.name.as_str()));
+    let hint = near.map(|name| format!("did you mean {name:?}?"));
     PlanError {
         node: node.into(),
         key: key.into(),
