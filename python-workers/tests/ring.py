@@ -16,7 +16,7 @@ class Ring:
         declaration = declaration_of(udf)
         assert declaration is not None
         inputs = [(name, data_type.name, data_type.nullable) for name, data_type in schema.items()]
-        outputs = [(field.name, field.type.name, field.type.nullable) for field in declaration.outputs]
+        outputs = [(field.name, field.type.name, field.type.nullable) for field in declaration.returned]
         capacity = (rows, rows * 64)
         self.slots = slots
         self.log: list[tuple[str, str]] = []
@@ -33,14 +33,17 @@ class Ring:
             capacity=capacity,
             output_capacity=capacity,
         )
+        udf: Any = declaration.instantiate()
         self.worker.bind(
-            udf=declaration.instantiate(),
+            udf=udf,
             name=declaration.name,
             mode=declaration.mode,
             arguments=declaration.arguments,
             out=declaration.out,
             failure_payload=failure_payload,
             log=lambda level, message: self.log.append((level, message)),
+            snapshot=udf.snapshot if declaration.has_snapshot else None,
+            restore=udf.restore if declaration.has_snapshot else None,
         )
 
     def publish(self, columns: Mapping[str, Any]) -> int | None:

@@ -21,6 +21,11 @@ def score(temperature: npt.NDArray[np.float64], mean): ...
 class Model:
     def setup(self): raise AssertionError("no setup here")
     def __call__(self, batch: rm.Batch, *, out): ...
+    def snapshot(self): raise AssertionError("nor this")
+    def restore(self, state): raise AssertionError("nor this")
+
+@rm.udf(outputs={"y": rm.float64}, state={"level": rm.State(rm.float32, initial=1), "n": rm.int16})
+def keeps(x, n, level): ...
 
 class names:
     scorer = score
@@ -39,8 +44,8 @@ def describe(*functions: tuple[str, Path]) -> tuple[list[dict[str, Any]], str]:
 
 def test_functions_and_classes_are_described(tmp_path: Path) -> None:
     (tmp_path / "anomaly.py").write_text(SOURCE)
-    (score, model, dotted), stderr = describe(
-        ("anomaly:score", tmp_path), ("anomaly:Model", tmp_path), ("anomaly:names.scorer", tmp_path)
+    (score, model, dotted, keeps), stderr = describe(
+        ("anomaly:score", tmp_path), ("anomaly:Model", tmp_path), ("anomaly:names.scorer", tmp_path), ("anomaly:keeps", tmp_path)
     )
     assert score == {
         "step": "step0",
@@ -57,9 +62,17 @@ def test_functions_and_classes_are_described(tmp_path: Path) -> None:
             {"name": "label", "data_type": "utf8", "nullable": True},
         ],
         "accepts": {"temperature": ["float64"]},
+        "state": [],
+        "snapshot": False,
     }
     assert (model["kind"], model["mode"], model["arguments"], model["out"]) == ("class", "batch", [], True)
+    assert model["snapshot"] is True
     assert dotted["name"] == "score"
+    assert keeps["arguments"] == ["x", "n", "level"]
+    assert keeps["state"] == [
+        {"name": "level", "data_type": "float32", "initial": "0000803f"},
+        {"name": "n", "data_type": "int16", "initial": "0000"},
+    ]
     # What modules print does not spoil the answer.
     assert stderr.splitlines().count("imported") == 1
     assert "from C" in stderr

@@ -10,7 +10,7 @@ import pytest
 SPECIFICATION = Path(__file__).parents[1]
 LAYOUT = tomllib.loads((SPECIFICATION / "layout.toml").read_text())
 CONSTANTS = LAYOUT["constants"]
-NAMES = ["fresh", "one_answered", "second_lap"]
+NAMES = ["fresh", "one_answered", "replaced", "second_lap"]
 NO_SLOT = CONSTANTS["no_slot"]
 
 
@@ -85,8 +85,9 @@ def test_header(name: str, role: str) -> None:
     assert header["header_hash"] == fnv1a(file.data[:120])
     assert header["layout_hash"] == int(CONSTANTS["layout_hash"], 16)
     assert header["schema_hash"] == {"request": 0x51, "response": 0x52}[role]
-    assert header["generation"] == 1
-    assert header["features_required"] == header["features_optional"] == header["reserved"] == header["start_position"] == 0
+    assert header["features_required"] == header["features_optional"] == header["reserved"] == 0
+    successor = (name, role) == ("replaced", "response")
+    assert (header["generation"], header["start_position"]) == ((2, 2) if successor else (1, 0))
 
 
 @pytest.mark.parametrize(("name", "role"), FILES)
@@ -170,6 +171,30 @@ def test_descriptors_of_one_answered() -> None:
     assert (request.state["submissions_published"], response.state["submissions_read"]) == (2, 1)
     assert (response.state["completions_published"], request.state["completions_read"]) == (2, 0)
     assert (request.state["slots_free"], request.state["sleeping"], response.state["sleeping"]) == (0, 0, 0)
+
+
+def test_a_replaced_worker() -> None:
+    request, response = File("replaced", "request"), File("replaced", "response")
+    start = response.header["start_position"]
+    submissions = [request.poll(position) for position in range(start + 3)]
+    assert [found and (found["kind"], found["slot"], found["batch"], found["row_count"]) for found in submissions] == [
+        ("batch", 0, 1, 8),
+        ("batch", 1, 2, 8),
+        ("batch", 1, 2, 8),
+        ("snapshot", 0, 3, 0),
+        None,
+    ]
+    assert submissions[1] == {**submissions[2], "sequence": 2}, "asked again just so"
+    assert request.payload(1, 64) == counting(32, 64), "with the same bytes"
+    assert response.payload(0, 48) == counting(0xA0, 48), "the answer that was polled outlived its worker"
+    assert response.payload(1, 64) == bytes(64), "and nothing else did"
+    ready = response.poll(0)
+    assert ready is not None
+    assert ready["kind"] == "ready"
+    assert response.poll(1) is None
+    assert (request.state["submissions_published"], response.state["submissions_read"]) == (4, start)
+    assert (response.state["completions_published"], request.state["completions_read"]) == (1, 0)
+    assert (request.state["slots_free"], request.state["slots_leased"]) == (0, 0)
 
 
 def test_rings_that_have_gone_round() -> None:

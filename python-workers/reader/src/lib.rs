@@ -1,13 +1,14 @@
 //! The Python extension module `ringmill._reader`: a worker's end of a channel, and what its rows look like in Python.
 //!
 //! Conversions only: what a UDF is given ([`udf`], [`column`], [`batch`]), how long it may look at it ([`lease`]), what
-//! it may return ([`output`]), and the loop that does both for every batch ([`worker`]). Which function runs, on
-//! which columns, is decided in the Python package around it.
+//! it may return ([`output`]) and have stored ([`keeper`]), and the loop that does all that for every batch
+//! ([`worker`]). Which function runs, on which columns, is decided in the Python package around it.
 
 mod arrow;
 mod batch;
 mod column;
 mod copied;
+mod keeper;
 mod lease;
 mod local;
 mod ndarray;

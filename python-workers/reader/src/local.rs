@@ -4,6 +4,7 @@
 //! or in a child, runs exactly as under the core.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -90,6 +91,8 @@ struct State {
     writer: BatchWriter,
     input: OutputPlan,
     batch: u64,
+    /// Slots that hold no batch, and what they were published as.
+    kept: HashMap<u32, SubmissionKind>,
 }
 
 #[pymethods]
@@ -122,7 +125,7 @@ impl LocalChannel {
         }
         let input = OutputPlan::new(py, "batch".to_owned(), request.schema())?;
         let writer = BatchWriter::new(Arc::clone(&request));
-        let state = Mutex::new(State { core, writer, input, batch: 0 });
+        let state = Mutex::new(State { core, writer, input, batch: 0, kept: HashMap::new() });
         Ok(LocalChannel { request, response, doorbell: Doorbell::new().map_err(value_error)?, state })
     }
 
@@ -140,7 +143,7 @@ impl LocalChannel {
     /// Hand a batch of `rows` rows to the worker; returns its slot, or None if all slots are taken.
     fn publish(&self, columns: &Bound<'_, PyAny>, rows: usize) -> PyResult<Option<u32>> {
         let mut state = self.state()?;
-        let State { core, writer, input, batch } = &mut *state;
+        let State { core, writer, input, batch, .. } = &mut *state;
         let Some(slot) = core.acquire() else { return Ok(None) };
         // SAFETY: the slot is stamped and, until it is published, ours alone.
         unsafe { writer.open(core.slot_memory(slot)) };
@@ -163,8 +166,35 @@ impl LocalChannel {
         Ok(Some(slot))
     }
 
+    /// Ask for a piece of the worker's snapshot; returns its slot, or None if all slots are taken. The answer has it under
+    /// `payload`.
+    fn snapshot(&self, piece: u64) -> PyResult<Option<u32>> {
+        let mut state = self.state()?;
+        let Some(slot) = state.core.acquire() else { return Ok(None) };
+        let snapshot = Submission { slot, epoch: 1, batch: piece, ..Submission::new(SubmissionKind::Snapshot) };
+        state.core.publish(&snapshot);
+        state.kept.insert(slot, SubmissionKind::Snapshot);
+        Ok(Some(slot))
+    }
+
+    /// Give the worker a piece of a snapshot; returns its slot, or None if all slots are taken.
+    fn restore(&self, piece: u64, payload: &[u8]) -> PyResult<Option<u32>> {
+        let mut state = self.state()?;
+        if payload.len() > state.core.request_slot_bytes() {
+            return Err(PyRuntimeError::new_err("the piece is longer than a slot"));
+        }
+        let Some(slot) = state.core.acquire() else { return Ok(None) };
+        // SAFETY: the slot is as long as was checked and, until it is published, ours alone.
+        unsafe { state.core.slot_memory(slot).as_ptr().copy_from_nonoverlapping(payload.as_ptr(), payload.len()) };
+        let byte_length = payload.len() as u32;
+        let restore = Submission::new(SubmissionKind::Restore);
+        state.core.publish(&Submission { slot, byte_length, epoch: 1, batch: piece, ..restore });
+        state.kept.insert(slot, SubmissionKind::Restore);
+        Ok(Some(slot))
+    }
+
     /// The next completion as a dict, waited for up to `timeout` seconds; None if there is none. A result's columns are
-    /// under `columns` (a copy), a failure's JSON under `failure`.
+    /// under `columns` (a copy), a failure's JSON under `failure`, a snapshot's piece under `payload`.
     #[pyo3(signature = (timeout=0.0))]
     fn poll<'py>(&self, py: Python<'py>, timeout: f64) -> PyResult<Option<Bound<'py, PyDict>>> {
         let deadline = Instant::now() + Duration::try_from_secs_f64(timeout).map_err(value_error)?;
@@ -185,12 +215,25 @@ impl LocalChannel {
             state.core.disarm_sleep();
             self.doorbell.clear();
         };
+        let mut payload = None;
+        let kept = state.kept.remove(&completion.slot);
+        if kept == Some(SubmissionKind::Restore) {
+            // The bytes lie over what was stamped.
+            // SAFETY: the slot is as long as the template says, and the worker has answered.
+            unsafe { self.request.stamp(state.core.slot_memory(completion.slot).as_ptr()) };
+        }
         let (kind, columns, failure) = match completion.kind {
+            CompletionKind::Result if kept.is_some() => {
+                let mut bytes = Vec::new();
+                state.core.copy_response(completion.slot, completion.byte_length, &mut bytes);
+                payload = Some(PyBytes::new(py, &bytes));
+                ("result", None, None)
+            }
             CompletionKind::Result => ("result", Some(self.result(py, &state.core, &completion)?), None),
             CompletionKind::Failed => {
-                let mut payload = Vec::new();
-                state.core.copy_response(completion.slot, completion.byte_length, &mut payload);
-                ("failed", None, Some(PyBytes::new(py, &payload)))
+                let mut bytes = Vec::new();
+                state.core.copy_response(completion.slot, completion.byte_length, &mut bytes);
+                ("failed", None, Some(PyBytes::new(py, &bytes)))
             }
             CompletionKind::LeaseReleased => ("lease_released", None, None),
             CompletionKind::Ready => ("ready", None, None),
@@ -204,6 +247,7 @@ impl LocalChannel {
         fields.set_item("udf_ns", completion.udf_end_ns.saturating_sub(completion.udf_start_ns))?;
         fields.set_item("columns", columns)?;
         fields.set_item("failure", failure)?;
+        fields.set_item("payload", payload)?;
         Ok(Some(fields))
     }
 
@@ -245,6 +289,13 @@ impl LocalChannel {
         trips.sort_unstable();
         let quantile = |q: usize| trips.get(trips.len() * q / 100).copied().unwrap_or(0);
         Ok((elapsed_ns, udf_ns, quantile(50), quantile(99)))
+    }
+
+    /// Bytes of a request and of a response slot.
+    #[getter]
+    fn slot_bytes(&self) -> PyResult<(usize, usize)> {
+        let core = &self.state()?.core;
+        Ok((core.request_slot_bytes(), core.response_slot_bytes()))
     }
 
     /// Give an answered slot back.

@@ -17,6 +17,7 @@ use ringmill_ring::{Completion, CompletionKind, Doorbell, Submission, Submission
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, Lengths, Template};
 
 use crate::copied::{self, Moment};
+use crate::keeper::Keeper;
 use crate::lease::{Lease, Returned as ReturnedSlots};
 use crate::output::Returned;
 use crate::schema::{PyCapacity, PyFields, template, value_error};
@@ -48,6 +49,8 @@ struct Job {
     lengths: Lengths,
     parts: Vec<ColumnParts>,
     leases: Leases,
+    /// Of a class whose instances can be stored.
+    keeper: Option<Keeper>,
     /// `failure_payload(exception, bytes_max) -> bytes`
     failure_payload: Py<PyAny>,
     /// `log(level, message)`
@@ -115,7 +118,7 @@ impl Worker {
     }
 
     /// Give the worker its UDF.
-    #[pyo3(signature = (*, udf, name, mode, arguments, out, failure_payload, log))]
+    #[pyo3(signature = (*, udf, name, mode, arguments, out, failure_payload, log, snapshot=None, restore=None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments, as Python has them")]
     fn bind(
         &self,
@@ -127,6 +130,8 @@ impl Worker {
         out: String,
         failure_payload: Py<PyAny>,
         log: Py<PyAny>,
+        snapshot: Option<Py<PyAny>>,
+        restore: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let mut state = self.state()?;
         let binding = Binding { udf, name, mode, arguments, out };
@@ -135,7 +140,8 @@ impl Worker {
         let (lengths, parts) = (Lengths::default(), Vec::with_capacity(state.request.schema().len()));
         let writer = BatchWriter::new(Arc::clone(&state.response));
         let leases = Leases::default();
-        state.bound = Some(Job { udf, slots, writer, lengths, parts, leases, failure_payload, log });
+        let keeper = snapshot.zip(restore).map(|(snapshot, restore)| Keeper::new(snapshot, restore));
+        state.bound = Some(Job { udf, slots, writer, lengths, parts, leases, keeper, failure_payload, log });
         Ok(())
     }
 
@@ -195,13 +201,14 @@ impl State {
                 }
             }
         };
-        if submission.kind == SubmissionKind::Drain {
-            return Ok(Step::Drain);
-        }
         let pickup_ns = monotonic_ns();
         current_batch.store(submission.batch, Ordering::Relaxed);
         end.heartbeat(submission.batch);
-        let answered = job.answer(py, end, request, response, &submission, pickup_ns);
+        let answered = match submission.kind {
+            SubmissionKind::Batch => job.answer(py, end, request, response, &submission, pickup_ns),
+            SubmissionKind::Snapshot | SubmissionKind::Restore => job.keep(py, end, &submission, pickup_ns),
+            SubmissionKind::Drain => return Ok(Step::Drain),
+        };
         current_batch.store(0, Ordering::Relaxed);
         answered.map(|()| Step::Batch)
     }
@@ -244,6 +251,39 @@ impl Job {
             }
         }
         self.publish(py, end, completion);
+        Ok(())
+    }
+
+    /// Gives out, or takes back, one piece of what the UDF has learnt.
+    fn keep(&mut self, py: Python<'_>, end: &mut WorkerEnd, submission: &Submission, pickup_ns: u64) -> PyResult<()> {
+        let slot = submission.slot;
+        let udf_start_ns = monotonic_ns();
+        let done = match (&mut self.keeper, submission.kind) {
+            (None, _) => Err(PyRuntimeError::new_err("this UDF has no snapshot() and restore()")),
+            (Some(keeper), SubmissionKind::Snapshot) => {
+                self.slots[slot as usize].is_stamped = false;
+                let (memory, room) = (end.response_slot(slot), end.response_slot_bytes());
+                // SAFETY: the response slot is `room` bytes long, and this process's to write until it is answered.
+                unsafe { keeper.give(py, submission.batch, memory, room) }
+            }
+            (Some(keeper), _) => {
+                let (memory, length) = (end.request_memory(slot), submission.byte_length as usize);
+                // SAFETY: the core wrote so many bytes and leaves them alone until it is answered; `poll` has checked
+                // that they lie within the slot.
+                let piece = unsafe { std::slice::from_raw_parts(memory, length) };
+                keeper.take(py, submission.batch, piece, end.request_slot_bytes()).map(|()| 0)
+            }
+        };
+        let udf_end_ns = monotonic_ns();
+        let times = Completion { pickup_ns, udf_start_ns, udf_end_ns, ..Completion::result(submission, 0) };
+        let completion = match done {
+            Ok(byte_length) => Completion { byte_length, ..times },
+            Err(error) => {
+                let byte_length = self.write_failure(py, end, slot, error)?;
+                Completion { kind: CompletionKind::Failed, byte_length, ..times }
+            }
+        };
+        end.complete(&completion);
         Ok(())
     }
 

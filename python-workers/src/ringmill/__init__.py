@@ -14,6 +14,7 @@ name it in a pipeline file, and test it with :mod:`ringmill.testing`. What a UDF
 
 from ._reader import Batch, ListColumn, StringColumn
 from .errors import DeclarationError, LoadError, OutputError, SchemaError
+from .state import State
 from .types import (
     DataType,
     binary,
@@ -43,6 +44,7 @@ __all__ = [
     "LoadError",
     "OutputError",
     "SchemaError",
+    "State",
     "StringColumn",
     "binary",
     "bool_",

@@ -48,6 +48,11 @@ def _fields(declaration: Declaration) -> dict[str, Any]:
             {"name": field.name, "data_type": field.type.name, "nullable": field.type.nullable} for field in declaration.outputs
         ],
         "accepts": {column: list(types) for column, types in declaration.accepts.items()},
+        "state": [
+            {"name": field.name, "data_type": field.type.name, "initial": field.initial_bytes.hex()}
+            for field in declaration.state
+        ],
+        "snapshot": declaration.has_snapshot,
     }
 
 

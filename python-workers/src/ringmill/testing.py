@@ -27,8 +27,9 @@ import numpy.typing as npt
 
 from . import _reader, types
 from ._reader import Batch, ListColumn, StringColumn
+from .keyed import KeyedState, check_columns, key_columns
 from .types import DataType
-from .udf import Declaration, declaration_of
+from .udf import Declaration, Field, declaration_of
 
 __all__ = ["Columns", "Result", "assert_row_wise", "batch", "is_row_wise", "run"]
 
@@ -42,9 +43,11 @@ _BYTES_PER_OUTPUT_ROW = 64 * 1024
 class Result(Mapping[str, Any]):
     """What a UDF returned, by column: arrays, :class:`ringmill.StringColumn`, :class:`ringmill.ListColumn`."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, state: Mapping[Any, Mapping[str, Any]] | None = None) -> None:
         self.batch = batch
         """The same as a batch, for Arrow consumers."""
+        self.state = state or {}
+        """What is kept now for each key that was seen, if the UDF keeps state."""
 
     def __getitem__(self, name: str) -> Any:
         return self.batch[name]
@@ -60,16 +63,30 @@ class Result(Mapping[str, Any]):
         return {name: _as_list(self.batch[name]) for name in self.batch.columns}
 
 
-def run(udf: Any, columns: Columns, *, schema: Mapping[str, DataType] | None = None) -> Result:
+def run(
+    udf: Any,
+    columns: Columns,
+    *,
+    schema: Mapping[str, DataType] | None = None,
+    key: str | Sequence[str] | None = None,
+    state: Mapping[Any, Mapping[str, Any]] | None = None,
+) -> Result:
     """Call a UDF (a decorated function, class, or instance of one) on these columns, as a worker would.
 
     A class is instantiated and set up first. Types are taken from ``schema``, else from what the UDF says it takes
-    (``inputs=``, annotations), else from the data. Raises whatever the UDF raises; :class:`ringmill.OutputError` if its
+    (``inputs=``, annotations), else from the data. A UDF that keeps state needs ``key``, the step's key columns; it is then
+    called for as many rows at a time as have different keys, and ``state`` goes on from an earlier ``Result.state``. Raises
+    whatever the UDF raises; :class:`ringmill.OutputError` if its
     result does not fit; :class:`ringmill.SchemaError` if the columns do not.
     """
     declaration = _declaration(udf)
     given = columns if isinstance(columns, Batch) else batch(columns, schema=_schema_for(declaration, columns, schema))
-    return Result(_call(declaration, _callable(udf, declaration), given))
+    function = _callable(udf, declaration)
+    keyed = _keyed(declaration, key, given, state)
+    if keyed is None:
+        return Result(_call(declaration, function, given))
+    parts = list(_call_by_key(declaration, function, given, keyed, 0, len(given)))
+    return Result(_joined(declaration.outputs, parts), keyed.to_dict())
 
 
 def batch(columns: Mapping[str, Any], *, schema: Mapping[str, DataType] | None = None) -> Batch:
@@ -90,12 +107,13 @@ def is_row_wise(
     columns: Columns,
     *,
     schema: Mapping[str, DataType] | None = None,
+    key: str | Sequence[str] | None = None,
     splits: int = 20,
     seed: int = 0,
     relative_tolerance: float = 0.0,
 ) -> bool:
     """Whether results stay the same however the rows are cut into batches. See :func:`assert_row_wise`."""
-    return _first_difference(udf, columns, schema, splits, seed, relative_tolerance) is None
+    return _first_difference(udf, columns, schema, key, splits, seed, relative_tolerance) is None
 
 
 def assert_row_wise(
@@ -103,6 +121,7 @@ def assert_row_wise(
     columns: Columns,
     *,
     schema: Mapping[str, DataType] | None = None,
+    key: str | Sequence[str] | None = None,
     splits: int = 20,
     seed: int = 0,
     relative_tolerance: float = 0.0,
@@ -111,10 +130,12 @@ def assert_row_wise(
 
     After a crash and recovery batch boundaries may differ, so only such a UDF is sure to give the same results
     again. The rows are cut at random places ``splits`` times (the same for the same ``seed``); each time a class UDF
-    starts anew and sees all batches in order, so state that follows the rows is fine. Floats must be equal to the
+    starts anew and sees all batches in order, so state that follows the rows is fine; one with ``snapshot()`` is replaced
+    at one of the cuts by another instance that is restored. With per-key state (``key`` names the
+    step's key columns) the states after each row are compared as well. Floats must be equal to the
     last bit unless ``relative_tolerance`` allows for rounding.
     """
-    difference = _first_difference(udf, columns, schema, splits, seed, relative_tolerance)
+    difference = _first_difference(udf, columns, schema, key, splits, seed, relative_tolerance)
     if difference is not None:
         raise AssertionError(difference)
 
@@ -123,6 +144,7 @@ def _first_difference(
     udf: Any,
     columns: Columns,
     schema: Mapping[str, DataType] | None,
+    key: str | Sequence[str] | None,
     splits: int,
     seed: int,
     relative_tolerance: float,
@@ -130,12 +152,12 @@ def _first_difference(
     declaration = _declaration(udf)
     given = columns if isinstance(columns, Batch) else batch(columns, schema=_schema_for(declaration, columns, schema))
     rows = len(given)
-    whole = _in_batches(declaration, given, [])
+    whole = _in_batches(declaration, given, key, [])
     chosen = random.Random(seed)
     for split in range(splits):
         # One row at a time is the hardest cut; the others are anything.
         cuts = list(range(1, rows)) if split == 0 else sorted(chosen.sample(range(1, rows), chosen.randint(0, max(rows - 1, 0))))
-        parts = _in_batches(declaration, given, cuts)
+        parts = _in_batches(declaration, given, key, cuts)
         for name, expected in whole.items():
             for row, (one, other) in enumerate(zip(expected, parts[name], strict=True)):
                 if not _equal(one, other, relative_tolerance):
@@ -146,22 +168,76 @@ def _first_difference(
     return None
 
 
-def _in_batches(declaration: Declaration, given: Batch, cuts: Sequence[int]) -> dict[str, list[Any]]:
-    """The results of a new instance that is given the rows in several batches."""
-    function = declaration.instantiate()
+def _in_batches(
+    declaration: Declaration, given: Batch, key: str | Sequence[str] | None, cuts: Sequence[int]
+) -> dict[str, list[Any]]:
+    """What a new instance returns that is given the rows in several batches."""
     bounds = [0, *cuts, len(given)]
-    results: dict[str, list[Any]] = {field.name: [] for field in declaration.outputs}
+    keyed = _keyed(declaration, key, given, None)
+    successions = cuts[len(cuts) // 2 :][:1] if declaration.has_snapshot else []
+    parts: list[Batch] = []
+    function: Any = declaration.instantiate()
     for start, end in pairwise(bounds):
-        for name, values in Result(_call(declaration, function, _slice(given, start, end))).to_dict().items():
+        if start in successions:
+            # As after a crash: another worker goes on from what this one has learnt.
+            learnt = bytes(function.snapshot())
+            function = declaration.instantiate()
+            function.restore(learnt)
+        if keyed is None:
+            parts.append(_call(declaration, function, _slice(given, start, end)))
+        else:
+            parts.extend(_call_by_key(declaration, function, given, keyed, start, end))
+    results: dict[str, list[Any]] = {field.name: [] for field in declaration.returned}
+    for part in parts:
+        for name, values in Result(part).to_dict().items():
             results[name].extend(values)
     return results
+
+
+def _keyed(
+    declaration: Declaration,
+    key: str | Sequence[str] | None,
+    given: Batch,
+    state: Mapping[Any, Mapping[str, Any]] | None,
+) -> KeyedState | None:
+    names = key_columns(declaration, key)
+    if not declaration.state:
+        return None
+    check_columns(declaration, names, given.schema)
+    return KeyedState(declaration, names, {name: _as_list(given[name]) for name in names}, state)
+
+
+def _call_by_key(
+    declaration: Declaration, function: Any, given: Batch, keyed: KeyedState, first: int, last: int
+) -> Iterator[Batch]:
+    """Outputs and new states of each piece of the rows in which no key comes twice."""
+    kept = {field.name: field.type for field in declaration.state}
+    for start, end in keyed.batches(first, last):
+        part = _slice(given, start, end, keyed.before(start, end), kept)
+        returned = _call(declaration, function, part)
+        keyed.store(start, end, returned)
+        yield returned
+
+
+def _joined(fields: Sequence[Field], parts: Sequence[Batch]) -> Batch:
+    """One batch of these columns from several."""
+    columns: dict[str, Any] = {}
+    for field in fields:
+        values = [part[field.name] for part in parts]
+        if all(isinstance(value, np.ndarray) for value in values):
+            # NumPy's stubs do not type the masked one.
+            concatenate: Any = np.ma.concatenate if field.type.nullable else np.concatenate
+            columns[field.name] = concatenate(values)
+        else:
+            columns[field.name] = [item for value in values for item in value]
+    return batch(columns, schema={field.name: field.type for field in fields})
 
 
 def _call(declaration: Declaration, function: Any, given: Batch) -> Batch:
     declaration.check_input(given.schema)
     return _reader.run_udf(
         given,
-        outputs=[(field.name, field.type.name, field.type.nullable) for field in declaration.outputs],
+        outputs=[(field.name, field.type.name, field.type.nullable) for field in declaration.returned],
         capacity=(max(len(given), 1), min(max(len(given), 1) * _BYTES_PER_OUTPUT_ROW, 1 << 27)),
         udf=function,
         name=declaration.name,
@@ -182,10 +258,14 @@ def _callable(udf: Any, declaration: Declaration) -> Any:
     return declaration.instantiate() if udf is declaration.target else udf
 
 
-def _slice(given: Batch, start: int, end: int) -> Batch:
-    values = {name: given[name][start:end] for name in given.columns}
+def _slice(
+    given: Batch, start: int, end: int, more: Mapping[str, Any] | None = None, types_of_more: Mapping[str, DataType] | None = None
+) -> Batch:
+    """Some rows, and further columns that were made for them."""
+    values = {name: given[name][start:end] for name in given.columns} | dict(more or {})
     room = max((_bytes_of(value) for value in values.values()), default=0)
-    return _reader.make_batch(_fields(given.schema), values, end - start, (max(end - start, 1), room))
+    fields = _fields({**given.schema, **(types_of_more or {})})
+    return _reader.make_batch(fields, values, end - start, (max(end - start, 1), room))
 
 
 def _fields(schema: Mapping[str, DataType]) -> list[tuple[str, str, bool]]:

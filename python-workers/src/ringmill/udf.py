@@ -17,6 +17,7 @@ import numpy as np
 from . import types
 from ._reader import Batch, ListColumn, StringColumn
 from .errors import DeclarationError, SchemaError
+from .state import State, StateField, state_field
 from .types import DataType
 
 __all__ = ["Declaration", "Field", "declaration_of", "udf"]
@@ -53,6 +54,15 @@ class Declaration:
     outputs: tuple[Field, ...]
     accepts: Mapping[str, tuple[str, ...]]
     """For some columns, the names of the types that the UDF takes."""
+    state: tuple[StateField, ...]
+    """What the core keeps for each key; given with the columns and returned after the outputs."""
+    has_snapshot: bool
+    """Whether it is a class with ``snapshot()`` and ``restore()``."""
+
+    @property
+    def returned(self) -> tuple[Field, ...]:
+        """All columns that a call returns: the outputs, then the new state."""
+        return (*self.outputs, *(Field(field.name, field.type) for field in self.state))
 
     def instantiate(self) -> Callable[..., Any]:
         """What to call for each batch: the function, or a new instance after its ``setup()``."""
@@ -83,6 +93,7 @@ def udf(
     *args: Any,
     outputs: Mapping[str, DataType] | None = None,
     inputs: Mapping[str, DataType] | None = None,
+    state: Mapping[str, DataType | State] | None = None,
     version: int = 1,
 ) -> Callable[[_T], _T]:
     """Declare a UDF.
@@ -92,10 +103,15 @@ def udf(
     :class:`ringmill.ListColumn`). A function may instead have one parameter annotated ``rm.Batch``. A parameter
     called ``out`` is given writable views of the result (one array, or a dict of them if there are several
     outputs). Keyword-only parameters with defaults are left alone. A class needs ``__call__`` with such
-    parameters, and may have ``setup()``, which runs once in each worker.
+    parameters, and may have ``setup()``, which runs once in each worker. It may also have ``snapshot(self) -> bytes``
+    and ``restore(self, state: bytes)``: then what it has learnt is part of every checkpoint.
 
     ``outputs`` maps the columns that the UDF adds to their types. ``inputs`` optionally fixes the types of input
     columns; annotations like ``npt.NDArray[np.float64]`` do the same. Increase ``version`` when results change.
+
+    ``state`` maps columns that the core keeps for each key (the pipeline says of which columns, ``key = [...]``) to their
+    types, which have a fixed width. The UDF is given them like input columns, as they were before the row, and returns
+    them like outputs, as they are after it. A key is never twice in one batch. See :class:`ringmill.State`.
 
     Raises :class:`DeclarationError` at once for anything that could not run.
     """
@@ -103,7 +119,7 @@ def udf(
         raise DeclarationError("@rm.udf needs its outputs: write @rm.udf(outputs={'score': rm.float64})")
 
     def decorate(target: _T) -> _T:
-        setattr(target, _ATTRIBUTE, _declare(target, outputs, inputs, version))
+        setattr(target, _ATTRIBUTE, _declare(target, outputs, inputs, state, version))
         return target
 
     return decorate
@@ -123,10 +139,12 @@ def _declare(
     target: Callable[..., Any],
     outputs: Mapping[str, DataType] | None,
     inputs: Mapping[str, DataType] | None,
+    state: Mapping[str, DataType | State] | None,
     version: int,
 ) -> Declaration:
     name = getattr(target, "__qualname__", repr(target))
     fields = _check_outputs(name, outputs)
+    states = _check_state(name, state, fields)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise DeclarationError(f"{name}: version= must be an integer of at least 1, got {version!r}")
     called = _called_function(name, target)
@@ -142,6 +160,13 @@ def _declare(
         if field.name in arguments:
             raise DeclarationError(f"{name}: output {field.name!r} has the name of an input column; choose another")
     accepts.update(_check_inputs(name, inputs, mode, arguments))
+    for kept in states:
+        if mode == "columns" and kept.name not in arguments:
+            raise DeclarationError(f"{name}: state= names {kept.name!r}, but there is no such parameter")
+        taken = accepts.pop(kept.name, (kept.type.name,))
+        if kept.type.name not in taken:
+            expected = " or ".join(taken)
+            raise DeclarationError(f"{name}: state= gives {kept.name!r} the type {kept.type}, but its parameter takes {expected}")
     return Declaration(
         target=target,
         name=name,
@@ -153,7 +178,29 @@ def _declare(
         out=out,
         outputs=fields,
         accepts=accepts,
+        state=states,
+        has_snapshot=isinstance(target, type) and _check_snapshot(name, target),
     )
+
+
+def _check_state(name: str, state: Mapping[str, DataType | State] | None, outputs: tuple[Field, ...]) -> tuple[StateField, ...]:
+    if state is None:
+        return ()
+    if not isinstance(state, Mapping):
+        raise DeclarationError(f"{name}: state= must be a dict of column name to type, got {state!r}")
+    if not state:
+        raise DeclarationError(f"{name}: state= is empty; leave it out")
+    fields = []
+    for key, value in state.items():
+        column = _check_column(name, "state", key)
+        if any(field.name == column for field in outputs):
+            raise DeclarationError(f"{name}: {column!r} is in outputs= and in state=; what is kept needs a name of its own")
+        given = value if isinstance(value, State) else State(_check_type(name, "state", key, value))
+        try:
+            fields.append(state_field(column, given))
+        except (TypeError, ValueError) as error:
+            raise DeclarationError(f"{name}: state= of {column!r}: {error}") from None
+    return tuple(fields)
 
 
 def _check_outputs(name: str, outputs: Mapping[str, DataType] | None) -> tuple[Field, ...]:
@@ -236,6 +283,28 @@ def _check_setup(name: str, target: type) -> None:
                 raise DeclarationError(f"{name}: {method}() is called without arguments, but needs {parameter.name!r}")
     if inspect.iscoroutinefunction(getattr(target, "setup", None)):
         raise DeclarationError(f"{name}: setup() cannot be async")
+
+
+def _check_snapshot(name: str, target: type) -> bool:
+    """Whether the class can be snapshot; a half of it is a mistake."""
+    there = [method for method in ("snapshot", "restore") if callable(getattr(target, method, None))]
+    if not there:
+        return False
+    if len(there) == 1:
+        other = "restore(self, state)" if there == ["snapshot"] else "snapshot(self)"
+        raise DeclarationError(f"{name}: {there[0]}() is nothing without {other}")
+    for method, wanted in (("snapshot", 0), ("restore", 1)):
+        function = getattr(target, method)
+        if inspect.iscoroutinefunction(function):
+            raise DeclarationError(f"{name}: {method}() cannot be async")
+        if not inspect.isfunction(function):
+            continue
+        try:
+            inspect.signature(function).bind(*[None] * (1 + wanted))
+        except TypeError:
+            form = "snapshot(self) -> bytes" if method == "snapshot" else "restore(self, state: bytes) -> None"
+            raise DeclarationError(f"{name}: {method}() is called as {form}") from None
+    return True
 
 
 def _read_signature(

@@ -69,14 +69,17 @@ def run(config: Mapping[str, Any], log: WorkerLog) -> None:
     log.current_batch = lambda: worker.current_batch
     declaration = load(config["function"], config["directory"])
     _check(declaration, config)
+    udf: Any = declaration.instantiate()
     worker.bind(
-        udf=declaration.instantiate(),
+        udf=udf,
         name=declaration.name,
         mode=declaration.mode,
         arguments=declaration.arguments,
         out=declaration.out,
         failure_payload=failure_payload,
         log=log.write,
+        snapshot=udf.snapshot if declaration.has_snapshot else None,
+        restore=udf.restore if declaration.has_snapshot else None,
     )
     # Everything that was imported and set up lives as long as the process: collections need not look at it again.
     gc.collect()
@@ -119,7 +122,7 @@ def _check(declaration: Declaration, config: Mapping[str, Any]) -> None:
     declaration.check_input(
         {name: types.from_name(data_type, is_nullable=nullable) for name, data_type, nullable in _columns(config["input"])}
     )
-    declared = _listed([(field.name, field.type.name, field.type.nullable) for field in declaration.outputs])
+    declared = _listed([(field.name, field.type.name, field.type.nullable) for field in declaration.returned])
     expected = _listed(_columns(config["output"]))
     if declared != expected:
         # The module has changed since the core asked for its description.

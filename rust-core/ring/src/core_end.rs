@@ -3,7 +3,7 @@
 //! Does not wait (a shard thread sleeps on many channels at once) and does not look into payloads.
 
 use crate::core_link::{CoreLink, Parts};
-use crate::descriptor::{Completion, Submission};
+use crate::descriptor::{Completion, Resubmission, Submission};
 use crate::error::{FileRole, ProtocolViolation, RingError};
 use crate::header::Header;
 use crate::layout::{Geometry, HEADER_BYTES};
@@ -26,7 +26,7 @@ pub struct ChannelConfig {
     pub schema_hash: u64,
     /// Hash of the schema of the responses.
     pub response_schema_hash: u64,
-    /// How many workers this channel's place has seen.
+    /// How many workers this channel's place has seen. [`CoreEnd::replace_worker`] raises it.
     pub generation: u64,
 }
 
@@ -52,12 +52,23 @@ pub struct CoreEnd {
     link: CoreLink<Shared>,
     request: File,
     response: File,
+    response_schema_hash: u64,
+    generation: u64,
 }
 
 struct File {
     descriptor: OwnedFd,
     mapping: Mapping,
     geometry: Geometry,
+}
+
+impl File {
+    /// Seal and map a response file that nobody else has yet.
+    fn of_response(descriptor: OwnedFd, geometry: Geometry) -> Result<File, RingError> {
+        memory_file::seal(&descriptor, false)?;
+        let mapping = Mapping::read_only(FileRole::Response, &descriptor, geometry.file_bytes)?;
+        Ok(File { descriptor, mapping, geometry })
+    }
 }
 
 // SAFETY: the raw pointers inside lead into the two mappings, which the value owns and which no thread is tied to.
@@ -79,17 +90,60 @@ impl CoreEnd {
         let request = File { descriptor, mapping, geometry: request_geometry };
 
         let header = Header::new(&response_geometry, config.response_schema_hash, config.generation, 0);
-        let descriptor = memory_file::create(&response_geometry, &header)?;
-        memory_file::seal(&descriptor, false)?;
-        let mapping = Mapping::read_only(FileRole::Response, &descriptor, response_geometry.file_bytes)?;
-        let response = File { descriptor, mapping, geometry: response_geometry };
+        let response = File::of_response(memory_file::create(&response_geometry, &header)?, response_geometry)?;
 
         let parts = parts(&request.mapping, &request.geometry, &response.mapping, &response.geometry, 0);
         // SAFETY: `parts` lie inside the mappings by the geometry, the mappings live as long as the link (both in
         // `self`), and the request file was sealed before anybody else could map it.
         #[allow(unsafe_code)]
         let link = unsafe { CoreLink::new(&parts) };
-        Ok(CoreEnd { link, request, response })
+        let (response_schema_hash, generation) = (config.response_schema_hash, config.generation);
+        Ok(CoreEnd { link, request, response, response_schema_hash, generation })
+    }
+
+    /// Make the channel ready for the next worker. The old one must be known to be dead (its pidfd said so, not a
+    /// timer), and everything it published be polled: completions not polled by now are thrown away, which is right
+    /// for those that follow a [`ProtocolViolation`].
+    ///
+    /// The request file stays, with every payload in it, and positions go on. The response file is made anew, with the
+    /// next generation in its header, so that nothing the dead worker wrote, or might still write, can be read. What is
+    /// returned was published and not answered, in the order in which it was published; its slots are the caller's, as
+    /// if acquired and filled. Leases are over; slots that waited for nothing but a lease's end are free. An answer that
+    /// was polled and not released is kept: [`CoreEnd::copy_response`] still gives it. Addresses that
+    /// [`CoreEnd::response_memory`] gave before are void; those of [`CoreEnd::slot_memory`] hold. A drain is forgotten.
+    /// [`CoreEnd::worker_fds`] gives the successor's descriptors.
+    ///
+    /// # Errors
+    /// [`RingError::BadConfig`] if `generation` is not greater than the one before, [`RingError::OutOfMemory`] with the
+    /// bytes needed, or [`RingError::System`]. Everything is then as before, and the call may be repeated.
+    pub fn replace_worker(&mut self, generation: u64) -> Result<Vec<Resubmission>, RingError> {
+        if generation <= self.generation {
+            let rule = "greater than that of the worker before";
+            return Err(RingError::BadConfig { field: "generation", value: generation, rule });
+        }
+        let (geometry, start) = (self.response.geometry, self.link.position());
+        let header = Header::new(&geometry, self.response_schema_hash, generation, start);
+        let descriptor = memory_file::create(&geometry, &header)?;
+        let mut answer = Vec::new();
+        for (slot, bytes) in self.link.slots.answered() {
+            self.copy_response(slot, bytes, &mut answer);
+            memory_file::write_all(&descriptor, geometry.slot_offset(slot) as u64, &answer)?;
+        }
+        let response = File::of_response(descriptor, geometry)?;
+
+        let parts = parts(&self.request.mapping, &self.request.geometry, &response.mapping, &geometry, start);
+        // SAFETY: as in `create`; the link forgets the old response before its mapping is dropped below.
+        #[allow(unsafe_code)]
+        let unanswered = unsafe { self.link.replace_worker(&parts) };
+        self.response = response;
+        self.generation = generation;
+        Ok(unanswered)
+    }
+
+    /// How many workers the channel's place has seen: the generation of the present one.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Descriptors for the worker: request (read-only) and response. Both close-on-exec: the spawner clears that in
@@ -145,7 +199,8 @@ impl CoreEnd {
         unsafe { NonNull::new_unchecked(self.request.mapping.base().add(offset)) }
     }
 
-    /// Response slot `slot`, read-only. Until its answer was polled, and even after, a hostile worker may write it.
+    /// Response slot `slot`, read-only. Until its answer was polled, and even after, a hostile worker may write it. The
+    /// address holds until [`CoreEnd::replace_worker`], at the longest as long as `self`.
     ///
     /// # Panics
     /// If there is no such slot.
@@ -235,7 +290,8 @@ impl CoreEnd {
     /// The next completion, checked against what was submitted.
     ///
     /// # Errors
-    /// A worker that breaks the protocol has to be killed; nothing it said may be used.
+    /// A worker that breaks the protocol has to be killed; nothing that it said from here on may be used, so do not poll
+    /// again before [`CoreEnd::replace_worker`].
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Completion>, ProtocolViolation> {
         self.link.poll()

@@ -2,7 +2,9 @@
 //!
 //! Everything read from the worker is checked here before anybody acts on it. Knows no files and no mappings.
 
-use crate::descriptor::{Completion, CompletionKind, FLAG_LEASED, NO_SLOT, Submission, SubmissionKind, unpack_flags};
+use crate::descriptor::{
+    Completion, CompletionKind, FLAG_LEASED, NO_SLOT, Resubmission, Submission, SubmissionKind, unpack_flags,
+};
 use crate::error::ProtocolViolation;
 use crate::layout::{RequestState, ResponseState};
 use crate::memory::{Memory, Word};
@@ -70,6 +72,30 @@ impl<M: Memory> CoreLink<M> {
         link
     }
 
+    /// Position of the next submission.
+    pub fn position(&self) -> u64 {
+        self.submissions.position()
+    }
+
+    /// The worker is dead, and the response's parts are those of its successor: fresh memory that nobody has written.
+    /// What goes to the worker stays (positions go on); all that came from it, or was remembered of it, is forgotten.
+    ///
+    /// # Safety
+    /// As [`CoreLink::new`]; the request's parts are the same as ever.
+    pub unsafe fn replace_worker(&mut self, parts: &Parts<M>) -> Vec<Resubmission> {
+        self.response = parts.response;
+        // SAFETY: passed on from the caller.
+        self.completions = unsafe { Consumer::new(parts.completions, parts.completion_entries, 0) };
+        // The successor counts its tickets from 1 again: one remembered from the dead could be taken for woken.
+        self.waker = Waker::new();
+        self.ready = false;
+        self.draining = false;
+        let unanswered = self.slots.take_back();
+        self.request().figures.0.completions_read.store_relaxed(0);
+        self.note_slots();
+        unanswered
+    }
+
     #[inline]
     fn request(&self) -> &RequestState<M> {
         // SAFETY: alive by the contract of `new`; all fields are atomic.
@@ -87,11 +113,23 @@ impl<M: Memory> CoreLink<M> {
     pub fn place(&mut self, submission: &Submission) {
         assert!(!self.draining, "published after a drain");
         match submission.kind {
-            SubmissionKind::Batch => {
-                assert!(u64::from(submission.byte_length) <= self.request_slot_bytes, "batch longer than its slot");
-                self.slots.submit(submission.slot, submission.batch, submission.epoch, submission.row_count);
-            }
+            SubmissionKind::Batch => {}
             SubmissionKind::Drain => self.draining = true,
+            SubmissionKind::Snapshot => {
+                let (bytes, rows) = (submission.byte_length, submission.row_count);
+                assert!(
+                    bytes == 0 && rows == 0,
+                    "a snapshot has neither payload nor rows, not {bytes} bytes and {rows} rows"
+                );
+            }
+            SubmissionKind::Restore => {
+                assert!(submission.row_count == 0, "a restore has no rows, not {}", submission.row_count);
+            }
+        }
+        if submission.kind.has_slot() {
+            let (bytes, slot_bytes) = (submission.byte_length, self.request_slot_bytes);
+            assert!(u64::from(bytes) <= slot_bytes, "{bytes} bytes are longer than a slot of {slot_bytes}");
+            self.slots.submit(self.submissions.position(), submission);
         }
         self.submissions.put(&submission.pack());
         self.request().figures.0.submissions_published.store_relaxed(self.submissions.position());
@@ -157,6 +195,7 @@ impl<M: Memory> CoreLink<M> {
                     batch: completion.batch,
                     epoch: completion.epoch,
                     leased: completion.leased,
+                    byte_length,
                     row_count: (completion.kind == CompletionKind::Result).then_some(completion.row_count),
                 };
                 self.slots.answer(&answer)?;

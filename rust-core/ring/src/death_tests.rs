@@ -1,5 +1,6 @@
 //! Death at every store: a process that runs the production algorithm is killed before its first store into shared
-//! memory, then before its second, and so on; the survivor must see whole messages only.
+//! memory, then before its second, and so on; the survivor must see whole messages only. The core that survives a worker
+//! also replaces it, and all work is done in the end.
 //!
 //! Modelled on AOS's `lockless_queue_death_test.cc`. The stores counted are all that go to shared memory: payload words,
 //! descriptor words, sequence numbers, flags, figures.
@@ -143,31 +144,46 @@ fn spawn(test: &str, request: &OwnedFd, response: &OwnedFd, stores: i64) -> (Chi
     (child, death)
 }
 
+/// The two files of a channel, mapped by a process that was started for it.
+struct Inherited {
+    request: Mapping,
+    request_geometry: Geometry,
+    response: Mapping,
+    response_geometry: Geometry,
+    start_position: u64,
+}
+
+impl Inherited {
+    fn parts(&self) -> Parts<Mortal> {
+        let Inherited { request, request_geometry, response, response_geometry, start_position } = self;
+        mortal(&parts(request, request_geometry, response, response_geometry, *start_position))
+    }
+}
+
 /// In the other process: the two mappings and what lies where. `None` in the test itself.
 #[allow(unsafe_code)]
-fn inherited(writable: FileRole) -> Option<(Mapping, Geometry, Mapping, Geometry)> {
+fn inherited(writable: FileRole) -> Option<Inherited> {
     let text = std::env::var("RINGMILL_TEST_MORTAL").ok()?;
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     let numbers: Vec<i64> = text.split(',').map(|number| number.parse().unwrap()).collect();
     // SAFETY: inherited for this process alone; each is taken once.
     let file = |index: usize| unsafe { OwnedFd::from_raw_fd(numbers[index] as i32) };
     let map = |role, file: &OwnedFd| {
-        let (_, geometry) = check_header(role, file).unwrap();
+        let (header, geometry) = check_header(role, file).unwrap();
         let map = if role == writable { Mapping::writable } else { Mapping::read_only };
-        (map(role, file, geometry.file_bytes).unwrap(), geometry)
+        (map(role, file, geometry.file_bytes).unwrap(), geometry, header.start_position)
     };
-    let (request, request_geometry) = map(FileRole::Request, &file(0));
-    let (response, response_geometry) = map(FileRole::Response, &file(1));
+    let (request, request_geometry, _) = map(FileRole::Request, &file(0));
+    let (response, response_geometry, start_position) = map(FileRole::Response, &file(1));
     STORES_LEFT.store(numbers[2], Ordering::Relaxed);
-    Some((request, request_geometry, response, response_geometry))
+    Some(Inherited { request, request_geometry, response, response_geometry, start_position })
 }
 
 /// The worker's part: ready, then every batch answered, each second one with a lease.
 #[allow(unsafe_code)]
-fn mortal_worker((request, request_geometry, response, response_geometry): (Mapping, Geometry, Mapping, Geometry)) {
-    let parts = parts(&request, &request_geometry, &response, &response_geometry, 0);
+fn mortal_worker(inherited: &Inherited) {
     // SAFETY: both mappings outlive the link.
-    let mut link = unsafe { WorkerLink::new(&mortal(&parts)) };
+    let mut link = unsafe { WorkerLink::new(&inherited.parts()) };
     link.place(&Completion::ready());
     loop {
         let found = match link.poll().unwrap() {
@@ -181,7 +197,7 @@ fn mortal_worker((request, request_geometry, response, response_geometry): (Mapp
         let leased = submission.batch % 2 == 0;
         let slot = submission.slot;
         // SAFETY: a slot's offset lies inside the mapping.
-        let memory = unsafe { response.base().add(response_geometry.slot_offset(slot)) };
+        let memory = unsafe { inherited.response.base().add(inherited.response_geometry.slot_offset(slot)) };
         write_payload(memory, submission.batch + 50);
         link.place(&Completion { leased, ..Completion::result(&submission, WORDS as u32 * 8) });
         if leased {
@@ -192,9 +208,9 @@ fn mortal_worker((request, request_geometry, response, response_geometry): (Mapp
 }
 
 #[test]
-fn a_worker_killed_before_any_store_leaves_whole_messages_only() {
+fn a_worker_killed_before_any_store_leaves_whole_messages_and_its_successor_finishes() {
     if let Some(inherited) = inherited(FileRole::Response) {
-        return mortal_worker(inherited);
+        return mortal_worker(&inherited);
     }
     let mut seen = BTreeSet::new();
     for stores in 0.. {
@@ -207,9 +223,20 @@ fn a_worker_killed_before_any_store_leaves_whole_messages_only() {
     }
 }
 
-/// Answers read, and whether the worker lived to the end.
+/// What a core has seen of its workers.
+struct Survivor {
+    core: CoreEnd,
+    published: u64,
+    answered: u64,
+    /// Published and not answered, in order.
+    in_flight: Vec<Submission>,
+    drained: bool,
+}
+
+/// How many answers the first worker gave, and whether it lived to the end. It and its successor die before store
+/// number `stores`, the third worker does not; whatever happens, every batch is answered once and in order.
 fn outlive_a_worker(stores: i64) -> (u64, bool) {
-    const NAME: &str = "death_tests::a_worker_killed_before_any_store_leaves_whole_messages_only";
+    const NAME: &str = "death_tests::a_worker_killed_before_any_store_leaves_whole_messages_and_its_successor_finishes";
     let config = ChannelConfig {
         slots: SLOTS,
         request_slot_bytes: WORDS as usize * 8,
@@ -218,44 +245,71 @@ fn outlive_a_worker(stores: i64) -> (u64, bool) {
         response_schema_hash: 2,
         generation: 1,
     };
-    let mut core = CoreEnd::create(&config).unwrap();
-    let (request, response) = core.worker_fds().unwrap();
-    let (mut child, death) = spawn(NAME, &request, &response, stores);
-    let (mut published, mut answered, mut drained) = (0, 0, false);
-    loop {
-        // Looked at before the poll: what a dead worker published is there, and nothing comes after.
-        let dead = death.is_dead();
-        while published < BATCHES
-            && let Some(slot) = core.acquire()
-        {
-            published += 1;
-            core.publish(&batch(slot, published));
+    let core = CoreEnd::create(&config).unwrap();
+    let mut survivor = Survivor { core, published: 0, answered: 0, in_flight: Vec::new(), drained: false };
+    let mut first = None;
+    for generation in 1.. {
+        let (request, response) = survivor.core.worker_fds().unwrap();
+        let (mut child, death) = spawn(NAME, &request, &response, if generation > 2 { i64::MAX } else { stores });
+        survivor.outlive(&death);
+        let survived = child.wait().unwrap().success();
+        let first = *first.get_or_insert((survivor.answered, survived));
+        if survived {
+            assert_eq!((survivor.answered, survivor.in_flight.len()), (BATCHES, 0));
+            return first;
         }
-        match core.poll().expect("a dying worker breaks no rule") {
-            Some(completion) if completion.kind == CompletionKind::Result => {
-                answered += 1;
-                assert_eq!(completion.batch, answered);
-                assert_payload(core.response_memory(completion.slot), completion.batch + 50);
-                core.release(completion.slot);
+        survivor.replace(generation + 1);
+    }
+    unreachable!("the third worker is immortal")
+}
+
+impl Survivor {
+    /// Give the worker everything to do, then a drain; until it is dead.
+    fn outlive(&mut self, death: &PidFd) {
+        let Survivor { core, published, answered, in_flight, drained } = self;
+        loop {
+            // Looked at before the poll: what a dead worker published is there, and nothing comes after.
+            let dead = death.is_dead();
+            while *published < BATCHES
+                && let Some(slot) = core.acquire()
+            {
+                *published += 1;
+                in_flight.push(batch(slot, *published));
+                core.publish(&batch(slot, *published));
             }
-            Some(_) => {}
-            None if dead => break,
-            None if answered == BATCHES && core.free_slots() == SLOTS as usize && !drained => {
-                core.publish(&Submission::new(SubmissionKind::Drain));
-                drained = true;
+            match core.poll().expect("a dying worker breaks no rule") {
+                Some(completion) if completion.kind == CompletionKind::Result => {
+                    *answered += 1;
+                    assert_eq!((completion.batch, in_flight.remove(0).batch), (*answered, *answered));
+                    assert_payload(core.response_memory(completion.slot), completion.batch + 50);
+                    core.release(completion.slot);
+                }
+                Some(_) => {}
+                None if dead => return,
+                None if *answered == BATCHES && core.free_slots() == SLOTS as usize && !*drained => {
+                    core.publish(&Submission::new(SubmissionKind::Drain));
+                    *drained = true;
+                }
+                None => std::thread::yield_now(),
             }
-            None => std::thread::yield_now(),
         }
     }
-    (answered, child.wait().unwrap().success())
+
+    fn replace(&mut self, generation: u64) {
+        let unanswered = self.core.replace_worker(generation).unwrap();
+        assert!(unanswered.iter().map(|entry| entry.submission).eq(self.in_flight.iter().copied()));
+        assert_eq!(self.core.leased_slots(), 0);
+        assert_eq!(self.core.free_slots(), SLOTS as usize - self.in_flight.len());
+        self.in_flight.iter().for_each(|submission| self.core.publish(submission));
+        self.drained = false;
+    }
 }
 
 /// The core's part: every batch published as slots come back, then a drain.
 #[allow(unsafe_code)]
-fn mortal_core((request, request_geometry, response, response_geometry): (Mapping, Geometry, Mapping, Geometry)) {
-    let parts = parts(&request, &request_geometry, &response, &response_geometry, 0);
+fn mortal_core(inherited: &Inherited) {
     // SAFETY: both mappings outlive the link.
-    let mut link = unsafe { CoreLink::new(&mortal(&parts)) };
+    let mut link = unsafe { CoreLink::new(&inherited.parts()) };
     let (mut published, mut answered) = (0, 0);
     while answered < BATCHES {
         while published < BATCHES
@@ -263,7 +317,7 @@ fn mortal_core((request, request_geometry, response, response_geometry): (Mappin
         {
             published += 1;
             // SAFETY: a slot's offset lies inside the mapping.
-            let memory = unsafe { request.base().add(request_geometry.slot_offset(slot)) };
+            let memory = unsafe { inherited.request.base().add(inherited.request_geometry.slot_offset(slot)) };
             write_payload(memory, published);
             link.place(&batch(slot, published));
             link.notify();
@@ -284,7 +338,7 @@ fn mortal_core((request, request_geometry, response, response_geometry): (Mappin
 #[test]
 fn a_core_killed_before_any_store_leaves_whole_messages_only() {
     if let Some(inherited) = inherited(FileRole::Request) {
-        return mortal_core(inherited);
+        return mortal_core(&inherited);
     }
     let mut seen = BTreeSet::new();
     for stores in 0.. {

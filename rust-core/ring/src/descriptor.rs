@@ -19,13 +19,27 @@ pub enum SubmissionKind {
     Batch = 1,
     /// Finish what is published, then exit. Nothing follows it.
     Drain = 3,
+    /// Write what the function keeps into the response slot of `slot`. Has no payload and no rows.
+    Snapshot = 4,
+    /// Make the function what it was when it wrote the payload of `slot`. Has no rows.
+    Restore = 5,
+}
+
+impl SubmissionKind {
+    /// Whether a submission of this kind has a slot, and so an answer.
+    #[inline]
+    #[must_use]
+    pub const fn has_slot(self) -> bool {
+        !matches!(self, SubmissionKind::Drain)
+    }
 }
 
 /// What a completion says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum CompletionKind {
-    /// The answer is in the response slot.
+    /// The answer is in the response slot: of a batch its rows, of a snapshot the bytes to restore from, of a restore
+    /// nothing.
     Result = 1,
     /// The function failed; the response slot holds UTF-8 JSON `{"error", "traceback"}`.
     Failed = 2,
@@ -44,9 +58,9 @@ pub struct Submission {
     pub slot: u32,
     /// Payload bytes, at most the request slot's.
     pub byte_length: u32,
-    /// Rows of the batch.
+    /// Rows of the batch; 0 for every other kind.
     pub row_count: u32,
-    /// Number of the batch, counted per shard and step.
+    /// Number of the batch, counted per shard and step; for a snapshot or restore any number, its answer repeats it.
     pub batch: u64,
     /// Epoch (checkpoint) the batch belongs to.
     pub epoch: u64,
@@ -54,6 +68,17 @@ pub struct Submission {
     pub ingest_ns: u64,
     /// When the batch was published, in ns of `CLOCK_MONOTONIC`.
     pub publish_ns: u64,
+}
+
+/// What a dead worker was asked and did not answer; see [`CoreEnd::replace_worker`](crate::CoreEnd::replace_worker).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resubmission {
+    /// As it was published. The payload stands unchanged in its slot, which is the caller's again: to be published once
+    /// more just so, to be filled anew, or to be released.
+    pub submission: Submission,
+    /// Its position in the submission ring. [`WorkerState::submissions_read`](crate::WorkerState::submissions_read) says,
+    /// as the dead worker's unchecked word, which positions it had taken.
+    pub position: u64,
 }
 
 /// A descriptor of the completion ring.
@@ -116,6 +141,8 @@ impl Submission {
         let kind = match unpack_kind(words) {
             1 => SubmissionKind::Batch,
             3 => SubmissionKind::Drain,
+            4 => SubmissionKind::Snapshot,
+            5 => SubmissionKind::Restore,
             other => return Err(other),
         };
         Ok(Submission {

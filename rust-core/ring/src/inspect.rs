@@ -16,7 +16,7 @@ pub struct Inspection {
     pub taken_ns: u64,
     /// Protocol version, "major.minor".
     pub version: String,
-    /// Generation of the channel.
+    /// Which of the channel's workers this is: its generation.
     pub generation: u64,
     /// Slot pairs.
     pub slots: u32,
@@ -82,16 +82,18 @@ pub fn inspect(request: &OwnedFd, response: &OwnedFd) -> Result<Inspection, Ring
         process_id: worker.u64("response_state", "process_id") as u32,
     };
     let published = core.u64("request_state", "submissions_published");
+    // Before it attaches, a worker has not said yet that it does not read what was meant for its predecessor.
+    let submissions_read = state.submissions_read.max(response_header.start_position);
     let read = core.u64("request_state", "completions_read");
     Ok(Inspection {
         taken_ns: crate::monotonic_ns(),
         version: format!("{}.{}", request_header.version_major, request_header.version_minor),
-        generation: request_header.generation,
+        generation: response_header.generation,
         slots: request_geometry.slots,
         slots_free: core.u64("request_state", "slots_free") as u32,
         slots_leased: core.u64("request_state", "slots_leased") as u32,
         core_sleeping: core.u64("request_state", "sleeping") != 0,
-        submissions: ring(request, &request_geometry, published, state.submissions_read)?,
+        submissions: ring(request, &request_geometry, published, submissions_read)?,
         completions: ring(response, &response_geometry, state.completions_published, read)?,
         request: side(&request_header),
         response: side(&response_header),
@@ -144,6 +146,8 @@ fn kind_name(role: FileRole, kind: u16) -> &'static str {
         (FileRole::Request, 1) => "batch",
         (FileRole::Request, 2) => "reload",
         (FileRole::Request, 3) => "drain",
+        (FileRole::Request, 4) => "snapshot",
+        (FileRole::Request, 5) => "restore",
         (FileRole::Response, 1) => "result",
         (FileRole::Response, 2) => "failed",
         (FileRole::Response, 3) => "lease_released",

@@ -5,6 +5,9 @@
 //! *i* is answered in response slot *i*. Neither side ever takes a lock, and neither makes a system call
 //! while its peer is awake.
 //!
+//! A dead worker's place is taken by another with [`CoreEnd::replace_worker`], which keeps the request file and makes the
+//! response file anew.
+//!
 //! The protocol, with its proofs, is `ringbuf-spec/SPEC.md`; the invariants are numbered there.
 //!
 //! What this crate does not know: FlatBuffers, columns, Python, configuration. A slot is bytes.
@@ -62,7 +65,7 @@ mod worker_link;
 
 pub use clock::monotonic_ns;
 pub use core_end::{ChannelConfig, CoreEnd, WorkerState};
-pub use descriptor::{Completion, CompletionKind, NO_SLOT, Submission, SubmissionKind};
+pub use descriptor::{Completion, CompletionKind, NO_SLOT, Resubmission, Submission, SubmissionKind};
 pub use doorbell::Doorbell;
 pub use error::{FileRole, ProtocolViolation, RingError};
 pub use inspect::{Inspection, RingInspection, SideInspection, inspect};

@@ -28,9 +28,23 @@ pub(crate) fn create(geometry: &Geometry, header: &Header) -> Result<OwnedFd, Ri
     let descriptor = memfd_create(name, flags).map_err(failed("memfd_create"))?;
     // Also sets the size. From here on no access can fail for want of memory.
     fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as libc::off_t).map_err(failed("fallocate"))?;
-    let written = pwrite(&descriptor, &header.encode(), 0).map_err(failed("pwrite"))?;
-    assert_eq!(written, HEADER_BYTES, "tmpfs writes a page whole");
+    write_all(&descriptor, 0, &header.encode())?;
     Ok(descriptor)
+}
+
+/// Write into a file that is not sealed yet.
+pub(crate) fn write_all(descriptor: &OwnedFd, offset: u64, bytes: &[u8]) -> Result<(), RingError> {
+    let mut written = 0;
+    while written < bytes.len() {
+        let at = (offset + written as u64) as libc::off_t;
+        match pwrite(descriptor, &bytes[written..], at) {
+            Ok(0) => return Err(RingError::system("pwrite", "a memory file", nix::Error::ENOSPC)),
+            Ok(count) => written += count,
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(RingError::system("pwrite", "a memory file", error)),
+        }
+    }
+    Ok(())
 }
 
 /// Fix the size for ever; with `read_only` also refuse every later writable mapping and every write.

@@ -2,6 +2,7 @@
 //!
 //! No other process sees or influences this table but through completions that were checked against it.
 
+use crate::descriptor::{Resubmission, Submission, SubmissionKind};
 use crate::error::ProtocolViolation;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +23,11 @@ enum Phase {
 struct Slot {
     phase: Phase,
     leased: bool,
-    row_count: u32,
-    batch: u64,
-    epoch: u64,
+    /// Payload bytes of the answer, while answered.
+    answer_bytes: u32,
+    /// What was asked last, and at which position of the submission ring.
+    position: u64,
+    submission: Submission,
 }
 
 /// See the module.
@@ -42,13 +45,15 @@ pub(crate) struct Answer {
     pub batch: u64,
     pub epoch: u64,
     pub leased: bool,
+    pub byte_length: u32,
     /// `None` for a failure, which need not tell rows.
     pub row_count: Option<u32>,
 }
 
 impl SlotTable {
     pub fn new(count: u32) -> SlotTable {
-        let slot = Slot { phase: Phase::Free, leased: false, row_count: 0, batch: 0, epoch: 0 };
+        let submission = Submission::new(SubmissionKind::Batch);
+        let slot = Slot { phase: Phase::Free, leased: false, answer_bytes: 0, position: 0, submission };
         SlotTable { slots: vec![slot; count as usize].into_boxed_slice(), free: (0..count).rev().collect(), leased: 0 }
     }
 
@@ -88,7 +93,8 @@ impl SlotTable {
 
     /// Panics if the slot is not the caller's, or user code still looks into it.
     #[inline]
-    pub fn submit(&mut self, slot: u32, batch: u64, epoch: u64, row_count: u32) {
+    pub fn submit(&mut self, position: u64, submission: &Submission) {
+        let slot = submission.slot;
         let entry = &mut self.slots[slot as usize];
         assert!(
             matches!(entry.phase, Phase::Filling | Phase::Answered) && !entry.leased,
@@ -96,30 +102,31 @@ impl SlotTable {
             entry.phase,
             entry.leased
         );
-        *entry = Slot { phase: Phase::InFlight, leased: false, row_count, batch, epoch };
+        *entry = Slot { phase: Phase::InFlight, leased: false, answer_bytes: 0, position, submission: *submission };
     }
 
     #[inline]
     pub fn answer(&mut self, answer: &Answer) -> Result<(), ProtocolViolation> {
         let entry = Self::entry(&mut self.slots, answer.position, answer.slot)?;
-        let (position, slot) = (answer.position, answer.slot);
+        let (position, slot, asked) = (answer.position, answer.slot, &entry.submission);
         if entry.phase != Phase::InFlight {
             return Err(ProtocolViolation::NotInFlight { position, slot });
         }
-        if entry.batch != answer.batch {
-            let (found, expected) = (answer.batch, entry.batch);
+        if asked.batch != answer.batch {
+            let (found, expected) = (answer.batch, asked.batch);
             return Err(ProtocolViolation::WrongBatch { position, slot, found, expected });
         }
-        if entry.epoch != answer.epoch {
-            let (found, expected) = (answer.epoch, entry.epoch);
+        if asked.epoch != answer.epoch {
+            let (found, expected) = (answer.epoch, asked.epoch);
             return Err(ProtocolViolation::WrongEpoch { position, slot, found, expected });
         }
-        if let Some(found) = answer.row_count.filter(|rows| *rows != entry.row_count) {
-            let expected = entry.row_count;
+        if let Some(found) = answer.row_count.filter(|rows| *rows != asked.row_count) {
+            let expected = asked.row_count;
             return Err(ProtocolViolation::WrongRowCount { position, slot, found, expected });
         }
         entry.phase = Phase::Answered;
         entry.leased = answer.leased;
+        entry.answer_bytes = answer.byte_length;
         self.leased += u32::from(answer.leased);
         Ok(())
     }
@@ -129,8 +136,8 @@ impl SlotTable {
         if !entry.leased {
             return Err(ProtocolViolation::NotLeased { position, slot });
         }
-        if entry.batch != batch {
-            let expected = entry.batch;
+        if entry.submission.batch != batch {
+            let expected = entry.submission.batch;
             return Err(ProtocolViolation::WrongBatch { position, slot, found: batch, expected });
         }
         entry.leased = false;
@@ -140,6 +147,35 @@ impl SlotTable {
             self.free.push(slot);
         }
         Ok(())
+    }
+
+    /// Slots whose answer was polled and not released yet, with the answer's length.
+    pub fn answered(&self) -> impl Iterator<Item = (u32, u32)> {
+        let slots = (0..).zip(&self.slots);
+        slots.filter(|(_, entry)| entry.phase == Phase::Answered).map(|(slot, entry)| (slot, entry.answer_bytes))
+    }
+
+    /// The worker is dead: its leases are over, and what it did not answer is the caller's again, in the order in which
+    /// it was published.
+    pub fn take_back(&mut self) -> Vec<Resubmission> {
+        let mut unanswered = Vec::new();
+        for (slot, entry) in (0..).zip(&mut self.slots) {
+            entry.leased = false;
+            match entry.phase {
+                Phase::InFlight => {
+                    entry.phase = Phase::Filling;
+                    unanswered.push(Resubmission { submission: entry.submission, position: entry.position });
+                }
+                Phase::AwaitingLease => {
+                    entry.phase = Phase::Free;
+                    self.free.push(slot);
+                }
+                Phase::Free | Phase::Filling | Phase::Answered => {}
+            }
+        }
+        self.leased = 0;
+        unanswered.sort_unstable_by_key(|resubmission| resubmission.position);
+        unanswered
     }
 
     #[inline]

@@ -60,7 +60,8 @@ impl WorkerEnd {
     ) -> Result<WorkerEnd, RingError> {
         let (request_header, request_geometry) = check(FileRole::Request, &request, expect_schema_hash)?;
         let (response_header, response_geometry) = check(FileRole::Response, &response, expect_response_schema_hash)?;
-        if request_header.generation != response_header.generation {
+        // The request file keeps the header of its creation; the response file is made anew for each worker.
+        if response_header.generation < request_header.generation {
             return Err(RingError::GenerationMismatch {
                 request: request_header.generation,
                 response: response_header.generation,
@@ -83,13 +84,15 @@ impl WorkerEnd {
             &request_geometry,
             &mappings.response,
             &response_geometry,
-            request_header.start_position,
+            response_header.start_position,
         );
         // SAFETY: `parts` lie inside the mappings by the checked geometry; the files cannot shrink (seals checked);
         // the mappings live as long as the link (both in `self`).
         #[allow(unsafe_code)]
         let link = unsafe { WorkerLink::new(&parts) };
-        link.response().figures.0.process_id.store_relaxed(std::process::id());
+        let figures = &link.response().figures.0;
+        figures.submissions_read.store_relaxed(response_header.start_position);
+        figures.process_id.store_relaxed(std::process::id());
         Ok(WorkerEnd {
             link,
             doorbell,
@@ -97,7 +100,7 @@ impl WorkerEnd {
             mappings: Arc::new(mappings),
             request: request_geometry,
             response: response_geometry,
-            generation: request_header.generation,
+            generation: response_header.generation,
         })
     }
 
@@ -122,7 +125,7 @@ impl WorkerEnd {
         self.response.slot_bytes as usize
     }
 
-    /// Generation of the channel.
+    /// Which of the channel's workers this one is.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation

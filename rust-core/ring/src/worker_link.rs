@@ -85,7 +85,9 @@ impl<M: Memory> WorkerLink<M> {
             return Err(ProtocolViolation::AfterDrain { position });
         }
         match submission.kind {
-            SubmissionKind::Batch => self.take_in_hand(position, &submission)?,
+            SubmissionKind::Batch | SubmissionKind::Snapshot | SubmissionKind::Restore => {
+                self.take_in_hand(position, &submission)?;
+            }
             SubmissionKind::Drain => self.drained = true,
         }
         self.response().figures.0.submissions_read.store_relaxed(position + 1);

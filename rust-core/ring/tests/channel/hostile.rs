@@ -194,11 +194,11 @@ fn a_core_that_breaks_a_rule_is_reported_by_name() {
 
 #[test]
 fn an_error_of_the_own_process_panics_before_it_reaches_the_ring() {
-    let check = |act: fn(&mut CoreEnd), message: &str| {
+    fn check(act: impl FnOnce(&mut CoreEnd), message: &str) {
         let mut core = create(1, 64);
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&mut core))).unwrap_err();
         assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some(message));
-    };
+    }
     check(|core| core.release(0), "slot 0 released while Free");
     check(|core| core.publish(&batch(0, 1)), "slot 0 published while Free, leased: false");
     check(
@@ -209,4 +209,15 @@ fn an_error_of_the_own_process_panics_before_it_reaches_the_ring() {
         },
         "slot 0 released while InFlight",
     );
+    let state = |kind, byte_length, row_count| {
+        move |core: &mut CoreEnd| {
+            let slot = core.acquire().unwrap();
+            core.publish(&Submission { slot, byte_length, row_count, ..Submission::new(kind) });
+        }
+    };
+    check(state(SubmissionKind::Snapshot, 1, 0), "a snapshot has neither payload nor rows, not 1 bytes and 0 rows");
+    check(state(SubmissionKind::Snapshot, 0, 2), "a snapshot has neither payload nor rows, not 0 bytes and 2 rows");
+    check(state(SubmissionKind::Restore, 8, 2), "a restore has no rows, not 2");
+    check(state(SubmissionKind::Restore, 65, 0), "65 bytes are longer than a slot of 64");
+    check(state(SubmissionKind::Batch, 65, 1), "65 bytes are longer than a slot of 64");
 }

@@ -4,10 +4,12 @@
 mod attach;
 mod death;
 mod hostile;
+mod hostile_stress;
 mod inspection;
 mod invariants;
 mod layout;
 mod model;
+mod replacement;
 mod sealing;
 mod sleeping;
 mod stress;

@@ -2,9 +2,9 @@
 //!
 //! A failing case is shrunk and its seed printed and kept in `proptest-regressions/`.
 
-use crate::support::{batch, pair};
+use crate::support::{attached, batch, create, pair};
 use proptest::prelude::*;
-use ringmill_ring::{Completion, CompletionKind, CoreEnd, Submission, WorkerEnd};
+use ringmill_ring::{Completion, CompletionKind, CoreEnd, Resubmission, Submission, WorkerEnd};
 use std::collections::VecDeque;
 
 #[derive(Clone, Debug)]
@@ -12,11 +12,20 @@ enum Step {
     Acquire,
     Publish(usize),
     WorkerPoll,
-    Complete { index: usize, failed: bool, leased: bool },
+    Complete {
+        index: usize,
+        failed: bool,
+        leased: bool,
+    },
     EndLease(usize),
     CorePoll,
     Release(usize),
     CoreSleep,
+    /// The worker dies; with or without its last words being read. Its successor is asked again, or not.
+    Replace {
+        polled: bool,
+        resubmitted: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -31,6 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::CorePoll),
         3 => index.prop_map(Step::Release),
         1 => Just(Step::CoreSleep),
+        1 => (prop::bool::weighted(0.8), prop::bool::weighted(0.7))
+            .prop_map(|(polled, resubmitted)| Step::Replace { polled, resubmitted }),
     ]
 }
 
@@ -43,6 +54,9 @@ struct Model {
     free: usize,
     filling: Vec<u32>,
     submitted: VecDeque<Submission>,
+    /// Published, and no answer polled: in order of publication, with their positions.
+    unanswered: Vec<Resubmission>,
+    position: u64,
     in_hand: Vec<Submission>,
     leases: Vec<(u32, u64)>,
     completed: VecDeque<Completion>,
@@ -54,7 +68,8 @@ struct Model {
 
 impl Model {
     fn new(slots: u32) -> Model {
-        let (core, worker) = pair(slots, 64);
+        let core = create(slots, 64);
+        let worker = attached(&core);
         Model {
             core,
             worker,
@@ -63,6 +78,8 @@ impl Model {
             free: slots as usize,
             filling: Vec::new(),
             submitted: VecDeque::new(),
+            unanswered: Vec::new(),
+            position: 0,
             in_hand: Vec::new(),
             leases: Vec::new(),
             completed: VecDeque::new(),
@@ -83,8 +100,7 @@ impl Model {
                 let slot = self.filling.remove(index);
                 self.numbers += 1;
                 let submission = Submission { epoch: self.numbers / 3, ..batch(slot, self.numbers) };
-                self.core.publish(&submission);
-                self.submitted.push_back(submission);
+                self.publish(&submission);
             }
             Step::WorkerPoll => {
                 let submission = self.worker.poll().unwrap();
@@ -120,7 +136,40 @@ impl Model {
                 assert_eq!(self.core.arm_sleep(), self.completed.is_empty());
                 self.core.disarm_sleep();
             }
+            Step::Replace { polled, resubmitted } => self.replace(polled, resubmitted),
             _ => {}
+        }
+    }
+
+    fn publish(&mut self, submission: &Submission) {
+        self.core.publish(submission);
+        self.submitted.push_back(*submission);
+        self.unanswered.push(Resubmission { submission: *submission, position: self.position });
+        self.position += 1;
+    }
+
+    fn replace(&mut self, polled: bool, resubmitted: bool) {
+        while polled && !self.completed.is_empty() {
+            self.core_poll();
+        }
+        let generation = self.core.generation() + 1;
+        let unanswered = self.core.replace_worker(generation).unwrap();
+        assert_eq!(unanswered, self.unanswered);
+        self.worker = attached(&self.core);
+        assert_eq!(self.worker.generation(), generation);
+        // Whatever the dead worker had in its hands, or had said to nobody, is gone.
+        self.submitted.clear();
+        self.in_hand.clear();
+        self.leases.clear();
+        self.completed.clear();
+        self.unanswered.clear();
+        self.free += self.leased.drain(..).filter(|(_, released)| *released).count();
+        for entry in unanswered {
+            if resubmitted {
+                self.publish(&entry.submission);
+            } else {
+                self.filling.push(entry.submission.slot);
+            }
         }
     }
 
@@ -134,6 +183,7 @@ impl Model {
             self.free += usize::from(released);
         } else {
             self.answered.push(completion.slot);
+            self.unanswered.retain(|entry| entry.submission.slot != completion.slot);
             if completion.leased {
                 self.leased.push((completion.slot, false));
             }

@@ -29,9 +29,14 @@ pub fn create(slots: u32, slot_bytes: usize) -> CoreEnd {
 /// Both ends in this process.
 pub fn pair(slots: u32, slot_bytes: usize) -> (CoreEnd, WorkerEnd) {
     let core = create(slots, slot_bytes);
-    let (request, response) = core.worker_fds().unwrap();
-    let worker = attach(request, response, Doorbell::new().unwrap(), Wait::Adaptive);
+    let worker = attached(&core);
     (core, worker)
+}
+
+/// A worker's end in this process, for the present generation.
+pub fn attached(core: &CoreEnd) -> WorkerEnd {
+    let (request, response) = core.worker_fds().unwrap();
+    attach(request, response, Doorbell::new().unwrap(), Wait::Adaptive)
 }
 
 pub fn attach(request: OwnedFd, response: OwnedFd, doorbell: Doorbell, wait: Wait) -> WorkerEnd {
@@ -175,6 +180,9 @@ fn play_a_role() {
     match role.as_str() {
         "answer" => crate::stress::answer_until_drained(attach(request, response, doorbell, wait)),
         "trespass" => crate::sealing::trespass(&request, &response),
+        "scribble" => crate::replacement::scribble(&response),
+        "replace again and again" => crate::replacement::replace_again_and_again(),
+        "replace without descriptors" => crate::replacement::replace_without_descriptors(),
         other => panic!("unknown role {other}"),
     }
     std::process::exit(0);

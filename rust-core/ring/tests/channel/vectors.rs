@@ -74,6 +74,34 @@ fn one_answered() -> [Vec<u8>; 2] {
     files(&core)
 }
 
+/// The first worker answered 1, which was polled, and died over 2; its successor is ready and has polled nothing.
+fn replaced() -> [Vec<u8>; 2] {
+    let (mut core, mut worker) = ends();
+    worker.complete(&Completion::ready());
+    for number in [1, 2] {
+        let slot = core.acquire().unwrap();
+        fill(core.slot_memory(slot).as_ptr(), number as u8 * 16);
+        core.publish(&submission(slot, number));
+    }
+    let first = worker.poll().unwrap().unwrap();
+    fill(worker.response_slot(first.slot).as_ptr(), 0xa0);
+    worker.complete(&completion(&first));
+    core.poll().unwrap().unwrap();
+    core.poll().unwrap().unwrap();
+    let second = worker.poll().unwrap().unwrap();
+    fill(worker.response_slot(second.slot).as_ptr(), 0xb0);
+    drop(worker);
+    let unanswered = core.replace_worker(2).unwrap();
+    let (request, response) = core.worker_fds().unwrap();
+    let mut worker = WorkerEnd::attach(request, response, Doorbell::new().unwrap(), Wait::Spin, 0x51, 0x52).unwrap();
+    worker.complete(&Completion::ready());
+    core.publish(&unanswered[0].submission);
+    core.release(first.slot);
+    let slot = core.acquire().unwrap();
+    core.publish(&Submission { slot, batch: 3, epoch: 0x0e0d, ..Submission::new(SubmissionKind::Snapshot) });
+    files(&core)
+}
+
 /// Both rings have gone round; a failure, a lease and its end, a drain; the core is armed to sleep.
 fn second_lap() -> [Vec<u8>; 2] {
     let (mut core, mut worker) = ends();
@@ -105,7 +133,9 @@ fn second_lap() -> [Vec<u8>; 2] {
 #[test]
 fn the_vectors_are_what_this_build_writes() {
     let folder = specification().join("vectors");
-    for (name, files) in [("fresh", fresh()), ("one_answered", one_answered()), ("second_lap", second_lap())] {
+    let vectors =
+        [("fresh", fresh()), ("one_answered", one_answered()), ("replaced", replaced()), ("second_lap", second_lap())];
+    for (name, files) in vectors {
         for (role, bytes) in ["request", "response"].iter().zip(files) {
             let path = folder.join(format!("{name}.{role}.bin"));
             if std::env::var_os("RINGMILL_WRITE_VECTORS").is_some() {
@@ -122,10 +152,18 @@ fn the_vectors_are_what_this_build_writes() {
 #[test]
 fn this_build_attaches_to_the_vectors() {
     let folder = specification().join("vectors");
-    let file =
-        |role: &str| crate::support::file_of(&std::fs::read(folder.join(format!("second_lap.{role}.bin"))).unwrap());
-    let doorbell = Doorbell::new().unwrap();
-    let mut worker = WorkerEnd::attach(file("request"), file("response"), doorbell, Wait::Block, 0x51, 0x52).unwrap();
+    let worker_of = |name: &str| {
+        let file =
+            |role: &str| crate::support::file_of(&std::fs::read(folder.join(format!("{name}.{role}.bin"))).unwrap());
+        let doorbell = Doorbell::new().unwrap();
+        WorkerEnd::attach(file("request"), file("response"), doorbell, Wait::Block, 0x51, 0x52).unwrap()
+    };
+    // A successor reads from its own start on.
+    let mut worker = worker_of("replaced");
+    let found: Vec<Submission> = std::iter::from_fn(|| worker.poll().unwrap()).collect();
+    let found: Vec<_> = found.iter().map(|submission| (submission.kind, submission.batch)).collect();
+    assert_eq!(found, [(SubmissionKind::Batch, 2), (SubmissionKind::Snapshot, 3)]);
+    let mut worker = worker_of("second_lap");
     // A newcomer starts at position 0, which the second lap has overwritten: it must not take that for news.
     let found = worker.poll();
     assert!(found.is_err(), "{found:?}");
