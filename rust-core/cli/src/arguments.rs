@@ -35,6 +35,15 @@ pub enum Command {
     /// Look at the channels of a live run without disturbing it.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArguments),
+    /// Look at a pipeline's checkpoints, also while it runs.
+    #[command(subcommand)]
+    Checkpoints(CheckpointsCommand),
+    /// Look at the dead letters that no sink takes, and run them again.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+    /// Look at the results that a step retains, also while the pipeline runs.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Print the JSON Schema of configuration files.
     Schema,
     /// Print the version.
@@ -51,7 +60,9 @@ Examples:
   ringmill run pipeline.toml
   ringmill run pipeline.toml --duration 10s --report report.json
   ringmill run pipeline.toml --set sources.sensors.rows=1000 --set pipeline.shards=2
+  ringmill run pipeline.toml --fresh
 
+With a [checkpoint] table a run goes on from the newest sound checkpoint, unless --fresh or --from-checkpoint says otherwise.
 The first SIGINT or SIGTERM (Ctrl-C) ends the sources and drains what was read; the second ends at once.";
 
 const CHECK_EXAMPLES: &str = "\
@@ -66,8 +77,24 @@ Examples:
   ringmill inspect 4711 --watch    by the core's process, again and again
   ringmill inspect --json          for programs";
 
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  ringmill dlq replay pipeline.toml --step scores --into replayed
+
+The step, and everything behind it, runs on the rows of its stored dead letters. What its sinks would have written goes to
+FOLDER, one file for each sink, and so do letters that fail again; the pipeline's own output and its stored dead letters stay
+as they are. A step with a window behind it cannot be replayed: its windows would lack their other rows.";
+
+const GET_EXAMPLES: &str = "\
+Examples:
+  ringmill state get pipeline.toml averages --key sensor-00017
+  ringmill state get pipeline.toml averages --key sensor-00017 --from 2026-01-31 --to 2026-02-01 --json
+  ringmill state get pipeline.toml by_site --key berlin --key 7
+
+What is shown was committed, so it is at most one checkpoint's interval old.";
+
 /// Which configuration.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ConfigArguments {
     /// The configuration (TOML).
     #[arg(value_name = "FILE")]
@@ -78,7 +105,7 @@ pub struct ConfigArguments {
 }
 
 /// Which log lines, and how they look.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct LogArguments {
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
@@ -103,6 +130,12 @@ pub struct RunArguments {
     /// Write the latencies of every second as an HdrHistogram interval log.
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
+    /// Begin at the beginning; the pipeline's checkpoints are deleted.
+    #[arg(long, conflicts_with = "from_checkpoint")]
+    pub fresh: bool,
+    /// Go on from this checkpoint instead of the newest one.
+    #[arg(long, value_name = "ID")]
+    pub from_checkpoint: Option<u64>,
     /// Show no progress and no closing table.
     #[arg(long, short)]
     pub quiet: bool,
@@ -117,6 +150,147 @@ pub struct CheckArguments {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArguments,
+}
+
+/// `ringmill checkpoints`
+#[derive(Debug, Subcommand)]
+pub enum CheckpointsCommand {
+    /// List the checkpoints, the newest first.
+    List(ListArguments),
+    /// Read every byte of the checkpoints and compare it with what was written; exit code 1 if any is damaged.
+    Verify(VerifyArguments),
+}
+
+/// Whose state.
+#[derive(Args, Debug)]
+pub struct StateArguments {
+    /// The configuration (TOML) or the state folder itself.
+    #[arg(value_name = "FILE|FOLDER")]
+    pub target: PathBuf,
+    /// Lay a value over the file's, as for ringmill run; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// `ringmill checkpoints list`
+#[derive(Args, Debug)]
+pub struct ListArguments {
+    /// Whose checkpoints.
+    #[command(flatten)]
+    pub state: StateArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ringmill checkpoints verify`
+#[derive(Args, Debug)]
+pub struct VerifyArguments {
+    /// Whose checkpoints.
+    #[command(flatten)]
+    pub state: StateArguments,
+    /// Which one; otherwise all.
+    #[arg(value_name = "ID")]
+    pub id: Option<u64>,
+}
+
+/// `ringmill dlq`
+#[derive(Debug, Subcommand)]
+pub enum DlqCommand {
+    /// Show dead letters that no sink takes, the newest last.
+    Show(ShowArguments),
+    /// Run a step again on its dead letters.
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(ReplayArguments),
+}
+
+/// `ringmill dlq show`
+#[derive(Args, Debug)]
+pub struct ShowArguments {
+    /// Whose letters.
+    #[command(flatten)]
+    pub state: StateArguments,
+    /// Only those of this source or step.
+    #[arg(long, value_name = "NAME")]
+    pub step: Option<String>,
+    /// At most so many of each, the newest. Default: 20, with --json all.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print each letter as one line of JSON, with all that is known.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ringmill dlq replay`
+#[derive(Args, Debug)]
+pub struct ReplayArguments {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The step whose letters are replayed.
+    #[arg(long, value_name = "NAME")]
+    pub step: String,
+    /// Where the rows go; a folder that is empty or not there yet.
+    #[arg(long, value_name = "FOLDER")]
+    pub into: PathBuf,
+    /// Which log lines, and how they look.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `ringmill state`
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Show the retained results of one key, the newest last.
+    #[command(after_help = GET_EXAMPLES)]
+    Get(GetArguments),
+    /// Show the retained results of all keys, key by key.
+    Scan(ScanArguments),
+}
+
+/// Whose retained results, and of which windows.
+#[derive(Args, Debug)]
+pub struct RetainedArguments {
+    /// Whose state.
+    #[command(flatten)]
+    pub state: StateArguments,
+    /// The window step.
+    #[arg(value_name = "STEP")]
+    pub step: String,
+    /// Only windows that start then or later, for example 2026-01-31 or 2026-01-31T10:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Only windows that start before.
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Print each row as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ringmill state get`
+#[derive(Args, Debug)]
+pub struct GetArguments {
+    /// Whose results.
+    #[command(flatten)]
+    pub retained: RetainedArguments,
+    /// The key; once for each key column, in their order.
+    #[arg(long = "key", value_name = "VALUE", allow_hyphen_values = true)]
+    pub keys: Vec<String>,
+    /// At most so many rows, the newest.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub limit: u64,
+}
+
+/// `ringmill state scan`
+#[derive(Args, Debug)]
+pub struct ScanArguments {
+    /// Whose results.
+    #[command(flatten)]
+    pub retained: RetainedArguments,
+    /// At most so many rows, the first ones. Default: 1000, with --json all.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
 }
 
 /// `ringmill inspect`

@@ -86,14 +86,22 @@ impl From<EngineError> for Failure {
 }
 
 fn hint(error: &EngineError) -> Option<String> {
+    if let Some(hint) = error.hint() {
+        return Some(hint.to_owned());
+    }
     let text = match error {
         EngineError::Describe { stderr, .. } if stderr.contains("No module named") => {
             "install the ringmill package for this interpreter (scripts/ringmill does so in a checkout), or name \
              another interpreter with `python` in [pipeline] or $RINGMILL_PYTHON"
         }
         EngineError::State { .. } => "raise `state_memory` in [pipeline], use shorter windows or fewer keys",
+        EngineError::KeyedState { .. } => "raise `state_memory` in [pipeline], or use fewer keys",
         EngineError::Udf { .. } => {
             "to go on without the rows that fail, set on_error = \"dead_letter\" or on_error = \"skip\" for the step"
+        }
+        EngineError::WorkersFailed { .. } => {
+            "mend the function, or raise `restarts_max` for the step; on_error = \"dead_letter\" takes rows that kill \
+             their worker out of the way"
         }
         _ => return None,
     };

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use ringmill_engine::{Snapshot, Stage, WorkerSnapshot};
+use ringmill_engine::{Snapshot, Stage, WorkerCondition, WorkerSnapshot};
 
 use crate::latency::Latency;
 use crate::table::TextTable;
-use crate::units::{bytes, clock, grouped, latency, rate};
+use crate::units::{age, bytes, clock, grouped, latency, rate};
 
 /// The figures that rates are made from.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,13 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// What rates over the whole run are made from: nothing, unless the counts of an earlier run are in the snapshot,
+    /// which nobody has seen at their beginning.
+    pub fn before(snapshot: &Snapshot) -> Reading {
+        let recovered = snapshot.checkpoint.as_ref().is_some_and(|figures| figures.recovered.is_some());
+        if recovered { Reading::of(snapshot) } else { Reading::default() }
+    }
+
     /// Reads a snapshot.
     pub fn of(snapshot: &Snapshot) -> Reading {
         Reading {
@@ -77,6 +84,8 @@ impl Moment<'_> {
         if let Some(node) = &snapshot.bound {
             lines.push(format!("  {node} holds the others up"));
         }
+        lines.extend(self.checkpoint().map(|text| format!("  {text}")));
+        lines.extend(snapshot.paused.iter().map(|reason| format!("  {reason}")));
         lines
     }
 
@@ -103,6 +112,8 @@ impl Moment<'_> {
         if let Some(node) = &snapshot.bound {
             text.push_str(&format!(", {node} holds the others up"));
         }
+        text.extend(self.checkpoint().map(|checkpoint| format!(", {checkpoint}")));
+        text.extend(snapshot.paused.iter().map(|reason| format!(", {reason}")));
         text
     }
 
@@ -110,6 +121,18 @@ impl Moment<'_> {
         let now = Reading::of(self.snapshot);
         let seconds = now.elapsed.saturating_sub(self.before.elapsed).as_secs_f64();
         if seconds <= 0.0 { 0.0 } else { value(&now).saturating_sub(value(self.before)) as f64 / seconds }
+    }
+
+    /// The newest checkpoint of this run, or that there is none yet; nothing without checkpoints.
+    fn checkpoint(&self) -> Option<String> {
+        let figures = self.snapshot.checkpoint.as_ref()?;
+        Some(match figures.age {
+            Some(since) => {
+                let took = latency(u64::try_from(figures.duration.as_nanos()).unwrap_or(u64::MAX));
+                format!("checkpoint {} {} ago, took {took}", figures.epoch, age(since))
+            }
+            None => "no checkpoint yet".to_owned(),
+        })
     }
 
     fn workers(&self) -> Vec<String> {
@@ -121,9 +144,15 @@ impl Moment<'_> {
         let (in_flight, slots, leased) = (sum(|w| w.in_flight), sum(|w| w.slots), sum(|w| w.leased));
         let alive = workers.iter().filter(|worker| worker.alive).count();
         let busy = self.rate(|reading| reading.busy_ns) / 1e9 / workers.len() as f64;
+        let restarts: u64 = workers.iter().map(|worker| worker.restarts).sum();
+        let failed = workers.iter().filter(|worker| worker.state == WorkerCondition::Failed).count();
+        let mut deaths = if restarts > 0 { format!(", {} restarts", grouped(restarts)) } else { String::new() };
+        if failed > 0 {
+            deaths.push_str(&format!(", {failed} FAILED"));
+        }
         let leases = if leased > 0 { format!(", {leased} leased") } else { String::new() };
         vec![format!(
-            "  workers {alive} of {}, busy {:.0} %  rings {} {in_flight} of {slots} slots{leases}",
+            "  workers {alive} of {}, busy {:.0} %{deaths}  rings {} {in_flight} of {slots} slots{leases}",
             workers.len(),
             (busy * 100.0).clamp(0.0, 100.0),
             gauge(in_flight, slots),

@@ -20,6 +20,8 @@ pub struct Machine {
     /// Variables that keep the numeric libraries of a worker to one thread, unless they are set: the workers are the
     /// parallelism, and a pool of threads in each would fight over their cores.
     pub worker_environment: Vec<(String, String)>,
+    /// `$RINGMILL_FAILPOINT`, if set: where a test wants this process to be killed.
+    pub failpoint: Option<String>,
 }
 
 /// Read by OpenMP, OpenBLAS and MKL when they are loaded.
@@ -49,6 +51,7 @@ impl Machine {
                 .filter(|name| std::env::var_os(name).is_none())
                 .map(|name| (name.to_owned(), "1".to_owned()))
                 .collect(),
+            failpoint: std::env::var_os("RINGMILL_FAILPOINT").map(|value| value.to_string_lossy().into_owned()),
         }
     }
 
@@ -113,6 +116,7 @@ mod tests {
             search_path: vec![folder.path().to_owned()],
             run_base: folder.path().to_owned(),
             worker_environment: Vec::new(),
+            failpoint: None,
         };
         let here = Path::new("/nowhere");
         assert_eq!(machine.find_python(None, here), Ok(python.clone()));

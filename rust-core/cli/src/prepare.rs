@@ -1,5 +1,7 @@
 //! From a configuration file to a plan that can run: read, ask Python for the functions, let the engine build.
 
+use std::net::SocketAddr;
+
 use ringmill_engine::Plan;
 use ringmill_engine::describe::{DescribeError, FunctionRef, describe};
 use ringmill_engine::plan::NodeKind;
@@ -14,14 +16,22 @@ use crate::machine::Machine;
 ///
 /// # Errors
 /// Every mistake that was found, or why Python could not be asked.
-pub fn prepare(arguments: &ConfigArguments) -> Result<Plan, Failure> {
-    let machine = Machine::detect();
+pub fn prepare(arguments: &ConfigArguments, machine: &Machine) -> Result<Plan, Failure> {
+    prepare_served(arguments, machine).map(|(plan, _)| plan)
+}
+
+/// The same, and where its retained results are served.
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn prepare_served(arguments: &ConfigArguments, machine: &Machine) -> Result<(Plan, Option<SocketAddr>), Failure> {
     let refused = |mistakes| Failure::Configuration { mistakes, details: Vec::new() };
-    let mut config = config::load(&arguments.file, &arguments.overrides, &machine).map_err(refused)?;
+    let mut config = config::load(&arguments.file, &arguments.overrides, machine).map_err(refused)?;
     describe_functions(&mut config)?;
     let pipeline = config.pipeline.clone();
     let nodes = config.nodes.clone();
-    Plan::build(pipeline, nodes).map_err(|errors| refused(config.locate(errors)))
+    let plan = Plan::build(pipeline, nodes).map_err(|errors| refused(config.locate(errors)))?;
+    Ok((plan, config.serve))
 }
 
 fn describe_functions(config: &mut Config) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringmill_engine::{NodeCounts, Plan, Stage, Summary};
+use ringmill_engine::{CheckpointFigures, NodeCounts, Plan, Snapshot, Stage, Summary, WorkerSnapshot};
 use serde::{Serialize, Serializer};
 
 use crate::latency::Latency;
@@ -17,12 +17,14 @@ pub struct Report {
     pub seconds: f64,
     /// Rows in and out.
     pub rows: Rows,
-    /// `rows.in` by `seconds`.
+    /// `rows.in` without what an earlier run had read, by `seconds`.
     pub rows_per_second: f64,
     /// By stage, in nanoseconds.
     pub latency_ns: InOrder<Latency>,
     /// Worker processes.
     pub workers: Workers,
+    /// How the checkpoints went; null without a `[checkpoint]` table.
+    pub checkpoints: Option<Checkpoints>,
     /// Peak resident memory.
     pub memory_bytes: Split<u64>,
     /// User and system time.
@@ -54,7 +56,7 @@ impl<T: Serialize> Serialize for InOrder<T> {
 /// Rows in and out of the pipeline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rows {
-    /// Records that the sources read.
+    /// Records that the sources read; those before the checkpoint that the run went on from are counted, too.
     #[serde(rename = "in")]
     pub rows_in: u64,
     /// Rows that came too late for their window.
@@ -74,6 +76,53 @@ pub struct Workers {
     pub restarts: u64,
     /// Seconds inside the functions, over all workers.
     pub busy_seconds: f64,
+    /// Each of them, by `step/shard/index`.
+    pub each: InOrder<WorkerReport>,
+}
+
+/// One worker, whatever processes it had.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerReport {
+    /// `starting`, `running`, `restarting` or `failed`: how it was seen last.
+    pub state: &'static str,
+    /// Started again after a death.
+    pub restarts: u64,
+    /// Batches answered.
+    pub batches: u64,
+    /// Seconds inside the function.
+    pub busy_seconds: f64,
+}
+
+/// How the checkpoints went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Checkpoints {
+    /// The newest one there is; null: none yet.
+    pub last: Option<u64>,
+    /// How many were taken in this run.
+    pub count: u64,
+    /// How often something had to be tried again.
+    pub failures: u64,
+    /// Since the last one was committed; null: none in this run.
+    pub age_seconds: Option<f64>,
+    /// What the last one took, from its barrier to its commit; null: none in this run.
+    pub duration_seconds: Option<f64>,
+    /// Bytes of the last one's files, many of them shared with the one before; null: none in this run.
+    pub bytes: Option<u64>,
+    /// The one that the run went on from; null: it began at the beginning.
+    pub recovered: Option<Recovered>,
+}
+
+/// The checkpoint that a run went on from.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recovered {
+    /// Its number.
+    pub id: u64,
+    /// When it was written, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Whether all input there was at that time was in it.
+    pub is_final: bool,
+    /// Records that the sources had read before.
+    pub rows_in: u64,
 }
 
 /// A figure of the core and of all workers together.
@@ -123,7 +172,7 @@ impl Report {
                 dead_letters: snapshot.rows_dead,
                 out: sinks.map(|node| (node.name.clone(), node.rows_out)).collect(),
             },
-            rows_per_second: if seconds > 0.0 { snapshot.rows_in as f64 / seconds } else { 0.0 },
+            rows_per_second: rows_per_second(snapshot),
             latency_ns: Stage::ALL
                 .into_iter()
                 .map(|stage| {
@@ -134,8 +183,10 @@ impl Report {
             workers: Workers {
                 started: summary.workers_started,
                 restarts: summary.workers_restarts,
-                busy_seconds: snapshot.workers.iter().map(|worker| worker.busy_ns as f64 / 1e9).sum(),
+                busy_seconds: snapshot.workers.iter().map(|worker| worker.busy_ns).sum::<u64>() as f64 / 1e9,
+                each: snapshot.workers.iter().map(worker_report).collect(),
             },
+            checkpoints: snapshot.checkpoint.as_ref().map(checkpoints),
             memory_bytes: Split { core: summary.core_memory_bytes, workers: summary.workers_memory_bytes },
             cpu_seconds: Split { core: summary.core_cpu_seconds, workers: summary.workers_cpu_seconds },
             nodes: snapshot.nodes.iter().map(|node| (node.name.clone(), node_report(node))).collect(),
@@ -159,6 +210,42 @@ impl Report {
         text.push('\n');
         std::fs::write(path, text)
     }
+}
+
+/// Records that this run read, by the second.
+pub fn rows_per_second(snapshot: &Snapshot) -> f64 {
+    let recovered = snapshot.checkpoint.as_ref().and_then(|figures| figures.recovered.as_ref());
+    let before = recovered.map_or(0, |recovered| recovered.rows_in);
+    let seconds = snapshot.elapsed.as_secs_f64();
+    if seconds > 0.0 { snapshot.rows_in.saturating_sub(before) as f64 / seconds } else { 0.0 }
+}
+
+fn checkpoints(figures: &CheckpointFigures) -> Checkpoints {
+    let measured = figures.count > 0;
+    Checkpoints {
+        last: (figures.epoch > 0).then_some(figures.epoch),
+        count: figures.count,
+        failures: figures.failures,
+        age_seconds: figures.age.map(|age| age.as_secs_f64()),
+        duration_seconds: measured.then_some(figures.duration.as_secs_f64()),
+        bytes: measured.then_some(figures.bytes),
+        recovered: figures.recovered.as_ref().map(|from| Recovered {
+            id: from.epoch,
+            created_ms: from.created_ms,
+            is_final: from.is_final,
+            rows_in: from.rows_in,
+        }),
+    }
+}
+
+fn worker_report(worker: &WorkerSnapshot) -> (String, WorkerReport) {
+    let report = WorkerReport {
+        state: worker.state.name(),
+        restarts: worker.restarts,
+        batches: worker.batches,
+        busy_seconds: worker.busy_ns as f64 / 1e9,
+    };
+    (worker.name.clone(), report)
 }
 
 fn node_report(node: &NodeCounts) -> NodeReport {

@@ -1,9 +1,10 @@
 //! What ends a run on the terminal: rows by node, latencies by stage, and whether the rows reconcile.
 
-use ringmill_engine::{Plan, Summary};
+use ringmill_engine::{CheckpointFigures, Plan, Summary, WorkerCondition};
 
 use crate::latency::Latency;
 use crate::reconcile;
+use crate::report::rows_per_second;
 use crate::table::TextTable;
 use crate::units::{bytes, grouped, latency, rate};
 
@@ -11,11 +12,16 @@ use crate::units::{bytes, grouped, latency, rate};
 pub fn text(plan: &Plan, summary: &Summary) -> String {
     let snapshot = &summary.snapshot;
     let seconds = snapshot.elapsed.as_secs_f64();
-    let per_second = if seconds > 0.0 { snapshot.rows_in as f64 / seconds } else { 0.0 };
-    let mut lines =
-        vec![format!("{}: {} rows in {seconds:.2} s, {}", plan.name, grouped(snapshot.rows_in), rate(per_second))];
+    let recovered = snapshot.checkpoint.as_ref().and_then(|figures| figures.recovered.as_ref());
+    let rows = snapshot.rows_in.saturating_sub(recovered.map_or(0, |from| from.rows_in));
+    let per_second = rows_per_second(snapshot);
+    let mut lines = vec![format!("{}: {} rows in {seconds:.2} s, {}", plan.name, grouped(rows), rate(per_second))];
+    if let Some(from) = recovered {
+        let before = grouped(from.rows_in);
+        lines.push(format!("went on from checkpoint {}; {before} rows before it are counted below, too", from.epoch));
+    }
     lines.push(String::new());
-    lines.extend(rows(summary).lines());
+    lines.extend(nodes(summary).lines());
     let stages = stages(summary);
     if !stages.is_empty() {
         lines.push(String::new());
@@ -23,12 +29,44 @@ pub fn text(plan: &Plan, summary: &Summary) -> String {
     }
     lines.push(String::new());
     lines.extend(processes(summary).lines());
+    lines.extend(deaths(summary).map(|line| format!("  {line}")));
     if let Some(node) = &snapshot.bound {
         lines.push(format!("  {node} held the others up longest"));
     }
+    lines.push(format!("  {}", checkpoints(snapshot.checkpoint.as_ref())));
     lines.push(String::new());
     lines.extend(verdict(plan, summary));
     lines.join("\n")
+}
+
+/// Workers that died, each with what became of it.
+fn deaths(summary: &Summary) -> impl Iterator<Item = String> {
+    summary.snapshot.workers.iter().filter(|worker| worker.restarts > 0 || worker.state == WorkerCondition::Failed).map(
+        |worker| {
+            let times = if worker.restarts == 1 { "once".to_owned() } else { format!("{} times", worker.restarts) };
+            let failed = if worker.state == WorkerCondition::Failed { ", then given up" } else { "" };
+            format!("worker {} started again {times}{failed}", worker.name)
+        },
+    )
+}
+
+fn checkpoints(figures: Option<&CheckpointFigures>) -> String {
+    let Some(figures) = figures else { return "no checkpoints configured".to_owned() };
+    if figures.count == 0 {
+        return "no checkpoint was taken".to_owned();
+    }
+    let noun = if figures.count == 1 { "checkpoint" } else { "checkpoints" };
+    let took = latency(u64::try_from(figures.duration.as_nanos()).unwrap_or(u64::MAX));
+    let again = match figures.failures {
+        0 => String::new(),
+        failures => format!(", {} failed tries", grouped(failures)),
+    };
+    format!(
+        "{} {noun}, the last ({}) of {} in {took}{again}",
+        grouped(figures.count),
+        figures.epoch,
+        bytes(figures.bytes)
+    )
 }
 
 fn processes(summary: &Summary) -> TextTable {
@@ -44,7 +82,7 @@ fn processes(summary: &Summary) -> TextTable {
     table
 }
 
-fn rows(summary: &Summary) -> TextTable {
+fn nodes(summary: &Summary) -> TextTable {
     let mut table = TextTable::new(["node", "rows in", "rows out", "late", "dead letters", "absorbed"]);
     for node in &summary.snapshot.nodes {
         table.push([

@@ -40,6 +40,17 @@ pub fn grouped(value: u64) -> String {
     text
 }
 
+/// A time span in its largest unit, cut off: `3 s`, `12 min`, `5 h`, `40 days`.
+pub fn age(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// Hours, minutes, seconds: `00:01:12`.
 pub fn clock(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
@@ -91,6 +102,10 @@ mod tests {
             (grouped(999), "999"),
             (grouped(1_234_567), "1,234,567"),
             (clock(Duration::from_secs(3_672)), "01:01:12"),
+            (age(Duration::from_millis(59_900)), "59 s"),
+            (age(Duration::from_secs(3_599)), "59 min"),
+            (age(Duration::from_secs(90_000)), "25 h"),
+            (age(Duration::from_secs(200_000)), "2 days"),
         ];
         for (text, expected) in cases {
             assert_eq!(text, expected);

@@ -1,59 +1,16 @@
 //! The real command: exit codes, output, signals, reports.
 
+mod folder;
+
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// A folder with a pipeline in it, in which ringmill is run. Runs show themselves below it, too.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new(pipeline: &str) -> Folder {
-        let folder = Folder(tempfile::tempdir().expect("temporary folder"));
-        std::fs::write(folder.path("pipeline.toml"), pipeline).expect("write");
-        folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmill"));
-        command.current_dir(self.0.path()).args(arguments).env("XDG_RUNTIME_DIR", self.0.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Finished {
-        Finished::new(self.command(arguments).output().expect("ringmill starts"))
-    }
-}
-
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Finished {
-    fn new(output: Output) -> Finished {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-    }
-
-    /// The exit code, and every part somewhere in the output.
-    fn expect(&self, code: i32, parts: &[&str]) {
-        let all = format!("{}{}", self.stdout, self.stderr);
-        assert_eq!(self.code, Some(code), "{all}");
-        for part in parts {
-            assert!(all.contains(part), "`{part}` is not in:\n{all}");
-        }
-    }
-}
+use folder::{Finished, Folder};
 
 /// Endless at a thousand rows a second into nothing.
 const ENDLESS: &str = "[pipeline]\nname = \"endless\"\nshards = 1\n[sources.sensors]\nkind = \"generator\"\nrate = 1000\nkeys = 10\n[sinks.out]\nkind = \"null\"\ninputs = [\"sensors\"]\n";
@@ -66,7 +23,18 @@ fn json(path: &Path) -> Value {
 fn help_shows_commands_examples_and_exit_codes() {
     let folder = Folder::new("");
     folder.run(&["--help"]).expect(0, &["run ", "check ", "inspect ", "schema ", "Exit codes: 0 done, 1 failed"]);
-    let run = ["--duration", "--report", "--hlog", "--quiet", "--set", "--log-format", "--log-level", "Examples:"];
+    let run = [
+        "--duration",
+        "--report",
+        "--hlog",
+        "--fresh",
+        "--from-checkpoint",
+        "--quiet",
+        "--set",
+        "--log-format",
+        "--log-level",
+        "Examples:",
+    ];
     folder.run(&["run", "--help"]).expect(0, &run);
     folder.run(&["inspect", "--help"]).expect(0, &["--watch", "--json", "Examples:"]);
     folder.run(&["check", "--help"]).expect(0, &["Examples:"]);
@@ -89,6 +57,27 @@ fn misuse_ends_with_2() {
         ];
         folder.run(&[command, "pipeline.toml"]).expect(2, &parts);
     }
+}
+
+#[test]
+fn flags_about_checkpoints_need_checkpoints() {
+    let folder = Folder::new(ENDLESS);
+    let parts =
+        ["error: --fresh: pipeline.toml has no [checkpoint] table", "hint: without checkpoints every run begins"];
+    folder.run(&["run", "pipeline.toml", "--fresh"]).expect(2, &parts);
+    folder
+        .run(&["run", "pipeline.toml", "--from-checkpoint", "7"])
+        .expect(2, &["--from-checkpoint: pipeline.toml has no"]);
+    folder.run(&["run", "pipeline.toml", "--fresh", "--from-checkpoint", "7"]).expect(2, &["cannot be used with"]);
+    folder.run(&["run", "pipeline.toml", "--from-checkpoint", "last"]).expect(2, &["invalid value 'last'"]);
+}
+
+#[test]
+fn a_wrong_failpoint_is_refused() {
+    let folder = Folder::new(ENDLESS);
+    let mut command = folder.command(&["run", "pipeline.toml"]);
+    let finished = Finished::new(command.env("RINGMILL_FAILPOINT", "kill:x").output().expect("ringmill starts"));
+    finished.expect(2, &["error: $RINGMILL_FAILPOINT: `kill:x` lacks the number of the hit", "hint: unset it"]);
 }
 
 #[test]
@@ -122,7 +111,13 @@ fn a_run_reconciles_and_reports() {
     ];
     folder.run(&arguments).expect(
         0,
-        &["memory at most", "reconciled: 5,000 rows in, 5,000 out, 0 late, 0 dead letters", "end to end", "p99.99"],
+        &[
+            "memory at most",
+            "reconciled: 5,000 rows in, 5,000 out, 0 late, 0 dead letters",
+            "end to end",
+            "p99.99",
+            "no checkpoints configured",
+        ],
     );
     let report = json(&folder.path("r.json"));
     assert_eq!(report["pipeline"], "endless");
@@ -132,6 +127,7 @@ fn a_run_reconciles_and_reports() {
     assert!(report["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
     assert!(report["rows_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
     assert_eq!((&report["workers"]["started"], &report["workers"]["restarts"]), (&Value::from(0), &Value::from(0)));
+    assert_eq!((&report["workers"]["each"], &report["checkpoints"]), (&serde_json::json!({}), &Value::Null));
     assert!(report["memory_bytes"]["core"].as_u64().is_some_and(|bytes| bytes > 0));
     assert_eq!(report["memory_bytes"]["workers"], 0);
     for stage in ["end_to_end", "parse", "window", "request_ring", "udf", "response_ring", "sink"] {
@@ -141,6 +137,53 @@ fn a_run_reconciles_and_reports() {
     }
     let log = std::fs::read_to_string(folder.path("r.hlog")).expect("the log");
     assert!(log.starts_with("#[Histogram log format version 1.3]\n") && log.contains("\nTag=end_to_end,"), "{log}");
+}
+
+/// [`ENDLESS`] with an end and checkpoints; the second run of it has nothing left to read.
+fn with_checkpoints() -> Folder {
+    let rows = ENDLESS.replace("rate = 1000\n", "rows = 5000\n");
+    Folder::new(&format!("[checkpoint]\npath = \"state\"\n{rows}"))
+}
+
+#[test]
+fn a_run_goes_on_from_its_newest_checkpoint_and_reports_it() {
+    let folder = with_checkpoints();
+    let run = |more: &[&str]| folder.run(&[&["run", "pipeline.toml", "--report", "r.json"], more].concat());
+    run(&[]).expect(0, &["1 checkpoint, the last (1) of ", "reconciled: 5,000 rows in"]);
+    let report = json(&folder.path("r.json"));
+    let first = &report["checkpoints"];
+    assert_eq!((&first["last"], &first["count"], &first["recovered"]), (&1.into(), &1.into(), &Value::Null));
+    for figure in ["age_seconds", "duration_seconds", "bytes"] {
+        assert!(first[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}");
+    }
+
+    run(&[]).expect(0, &["went on from checkpoint 1; 5,000 rows before it are counted below, too", "0 rows/s"]);
+    let report = json(&folder.path("r.json"));
+    let recovered = &report["checkpoints"]["recovered"];
+    assert_eq!((&recovered["id"], &recovered["rows_in"]), (&1.into(), &5000.into()));
+    assert_eq!(recovered["is_final"], true);
+    assert_eq!((&report["rows"]["in"], &report["rows_per_second"]), (&5000.into(), &0.0.into()));
+    assert_eq!(report["reconciled"], true);
+
+    run(&["--from-checkpoint", "99"])
+        .expect(1, &["error: there is no checkpoint 99", "hint: `ringmill checkpoints list`"]);
+    run(&["--fresh"]).expect(0, &["1 checkpoint, the last (1) of "]);
+    assert_eq!(json(&folder.path("r.json"))["checkpoints"]["recovered"], Value::Null);
+}
+
+#[test]
+fn a_state_folder_has_one_owner() {
+    let folder = Folder::new(&format!("[checkpoint]\npath = \"state\"\n{ENDLESS}"));
+    let (mut child, mut stderr) = start(&folder);
+    until_shown(&folder, &mut child);
+    folder.run(&["run", "pipeline.toml"]).expect(1, &["error: ", "is in use by process "]);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("kill");
+    stderr.read_to_string(&mut String::new()).expect("output");
+    assert_eq!(child.wait().expect("wait").code(), Some(0));
+    // The drain took a last checkpoint, and it is not the end of the input.
+    let listed = folder.run(&["checkpoints", "list", "state", "--json"]);
+    let listed: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(listed[0]["is_final"], false, "{listed}");
 }
 
 #[test]

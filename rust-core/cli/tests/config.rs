@@ -9,7 +9,9 @@ use ringmill::config::schema::json_schema;
 use ringmill::config::text::Text;
 use ringmill::config::{Config, parse};
 use ringmill::machine::Machine;
-use ringmill_engine::plan::{NodeKind, OnError, PlanError, SinkSpec, SourceConnector};
+use ringmill_engine::plan::{
+    CheckpointSpec, NodeKind, OnError, PlanError, RestartSpec, SinkSpec, SourceConnector, StartFrom, Supervision,
+};
 use ringmill_engine::window::{Statistic, WindowKind};
 
 /// The form that was agreed on, word for word.
@@ -24,6 +26,7 @@ fn machine(cores: usize) -> Machine {
         search_path: Vec::new(),
         run_base: "/tmp".into(),
         worker_environment: Vec::new(),
+        failpoint: None,
     }
 }
 
@@ -320,6 +323,77 @@ fn functions_and_their_rings_are_checked() {
 }
 
 #[test]
+fn supervision_is_understood_and_has_defaults() {
+    let step = |keys: &str| {
+        around(
+            "kind = \"generator\"",
+            &format!("[steps.u]\nkind = \"udf\"\ninputs = [\"s\"]\nfunction = \"m:f\"\n{keys}"),
+        )
+    };
+    let supervision = |keys: &str| {
+        let NodeKind::Udf(udf) = node(&good(&step(keys)), "u").clone() else { panic!("a udf") };
+        udf.supervision
+    };
+    let restart = RestartSpec { deaths_max: 11, ..RestartSpec::default() };
+    let default = Supervision { retry_backoff_ns: 100_000_000, restart, ..Supervision::default() };
+    assert_eq!(supervision(""), default);
+    let keys = "timeout = \"30s\"\nmemory_limit = \"2GiB\"\nretries = 3\nretry_backoff = \"20ms\"\nrestart_backoff = \"20s\"\nrestarts_max = 0";
+    let expected = Supervision {
+        retries: 3,
+        retry_backoff_ns: 20_000_000,
+        timeout_ns: Some(30_000_000_000),
+        memory_bytes_max: Some(2 << 30),
+        // The longest wait is never shorter than the first.
+        restart: RestartSpec { backoff_ns: 20_000_000_000, backoff_ns_max: 20_000_000_000, deaths_max: 1, ..restart },
+    };
+    assert_eq!(supervision(keys), expected);
+    check(
+        &step(
+            "timeout = \"5ms\"\nmemory_limit = \"1MiB\"\nretries = -1\nretry_backoff = \"2h\"\nrestarts_max = \"many\"",
+        ),
+        &[
+            "p.toml:7:11: `timeout` must be at least 10ms",
+            "p.toml:8:16: `memory_limit` must be at least 64MiB (an interpreter with NumPy takes nearly that much before it has seen a row)",
+            "p.toml:9:11: `retries` must be between 0 and 1000",
+            "p.toml:10:17: `retry_backoff` must be at most 1h",
+            "p.toml:11:16: `restarts_max` is a string, but should be a whole number",
+        ],
+    );
+    check(
+        &step("retry_backoff = \"1s\""),
+        &["p.toml:7:1: `retry_backoff` has no effect without `retries` (add retries = 3, for example)"],
+    );
+}
+
+#[test]
+fn checkpoints_are_understood_and_have_defaults() {
+    let text = |keys: &str| format!("[checkpoint]\n{keys}\n{}", around("kind = \"generator\"", ""));
+    let spec = |keys: &str| good(&text(keys)).pipeline.checkpoint.expect("checkpoints");
+    let start = StartFrom::Newest;
+    let expected = |path: &str, interval_ns, keep| CheckpointSpec { path: path.into(), interval_ns, keep, start };
+    assert_eq!(spec("path = \"state\""), expected("/etc/mill/state", 5_000_000_000, 3));
+    let keys = "path = \"/var/lib/mill\"\ninterval = \"10ms\"\nkeep = 1";
+    assert_eq!(spec(keys), expected("/var/lib/mill", 10_000_000, 1));
+    assert!(good(&around("kind = \"generator\"", "")).pipeline.checkpoint.is_none());
+    check(
+        &text("interval = \"9ms\"\nkeep = 0"),
+        &[
+            "p.toml:1:2: `checkpoint` needs `path` (The pipeline's state folder, its own and nobody else's; relative to this file.)",
+            "p.toml:2:12: `interval` must be at least 10ms",
+            "p.toml:3:8: `keep` must be between 1 and 1000",
+        ],
+    );
+    check(&text("path = \"s\"\ninterval = \"25h\""), &["p.toml:3:12: `interval` must be at most 24h"]);
+    for path in [".", "..", "/etc", "../mill/"] {
+        let hint = "name a folder of its own, for example path = \"state\"";
+        check(
+            &text(&format!("path = \"{path}\"")),
+            &[&format!("p.toml:2:8: `path`: the pipeline file lies in this folder ({hint})")],
+        );
+    }
+}
+
+#[test]
 fn dangling_inputs_are_found_with_a_suggestion() {
     let sink = |input: &str| {
         format!(
@@ -371,11 +445,56 @@ fn names_are_checked_and_unique() {
 }
 
 #[test]
-fn two_sinks_cannot_write_one_file() {
-    let sink = "kind = \"file\"\ninputs = [\"s\"]\npath = \"o.csv\"\n";
+fn two_writers_cannot_share_a_place() {
+    const HEAD: &str = "[checkpoint]\npath = \"state\"\n[sources.s]\nkind = \"generator\"\n";
+    let sink = |name: &str, path: &str| {
+        format!("[sinks.{name}]\nkind = \"file\"\nformat = \"csv\"\ninputs = [\"s\"]\npath = \"{path}\"\n")
+    };
+    let cases = [
+        ("o.csv", "./x/../o.csv", "the sink `a` writes this file already"),
+        ("o.csv", "/etc/mill/o.csv", "the sink `a` writes this file already"),
+        ("out/", "out/", "the sink `a` writes this folder already"),
+        ("out/", "out", "the sink `a` writes this folder already"),
+        ("out/", "out/x.csv", "this lies in the folder that the sink `a` has for itself"),
+        ("out/x.csv", "out/", "the sink `a` writes into this folder already"),
+        ("o.csv", "state/", "[checkpoint] writes this folder already"),
+        ("o.csv", "state/o.csv", "this lies in the folder that [checkpoint] has for itself"),
+        ("o.csv", "./", "[checkpoint] writes into this folder already"),
+    ];
+    for (first, second, message) in cases {
+        let text = [HEAD, &sink("a", first), &sink("b", second)].concat();
+        check(&text, &[&format!("p.toml:14:8: {message}")]);
+    }
+    good(&[HEAD, &sink("a", "out/"), &sink("b", "out.csv"), &sink("c", "out2/")].concat());
+}
+
+#[test]
+fn sinks_may_share_a_database_but_no_table() {
+    let sink = |name: &str, table: &str| {
+        format!("[sinks.{name}]\nkind = \"sqlite\"\ninputs = [\"s\"]\npath = \"o.db\"\ntable = \"{table}\"\n")
+    };
+    let text = |first: &str, second: &str| {
+        ["[sources.s]\nkind = \"generator\"\n", &sink("a", first), &sink("b", second)].concat()
+    };
+    let config = good(&text("Readings", "alerts"));
+    let NodeKind::Sink(SinkSpec::Sqlite { path, table }) = node(&config, "a") else { panic!("a table") };
+    assert_eq!((path.as_path(), table.as_str()), (Path::new("/etc/mill/o.db"), "Readings"));
     check(
-        &format!("[sources.s]\nkind = \"generator\"\n[sinks.a]\n{sink}[sinks.b]\n{sink}"),
-        &["p.toml:10:8: the sink `a` writes this file already"],
+        &text("readings", "Readings"),
+        &["p.toml:11:8: the sink `a` writes the table `Readings` of this database already"],
+    );
+    let reserved = "names that begin with sqlite_ or ringmill_ are";
+    check(
+        &text("SQLite_x", "ringmill_epochs"),
+        &[
+            &format!("p.toml:7:9: `table`: `SQLite_x` is reserved: {reserved}"),
+            &format!("p.toml:12:9: `table`: `ringmill_epochs` is reserved: {reserved}"),
+        ],
+    );
+    let file = sink("b", "x").replace("sqlite", "file").replace("table = \"x\"", "format = \"csv\"");
+    check(
+        &["[sources.s]\nkind = \"generator\"\n", &sink("a", "x"), &file].concat(),
+        &["p.toml:11:8: the sink `a` writes this file already"],
     );
 }
 

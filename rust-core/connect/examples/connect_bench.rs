@@ -95,7 +95,7 @@ fn generators() {
     ];
     for (what, spec) in cases {
         let mut batch = batch(&spec.schema().unwrap(), 4096);
-        let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
         let start = partition.position();
         measure(what, ROWS, 0, || {
             partition.seek(&start).unwrap();
@@ -110,7 +110,7 @@ fn encoders_and_checksum() {
     let spec = sensors(4096, None);
     let schema = spec.schema().unwrap();
     let mut filled = batch(&schema, 8192);
-    let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
     let mut context = PollContext {
         now_ns: 0,
         event_time: None,
@@ -159,7 +159,7 @@ fn file_source(format: Format, text: &[u8], fields: Vec<FieldSpec>, rows: u64, w
     let schema = spec.schema().unwrap();
     let mut batch = batch(&schema, 1024);
     measure(what, rows, text.len() as u64, || {
-        let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
         let mut seen = 0;
         drain(&mut *partition, &mut batch, |batch| seen += u64::from(batch.rows()));
         assert_eq!(seen, rows);

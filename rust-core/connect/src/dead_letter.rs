@@ -25,8 +25,10 @@ pub trait DeadLetters {
     fn push(&mut self, letter: &DeadLetter<'_>);
 }
 
-/// The columns of every `NAME.dead_letters` stream: `origin`, `reason`, `detail`, `partition`, `offset`, `record` (the
-/// bytes, if they are valid UTF-8) and `record_bytes` (otherwise).
+/// The columns of every `NAME.dead_letters` stream: `origin`, `reason` (of a function's row the exception, or how the
+/// worker died of it), `detail` (the traceback), `partition`, `offset`, `record` (the bytes, if they are valid UTF-8; of a
+/// function's row its columns as JSON), `record_bytes` (otherwise) and `attempts` (how often the function was given the
+/// row).
 pub fn dead_letter_schema() -> Arc<Schema> {
     let field = |name: &str, data_type, nullable| Field { name: name.to_owned(), data_type, nullable };
     let fields = vec![
@@ -37,6 +39,7 @@ pub fn dead_letter_schema() -> Arc<Schema> {
         field("offset", DataType::UInt64, true),
         field("record", DataType::Utf8, true),
         field("record_bytes", DataType::Binary, true),
+        field("attempts", DataType::UInt32, true),
     ];
     Arc::new(Schema::new(fields).expect("the names are distinct"))
 }

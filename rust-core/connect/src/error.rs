@@ -103,6 +103,40 @@ pub enum ConnectError {
         /// why
         reason: String,
     },
+    /// A sink's target, or what was staged for it, is not as the checkpoint left it.
+    #[error("{name}: {reason}")]
+    Target {
+        /// the target, or the staged file
+        name: String,
+        /// what differs
+        reason: String,
+    },
+    /// A sink was asked to show an epoch that it has not made durable.
+    #[error("{name} cannot commit epoch {epoch}: it has not been made durable")]
+    NotStaged {
+        /// the target
+        name: String,
+        /// the epoch
+        epoch: u64,
+    },
+    /// A database refused.
+    #[error("cannot write {name}: {reason}")]
+    Database {
+        /// the database's file
+        name: String,
+        /// its words
+        reason: String,
+        /// what kind of refusal it is
+        fault: Fault,
+    },
+    /// A source is not as the checkpoint left it.
+    #[error("partition {partition} cannot continue from the checkpoint: {reason}")]
+    Resume {
+        /// the partition
+        partition: String,
+        /// what is gone or differs
+        reason: String,
+    },
     /// A generator's event time ran past what 64 bits of nanoseconds hold.
     #[error(
         "the generator's event time ran past the year 2262 at row {row}: more keys, a shorter period or an earlier start help"
@@ -113,14 +147,61 @@ pub enum ConnectError {
     },
 }
 
+/// Kinds of refusals by a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// there is no room
+    OutOfSpace,
+    /// somebody else holds a lock, or a read or write failed: the same may succeed later
+    Transient,
+    /// anything else
+    Permanent,
+}
+
 impl ConnectError {
     /// Whether what was asked for is wrong, rather than something that failed while running.
     pub fn is_configuration(&self) -> bool {
-        !matches!(self, ConnectError::Read { .. } | ConnectError::Write { .. } | ConnectError::EventTime { .. })
+        use ConnectError as E;
+        !matches!(
+            self,
+            E::Read { .. }
+                | E::Write { .. }
+                | E::Target { .. }
+                | E::NotStaged { .. }
+                | E::Database { .. }
+                | E::EventTime { .. }
+        )
     }
 
     /// Whether the reader of our output went away (`ringmill run … | head`).
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, ConnectError::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether a disk or a quota is full: the same call may succeed when there is room again.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            ConnectError::Write { source, .. } | ConnectError::Open { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            ConnectError::Database { fault, .. } => *fault == Fault::OutOfSpace,
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed later: no room, an input/output error, a lock that somebody else holds.
+    pub fn is_transient(&self) -> bool {
+        if self.is_out_of_space() {
+            return true;
+        }
+        match self {
+            ConnectError::Write { source, .. } | ConnectError::Open { source, .. } => {
+                let kinds = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+                kinds.contains(&source.kind())
+                    || matches!(source.raw_os_error(), Some(libc::EIO | libc::ENOMEM | libc::ENFILE | libc::EMFILE))
+            }
+            ConnectError::Database { fault, .. } => *fault == Fault::Transient,
+            _ => false,
+        }
     }
 }

@@ -5,6 +5,9 @@
 //! [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
 //! the null sink is a [`Checksum`].
 //!
+//! A source says by [`Replay`] whether it can continue from a checkpoint, a sink by [`Promise`] what a recovery does to
+//! its output; one that comes only once is read through a [`Journal`]. How rows are shown exactly once stands in [`Writer`]'s module.
+//!
 //! Guarantees: no call blocks the thread that polls (FIFOs and standard input are read by threads of their own);
 //! steady-state polling and encoding allocate nothing; no input can cause a panic; every record of the input becomes
 //! exactly one row or one [`DeadLetter`].
@@ -12,14 +15,20 @@
 //! It does not know windows, rings or configuration files.
 
 mod dead_letter;
+mod disk;
 mod error;
 mod field;
 mod file;
 mod formats;
 mod generator;
+mod journal;
+#[cfg(test)]
+mod model_tests;
 mod null;
 mod pace;
 mod partition;
+mod sqlite;
+mod staging;
 mod stdin;
 mod stdout;
 #[cfg(test)]
@@ -28,16 +37,19 @@ mod text;
 mod writer;
 
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
-pub use error::ConnectError;
+pub use error::{ConnectError, Fault};
 pub use field::{FieldSpec, schema_of};
-pub use file::{FileSpec, FileWriter, Order};
+pub use file::{FileSink, FileSpec, Order};
 pub use formats::{Encoder, Format, encoder};
 pub use generator::{GeneratorSpec, Shape};
+pub use journal::Journal;
 pub use null::Checksum;
-pub use partition::{Partition, Partitions, Poll, PollContext, Position, Waker};
+pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
+pub use sqlite::SqliteSink;
+pub use staging::{Sealed, StagePoints, StagingLog};
 pub use stdin::StdinSpec;
-pub use stdout::StdoutWriter;
-pub use writer::Writer;
+pub use stdout::StdoutSink;
+pub use writer::{Promise, Transactions, Writer};
 
 /// Longest record that a text source takes, unless its spec says otherwise.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;

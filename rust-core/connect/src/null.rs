@@ -27,6 +27,11 @@ impl Checksum {
         Checksum::default()
     }
 
+    /// One that has seen so many rows and came to that value.
+    pub fn resume(rows: u64, value: u64) -> Checksum {
+        Checksum { rows, sum: value }
+    }
+
     /// Rows seen.
     pub fn rows(&self) -> u64 {
         self.rows

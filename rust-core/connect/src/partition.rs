@@ -7,16 +7,85 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ConnectError, DeadLetters};
 
-/// Where a partition stands: what it has consumed so far. [`Partition::seek`] continues behind it.
+/// Where a partition stands: what it has consumed so far. [`Partition::seek`] continues behind it; a source opened with
+/// it as a [`Resume`] does, and checks before that it is still the same source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// the file that `offset` belongs to, where one partition runs through several (`order = "sequential"`)
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_text")]
-    pub file: Option<Arc<str>>,
     /// bytes of the (decompressed) content; for the generator the index of the next row
     pub offset: u64,
     /// records consumed so far: rows and dead letters
     pub rows: u64,
+    /// the file that `offset` belongs to, where one partition runs through several (`order = "sequential"`)
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_text")]
+    pub file: Option<Arc<str>>,
+    /// all files of such a partition, in their order
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// by which the file is known again
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<FileIdentity>,
+    /// of a generator: which of its rows the partition has
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+    /// of a journaled stream whose format has one: the header by which what follows `offset` is read
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_text")]
+    pub header: Option<Arc<str>>,
+}
+
+/// By what a file is known again whose path has stayed the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// its number in the file system
+    pub inode: u64,
+    /// so many of its first bytes, as they are on the disk, are summed up: at most 4,096
+    pub head_bytes: u64,
+    /// their checksum
+    pub head_crc32c: u32,
+}
+
+/// A partition of a generator: every `of`-th key, and what the rows are made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// the first key
+    pub index: u64,
+    /// partitions in all
+    pub of: u64,
+    /// everything that decides what row `i` is
+    pub stream: String,
+}
+
+/// Whether a source can read again what it has read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// It continues from any position of a checkpoint.
+    Seekable,
+    /// It comes only once, and is kept in a [`Journal`](crate::Journal) for as long as a checkpoint may need it.
+    Journaled,
+    /// What was read and is not in a checkpoint is lost with the process.
+    Lost,
+}
+
+/// A partition of the checkpoint that a source continues from.
+#[derive(Debug, Clone, Copy)]
+pub struct Resume<'a> {
+    /// what [`Partition::name`] said
+    pub name: &'a str,
+    /// what [`Partition::position`] said
+    pub position: &'a serde_json::Value,
+    /// it was read to its end
+    pub ended: bool,
+}
+
+impl Resume<'_> {
+    /// The position in it.
+    pub(crate) fn position(&self) -> Result<Position, ConnectError> {
+        Position::deserialize(self.position)
+            .map_err(|error| self.refuse(format!("its position {} is not understood: {error}", self.position)))
+    }
+
+    pub(crate) fn refuse(&self, reason: String) -> ConnectError {
+        ConnectError::Resume { partition: self.name.to_owned(), reason }
+    }
 }
 
 /// What a poll came to. Whatever it is, rows may have been written, and dead letters pushed, before.
@@ -50,7 +119,7 @@ pub struct PollContext<'a> {
 
 /// A slice of a source, polled by the one shard that owns it.
 pub trait Partition: Send {
-    /// What logs, metrics and dead letters call it.
+    /// What logs, metrics, dead letters and checkpoints call it; unique within its source.
     fn name(&self) -> &str;
 
     /// Appends rows to `out` (which is open) and returns without ever waiting.
@@ -61,6 +130,11 @@ pub trait Partition: Send {
 
     /// Continues behind `position`; refused by sources that cannot go back.
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError>;
+
+    /// No checkpoint that is kept needs anything before `position` any more: a journal may forget it. Never waits.
+    fn acknowledge(&mut self, position: &Position) {
+        let _ = position;
+    }
 }
 
 /// Called from any thread when an idle partition has something to read.

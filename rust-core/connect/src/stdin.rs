@@ -2,12 +2,20 @@
 
 use std::{io, sync::Arc};
 
+use nix::fcntl::FcntlArg;
 use ringmill_wire::Schema;
 
 use crate::{
-    ConnectError, FieldSpec, Format, Partitions, Waker, schema_of,
-    text::{TextOptions, TextPartition},
+    ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker,
+    journal::Journaled,
+    schema_of,
+    text::{self, Content, TextOptions, TextPartition},
 };
+
+/// The only partition.
+const NAME: &str = "stdin";
+/// As much as a pipe may hold without privileges.
+const PIPE_BYTES: i32 = 1 << 20;
 
 /// Standard input as a source: one partition, on shard 0. Plain, gzip or zstd is told by its first bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,12 +36,37 @@ impl StdinSpec {
         schema_of(&self.fields)
     }
 
-    /// Starts to read standard input. A CSV header that lacks a field is found when it has come, at a poll.
-    pub fn open(&self, _shards: usize, wakers: &[Waker]) -> Result<Partitions, ConnectError> {
-        self.read_from(io::stdin(), wakers)
+    /// A stream comes only once; with checkpoints it is opened with a journal.
+    pub fn replay(&self) -> Replay {
+        Replay::Journaled
     }
 
-    fn read_from(&self, read: impl io::Read + Send + 'static, wakers: &[Waker]) -> Result<Partitions, ConnectError> {
+    /// Reads standard input from the first poll on. A CSV header that lacks a field is found when it has come, at a
+    /// poll.
+    ///
+    /// With a journal, what it holds behind the checkpoint's position comes first; a journal that does not hold it is
+    /// refused here. What comes in then is taken as new. Without one, positions are counted anew.
+    pub fn open(
+        &self,
+        wakers: &[Waker],
+        journal: Option<&Journal>,
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        let open = || {
+            // What cannot be made larger is read all the same.
+            let _ = nix::fcntl::fcntl(io::stdin(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+            text::of_stream(io::stdin())
+        };
+        self.open_with(open, wakers, journal, resume)
+    }
+
+    fn open_with(
+        &self,
+        open: impl FnOnce() -> io::Result<Content> + Send + 'static,
+        wakers: &[Waker],
+        journal: Option<&Journal>,
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
         let options = TextOptions {
             format: self.format,
             fields: self.fields.clone(),
@@ -41,7 +74,19 @@ impl StdinSpec {
             record_bytes_max: self.record_bytes_max,
         };
         let waker = wakers.first().cloned().unwrap_or_else(|| Arc::new(|| {}));
-        let partition = TextPartition::of_stream("stdin", &options, read, waker)?;
+        let partition = match journal {
+            None => TextPartition::of_stream(NAME, &options, open, waker)?,
+            Some(journal) => {
+                let journaled = Journaled::new(journal, self.record_bytes_max, open);
+                let mut partition = TextPartition::of_journal(NAME, &options, journaled, waker)?;
+                if !journal.is_emptied {
+                    let earlier = resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == NAME));
+                    let position = earlier.map(Resume::position).transpose()?.unwrap_or_default();
+                    partition.resume_journal(&position)?;
+                }
+                partition
+            }
+        };
         Ok(vec![(0, Box::new(partition))])
     }
 }

@@ -106,10 +106,18 @@ pub(crate) fn read_all(
     Ok((String::from_utf8(out).unwrap(), letters.taken))
 }
 
+/// The names in a folder, sorted.
+pub(crate) fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 pub(crate) fn checksum(spec: &GeneratorSpec, shards: usize, rows_max: u32) -> Checksum {
     let schema = spec.schema().unwrap();
     let mut sum = Checksum::new();
-    for (_, mut partition) in spec.open(shards, &[]).unwrap() {
+    for (_, mut partition) in spec.open(shards, &[], None).unwrap() {
         let mut own = Checksum::new();
         drain(&mut *partition, &schema, rows_max, &mut Letters::default(), |batch| {
             own.update(&batch.view(), 0..batch.rows() as usize);

@@ -110,7 +110,7 @@ fn generating_encoding_and_summing_up_allocate_nothing() {
     for shape in [Shape::Sensors, Shape::Ticks] {
         let spec = GeneratorSpec { shape, keys: 100, rows: Some(50_000), ..GeneratorSpec::default() };
         let schema = spec.schema().unwrap();
-        let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
         assert_eq!(allocations(&mut *partition, &schema, &[Format::Json, Format::Csv], 2), 0);
     }
 }
@@ -150,7 +150,7 @@ fn reading_files_allocates_nothing_also_with_escapes_lists_and_binary() {
             record_bytes_max: RECORD_BYTES_MAX,
         };
         let schema = spec.schema().unwrap();
-        let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
         assert_eq!(allocations(&mut *partition, &schema, formats, 5), 0, "{format:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use ringmill_connect::ConnectError;
 use ringmill_ring::RingError;
+use ringmill_state::StateError;
 use ringmill_wire::WireError;
 
 use crate::window::StateFull;
@@ -71,8 +72,8 @@ pub enum EngineError {
         /// The rule it broke.
         violation: String,
     },
-    /// A function raised and the step says `on_error = "stop"`.
-    #[error("{step}: the function failed on batch {batch} ({rows} rows): {error}")]
+    /// A function failed and the step says `on_error = "stop"`.
+    #[error("{step}: the function failed on row {row} of the {rows} of batch {batch}: {error}; the row: {record}")]
     Udf {
         /// The step.
         step: String,
@@ -80,9 +81,23 @@ pub enum EngineError {
         batch: u64,
         /// Its rows.
         rows: u32,
-        /// `ValueError: …`.
+        /// The row, counted from 1, for which the function failed though it stood alone.
+        row: u32,
+        /// The beginning of the row, as JSON.
+        record: String,
+        /// `ValueError: …`, or how the worker died of it.
         error: String,
         /// The Python traceback.
+        traceback: Option<String>,
+    },
+    /// All workers of a step died so often that none is started again.
+    #[error("{step}: no worker is left: {workers}")]
+    WorkersFailed {
+        /// The step.
+        step: String,
+        /// Each worker of the shard with its deaths and its last reasons.
+        workers: String,
+        /// The traceback of the last one, if there is one.
         traceback: Option<String>,
     },
     /// A window's state outgrew `state_memory`.
@@ -92,6 +107,55 @@ pub enum EngineError {
         step: String,
         /// Bytes needed and allowed.
         error: StateFull,
+    },
+    /// A function's per-key state outgrew `state_memory`.
+    #[error(
+        "{step}: per-key state needs {needed} bytes and may take {allowed} in this shard; raise state_memory or use fewer \
+         distinct keys"
+    )]
+    KeyedState {
+        /// The step.
+        step: String,
+        /// Bytes that it would take.
+        needed: u64,
+        /// Bytes that it may take.
+        allowed: u64,
+    },
+    /// A class could not give out what it has learnt, or take it back.
+    #[error("{step}: {method} failed: {error}")]
+    Keep {
+        /// The step.
+        step: String,
+        /// `snapshot()` or `restore()`.
+        method: &'static str,
+        /// `ValueError: …`
+        error: String,
+        /// The Python traceback.
+        traceback: Option<String>,
+    },
+    /// State in a checkpoint cannot be taken back by the node that wrote it.
+    #[error("{node}: its state in the checkpoint cannot be read: {reason}")]
+    Unfit {
+        /// The node.
+        node: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The run cannot begin where it is to begin.
+    #[error("{message}")]
+    Recovery {
+        /// What is in the way.
+        message: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Durable state cannot be written or read.
+    #[error("cannot {action}: {error}")]
+    Durable {
+        /// What was tried.
+        action: String,
+        /// What the state layer said.
+        error: StateError,
     },
     /// One row is larger than a whole micro-batch.
     #[error(
@@ -123,8 +187,19 @@ impl EngineError {
     /// The Python traceback that belongs to the error, if any.
     pub fn traceback(&self) -> Option<&str> {
         match self {
-            Self::WorkerStart { traceback, .. } | Self::Udf { traceback, .. } => traceback.as_deref(),
+            Self::WorkerStart { traceback, .. }
+            | Self::Udf { traceback, .. }
+            | Self::Keep { traceback, .. }
+            | Self::WorkersFailed { traceback, .. } => traceback.as_deref(),
             Self::Describe { stderr, .. } if !stderr.is_empty() => Some(stderr),
+            _ => None,
+        }
+    }
+
+    /// What to do about it, where the error itself knows.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Recovery { hint, .. } => Some(hint),
             _ => None,
         }
     }

@@ -6,18 +6,24 @@
 //!
 //! It reads no configuration and no environment, prints nothing, and never exits the process.
 
+pub mod checkpoint;
 pub mod describe;
 mod error;
 pub mod expression;
 pub mod metrics;
 mod nearest;
 pub mod plan;
+#[cfg(test)]
+mod random;
 pub mod rundir;
 mod runtime;
 mod time;
 pub mod window;
 
 pub use error::EngineError;
-pub use metrics::{Control, NodeCounts, Snapshot, Stage, WorkerSnapshot, latency_histogram};
+pub use metrics::{
+    CheckpointFigures, Control, NodeCounts, RecoveredFrom, Snapshot, Stage, WorkerCondition, WorkerSnapshot,
+    latency_histogram,
+};
 pub use plan::Plan;
 pub use runtime::{Summary, memory_budget, run};

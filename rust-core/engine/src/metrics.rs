@@ -4,13 +4,14 @@
 //! full one (a pointer exchange); merging happens on the watcher's thread. So watching costs the hot path one
 //! try-lock every 100 ms and no copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use ringmill_ring::monotonic_ns;
+use ringmill_state::{RetainedReader, RetainedStore, StateError};
 
 use crate::error::EngineError;
 
@@ -130,6 +131,32 @@ pub struct NodeCounts {
     pub held_up_ns: u64,
 }
 
+/// Whether a worker works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkerCondition {
+    /// Its process runs and is not ready yet.
+    #[default]
+    Starting,
+    /// It answers batches.
+    Running,
+    /// It is dead and will be started again.
+    Restarting,
+    /// It died so often that it is not started again.
+    Failed,
+}
+
+impl WorkerCondition {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// A worker as the core sees it.
 #[derive(Debug, Default)]
 pub struct WorkerSnapshot {
@@ -149,6 +176,10 @@ pub struct WorkerSnapshot {
     pub busy_ns: u64,
     /// Whether the process lives.
     pub alive: bool,
+    /// Whether it works.
+    pub state: WorkerCondition,
+    /// How often it was started again.
+    pub restarts: u64,
 }
 
 /// `clone_from` keeps the room that the name takes, so that posting figures allocates nothing.
@@ -170,7 +201,7 @@ macro_rules! clone_in_place {
     };
 }
 clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, checksum, held_up_ns });
-clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive });
+clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive, state, restarts });
 
 /// The state of a run at one moment.
 #[derive(Clone)]
@@ -193,6 +224,44 @@ pub struct Snapshot {
     pub state_bytes: u64,
     /// The node that made its producers wait longest, if any did for more than 1 % of the time.
     pub bound: Option<String>,
+    /// What keeps the run from going on now and is waited out, for people; empty: nothing.
+    pub paused: Vec<String>,
+    /// How the checkpoints go; `None`: there are none.
+    pub checkpoint: Option<CheckpointFigures>,
+}
+
+/// How the checkpoints of a run go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointFigures {
+    /// The last one, also of an earlier run; 0: there is none yet.
+    pub epoch: u64,
+    /// How long ago its rows were committed; `None`: not in this run.
+    pub age: Option<Duration>,
+    /// From the start of its barrier until all sinks had committed it.
+    pub duration: Duration,
+    /// Bytes of the files that it names.
+    pub bytes: u64,
+    /// How many were taken in this run.
+    pub count: u64,
+    /// How often something had to be tried again, for example for lack of space.
+    pub failures: u64,
+    /// What is being waited for, for people.
+    pub state: String,
+    /// Where the run began; `None`: at the beginning.
+    pub recovered: Option<RecoveredFrom>,
+}
+
+/// The checkpoint that a run began with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredFrom {
+    /// Its number.
+    pub epoch: u64,
+    /// When it was written, milliseconds since 1970.
+    pub created_ms: u64,
+    /// All input there was at that time is in it.
+    pub is_final: bool,
+    /// Records that all sources had read before; [`Snapshot::rows_in`] counts them, too.
+    pub rows_in: u64,
 }
 
 /// What a shard publishes about itself; the shard writes, watchers read.
@@ -272,6 +341,19 @@ pub struct Control {
     mailboxes: Mutex<Vec<std::sync::Arc<Mailbox>>>,
     collected: Mutex<Collected>,
     wakers: Mutex<Vec<ringmill_connect::Waker>>,
+    /// By who cannot go on.
+    paused: Mutex<BTreeMap<String, String>>,
+    checkpoint: Mutex<Option<CheckpointBoard>>,
+    /// By step; each belongs to its sink.
+    retained: Mutex<BTreeMap<String, std::sync::Weak<RetainedStore>>>,
+}
+
+/// What the checkpoint thread publishes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckpointBoard {
+    pub figures: CheckpointFigures,
+    /// When the last checkpoint of this run was committed; monotonic nanoseconds.
+    pub committed_ns: Option<u64>,
 }
 
 #[derive(Default)]
@@ -291,6 +373,16 @@ impl Control {
     pub fn request_abort(&self) {
         self.abort.store(true, Ordering::Release);
         self.wake_all();
+    }
+
+    /// The retained results of a step, as they are now; `None` before its sink was opened and after it has ended.
+    pub fn retained(&self, step: &str) -> Option<Result<RetainedReader, StateError>> {
+        let store = lock(&self.retained).get(step)?.upgrade()?;
+        Some(store.reader())
+    }
+
+    pub(crate) fn show_retained(&self, step: &str, store: &std::sync::Arc<RetainedStore>) {
+        lock(&self.retained).insert(step.to_owned(), std::sync::Arc::downgrade(store));
     }
 
     /// Whether the run is over.
@@ -327,6 +419,26 @@ impl Control {
 
     fn wake_all(&self) {
         lock(&self.wakers).iter().for_each(|wake| wake());
+    }
+
+    /// `who` cannot go on and keeps trying.
+    pub(crate) fn pause(&self, who: &str, reason: &str) {
+        lock(&self.paused).insert(who.to_owned(), reason.to_owned());
+    }
+
+    /// `who` goes on.
+    pub(crate) fn resume(&self, who: &str) {
+        lock(&self.paused).remove(who);
+    }
+
+    pub(crate) fn set_checkpoint(&self, board: CheckpointBoard) {
+        *lock(&self.checkpoint) = Some(board);
+    }
+
+    fn checkpoint(&self) -> Option<CheckpointFigures> {
+        let board = lock(&self.checkpoint).clone()?;
+        let age = board.committed_ns.map(|at_ns| Duration::from_nanos(monotonic_ns().saturating_sub(at_ns)));
+        Some(CheckpointFigures { age, ..board.figures })
     }
 
     pub(crate) fn add_mailbox(&self) -> std::sync::Arc<Mailbox> {
@@ -407,6 +519,8 @@ impl Control {
             nodes,
             workers,
             state_bytes,
+            paused: lock(&self.paused).values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            checkpoint: self.checkpoint(),
         }
     }
 }

@@ -5,18 +5,21 @@
 //! configuration it belongs to. It reads no files and no environment; the caller gives it the UDFs' descriptions.
 
 mod build;
+pub mod dead_letter_store;
+pub mod retained;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringmill_connect::{FileSpec, Format, GeneratorSpec, StdinSpec};
+use ringmill_connect::{FileSink, FileSpec, Format, GeneratorSpec, Promise, Replay, SqliteSink, StdinSpec, StdoutSink};
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::window::WindowSpec;
+use retained::RetainedSpec;
 
 /// Which of a node's streams is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +93,17 @@ pub enum SourceConnector {
     Stdin(StdinSpec),
 }
 
+impl SourceConnector {
+    /// Whether it can be read again from a checkpoint's positions. Files are looked at.
+    pub fn replay(&self) -> Replay {
+        match self {
+            SourceConnector::Generator(spec) => spec.replay(),
+            SourceConnector::File(spec) => spec.replay(),
+            SourceConnector::Stdin(spec) => spec.replay(),
+        }
+    }
+}
+
 /// What happens to a batch for which the function raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +114,40 @@ pub enum OnError {
     Skip,
     /// The rows go to the step's dead letters.
     DeadLetter,
+}
+
+/// When and how often a dead worker is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartSpec {
+    /// Wait before the second start in a row (the first follows at once); doubled each time, with jitter.
+    pub backoff_ns: u64,
+    /// Longest wait.
+    pub backoff_ns_max: u64,
+    /// So many deaths within `window_ns` and the worker is FAILED: it is not started again.
+    pub deaths_max: u32,
+    /// See `deaths_max`.
+    pub window_ns: u64,
+}
+
+impl Default for RestartSpec {
+    fn default() -> Self {
+        Self { backoff_ns: 100_000_000, backoff_ns_max: 10_000_000_000, deaths_max: 10, window_ns: 60_000_000_000 }
+    }
+}
+
+/// How the workers of a step are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Supervision {
+    /// How often a batch is tried again for which the function raised, before `on_error` decides.
+    pub retries: u32,
+    /// Wait before the first retry; doubled each time.
+    pub retry_backoff_ns: u64,
+    /// A batch that takes longer is hung: its worker is killed. `None`: never.
+    pub timeout_ns: Option<u64>,
+    /// Most memory a worker may take; `None`: what the machine has.
+    pub memory_bytes_max: Option<u64>,
+    /// How its workers are started again.
+    pub restart: RestartSpec,
 }
 
 /// A Python function and how it is run.
@@ -119,10 +167,25 @@ pub struct UdfSpec {
     pub variable_bytes: u32,
     /// Slots of each worker's ring (a power of two).
     pub slots: u32,
-    /// What a failed batch leads to.
+    /// What rows lead to for which the function failed, or whose worker died, also when they stood alone.
     pub on_error: OnError,
+    /// How its workers are watched.
+    pub supervision: Supervision,
+    /// Columns by which the state of `@rm.udf(state=…)` is kept; empty: the function keeps none.
+    pub key: Vec<String>,
     /// What the function said about itself; see [`crate::describe`].
     pub description: UdfDescription,
+}
+
+/// What `@rm.udf` stands before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UdfKind {
+    /// A function: it keeps nothing.
+    #[default]
+    Function,
+    /// A class: what it keeps in `self` lives as long as its worker.
+    Class,
 }
 
 /// What a Python function says about itself (`python -m ringmill.describe`).
@@ -133,6 +196,9 @@ pub struct UdfDescription {
     /// Declared version.
     #[serde(default)]
     pub version: u32,
+    /// Whether it keeps something from batch to batch.
+    #[serde(default)]
+    pub kind: UdfKind,
     /// `columns`: arguments are column names; `batch`: one `rm.Batch`.
     pub mode: String,
     /// Columns it asks for (empty in batch mode).
@@ -142,6 +208,35 @@ pub struct UdfDescription {
     pub accepts: Option<BTreeMap<String, Vec<DataType>>>,
     /// Columns it returns.
     pub outputs: Vec<Field>,
+    /// Columns that are kept for each key: given with the arguments, returned after the outputs.
+    #[serde(default)]
+    pub state: Vec<StateField>,
+    /// Whether it is a class with `snapshot()` and `restore()`.
+    #[serde(default)]
+    pub snapshot: bool,
+}
+
+/// A column of per-key state, of fixed width and never null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateField {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// What a key begins with: the value's bytes as they lie in memory, hexadecimal.
+    pub initial: String,
+}
+
+impl StateField {
+    /// `initial` as a word; `None` if it does not fit the type.
+    pub fn initial_word(&self) -> Option<u64> {
+        let width = self.data_type.width()?;
+        if self.initial.len() != 2 * width || !self.initial.is_ascii() {
+            return None;
+        }
+        let bytes = (0..width).map(|at| u8::from_str_radix(&self.initial[2 * at..2 * at + 2], 16).ok());
+        bytes.rev().try_fold(0, |word, byte| Some(word << 8 | u64::from(byte?)))
+    }
 }
 
 /// A row filter.
@@ -163,11 +258,47 @@ pub enum SinkSpec {
         /// Text format.
         format: Format,
     },
+    /// A table of an SQLite database.
+    Sqlite {
+        /// The database's file.
+        path: PathBuf,
+        /// The table; created if it is not there.
+        table: String,
+    },
+    /// The store of a step's retained results; see [`retained`].
+    Retained(RetainedSpec),
     /// Standard output.
     Stdout {
         /// Text format.
         format: Format,
     },
+}
+
+impl SinkSpec {
+    /// What its rows are encoded as; `None`: they are not.
+    pub fn format(&self) -> Option<Format> {
+        match self {
+            SinkSpec::Null => None,
+            SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => Some(*format),
+            SinkSpec::Sqlite { .. } | SinkSpec::Retained(_) => Some(Format::Json),
+        }
+    }
+
+    /// What it promises for a run with checkpoints.
+    pub fn promise(&self) -> Promise {
+        match self {
+            SinkSpec::Null | SinkSpec::Retained(_) => Promise::ExactlyOnce,
+            SinkSpec::File { path, format } => FileSink { path: path.clone(), format: *format }.promise(),
+            SinkSpec::Sqlite { path, table } => SqliteSink { path: path.clone(), table: table.clone() }.promise(),
+            SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
+        }
+    }
+
+    /// Whether what it showed cannot be taken back when a run goes on from an older checkpoint. A null sink shows
+    /// nothing.
+    pub fn is_bound(&self) -> bool {
+        !matches!(self, SinkSpec::Null) && self.promise() == Promise::ExactlyOnce
+    }
 }
 
 /// A resolved node.
@@ -187,6 +318,31 @@ pub struct Node {
     pub event_time: Option<String>,
 }
 
+/// Where a run begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartFrom {
+    /// At the newest sound checkpoint; at the beginning if there is none.
+    #[default]
+    Newest,
+    /// At the beginning; earlier checkpoints are deleted.
+    Beginning,
+    /// At this checkpoint.
+    Checkpoint(u64),
+}
+
+/// Checkpoints of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSpec {
+    /// The pipeline's state folder.
+    pub path: PathBuf,
+    /// From the start of one checkpoint to the start of the next.
+    pub interval_ns: u64,
+    /// How many are kept, at least one.
+    pub keep: usize,
+    /// Where the run begins.
+    pub start: StartFrom,
+}
+
 /// A whole pipeline, checked and ready to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -202,6 +358,8 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// Most bytes that all windows' state may take, over all shards.
     pub state_bytes_max: u64,
+    /// Checkpoints; `None`: there are none, and a run that dies begins anew.
+    pub checkpoint: Option<CheckpointSpec>,
     /// Folder under which the run shows itself to `ringmill inspect`; `None`: it does not.
     pub run_base: Option<PathBuf>,
     /// Variables that workers get besides those of this process.
@@ -221,6 +379,8 @@ pub struct PipelineSpec {
     pub cpus: Vec<usize>,
     /// Most bytes of window state.
     pub state_bytes_max: u64,
+    /// Checkpoints; `None`: there are none, and a run that dies begins anew.
+    pub checkpoint: Option<CheckpointSpec>,
     /// Folder under which the run shows itself to `ringmill inspect`; `None`: it does not.
     pub run_base: Option<PathBuf>,
     /// Variables that workers get besides those of this process.

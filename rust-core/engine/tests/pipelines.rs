@@ -20,6 +20,7 @@ fn pipeline(shards: usize) -> PipelineSpec {
         state_bytes_max: 1 << 30,
         run_base: None,
         worker_environment: Vec::new(),
+        checkpoint: None,
     }
 }
 

@@ -5,59 +5,11 @@
 
 mod window_support;
 
-use ringmill_engine::window::{WindowKind, WindowSpec};
+use ringmill_engine::window::WindowKind;
 use window_support::oracle::Oracle;
-use window_support::{Driver, Random, Row, random_row, spec, statistics_of};
+use window_support::{Driver, Random, Row, number, random_row, random_spec};
 
 const MS: i64 = 1_000_000;
-const AGGREGATES: [&str; 20] = [
-    "count()",
-    "count(y)",
-    "sum(x)",
-    "mean(x)",
-    "sum(i)",
-    "mean(i)",
-    "sum(u)",
-    "min(x)",
-    "max(i)",
-    "min(y)",
-    "max(u)",
-    "variance(x)",
-    "stddev(y)",
-    "first(x)",
-    "last(y)",
-    "first(text)",
-    "last(text)",
-    "last(flag)",
-    "collect(x)",
-    "collect(u)",
-];
-
-fn random_spec(random: &mut Random) -> WindowSpec {
-    let keys: [&[&str]; 7] =
-        [&["name"], &["number"], &["name", "number"], &["site"], &["flag", "number"], &[], &["name", "site"]];
-    let window = match random.below(3) {
-        0 => WindowKind::Tumbling { size_ns: (1 + random.below(40) as i64) * MS },
-        1 => {
-            let every_ns = (1 + random.below(10) as i64) * MS;
-            WindowKind::Sliding { size_ns: every_ns + random.below(30) as i64 * MS, every_ns }
-        }
-        _ => WindowKind::Session { gap_ns: (1 + random.below(15) as i64) * MS },
-    };
-    let aggregates: Vec<&str> = AGGREGATES.iter().copied().filter(|_| random.chance(3)).collect();
-    let aggregates = if aggregates.is_empty() { vec!["count()"] } else { aggregates };
-    let mut spec = spec(keys[random.below(7) as usize], window, &aggregates);
-    if random.chance(2) {
-        spec.allowed_lateness_ns = random.below(30) as i64 * MS;
-    }
-    let numeric = aggregates.iter().position(|text| ["mean(x)", "sum(u)", "min(y)", "count()"].contains(text));
-    if let (Some(at), true) = (numeric, random.chance(2)) {
-        let horizon_ns = random.chance(2).then(|| (1 + random.below(60) as i64) * MS);
-        spec.statistics = Some(statistics_of(&format!("a{at}"), horizon_ns));
-    }
-    spec
-}
-
 /// Runs one stream through both; `None` if they agree.
 fn disagreement(seed: u64, broken: bool) -> Option<String> {
     let mut random = Random(seed);
@@ -175,10 +127,6 @@ fn rows_may_come_in_while_results_wait() {
             panic!("{difference}");
         }
     }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[test]

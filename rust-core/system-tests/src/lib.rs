@@ -3,6 +3,9 @@
 //! The command and the interpreter are those of the environment (`RINGMILL_BIN`, `RINGMILL_PYTHON`, set by
 //! `scripts/test`); without them, the command next to the test binary and `python3`.
 
+pub mod chaos;
+pub mod power;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -112,7 +112,7 @@ fn a_run_that_fails_behind_a_stalled_sink_still_ends() {
     let fifo = job.path("out.csv");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let _both = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
-    let mut child = job.start(&[]);
+    let mut child = job.start(&["steps.first.restarts_max=0", "steps.second.restarts_max=0"]);
     wait_until_stalled(&mut child);
     let worker = ringmill_system_tests::children_of(child.id())[0];
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL).unwrap();

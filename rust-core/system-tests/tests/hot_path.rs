@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use ringmill_connect::GeneratorSpec;
 use ringmill_engine::describe::{FunctionRef, describe};
 use ringmill_engine::plan::{
-    NodeKind, NodeSpec, OnError, PipelineSpec, SinkSpec, SourceConnector, SourceSpec, UdfSpec,
+    NodeKind, NodeSpec, OnError, PipelineSpec, SinkSpec, SourceConnector, SourceSpec, Supervision, UdfSpec,
 };
 use ringmill_engine::{Control, Plan, run, rundir};
 use ringmill_ring::Wait;
@@ -80,6 +80,8 @@ fn plan(folder: PathBuf) -> Plan {
         variable_bytes: 64 << 10,
         slots: 8,
         on_error: OnError::Stop,
+        key: Vec::new(),
+        supervision: Supervision::default(),
         description: described[0].1.clone().unwrap(),
     };
     let node = |name: &str, inputs: &[&str], kind| NodeSpec {
@@ -100,6 +102,7 @@ fn plan(folder: PathBuf) -> Plan {
         state_bytes_max: 1 << 30,
         run_base: None,
         worker_environment: Vec::new(),
+        checkpoint: None,
     };
     Plan::build(pipeline, nodes).unwrap()
 }

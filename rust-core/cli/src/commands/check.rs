@@ -6,7 +6,9 @@ use ringmill_engine::{Plan, memory_budget};
 use super::print;
 use crate::arguments::CheckArguments;
 use crate::failure::Failure;
+use crate::machine::Machine;
 use crate::prepare::prepare;
+use crate::promises;
 use crate::table::TextTable;
 use crate::units::bytes;
 
@@ -15,7 +17,7 @@ use crate::units::bytes;
 /// # Errors
 /// Every mistake of the configuration.
 pub fn execute(arguments: &CheckArguments) -> Result<(), Failure> {
-    let plan = prepare(&arguments.config)?;
+    let plan = prepare(&arguments.config, &Machine::detect())?;
     print(&describe(&plan))
 }
 
@@ -27,6 +29,7 @@ fn describe(plan: &Plan) -> String {
         if !matches!(node.kind, NodeKind::Sink(_)) {
             lines.extend(schema(node).lines());
         }
+        lines.extend(promises::of_node(plan, node).into_iter().map(|line| format!("  {line}")));
         lines.push(String::new());
     }
     let unread = unread(plan);
@@ -34,6 +37,8 @@ fn describe(plan: &Plan) -> String {
         lines.extend(unread.iter().map(|name| format!("note: nobody reads `{name}`; its rows are only counted")));
         lines.push(String::new());
     }
+    lines.extend(promises::of_plan(plan));
+    lines.push(String::new());
     lines.push("memory".to_owned());
     lines.extend(budget(plan).lines());
     lines.push(String::new());

@@ -1,8 +1,11 @@
 //! One file for each command.
 
 pub mod check;
+pub mod checkpoints;
+pub mod dlq;
 pub mod inspect;
 pub mod run;
+pub mod state;
 
 use std::io::Write;
 
@@ -21,6 +24,9 @@ pub fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Run(arguments) => run::execute(&arguments),
         Command::Check(arguments) => check::execute(&arguments),
         Command::Inspect(arguments) => inspect::execute(&arguments),
+        Command::Checkpoints(command) => checkpoints::execute(&command),
+        Command::Dlq(command) => dlq::execute(&command),
+        Command::State(command) => state::execute(&command),
         Command::Schema => print(&json_schema()),
         Command::Version => print(&format!("ringmill {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {

@@ -1,20 +1,24 @@
 //! `ringmill run FILE`: starts the engine on a thread of its own and watches it: signals, time limit, display, log.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
+use ringmill_engine::plan::StartFrom;
 use ringmill_engine::{Control, EngineError, Plan, Stage, Summary, memory_budget};
 
-use crate::arguments::RunArguments;
+use crate::arguments::{LogArguments, RunArguments};
 use crate::failure::{Failure, Hinted};
 use crate::hlog::{Interval, IntervalLog};
 use crate::live::{Moment, Reading};
 use crate::logging::{self, LogFormat};
-use crate::prepare::prepare;
+use crate::machine::Machine;
+use crate::prepare::prepare_served;
 use crate::report::Report;
+use crate::serve::Server;
 use crate::signals;
 use crate::summary;
 use crate::terminal::{Screen, is_fancy};
@@ -34,7 +38,7 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 /// What wakes the watching thread.
 enum Event {
     Signal,
-    Ended(Result<Summary, EngineError>),
+    Ended(Box<Result<Summary, EngineError>>),
 }
 
 /// Runs the pipeline to its end.
@@ -42,10 +46,22 @@ enum Event {
 /// # Errors
 /// See [`Failure`]. A JSON log gets the failure as a line of its own, so that standard error stays JSON.
 pub fn execute(arguments: &RunArguments) -> Result<(), Failure> {
-    let is_json = arguments.log.log_format == LogFormat::Json;
-    let screen = Screen::new(is_fancy() && !arguments.quiet && !is_json);
-    logging::start(&screen, arguments.log.log_format, arguments.log.log_level, is_fancy());
-    run(arguments, screen).map_err(|failure| {
+    on_screen(&arguments.log, arguments.quiet, |screen| run(arguments, screen))
+}
+
+/// Starts the log, and does something that shows its progress.
+///
+/// # Errors
+/// What `work` says.
+pub fn on_screen(
+    log: &LogArguments,
+    quiet: bool,
+    work: impl FnOnce(Screen) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let is_json = log.log_format == LogFormat::Json;
+    let screen = Screen::new(is_fancy() && !quiet && !is_json);
+    logging::start(&screen, log.log_format, log.log_level, is_fancy());
+    work(screen).map_err(|failure| {
         if !is_json {
             return failure;
         }
@@ -55,9 +71,21 @@ pub fn execute(arguments: &RunArguments) -> Result<(), Failure> {
 }
 
 fn run(arguments: &RunArguments, screen: Screen) -> Result<(), Failure> {
-    let plan = prepare(&arguments.config)?;
-    let hlog = start_hlog(arguments, &plan)?;
+    let machine = Machine::detect();
+    arm_failpoints(&machine)?;
+    let (mut plan, serve) = prepare_served(&arguments.config, &machine)?;
+    choose_start(arguments, &mut plan)?;
+    watch(arguments, &plan, serve, screen)
+}
+
+/// Runs a plan and watches it to its end; its retained results are served at `serve`.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn watch(arguments: &RunArguments, plan: &Plan, serve: Option<SocketAddr>, screen: Screen) -> Result<(), Failure> {
+    let hlog = start_hlog(arguments, plan)?;
     let control = Arc::new(Control::default());
+    let _server = serve.map(|listen| Server::start(listen, plan, &control)).transpose()?;
     let (sender, receiver) = channel();
     let events = sender.clone();
     signals::watch(move || {
@@ -65,12 +93,34 @@ fn run(arguments: &RunArguments, screen: Screen) -> Result<(), Failure> {
         let _ = events.send(Event::Signal);
     })
     .map_err(|error| Failure::Run(Hinted::new(format!("signals cannot be watched: {error}"))))?;
-    let mut watch = Watch::new(arguments, &plan, &control, screen, hlog);
-    watch.say(&opening(&plan));
-    start_engine(&plan, &control, sender)?;
+    let mut watch = Watch::new(arguments, plan, &control, screen, hlog);
+    watch.say(&opening(plan));
+    start_engine(plan, &control, sender)?;
     let outcome = watch.until_end(&receiver);
     watch.screen.clear();
     watch.finish(outcome)
+}
+
+fn arm_failpoints(machine: &Machine) -> Result<(), Failure> {
+    let Some(text) = &machine.failpoint else { return Ok(()) };
+    ringmill_failpoint::configure(text)
+        .map_err(|reason| Failure::Usage(Hinted::new(format!("$RINGMILL_FAILPOINT: {reason}")).hint("unset it")))
+}
+
+/// Lays `--fresh` and `--from-checkpoint` over the plan.
+fn choose_start(arguments: &RunArguments, plan: &mut Plan) -> Result<(), Failure> {
+    let (flag, start) = match (arguments.fresh, arguments.from_checkpoint) {
+        (true, _) => ("--fresh", StartFrom::Beginning),
+        (false, Some(id)) => ("--from-checkpoint", StartFrom::Checkpoint(id)),
+        (false, None) => return Ok(()),
+    };
+    let Some(checkpoint) = &mut plan.checkpoint else {
+        let message = format!("{flag}: {} has no [checkpoint] table", arguments.config.file.display());
+        let hint = "without checkpoints every run begins at the beginning";
+        return Err(Failure::Usage(Hinted::new(message).hint(hint)));
+    };
+    checkpoint.start = start;
+    Ok(())
 }
 
 fn opening(plan: &Plan) -> String {
@@ -90,7 +140,7 @@ fn start_engine(plan: &Plan, control: &Arc<Control>, sender: Sender<Event>) -> R
     let control = Arc::clone(control);
     let run = move || {
         let outcome = ringmill_engine::run(plan, control);
-        let _ = sender.send(Event::Ended(outcome));
+        let _ = sender.send(Event::Ended(Box::new(outcome)));
     };
     match std::thread::Builder::new().name("ringmill-run".to_owned()).spawn(run) {
         Ok(_) => Ok(()),
@@ -116,7 +166,8 @@ struct Watch<'a> {
     recent: Vec<(Stage, Histogram<u64>)>,
     /// One for each drawing of the last second, the oldest first: rates are over that second.
     readings: VecDeque<Reading>,
-    before_line: Reading,
+    /// `None` until rows can enter.
+    before_line: Option<Reading>,
 }
 
 impl<'a> Watch<'a> {
@@ -143,7 +194,7 @@ impl<'a> Watch<'a> {
             interval_start: Duration::ZERO,
             recent: Vec::new(),
             readings: VecDeque::new(),
-            before_line: Reading::default(),
+            before_line: None,
         }
     }
 
@@ -152,7 +203,7 @@ impl<'a> Watch<'a> {
         let mut patience: Option<Instant> = None;
         loop {
             match events.recv_timeout(self.pause(patience)) {
-                Ok(Event::Ended(outcome)) => return outcome,
+                Ok(Event::Ended(outcome)) => return *outcome,
                 Ok(Event::Signal) => {
                     self.signals += 1;
                     if self.signals == 1 {
@@ -207,12 +258,21 @@ impl<'a> Watch<'a> {
                 self.readings.pop_front();
             }
             self.readings.push_back(reading);
+        } else if !self.screen.is_live() && self.before_line.is_none() {
+            self.begin_lines();
         } else if !self.screen.is_live() && now >= self.next_line {
             self.next_line = now + LINE_PERIOD;
             let snapshot = self.control.snapshot();
-            self.say(&self.moment(&snapshot, &self.before_line).line());
-            self.before_line = Reading::of(&snapshot);
+            let before = self.before_line.take().unwrap_or_else(|| Reading::before(&snapshot));
+            self.say(&self.moment(&snapshot, &before).line());
+            self.before_line = Some(Reading::of(&snapshot));
         }
+    }
+
+    /// Takes the reading that the first line's rates start from: a run may go on with the counts of an earlier one.
+    fn begin_lines(&mut self) {
+        let snapshot = self.control.snapshot();
+        self.before_line = (!snapshot.elapsed.is_zero()).then(|| Reading::of(&snapshot));
     }
 
     fn moment<'b>(&'b self, snapshot: &'b ringmill_engine::Snapshot, before: &'b Reading) -> Moment<'b> {
@@ -267,8 +327,10 @@ impl<'a> Watch<'a> {
             Ok(summary) => summary,
             Err(error) => {
                 let snapshot = self.control.snapshot();
-                let line = self.moment(&snapshot, &Reading::default()).line();
-                self.say(&format!("until the failure: {line}"));
+                if !snapshot.elapsed.is_zero() {
+                    let line = self.moment(&snapshot, &Reading::before(&snapshot)).line();
+                    self.say(&format!("until the failure: {line}"));
+                }
                 return Err(error.into());
             }
         };

@@ -89,6 +89,16 @@ const FORMAT: Kind = Kind::Choice(&["json", "csv"]);
 /// The whole file.
 pub static ROOT: &[Key] = &[
     optional("pipeline", Kind::Table(PIPELINE), "What belongs to the pipeline as a whole."),
+    optional(
+        "checkpoint",
+        Kind::Table(CHECKPOINT),
+        "Checkpoints, from which a run that was killed goes on. Without this table there are none, and a run begins anew.",
+    ),
+    optional(
+        "serve",
+        Kind::Table(SERVE),
+        "Retained results over HTTP while the pipeline runs: GET /v1/STEP?key=…&from=…&to=…&limit=…. Without this table nothing is served.",
+    ),
     needed("sources", Kind::Map(&Kind::Variants(SOURCES)), "Where rows come in, by name."),
     optional("steps", Kind::Map(&Kind::Variants(STEPS)), "What is done with rows, by name."),
     needed("sinks", Kind::Map(&Kind::Variants(SINKS)), "Where rows go out, by name."),
@@ -127,6 +137,24 @@ pub static PIPELINE: &[Key] = &[
         "The Python interpreter of the workers. Default: $RINGMILL_PYTHON, else the one beside the ringmill command, else python3 on the PATH.",
     ),
 ];
+
+/// `[checkpoint]`
+pub static CHECKPOINT: &[Key] = &[
+    needed("path", Kind::Filled, "The pipeline's state folder, its own and nobody else's; relative to this file."),
+    optional(
+        "interval",
+        Kind::Length,
+        "From the start of one checkpoint to the start of the next, at least 10ms. Default: 5s.",
+    ),
+    optional("keep", Kind::Integer(1, 1000), "How many checkpoints are kept. Default: 3."),
+];
+
+/// `[serve]`
+pub static SERVE: &[Key] = &[optional(
+    "listen",
+    Kind::Filled,
+    "Address and port. There is no password: whoever can reach the address can read the results. Default: 127.0.0.1:8080, for this machine only.",
+)];
 
 const EVENT_TIME: Key = optional(
     "event_time",
@@ -268,6 +296,16 @@ static WINDOW: &[Key] = &[
         "Output columns: name = \"mean(column)\"; count(), sum, mean, min, max, variance, stddev, first, last, collect.",
     ),
     optional("statistics", Kind::Table(STATISTICS), "Rolling statistics over the key's earlier windows."),
+    optional(
+        "retain",
+        Kind::Length,
+        "Keep the results to be read with `ringmill state` and [serve], until windows end that much later, for example \"30d\"; needs [checkpoint]. Default: they are not kept.",
+    ),
+    optional(
+        "retain_size",
+        Kind::Size,
+        "Most bytes of kept results, before compression; the oldest go first, the newest 1/4096 of `retain` never. Default: no limit.",
+    ),
 ];
 
 /// The shapes of a window.
@@ -300,6 +338,11 @@ pub static STATISTIC_COLUMNS: &[Key] = &[
 static UDF: &[Key] = &[
     INPUTS,
     needed("function", Kind::Filled, "module:function; the module lies beside this file or can be imported."),
+    optional(
+        "key",
+        Kind::List(&Kind::Filled),
+        "Columns by which the function's state= is kept. Default: it keeps none.",
+    ),
     optional("workers", Kind::Integer(1, 1024), "Worker processes in each shard. Default: 1."),
     optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a micro-batch. Default: 1024."),
     optional(
@@ -307,11 +350,37 @@ static UDF: &[Key] = &[
         Kind::Size,
         "Room in a micro-batch for each column of variable length. Default: 64 bytes for each row.",
     ),
-    optional("slots", Kind::PowerOfTwo(2, 1024), "Micro-batches that a worker's ring holds. Default: 25."),
+    optional("slots", Kind::PowerOfTwo(2, 1024), "Micro-batches that a worker's ring holds. Default: 8."),
     optional(
         "on_error",
         Kind::Choice(&["stop", "skip", "dead_letter"]),
-        "When the function raises: end the run, leave the batch out, or send it to NAME.dead_letters. Default: stop.",
+        "For rows that still fail, or kill their worker, when they stand alone: end the run, leave them out, or send them to NAME.dead_letters. Default: stop.",
+    ),
+    optional(
+        "retries",
+        Kind::Integer(0, 1000),
+        "How often a batch for which the function raised is tried again before on_error decides. Default: 0.",
+    ),
+    optional("retry_backoff", Kind::Duration, "Wait before the first retry, doubled each time. Default: 100ms."),
+    optional(
+        "timeout",
+        Kind::Length,
+        "A worker that takes longer for a batch is killed and replaced; at least 10ms. Default: none.",
+    ),
+    optional(
+        "memory_limit",
+        Kind::Size,
+        "Most memory that a worker may allocate (heap and private mappings); beyond it Python raises MemoryError or dies of it. At least 64MiB. Default: none.",
+    ),
+    optional(
+        "restart_backoff",
+        Kind::Duration,
+        "Wait before the second restart of a worker in a row (the first follows at once), doubled each time. Default: 100ms.",
+    ),
+    optional(
+        "restarts_max",
+        Kind::Integer(0, 10_000),
+        "Restarts of one worker within a minute; after one more death it is given up, and a step without workers ends the run. Default: 10.",
     ),
 ];
 
@@ -319,15 +388,30 @@ static FILTER: &[Key] = &[INPUTS, needed("where", Kind::Filled, "For example \"s
 
 /// `[sinks.NAME]`
 pub static SINKS: &[Variant] = &[
-    Variant { kind: "file", doc: "A text file.", keys: FILE_SINK },
+    Variant { kind: "file", doc: "A text file, or a folder of them.", keys: FILE_SINK },
+    Variant { kind: "sqlite", doc: "A table of an SQLite database.", keys: SQLITE },
     Variant { kind: "stdout", doc: "Standard output.", keys: STDOUT },
     Variant { kind: "null", doc: "Counts rows and checksums every column.", keys: NULL },
 ];
 
 static FILE_SINK: &[Key] = &[
     INPUTS,
-    needed("path", Kind::Filled, "Created or replaced; relative to this file."),
+    needed(
+        "path",
+        Kind::Filled,
+        "A file, or with a / at its end a folder of parts; created or replaced; relative to this file.",
+    ),
     optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: from the file's extension."),
+];
+
+static SQLITE: &[Key] = &[
+    INPUTS,
+    needed("path", Kind::Filled, "The database's file, created if it is missing; relative to this file."),
+    needed(
+        "table",
+        Kind::Filled,
+        "The table, created if it is missing; one that is there needs a column for each of the stream's. Rows are only added.",
+    ),
 ];
 
 static STDOUT: &[Key] =

@@ -9,15 +9,19 @@ pub mod duration;
 pub mod graph;
 pub mod keys;
 pub mod mistake;
+pub mod paths;
 pub mod raw;
 pub mod resolve;
+pub mod retained;
 pub mod schema;
 pub mod size;
 pub mod suggest;
 pub mod text;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ringmill_engine::plan::retained::retained_step;
 use ringmill_engine::plan::{NodeKind, NodeSpec, PipelineSpec, PlanError};
 
 use crate::machine::Machine;
@@ -40,6 +44,8 @@ pub struct Config {
     pub nodes: Vec<NodeSpec>,
     /// The workers' interpreter; `None` when no step needs one.
     pub python: Option<PathBuf>,
+    /// Where retained results are served; `None`: they are not.
+    pub serve: Option<SocketAddr>,
 }
 
 /// Reads and resolves the file, with `key=value` overrides laid over it.
@@ -83,11 +89,13 @@ pub fn parse(
     let root = raw::check_table(&document, keys::ROOT, Span { start: 0, end: 0 }, "the file", &mut mistakes);
     graph::check(&document, &mut mistakes);
     let resolved = resolve::resolve(&root, directory, default_name, machine, &mut mistakes);
+    let has_retained = resolved.1.iter().any(|node| retained_step(&node.name).is_some());
+    let serve = retained::listen(&root, has_retained, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(Mistakes::new(text, mistakes));
     }
     let (pipeline, nodes, python) = resolved;
-    Ok(Config { text, document, directory: directory.to_owned(), pipeline, nodes, python })
+    Ok(Config { text, document, directory: directory.to_owned(), pipeline, nodes, python, serve })
 }
 
 impl Config {

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order, RECORD_BYTES_MAX, Shape, StdinSpec};
 use ringmill_engine::plan::{
-    FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, SinkSpec, SourceConnector, SourceSpec, UdfDescription,
-    UdfSpec,
+    CheckpointSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec, SourceConnector,
+    SourceSpec, StartFrom, Supervision, UdfDescription, UdfSpec,
 };
 use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowKind, WindowSpec};
 use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
 use super::mistake::Mistake;
+use super::paths;
 use super::raw::{RawEntry, RawValue, Table};
+use super::retained::retained;
 use super::suggest::did_you_mean;
 use crate::machine::Machine;
 
@@ -24,6 +26,18 @@ const BATCH_ROWS: i64 = 1024;
 const SLOTS: i64 = 8;
 /// Room for variable-length values, if nothing is configured: an average of this many bytes in each row.
 const VARIABLE_BYTES_PER_ROW: u64 = 64;
+/// Time between checkpoints (DESIGN.md, exactly once).
+const INTERVAL_NS: u64 = 5_000_000_000;
+/// A checkpoint makes some ten files durable; on a usual disk that alone takes some milliseconds.
+const INTERVAL_NS_MIN: u64 = 10_000_000;
+const DAY_NS: u64 = 24 * HOUR_NS.unsigned_abs();
+const CHECKPOINTS_KEPT: usize = 3;
+const RETRY_BACKOFF_NS: u64 = 100_000_000;
+const RESTARTS_MAX: u32 = 10;
+/// A scheduler on a busy machine holds a healthy worker up for some milliseconds.
+const TIMEOUT_NS_MIN: u64 = 10_000_000;
+/// One byte less is refused.
+const WORKER_BYTES_MIN: u64 = 64 << 20;
 /// 32-bit offsets address no more.
 const VARIABLE_BYTES_MAX: u64 = i32::MAX as u64;
 
@@ -64,11 +78,13 @@ pub fn resolve(
             };
             if let Some(kind) = kind {
                 nodes.push(NodeSpec { name: entry.key.clone(), inputs: table.texts("inputs"), kind });
+                nodes.extend(retained(&entry.key, table, around.mistakes));
             }
         }
     }
-    check_paths(root, around.mistakes);
-    let pipeline = pipeline(root.table("pipeline"), &nodes, default_name, machine);
+    paths::check(root, directory, around.mistakes);
+    let checkpoint = root.table("checkpoint").and_then(|table| checkpoint(table, &mut around));
+    let pipeline = pipeline(root.table("pipeline"), &nodes, checkpoint, default_name, machine);
     (pipeline, nodes, python)
 }
 
@@ -86,7 +102,42 @@ fn find_python(root: &Table, directory: &Path, machine: &Machine, mistakes: &mut
     }
 }
 
-fn pipeline(table: Option<&Table>, nodes: &[NodeSpec], default_name: &str, machine: &Machine) -> PipelineSpec {
+fn checkpoint(table: &Table, around: &mut Surroundings<'_>) -> Option<CheckpointSpec> {
+    let interval_ns = within(table, "interval", (INTERVAL_NS_MIN, "10ms"), (DAY_NS, "24h"), around);
+    Some(CheckpointSpec {
+        path: around.directory.join(table.text("path")?),
+        interval_ns: interval_ns.unwrap_or(INTERVAL_NS),
+        keep: table.integer("keep").map_or(CHECKPOINTS_KEPT, count),
+        start: StartFrom::Newest,
+    })
+}
+
+/// A duration that should not leave its bounds, each given as nanoseconds and as text; `None` when it is absent.
+fn within(
+    table: &Table,
+    key: &str,
+    (min, min_text): (u64, &str),
+    (max, max_text): (u64, &str),
+    around: &mut Surroundings<'_>,
+) -> Option<u64> {
+    let raw = table.get(key)?;
+    let RawValue::Duration(ns) = raw.value else { return None };
+    let ns = ns.unsigned_abs();
+    if ns < min {
+        around.mistakes.push(Mistake::at(raw.span, format!("`{key}` must be at least {min_text}")));
+    } else if ns > max {
+        around.mistakes.push(Mistake::at(raw.span, format!("`{key}` must be at most {max_text}")));
+    }
+    Some(ns)
+}
+
+fn pipeline(
+    table: Option<&Table>,
+    nodes: &[NodeSpec],
+    checkpoint: Option<CheckpointSpec>,
+    default_name: &str,
+    machine: &Machine,
+) -> PipelineSpec {
     let cpus: Vec<usize> = table.map_or(&[][..], |table| table.list("cpus")).iter().filter_map(index).collect();
     let cores = if cpus.is_empty() { machine.cores } else { cpus.len() };
     let wait = match table.and_then(|table| table.text("wait")) {
@@ -102,6 +153,7 @@ fn pipeline(table: Option<&Table>, nodes: &[NodeSpec], default_name: &str, machi
         state_bytes_max: table.and_then(|table| table.size("state_memory")).unwrap_or(machine.memory_bytes / 4),
         run_base: Some(machine.run_base.clone()),
         worker_environment: machine.worker_environment.clone(),
+        checkpoint,
     }
 }
 
@@ -115,6 +167,11 @@ fn index(raw: &super::raw::Raw) -> Option<usize> {
 /// Bounds were checked by the first stage, so nothing is lost here.
 fn count(integer: i64) -> usize {
     usize::try_from(integer).unwrap_or(0)
+}
+
+/// Bounds were checked by the first stage, so nothing is lost here.
+fn natural(integer: i64) -> u32 {
+    u32::try_from(integer).unwrap_or(0)
 }
 
 /// As many shards as there are cores for a shard thread and its workers: 1 on 2 cores and 32 on 64 with one worker each.
@@ -192,7 +249,7 @@ fn format_or_extension(table: &Table, path: &str, around: &mut Surroundings<'_>)
     if table.get("format").is_some() {
         return format_of(table);
     }
-    let name = path.trim_end_matches(".gz").trim_end_matches(".zst");
+    let name = path.trim_end_matches('/').trim_end_matches(".gz").trim_end_matches(".zst");
     match name.rsplit_once('.').map(|(_, extension)| extension) {
         Some("json" | "ndjson" | "jsonl") => Some(Format::Json),
         Some("csv") => Some(Format::Csv),
@@ -381,22 +438,44 @@ fn udf(table: &Table, around: &mut Surroundings<'_>) -> Option<UdfSpec> {
             Some("dead_letter") => OnError::DeadLetter,
             _ => OnError::Stop,
         },
+        supervision: supervision(table, around),
+        key: table.texts("key"),
         description: UdfDescription::default(),
     })
 }
 
-/// Two sinks that write one file would destroy each other's rows.
-fn check_paths(root: &Table, mistakes: &mut Vec<Mistake>) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
-    for entry in root.children("sinks") {
-        let Some(raw) = entry.raw.table().and_then(|table| table.get("path")) else { continue };
-        let Some(path) = raw.text() else { continue };
-        match seen.iter().find(|(known, _)| *known == path) {
-            Some((_, first)) => {
-                mistakes.push(Mistake::at(raw.span, format!("the sink `{first}` writes this file already")));
-            }
-            None => seen.push((path, &entry.key)),
-        }
+/// How the workers of a step are watched.
+fn supervision(table: &Table, around: &mut Surroundings<'_>) -> Supervision {
+    let retries = table.integer("retries");
+    // A number of retries that was wrong is a mistake of its own.
+    let has_none = retries.map_or_else(|| !table.written.iter().any(|key| key == "retries"), |retries| retries == 0);
+    if let Some(entry) = table.entry("retry_backoff").filter(|_| has_none) {
+        let mistake = Mistake::at(entry.key_span, "`retry_backoff` has no effect without `retries`");
+        around.mistakes.push(mistake.hint("add retries = 3, for example"));
+    }
+    let memory = table.get("memory_limit");
+    let memory_bytes_max = table.size("memory_limit");
+    if let (Some(raw), Some(..WORKER_BYTES_MIN)) = (memory, memory_bytes_max) {
+        let hint = "an interpreter with NumPy takes nearly that much before it has seen a row";
+        around.mistakes.push(Mistake::at(raw.span, "`memory_limit` must be at least 64MiB").hint(hint));
+    }
+    let default = RestartSpec::default();
+    let none = (0, "0s");
+    let hour = (HOUR_NS.unsigned_abs(), "1h");
+    let backoff_ns = within(table, "restart_backoff", none, hour, around).unwrap_or(default.backoff_ns);
+    let restarts = table.integer("restarts_max").map_or(RESTARTS_MAX, natural);
+    Supervision {
+        retries: retries.map_or(0, natural),
+        retry_backoff_ns: within(table, "retry_backoff", none, hour, around).unwrap_or(RETRY_BACKOFF_NS),
+        timeout_ns: within(table, "timeout", (TIMEOUT_NS_MIN, "10ms"), (DAY_NS, "24h"), around),
+        memory_bytes_max,
+        restart: RestartSpec {
+            backoff_ns,
+            backoff_ns_max: default.backoff_ns_max.max(backoff_ns),
+            // The death that follows the last restart is the one too many.
+            deaths_max: restarts + 1,
+            ..default
+        },
     }
 }
 
@@ -406,6 +485,17 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
             let path = table.text("path")?;
             let format = format_or_extension(table, path, around)?;
             Some(SinkSpec::File { path: around.directory.join(path), format })
+        }
+        "sqlite" => {
+            let path = around.directory.join(table.text("path")?);
+            let name = table.get("table")?;
+            let text = name.text()?;
+            let lower = text.to_ascii_lowercase();
+            if lower.starts_with("sqlite_") || lower.starts_with("ringmill_") {
+                let message = format!("`table`: `{text}` is reserved: names that begin with sqlite_ or ringmill_ are");
+                around.mistakes.push(Mistake::at(name.span, message));
+            }
+            Some(SinkSpec::Sqlite { path, table: text.to_owned() })
         }
         "stdout" => Some(SinkSpec::Stdout { format: format_of(table).unwrap_or(Format::Json) }),
         _ => Some(SinkSpec::Null),

@@ -1,6 +1,7 @@
-//! Files: a source of NDJSON or CSV, and a sink for bytes.
+//! Files: a source of NDJSON or CSV, and a sink of either.
 
-mod writer;
+mod resume;
+mod sink;
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -8,11 +9,12 @@ use ringmill_wire::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, FieldSpec, Format, Partition, Partitions, Waker, schema_of,
-    text::{self, Part, TextOptions, TextPartition},
+    ConnectError, FieldSpec, Format, Partitions, Replay, Resume, Waker, schema_of,
+    text::{self, Part, TextOptions},
 };
+use resume::FileShare;
 
-pub use writer::FileWriter;
+pub use sink::FileSink;
 
 /// How a shard reads its files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,72 +50,92 @@ impl FileSpec {
         schema_of(&self.fields)
     }
 
+    /// Regular files can be read again; FIFOs and devices cannot.
+    pub fn replay(&self) -> Replay {
+        let is_stream = |path: &PathBuf| text::is_regular(path).is_ok_and(|regular| regular == Some(false));
+        let paths = self.paths().unwrap_or_default();
+        if paths.iter().any(is_stream) { Replay::Lost } else { Replay::Seekable }
+    }
+
     /// Finds the files and gives them, in the order of their names, to one shard after the other. Files that cannot be
     /// opened and CSV headers that lack a field are found here; FIFOs are opened at the first poll.
-    pub fn open(&self, shards: usize, wakers: &[Waker]) -> Result<Partitions, ConnectError> {
+    ///
+    /// A checkpoint's partitions come back as they were, and files that are new since make partitions of their own. A
+    /// file that was not read to its end and is gone, cut or replaced is refused; one that has grown is read on.
+    pub fn open(
+        &self,
+        shards: usize,
+        wakers: &[Waker],
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
         let shards = shards.max(1);
-        let parts = self.find()?;
         let waker = |shard: usize| wakers.get(shard).cloned().unwrap_or_else(|| Arc::new(|| {}));
-        let count = match self.order {
-            Order::Parallel => parts.len(),
-            Order::Sequential => parts.len().min(shards),
+        let plan = match resume {
+            None => self.deal(self.find()?, shards, 0),
+            Some(resume) => {
+                let found = match self.find() {
+                    Err(ConnectError::NoMatch { .. }) => Vec::new(),
+                    found => found?,
+                };
+                let (mut plan, new) = resume::plan(resume, &found, &self.path)?;
+                let shards_of_new = if self.order == Order::Sequential { 1 } else { shards };
+                let number = self.next_number(resume);
+                plan.extend(self.deal(new, shards_of_new, number));
+                plan
+            }
         };
+        let open = plan.iter().filter(|share| !share.is_ended()).count().max(1);
         let options = TextOptions {
             format: self.format,
             fields: self.fields.clone(),
-            rate: self.rate.map(|rate| rate / count as f64),
+            rate: self.rate.map(|rate| rate / open as f64),
             record_bytes_max: self.record_bytes_max,
         };
-        let mut partitions: Partitions = Vec::with_capacity(count);
-        let checked = |name: String, parts: Vec<Part>, shard: usize| {
-            for part in &parts {
-                let alone = vec![part.clone()];
-                TextPartition::of_parts(name.clone(), &options, alone, false, waker(shard))?.check()?;
-            }
-            let names_file = self.order == Order::Sequential;
-            let partition = TextPartition::of_parts(name, &options, parts, names_file, waker(shard))?;
-            Ok::<_, ConnectError>((shard, Box::new(partition) as Box<dyn Partition>))
-        };
-        match self.order {
-            Order::Parallel => {
-                for (index, part) in parts.into_iter().enumerate() {
-                    partitions.push(checked(part.name.to_string(), vec![part], index % shards)?);
-                }
-            }
-            Order::Sequential => {
-                for shard in 0..count {
-                    let own = parts.iter().skip(shard).step_by(shards).cloned().collect();
-                    partitions.push(checked(format!("{}#{shard}", self.path), own, shard)?);
-                }
-            }
+        let mut partitions = Partitions::with_capacity(plan.len());
+        for (index, share) in plan.into_iter().enumerate() {
+            let shard = index % shards;
+            partitions.push((shard, Box::new(share.open(&options, &waker(shard))?)));
         }
         Ok(partitions)
     }
 
+    /// Makes partitions of files of which nothing has been read; those of several files are numbered from `number` on.
+    fn deal(&self, parts: Vec<Part>, shards: usize, number: usize) -> Vec<FileShare> {
+        match self.order {
+            Order::Parallel => {
+                parts.into_iter().map(|part| FileShare::new(part.name.to_string(), vec![part], false)).collect()
+            }
+            Order::Sequential => (0..parts.len().min(shards))
+                .map(|shard| {
+                    let own = parts.iter().skip(shard).step_by(shards).cloned().collect();
+                    FileShare::new(format!("{}#{}", self.path, number + shard), own, true)
+                })
+                .collect(),
+        }
+    }
+
+    /// The number that the next partition of several files gets.
+    fn next_number(&self, resume: &[Resume<'_>]) -> usize {
+        let number = |earlier: &Resume<'_>| {
+            let (_, number) = earlier.name.rsplit_once('#')?;
+            number.parse::<usize>().ok()
+        };
+        resume.iter().filter_map(number).max().map_or(0, |number| number + 1)
+    }
+
     /// The matching files, sorted by name.
     fn find(&self) -> Result<Vec<Part>, ConnectError> {
-        let literal = PathBuf::from(&self.path);
-        let mut paths = if literal.is_dir() {
-            let source = io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "it is a directory; a pattern such as `*.ndjson` is missing",
-            );
-            return Err(ConnectError::Open { path: literal, source });
-        } else if literal.exists() {
-            vec![literal]
-        } else {
-            let matches = glob::glob(&self.path)
-                .map_err(|error| ConnectError::Pattern { pattern: self.path.clone(), reason: error.to_string() })?;
-            let paths: Result<Vec<PathBuf>, glob::GlobError> = matches.collect();
-            paths.map_err(|error| ConnectError::Open { path: error.path().to_owned(), source: error.into() })?
-        };
-        paths.sort();
+        let paths = self.paths()?;
         let mut parts = Vec::with_capacity(paths.len());
         for path in paths {
             let regular =
                 text::is_regular(&path).map_err(|source| ConnectError::Open { path: path.clone(), source })?;
             if let Some(regular) = regular {
-                parts.push(Part { name: path.to_string_lossy().into(), path, regular });
+                // Names tell partitions apart, so one that is no text is written out byte by byte.
+                let name = path
+                    .to_str()
+                    .map_or_else(|| path.as_os_str().as_encoded_bytes().escape_ascii().to_string().into(), Into::into);
+                parts.push(Part { name, path, regular });
             }
         }
         if parts.is_empty() {
@@ -121,7 +143,32 @@ impl FileSpec {
         }
         Ok(parts)
     }
+
+    fn paths(&self) -> Result<Vec<PathBuf>, ConnectError> {
+        let literal = PathBuf::from(&self.path);
+        if literal.is_dir() {
+            let source = io::Error::new(
+                io::ErrorKind::IsADirectory,
+                "it is a directory; a pattern such as `*.ndjson` is missing",
+            );
+            return Err(ConnectError::Open { path: literal, source });
+        }
+        if literal.exists() {
+            return Ok(vec![literal]);
+        }
+        let matches = glob::glob(&self.path)
+            .map_err(|error| ConnectError::Pattern { pattern: self.path.clone(), reason: error.to_string() })?;
+        let paths: Result<Vec<PathBuf>, glob::GlobError> = matches.collect();
+        let mut paths =
+            paths.map_err(|error| ConnectError::Open { path: error.path().to_owned(), source: error.into() })?;
+        paths.sort();
+        Ok(paths)
+    }
 }
 
+#[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
+mod sink_tests;
 #[cfg(test)]
 mod tests;

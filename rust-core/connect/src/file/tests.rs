@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    Poll, Position, RECORD_BYTES_MAX, Writer,
+    Poll, Position, RECORD_BYTES_MAX,
     testing::{self, Letters, fields},
 };
 
@@ -38,7 +38,7 @@ fn ndjson(range: std::ops::Range<usize>) -> String {
 fn read(spec: &FileSpec, shards: usize) -> BTreeMap<(usize, String), String> {
     let schema = spec.schema().unwrap();
     let mut found = BTreeMap::new();
-    for (shard, mut partition) in spec.open(shards, &[]).unwrap() {
+    for (shard, mut partition) in spec.open(shards, &[], None).unwrap() {
         let (rows, letters) = testing::read_all(&mut *partition, &schema, Format::Json, 50).unwrap();
         assert!(letters.is_empty(), "{letters:?}");
         let name = PathBuf::from(partition.name()).file_name().unwrap().to_str().unwrap().to_owned();
@@ -100,7 +100,7 @@ fn seeking_into_the_middle_continues_as_if_it_had_never_stopped() {
     ] {
         let spec = FileSpec { order: Order::Sequential, ..spec(folder.path(), pattern, format) };
         let schema = spec.schema().unwrap();
-        let open = || spec.open(1, &[]).unwrap().remove(0).1;
+        let open = || spec.open(1, &[], None).unwrap().remove(0).1;
         for polls in [0, 1, 3, 30, 330] {
             let mut partition = open();
             let mut batch = testing::batch(&schema, 100, 1 << 16);
@@ -130,7 +130,7 @@ fn positions_that_a_file_does_not_have_are_refused() {
     fs::write(folder.path().join("gz"), gzip(b"{}\n")).unwrap();
     for name in ["plain", "gz"] {
         let spec = spec(folder.path(), name, Format::Json);
-        let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
         let beyond = Position { offset: 4, ..Position::default() };
         let error = partition.seek(&beyond).unwrap_err().to_string();
         assert!(error.ends_with("it has only 3 bytes"), "{error}");
@@ -152,7 +152,7 @@ fn a_truncated_or_damaged_archive_is_an_error_that_names_file_and_offset() {
     for bytes in [&gz[..gz.len() / 2], &gz[..gz.len() - 3], &zst[..zst.len() / 2], &damaged] {
         fs::write(folder.path().join("file"), bytes).unwrap();
         let spec = spec(folder.path(), "file", Format::Json);
-        let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
         let schema = spec.schema().unwrap();
         let error = testing::read_all(&mut *partition, &schema, Format::Json, 50).unwrap_err();
         assert!(matches!(error, ConnectError::Read { .. }), "{error}");
@@ -167,7 +167,7 @@ fn what_cannot_be_opened_is_refused_before_anything_runs() {
     fs::write(folder.path().join("a.csv"), "x,t\n1,a\n").unwrap();
     fs::write(folder.path().join("b.csv"), "x,u\n1,a\n").unwrap();
     let fail = |pattern: &str, format| {
-        let error = spec(folder.path(), pattern, format).open(1, &[]).err().unwrap();
+        let error = spec(folder.path(), pattern, format).open(1, &[], None).err().unwrap();
         assert!(error.is_configuration());
         error.to_string()
     };
@@ -175,8 +175,8 @@ fn what_cannot_be_opened_is_refused_before_anything_runs() {
     assert!(fail("", Format::Json).contains("it is a directory"));
     assert!(fail("[", Format::Json).contains("is not a valid pattern"));
     assert!(fail("*.csv", Format::Csv).ends_with(r#"/b.csv has no column "t"; its header has ["x", "u"]"#));
-    assert!(spec(folder.path(), "a.csv", Format::Csv).open(1, &[]).is_ok());
-    assert!(spec(folder.path(), "*", Format::Json).open(4, &[]).is_ok());
+    assert!(spec(folder.path(), "a.csv", Format::Csv).open(1, &[], None).is_ok());
+    assert!(spec(folder.path(), "*", Format::Json).open(4, &[], None).is_ok());
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_fifo_is_read_without_holding_anybody_up() {
     let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(made.success());
     let spec = spec(folder.path(), "fifo", Format::Json);
-    let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
     let schema = spec.schema().unwrap();
     let mut batch = testing::batch(&schema, 10, 100);
     let mut letters = Letters::default();
@@ -213,39 +213,10 @@ fn a_rate_is_shared_by_the_partitions() {
         fs::write(folder.path().join(name), ndjson(0..10)).unwrap();
     }
     let spec = FileSpec { rate: Some(20.0), ..spec(folder.path(), "*", Format::Json) };
-    let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
     let mut batch = testing::batch(&spec.schema().unwrap(), 10, 100);
     let mut letters = Letters::default();
     assert_eq!(testing::poll(&mut *partition, &mut batch, &mut letters, 10).unwrap(), Poll::Rows);
     assert_eq!(batch.rows(), 1);
     assert_eq!(testing::poll(&mut *partition, &mut batch, &mut letters, 10).unwrap(), Poll::Until(100_000_000));
-}
-
-#[test]
-fn a_file_sink_creates_its_file_but_not_its_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("out.ndjson");
-    fs::write(&path, "old and longer").unwrap();
-    let mut writer = FileWriter::create(&path).unwrap();
-    writer.write(1, b"{}\n").unwrap();
-    writer.pre_commit(1).unwrap();
-    writer.commit(1).unwrap();
-    writer.write(2, b"{}\n").unwrap();
-    writer.abort(3).unwrap();
-    writer.finish().unwrap();
-    assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n{}\n");
-
-    let missing = FileWriter::create(folder.path().join("no/out")).unwrap_err();
-    assert!(missing.to_string().ends_with("/no does not exist"), "{missing}");
-    let directory = FileWriter::create(folder.path()).unwrap_err();
-    assert!(directory.is_configuration());
-    assert!(matches!(directory, ConnectError::Open { .. }));
-}
-
-#[test]
-fn a_full_disk_is_an_error_of_the_run() {
-    let mut writer = FileWriter::create("/dev/full").unwrap();
-    let error = writer.write(0, b"x").unwrap_err();
-    assert!(error.to_string().starts_with("cannot write /dev/full: No space left"), "{error}");
-    assert!(!error.is_configuration() && !error.is_broken_pipe());
 }

@@ -55,6 +55,11 @@ impl Cursor {
         cursor
     }
 
+    /// Partitions in all.
+    pub fn shards(&self) -> u64 {
+        self.shards
+    }
+
     /// Keys that this partition owns.
     pub fn keys_here(&self) -> u64 {
         self.keys_here

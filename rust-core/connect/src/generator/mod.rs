@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 use serde::{Deserialize, Serialize};
 
-use crate::{ConnectError, Partitions, Waker};
+use crate::{ConnectError, Partition, Partitions, Replay, Resume, Waker};
 use cursor::Cursor;
 use partition::GeneratorPartition;
 use values::{Quantity, Values};
@@ -113,18 +113,64 @@ impl GeneratorSpec {
         Ok(Arc::new(schema))
     }
 
-    /// One partition per shard: partition `p` owns the keys `j` with `j % shards == p`. There is none for a shard that
+    /// Any row can be made again.
+    pub fn replay(&self) -> Replay {
+        Replay::Seekable
+    }
+
+    /// One partition per shard: partition `p` of `P` owns the keys `j` with `j % P == p`. There is none for a shard that
     /// would own no key. Partitions are never idle, so the wakers are not used.
-    pub fn open(&self, shards: usize, _wakers: &[Waker]) -> Result<Partitions, ConnectError> {
+    ///
+    /// A checkpoint's partitions come back as they were and are dealt to the shards there are now; `rate` and `rows` may
+    /// have changed, what decides the values of a row may not.
+    pub fn open(
+        &self,
+        shards: usize,
+        _wakers: &[Waker],
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
         self.check()?;
         let columns: Vec<Quantity> = self.selected()?.into_iter().map(|(_, _, what)| what).collect();
-        let shards = shards.max(1) as u64;
-        let open = |shard: u64| {
-            let cursor = Cursor::new(self, shard, shards);
-            let partition = GeneratorPartition::new(self, shard, cursor, columns.clone());
-            (shard as usize, Box::new(partition) as Box<dyn crate::Partition>)
+        let shards = shards.max(1);
+        let open =
+            |shard: u64, of: u64| GeneratorPartition::new(self, shard, Cursor::new(self, shard, of), columns.clone());
+        let Some(resume) = resume else {
+            let count = (shards as u64).min(self.keys);
+            let open = |shard| (shard as usize, Box::new(open(shard, count)) as Box<dyn Partition>);
+            return Ok((0..count).map(open).collect());
         };
-        Ok((0..shards.min(self.keys)).map(open).collect())
+        let mut partitions = Partitions::with_capacity(resume.len());
+        for (at, earlier) in resume.iter().enumerate() {
+            let position = earlier.position()?;
+            let share = position.share.as_ref();
+            let share = share.ok_or_else(|| earlier.refuse("its position is not one of a generator".to_owned()))?;
+            let stream = self.stream();
+            if share.stream != stream {
+                return Err(earlier.refuse(format!("the generator was {:?} and is {stream:?} now", share.stream)));
+            }
+            if !(1..=self.keys).contains(&share.of) || share.index >= share.of {
+                return Err(earlier.refuse(format!("there is no partition {} of {}", share.index, share.of)));
+            }
+            let mut partition = open(share.index, share.of);
+            partition.seek(&position)?;
+            if partition.position().rows != position.rows {
+                return Err(earlier.refuse(format!(
+                    "it has made {} rows, and the whole stream has only {} rows now",
+                    position.rows,
+                    self.rows.unwrap_or(u64::MAX)
+                )));
+            }
+            partitions.push((at % shards, Box::new(partition)));
+        }
+        Ok(partitions)
+    }
+
+    /// Everything that decides what row `i` is, in words.
+    fn stream(&self) -> String {
+        format!(
+            "{:?} of {} keys from {} ns every {} ns, seed {}, anomalies {} of {} sigmas",
+            self.shape, self.keys, self.start_ns, self.period_ns, self.seed, self.anomaly_rate, self.anomaly_sigmas
+        )
     }
 
     /// Whether row `row` is one of the injected anomalies.

@@ -9,7 +9,7 @@ use super::{
     values::{Quantity, Values},
 };
 use crate::{
-    ConnectError, Partition, Poll, PollContext, Position,
+    ConnectError, Partition, Poll, PollContext, Position, Share,
     pace::{Admission, Pace},
 };
 
@@ -19,6 +19,7 @@ const CHUNK: usize = 1024;
 /// One shard's share of a generated stream.
 pub(super) struct GeneratorPartition {
     name: String,
+    share: Share,
     start_ns: i64,
     values: Values,
     names: Names,
@@ -45,6 +46,7 @@ impl GeneratorPartition {
         let names_here = if named { cursor.keys_here() } else { 0 };
         GeneratorPartition {
             name: format!("generator/{shard}"),
+            share: Share { index: shard, of: cursor.shards(), stream: spec.stream() },
             start_ns: spec.start_ns,
             values: Values::new(spec),
             names: Names::new(style, names_here, |key| cursor.key_index(key)),
@@ -201,7 +203,8 @@ impl Partition for GeneratorPartition {
     }
 
     fn position(&self) -> Position {
-        Position { file: None, offset: self.cursor.row, rows: self.cursor.done() }
+        let (offset, rows, share) = (self.cursor.row, self.cursor.done(), Some(self.share.clone()));
+        Position { offset, rows, share, ..Position::default() }
     }
 
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {

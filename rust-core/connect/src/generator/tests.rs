@@ -11,7 +11,7 @@ use crate::{
 fn rows(spec: &GeneratorSpec, shards: usize, rows_max: u32) -> Vec<String> {
     let schema = spec.schema().unwrap();
     let mut rows = Vec::new();
-    for (_, mut partition) in spec.open(shards, &[]).unwrap() {
+    for (_, mut partition) in spec.open(shards, &[], None).unwrap() {
         let (text, letters) = testing::read_all(&mut *partition, &schema, Format::Json, rows_max).unwrap();
         assert!(letters.is_empty());
         rows.extend(text.lines().map(str::to_owned));
@@ -49,7 +49,7 @@ fn another_seed_gives_other_values() {
 fn a_key_belongs_to_the_shard_of_its_remainder() {
     let spec = small(10);
     let schema = spec.schema().unwrap();
-    let partitions = spec.open(3, &[]).unwrap();
+    let partitions = spec.open(3, &[], None).unwrap();
     assert_eq!(partitions.len(), 3);
     for (shard, mut partition) in partitions {
         let (text, _) = testing::read_all(&mut *partition, &schema, Format::Csv, 100).unwrap();
@@ -59,7 +59,7 @@ fn a_key_belongs_to_the_shard_of_its_remainder() {
             assert_eq!(key % 3, shard);
         }
     }
-    assert_eq!(small(2).open(8, &[]).unwrap().len(), 2);
+    assert_eq!(small(2).open(8, &[], None).unwrap().len(), 2);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn every_key_reports_once_per_period_at_exact_times() {
         let expect: Vec<i64> = (0..5_000).map(|row| spec.timestamp_ns(row)).collect();
         assert_eq!(spec.timestamp_ns(keys) - start_ns, period_ns as i64);
         let mut found = Vec::new();
-        for (_, mut partition) in spec.open(2, &[]).unwrap() {
+        for (_, mut partition) in spec.open(2, &[], None).unwrap() {
             let schema = spec.schema().unwrap();
             testing::drain(&mut *partition, &schema, 999, &mut Letters::default(), |batch| {
                 found.extend_from_slice(batch.view().column(0).values::<i64>());
@@ -90,7 +90,7 @@ fn every_key_reports_once_per_period_at_exact_times() {
         assert_eq!(found, expect);
         let sensors = GeneratorSpec { shape: Shape::Sensors, ..spec.clone() };
         let mut milliseconds = Vec::new();
-        let mut partition = sensors.open(1, &[]).unwrap().remove(0).1;
+        let mut partition = sensors.open(1, &[], None).unwrap().remove(0).1;
         let schema = sensors.schema().unwrap();
         testing::drain(&mut *partition, &schema, 999, &mut Letters::default(), |batch| {
             milliseconds.extend_from_slice(batch.view().column(0).values::<i64>());
@@ -106,7 +106,7 @@ fn seeking_to_a_position_continues_behind_it() {
     let spec = small(13);
     let schema = spec.schema().unwrap();
     for before in [0, 1, 12, 13, 1_000, 2_307, 2_308] {
-        let open = || spec.open(2, &[]).unwrap().remove(1).1;
+        let open = || spec.open(2, &[], None).unwrap().remove(1).1;
         let mut partition = open();
         let mut batch = testing::batch(&schema, 2_500, 1 << 16);
         if before > 0 {
@@ -127,7 +127,7 @@ fn anomalies_lie_where_the_spec_says_and_far_off() {
     let spec =
         GeneratorSpec { keys: 1, rows: Some(100_000), columns: Some(vec!["temperature".to_owned()]), ..small(1) };
     let schema = spec.schema().unwrap();
-    let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
     let mut temperatures = Vec::new();
     testing::drain(&mut *partition, &schema, 4_096, &mut Letters::default(), |batch| {
         temperatures.extend_from_slice(batch.view().column(0).values::<f64>());
@@ -189,7 +189,7 @@ fn a_rate_is_kept_and_shared_by_the_shards() {
     let spec = GeneratorSpec { rate: Some(2_000.0), ..small(10) };
     let schema = spec.schema().unwrap();
     let mut batch = testing::batch(&schema, 5_000, 1 << 18);
-    let mut partition = spec.open(2, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(2, &[], None).unwrap().remove(0).1;
     let mut letters = Letters::default();
     let mut at = |now_ns: u64| {
         let mut context = crate::PollContext {
@@ -212,7 +212,7 @@ fn a_rate_is_kept_and_shared_by_the_shards() {
 fn a_full_batch_says_so_and_the_end_stays_the_end() {
     let spec = small(10);
     let schema = spec.schema().unwrap();
-    let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
     let mut letters = Letters::default();
     // Room for 2 names of 13 bytes.
     let mut batch = testing::batch(&schema, 100, 30);
@@ -235,7 +235,7 @@ fn a_full_batch_says_so_and_the_end_stays_the_end() {
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let check = |spec: GeneratorSpec, option: &str| {
-        let error = spec.open(1, &[]).err().expect(option).to_string();
+        let error = spec.open(1, &[], None).err().expect(option).to_string();
         assert!(error.starts_with(option), "{error}");
     };
     let base = GeneratorSpec::default;
@@ -252,7 +252,7 @@ fn what_cannot_be_is_refused_by_name() {
 fn event_time_beyond_2262_is_an_error_and_not_a_wrong_time() {
     let spec = GeneratorSpec { keys: 1, period_ns: PERIOD_NS_MAX, ..GeneratorSpec::default() };
     let schema = spec.schema().unwrap();
-    let mut partition = spec.open(1, &[]).unwrap().remove(0).1;
+    let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;
     let result = testing::drain(&mut *partition, &schema, 64, &mut Letters::default(), |_| {});
     assert!(matches!(result, Err(ConnectError::EventTime { .. })));
 }

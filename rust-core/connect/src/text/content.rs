@@ -3,14 +3,16 @@
 use std::{
     fs::File,
     io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
 };
 
 use flate2::bufread::MultiGzDecoder;
 
+use crate::FileIdentity;
+
 /// Decompressed bytes, or plain ones.
-pub(super) type Content = Box<dyn Read + Send>;
+pub(crate) type Content = Box<dyn Read + Send>;
 
 /// Compressed input is read in blocks of this size.
 const COMPRESSED_BLOCK_BYTES: usize = 256 << 10;
@@ -58,30 +60,92 @@ impl Compression {
     }
 }
 
-/// Content of a regular file from byte `offset` on. Compressed files are decompressed up to there.
-pub(super) fn of_file(path: &Path, offset: u64) -> io::Result<Content> {
-    let mut file = File::open(path)?;
-    let mut first = [0; MAGIC_BYTES];
-    let count = file.read_at(&mut first, 0)?;
-    let compression = Compression::of(&first[..count]);
-    if compression == Compression::None {
-        let length = file.metadata()?.len();
-        if offset > length {
-            return Err(too_short(length));
-        }
-        file.seek(SeekFrom::Start(offset))?;
-        return Ok(Box::new(file));
-    }
-    let mut content = compression.decode(file)?;
-    let skipped = io::copy(&mut content.by_ref().take(offset), &mut io::sink())?;
-    if skipped < offset {
-        return Err(too_short(skipped));
-    }
-    Ok(content)
+/// A regular file while it is read, to be known again later.
+#[derive(Debug)]
+pub(super) struct Source {
+    file: File,
+    is_plain: bool,
 }
 
+impl Source {
+    pub fn open(path: &Path) -> io::Result<Source> {
+        let file = File::open(path)?;
+        let mut first = [0; MAGIC_BYTES];
+        let count = file.read_at(&mut first, 0)?;
+        Ok(Source { file, is_plain: Compression::of(&first[..count]) == Compression::None })
+    }
+
+    /// The content from byte `offset` on. A compressed file is decompressed up to there.
+    pub fn content(&self, offset: u64) -> io::Result<Content> {
+        let mut file = self.file.try_clone()?;
+        if self.is_plain {
+            let length = file.metadata()?.len();
+            if offset > length {
+                return Err(too_short(length));
+            }
+            file.seek(SeekFrom::Start(offset))?;
+            return Ok(Box::new(file));
+        }
+        file.seek(SeekFrom::Start(0))?;
+        let mut first = [0; MAGIC_BYTES];
+        let count = file.read_at(&mut first, 0)?;
+        let mut content = Compression::of(&first[..count]).decode(file)?;
+        let skipped = io::copy(&mut content.by_ref().take(offset), &mut io::sink())?;
+        if skipped < offset {
+            return Err(too_short(skipped));
+        }
+        Ok(content)
+    }
+
+    /// By what the file is known again, when `offset` bytes of its content were consumed.
+    pub fn identity(&self, offset: u64) -> io::Result<FileIdentity> {
+        let metadata = self.file.metadata()?;
+        // Nobody writes into what we have consumed; a compressed file is taken as it is.
+        let head_bytes = HEAD_BYTES.min(if self.is_plain { offset } else { metadata.len() });
+        Ok(FileIdentity { inode: metadata.ino(), head_bytes, head_crc32c: self.head_crc32c(head_bytes)? })
+    }
+
+    fn head_crc32c(&self, bytes: u64) -> io::Result<u32> {
+        let mut block = [0; HEAD_BYTES as usize];
+        let head = &mut block[..bytes as usize];
+        self.file.read_exact_at(head, 0)?;
+        Ok(crc32c::crc32c(head))
+    }
+
+    /// Whether this is still the file of which `offset` bytes were consumed when it was `earlier`; otherwise why not.
+    pub fn check(&self, earlier: &FileIdentity, offset: u64) -> io::Result<Result<(), String>> {
+        let metadata = self.file.metadata()?;
+        let (inode, length) = (metadata.ino(), metadata.len());
+        if inode != earlier.inode {
+            return Ok(Err(format!("it is another file (inode {inode} instead of {})", earlier.inode)));
+        }
+        let least = if self.is_plain { offset } else { earlier.head_bytes };
+        if length < least || earlier.head_bytes > HEAD_BYTES {
+            return Ok(Err(format!("it has only {length} bytes, and {least} were read before")));
+        }
+        if self.head_crc32c(earlier.head_bytes)? != earlier.head_crc32c {
+            let reason = format!("its first {} bytes are others than those that were read before", earlier.head_bytes);
+            return Ok(Err(reason));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether a plain file goes on behind `offset` although the byte before it ends no line.
+    pub fn continues_a_line(&self, offset: u64) -> io::Result<bool> {
+        let mut before = [0];
+        if !self.is_plain || offset == 0 || self.file.metadata()?.len() <= offset {
+            return Ok(false);
+        }
+        self.file.read_exact_at(&mut before, offset - 1)?;
+        Ok(!matches!(before, [b'\n' | b'\r']))
+    }
+}
+
+/// Bytes by which a file is known again.
+const HEAD_BYTES: u64 = 4096;
+
 /// Content of a stream that cannot be read twice.
-pub(super) fn of_stream(mut read: impl Read + Send + 'static) -> io::Result<Content> {
+pub(crate) fn of_stream(mut read: impl Read + Send + 'static) -> io::Result<Content> {
     let mut first = Vec::with_capacity(MAGIC_BYTES);
     // Byte by byte, so that a short first record is not kept waiting for more bytes than the decision needs.
     while Compression::may_begin_with(&first) && first.len() < MAGIC_BYTES {

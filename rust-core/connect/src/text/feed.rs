@@ -14,11 +14,13 @@ const CHUNKS_AHEAD: usize = 8;
 
 /// What [`Feed::read`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fed {
+pub(crate) enum Fed {
     /// so many bytes, at least one
     Bytes(usize),
     /// none now; the waker will be called
     Pending,
+    /// the bytes so far were one stream, and what follows is another; `is_cut`: it was not read to its end
+    Boundary { is_cut: bool },
     /// no more
     End,
 }
@@ -50,8 +52,8 @@ impl Feed {
 
 /// A thread that reads ahead into a bounded queue. It ends with its input, or when it next has something to hand over
 /// and nobody takes it any more.
-pub(super) struct ReaderThread {
-    chunks: Receiver<io::Result<Vec<u8>>>,
+pub(crate) struct ReaderThread {
+    pieces: Receiver<io::Result<Piece>>,
     spent: Sender<Vec<u8>>,
     chunk: Vec<u8>,
     taken: usize,
@@ -63,19 +65,27 @@ impl ReaderThread {
         open: impl FnOnce() -> io::Result<Content> + Send + 'static,
         waker: Waker,
     ) -> io::Result<ReaderThread> {
-        let (to_us, chunks) = bounded(CHUNKS_AHEAD);
-        let (spent, to_fill) = bounded::<Vec<u8>>(CHUNKS_AHEAD);
-        let outlet = Outlet { chunks: Some(to_us), waker };
-        let work = move || read_all(open, &outlet, &to_fill);
-        thread::Builder::new().name("ringmill-reader".to_owned()).spawn(work)?;
-        Ok(ReaderThread { chunks, spent, chunk: Vec::new(), taken: 0 })
+        ReaderThread::run(move |outlet| read_all(open, outlet), waker)
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Fed> {
+    /// A thread that does this.
+    pub fn run(work: impl FnOnce(&Outlet) + Send + 'static, waker: Waker) -> io::Result<ReaderThread> {
+        let (to_us, pieces) = bounded(CHUNKS_AHEAD);
+        let (spent, to_fill) = bounded::<Vec<u8>>(CHUNKS_AHEAD);
+        let outlet = Outlet { pieces: Some(to_us), spent: to_fill, waker };
+        thread::Builder::new().name("ringmill-reader".to_owned()).spawn(move || work(&outlet))?;
+        Ok(ReaderThread { pieces, spent, chunk: Vec::new(), taken: 0 })
+    }
+
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Fed> {
         if self.taken == self.chunk.len() {
-            match self.chunks.try_recv() {
-                Ok(chunk) => {
-                    let spent = std::mem::replace(&mut self.chunk, chunk?);
+            match self.pieces.try_recv() {
+                Ok(piece) => {
+                    let chunk = match piece? {
+                        Piece::Bytes(chunk) => chunk,
+                        Piece::Boundary { is_cut } => return Ok(Fed::Boundary { is_cut }),
+                    };
+                    let spent = std::mem::replace(&mut self.chunk, chunk);
                     self.taken = 0;
                     let _ = self.spent.try_send(spent);
                 }
@@ -91,29 +101,43 @@ impl ReaderThread {
     }
 }
 
+/// What the thread hands over.
+pub(crate) enum Piece {
+    /// the next bytes, at least one
+    Bytes(Vec<u8>),
+    /// see [`Fed::Boundary`]
+    Boundary { is_cut: bool },
+}
+
 /// The thread's end of the queue. However the thread ends, the queue is closed and then its reader woken.
-struct Outlet {
-    chunks: Option<Sender<io::Result<Vec<u8>>>>,
+pub(crate) struct Outlet {
+    pieces: Option<Sender<io::Result<Piece>>>,
+    spent: Receiver<Vec<u8>>,
     waker: Waker,
 }
 
 impl Outlet {
-    /// Hands a message over, waiting for room; `false` if nobody takes it any more.
-    fn send(&self, message: io::Result<Vec<u8>>) -> bool {
-        let taken = self.chunks.as_ref().is_some_and(|chunks| chunks.send(message).is_ok());
+    /// Hands a piece over, waiting for room; `false` if nobody takes it any more.
+    pub fn send(&self, piece: io::Result<Piece>) -> bool {
+        let taken = self.pieces.as_ref().is_some_and(|pieces| pieces.send(piece).is_ok());
         (self.waker)();
         taken
+    }
+
+    /// A buffer to fill, with anything in it.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.spent.try_recv().unwrap_or_default()
     }
 }
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.chunks = None;
+        self.pieces = None;
         (self.waker)();
     }
 }
 
-fn read_all(open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet, spent: &Receiver<Vec<u8>>) {
+fn read_all(open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet) {
     let mut content = match open() {
         Ok(content) => content,
         Err(error) => {
@@ -122,13 +146,13 @@ fn read_all(open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet, spent: 
         }
     };
     loop {
-        let mut chunk = spent.try_recv().unwrap_or_default();
+        let mut chunk = outlet.buffer();
         chunk.resize(CHUNK_BYTES, 0);
         let message = match content.read(&mut chunk) {
             Ok(0) => return,
             Ok(count) => {
                 chunk.truncate(count);
-                Ok(chunk)
+                Ok(Piece::Bytes(chunk))
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(error),

@@ -17,11 +17,16 @@ use std::{
 use ringmill_wire::BatchWriter;
 
 use crate::{
-    ConnectError, FieldSpec, Format, Partition, Poll, PollContext, Position, Waker,
+    ConnectError, FieldSpec, FileIdentity, Format, Partition, Poll, PollContext, Position, Waker,
     formats::{Decoder, Records, Scratch, Stop},
+    journal::Journaled,
     pace::{Admission, Pace},
 };
-use feed::{Fed, Feed, ReaderThread};
+use content::Source;
+use feed::{Fed, Feed};
+
+pub(crate) use content::{Content, of_stream};
+pub(crate) use feed::{Outlet, Piece, ReaderThread};
 
 /// Bytes read at a time from regular files: large enough to drown the system call, small enough for the second-level cache.
 const READ_BYTES: usize = 256 << 10;
@@ -71,6 +76,15 @@ impl TextOptions {
     }
 }
 
+/// How one of a journal's streams came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Boundary {
+    /// it was read to its end
+    Ended,
+    /// the process that read it died, or read it no more
+    Cut,
+}
+
 /// Text from files one after the other, or from one stream.
 pub(crate) struct TextPartition {
     name: String,
@@ -78,6 +92,7 @@ pub(crate) struct TextPartition {
     decoder: Decoder,
     pace: Option<Pace>,
     scratch: Scratch,
+    record_bytes_max: usize,
     waker: Waker,
     /// whether positions name the file
     names_file: bool,
@@ -85,6 +100,16 @@ pub(crate) struct TextPartition {
     /// index of the file being read
     part: usize,
     feed: Option<Feed>,
+    /// the regular file being read
+    source: Option<Source>,
+    /// of the file that was read to its end
+    identity: Option<FileIdentity>,
+    /// through which the stream is read
+    journal: Option<Journaled>,
+    /// of the journal's stream being read, if its format has one
+    header: Option<Arc<str>>,
+    /// what is in the buffer is the rest of one of a journal's streams, and another one follows
+    boundary: Option<Boundary>,
     /// `buffer[start..end]` is read and not consumed
     buffer: Vec<u8>,
     start: usize,
@@ -115,11 +140,17 @@ impl TextPartition {
             fields: options.fields.clone(),
             pace: options.rate.map(Pace::new),
             scratch: Scratch::default(),
+            record_bytes_max: options.record_bytes_max,
             waker,
             names_file,
             parts,
             part: 0,
             feed: None,
+            source: None,
+            identity: None,
+            journal: None,
+            header: None,
+            boundary: None,
             buffer: Vec::new(),
             start: 0,
             end: 0,
@@ -134,15 +165,39 @@ impl TextPartition {
     pub fn of_stream(
         name: &str,
         options: &TextOptions,
-        read: impl io::Read + Send + 'static,
+        open: impl FnOnce() -> io::Result<Content> + Send + 'static,
         waker: Waker,
     ) -> Result<TextPartition, ConnectError> {
         let part = Part { path: PathBuf::new(), name: Arc::from(name), regular: false };
         let mut partition = TextPartition::of_parts(name.to_owned(), options, vec![part], false, waker.clone())?;
-        let thread = ReaderThread::start(move || content::of_stream(read), waker)
-            .map_err(|source| partition.read_error(source))?;
+        let thread = ReaderThread::start(open, waker).map_err(|source| partition.read_error(source))?;
         partition.feed = Some(Feed::Thread(thread));
         Ok(partition)
+    }
+
+    /// Reads a stream through its journal: it can be read again from any offset that was not acknowledged.
+    pub fn of_journal(
+        name: &str,
+        options: &TextOptions,
+        journal: Journaled,
+        waker: Waker,
+    ) -> Result<TextPartition, ConnectError> {
+        let part = Part { path: PathBuf::new(), name: Arc::from(name), regular: false };
+        let mut partition = TextPartition::of_parts(name.to_owned(), options, vec![part], false, waker)?;
+        partition.journal = Some(journal);
+        Ok(partition)
+    }
+
+    /// Goes on behind `position`, which the journal must have.
+    pub fn resume_journal(&mut self, position: &Position) -> Result<(), ConnectError> {
+        if let Some(journal) = &self.journal {
+            let refuse = |error: ConnectError| ConnectError::Resume {
+                partition: self.name.clone(),
+                reason: format!("{error}; --fresh begins anew"),
+            };
+            journal.check(position.offset).map_err(refuse)?;
+        }
+        self.seek(position)
     }
 
     /// Reads the header of the first file, if it is a regular one, so that what is wrong with it is found before the
@@ -186,21 +241,35 @@ impl TextPartition {
         self.at_start = offset == 0;
         self.offset = offset;
         self.decoder.restart(offset == 0);
+        self.identity = None;
         let Part { path, regular, .. } = &self.parts[part];
         let feed = if *regular {
-            content::of_file(path, offset).map(Feed::Inline)
+            let content = Source::open(path).and_then(|source| {
+                let content = source.content(offset);
+                self.source = Some(source);
+                content
+            });
+            content.map(Feed::Inline)
         } else {
             let path = path.clone();
-            let open = move || content::of_stream(File::open(path)?);
+            let open = move || of_stream(File::open(path)?);
             ReaderThread::start(open, self.waker.clone()).map(Feed::Thread)
         };
         self.feed = Some(feed.map_err(|source| self.read_error(source))?);
         Ok(())
     }
 
+    /// Begins to read what is behind `offset`.
+    fn open_feed(&mut self) -> Result<(), ConnectError> {
+        let Some(journal) = &mut self.journal else { return self.enter(self.part, self.offset) };
+        let thread = journal.start(self.offset, self.waker.clone());
+        self.feed = Some(Feed::Thread(thread.map_err(|source| self.read_error(source))?));
+        Ok(())
+    }
+
     /// Frees what an open file holds; it is as if nothing had been read.
     fn close(&mut self) {
-        self.feed = None;
+        (self.feed, self.source) = (None, None);
         self.buffer = Vec::new();
         (self.start, self.end) = (0, 0);
         self.offset = 0;
@@ -221,8 +290,14 @@ impl TextPartition {
         if self.decoder.needs_header() {
             let name = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
             let bytes = &self.buffer[self.start..self.end];
-            match self.decoder.take_header(bytes, self.ended, name)? {
-                Some(length) => self.consume(length),
+            let at_end = self.ended && !self.is_cut();
+            match self.decoder.take_header(bytes, at_end, name)? {
+                Some(length) => {
+                    if self.journal.is_some() && !self.decoder.needs_header() {
+                        self.header = Some(String::from_utf8_lossy(&bytes[..length]).into());
+                    }
+                    self.consume(length);
+                }
                 None => return Ok(false),
             }
         }
@@ -253,6 +328,10 @@ impl TextPartition {
                 match fed {
                     Fed::Bytes(count) => self.end += count,
                     Fed::End => self.ended = true,
+                    Fed::Boundary { is_cut } => {
+                        self.ended = true;
+                        self.boundary = Some(if is_cut { Boundary::Cut } else { Boundary::Ended });
+                    }
                     Fed::Pending => {}
                 }
                 Ok(fed)
@@ -261,13 +340,42 @@ impl TextPartition {
         }
     }
 
-    /// Goes on to the next file; `false` if there is none.
+    fn is_cut(&self) -> bool {
+        self.boundary == Some(Boundary::Cut)
+    }
+
+    /// Makes the beginning of a record at which a stream broke off a dead letter; `false`: there is no room for it now.
+    fn bury_rest(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> bool {
+        let rest = &self.buffer[self.start..self.end];
+        if !rest.iter().all(u8::is_ascii_whitespace) {
+            if !context.dead.has_room() {
+                return false;
+            }
+            let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, 1);
+            records.offset = self.offset;
+            records.row.reason.clear();
+            records.row.reason.push_str("the stream broke off within this record");
+            records.bury(0, &rest[..rest.len().min(self.record_bytes_max)]);
+            self.rows += 1;
+        }
+        self.consume(self.end - self.start);
+        true
+    }
+
+    /// Goes on to the next file or stream; `false` if there is none.
     fn next_part(&mut self) -> Result<bool, ConnectError> {
+        if self.boundary.take().is_some() {
+            self.consume(self.end - self.start);
+            (self.ended, self.at_start, self.header) = (false, true, None);
+            self.decoder.restart(true);
+            return Ok(true);
+        }
         if self.part + 1 < self.parts.len() {
             self.enter(self.part + 1, 0)?;
             return Ok(true);
         }
-        self.feed = None;
+        self.identity = self.identity();
+        (self.feed, self.source) = (None, None);
         self.buffer = Vec::new();
         (self.start, self.end) = (0, 0);
         Ok(false)
@@ -278,7 +386,8 @@ impl TextPartition {
         let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, records_max);
         records.offset = self.offset;
         let bytes = &self.buffer[self.start..self.end];
-        let progress = self.decoder.decode(bytes, self.ended, &mut records);
+        let at_end = self.ended && self.boundary != Some(Boundary::Cut);
+        let progress = self.decoder.decode(bytes, at_end, &mut records);
         let consumed = records.consumed;
         self.consume(progress.consumed);
         self.rows += u64::from(consumed);
@@ -302,7 +411,12 @@ impl TextPartition {
                     Stop::Full => return Ok(Poll::Full),
                     Stop::NeedMore => {}
                 }
-                if self.ended && !self.next_part()? {
+            }
+            if self.ended {
+                if self.is_cut() && (left == 0 || !self.bury_rest(out, context)) {
+                    return Ok(Poll::Rows);
+                }
+                if !self.next_part()? {
                     return Ok(Poll::End);
                 }
             }
@@ -314,6 +428,39 @@ impl TextPartition {
                 return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
             }
         }
+    }
+
+    /// By what the file is known again of which something was consumed.
+    fn identity(&self) -> Option<FileIdentity> {
+        let source = self.source.as_ref().filter(|_| self.offset > 0)?;
+        source.identity(self.offset).ok()
+    }
+
+    /// Goes on behind `position`, where this is still the file of the checkpoint; the error says what differs.
+    pub fn resume(&mut self, position: &Position) -> Result<(), ConnectError> {
+        let refuse =
+            |partition: &TextPartition, reason| ConnectError::Resume { partition: partition.name.clone(), reason };
+        let part = self.part_of(position).map_err(|error| refuse(self, error.to_string()))?;
+        let Some(Part { path, name, .. }) = self.parts.get(part).filter(|part| part.regular) else { return Ok(()) };
+        if let Some(identity) = &position.identity {
+            let source = Source::open(path).map_err(|error| refuse(self, format!("{name}: {error}")))?;
+            let checked = source.check(identity, position.offset).map_err(|error| error.to_string());
+            checked.and_then(|checked| checked).map_err(|reason| refuse(self, format!("{name}: {reason}")))?;
+            if position.rows > 0 && source.continues_a_line(position.offset).unwrap_or(true) {
+                let reason = format!(
+                    "{name}: it ended with a line without its end, at byte {}, and goes on there now",
+                    position.offset
+                );
+                return Err(refuse(self, reason));
+            }
+        }
+        self.seek(position)
+    }
+
+    /// Where the partition of a file stood that nobody can read any more, and that had been read to its end.
+    pub fn rest_at(&mut self, position: &Position, part: usize) {
+        (self.part, self.ended) = (part, true);
+        (self.offset, self.rows, self.identity) = (position.offset, position.rows, position.identity);
     }
 
     fn refuse_seek(&self, position: &Position, reason: String) -> ConnectError {
@@ -339,7 +486,7 @@ impl Partition for TextPartition {
             if self.ended || self.parts.is_empty() {
                 return Ok(Poll::End);
             }
-            self.enter(self.part, self.offset)?;
+            self.open_feed()?;
         }
         let mut wanted = context.rows_max;
         if let Some(pace) = &mut self.pace {
@@ -358,10 +505,37 @@ impl Partition for TextPartition {
 
     fn position(&self) -> Position {
         let name = || self.parts.get(self.part).map(|part| Arc::clone(&part.name));
-        Position { file: self.names_file.then(name).flatten(), offset: self.offset, rows: self.rows }
+        let files = if self.names_file { &self.parts[..] } else { &[] };
+        Position {
+            offset: self.offset,
+            rows: self.rows,
+            file: self.names_file.then(name).flatten(),
+            files: files.iter().map(|part| part.name.to_string()).collect(),
+            identity: self.identity.or_else(|| self.identity()),
+            share: None,
+            header: self.header.clone(),
+        }
+    }
+
+    fn acknowledge(&mut self, position: &Position) {
+        if let Some(journal) = &self.journal {
+            journal.acknowledge(position.offset);
+        }
     }
 
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
+        if let Some(journal) = &self.journal {
+            if !journal.is_waiting() {
+                return Err(self.refuse_seek(position, "it is being read already".to_owned()));
+            }
+            self.decoder.restart(true);
+            if let Some(header) = position.header.as_deref().filter(|_| self.decoder.needs_header()) {
+                self.decoder.take_header(header.as_bytes(), true, &self.name)?;
+            }
+            (self.offset, self.rows, self.at_start) = (position.offset, position.rows, position.offset == 0);
+            self.header.clone_from(&position.header);
+            return Ok(());
+        }
         let part = self.part_of(position)?;
         if !self.parts.get(part).is_some_and(|part| part.regular) {
             if position.offset == self.offset && part == self.part {

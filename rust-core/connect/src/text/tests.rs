@@ -56,7 +56,9 @@ impl Stream {
         let waker: Waker = Arc::new(move || {
             let _ = wake.send(());
         });
-        let partition = TextPartition::of_stream("stdin", options, Pipe { from, rest: Vec::new() }, waker).unwrap();
+        let partition =
+            TextPartition::of_stream("stdin", options, move || of_stream(Pipe { from, rest: Vec::new() }), waker)
+                .unwrap();
         let batch = testing::batch(&schema_of(&options.fields).unwrap(), 100, 1 << 12);
         Stream { partition, to: Some(to), woken, batch, letters: Letters::default() }
     }
@@ -97,7 +99,7 @@ fn a_stream_is_idle_until_its_waker_is_called() {
     assert_eq!(stream.poll_until(u32::MAX).unwrap(), Poll::End);
     assert_eq!(stream.batch.rows(), 3);
     assert_eq!(stream.poll().unwrap(), Poll::End);
-    assert_eq!(stream.partition.position(), Position { file: None, offset: 23, rows: 3 });
+    assert_eq!(stream.partition.position(), Position { offset: 23, rows: 3, ..Position::default() });
 }
 
 #[test]
@@ -180,7 +182,7 @@ fn a_reader_waits_for_the_shard_and_not_the_other_way_round() {
         let _ = wake.send(());
     });
     let endless = Endless(Arc::clone(&read));
-    let mut partition = TextPartition::of_stream("endless", &options, endless, waker).unwrap();
+    let mut partition = TextPartition::of_stream("endless", &options, move || of_stream(endless), waker).unwrap();
     // It wakes us once per chunk of its queue, and then waits.
     for _ in 0..8 {
         woken.recv_timeout(Duration::from_secs(20)).unwrap();
@@ -203,7 +205,7 @@ fn nothing_is_consumed_while_dead_letters_have_no_room() {
     for _ in 0..10 {
         assert_eq!(stream.poll().unwrap(), Poll::Rows);
     }
-    assert_eq!(stream.partition.position(), Position { file: None, offset: 3, rows: 1 });
+    assert_eq!(stream.partition.position(), Position { offset: 3, rows: 1, ..Position::default() });
     stream.letters.room = 3;
     stream.poll_until(u32::MAX).unwrap();
     assert_eq!((stream.batch.rows(), stream.letters.taken.len()), (1, 2));
@@ -262,7 +264,7 @@ fn an_event_too_far_in_the_future_is_a_dead_letter() {
 #[test]
 fn options_out_of_range_are_refused() {
     let check = |options: TextOptions, expect: &str| {
-        let opened = TextPartition::of_stream("stdin", &options, io::empty(), Arc::new(|| {}));
+        let opened = TextPartition::of_stream("stdin", &options, || of_stream(io::empty()), Arc::new(|| {}));
         let error = opened.err().unwrap();
         assert!(error.is_configuration());
         assert!(error.to_string().starts_with(expect), "{error}");

@@ -9,7 +9,7 @@ use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
 use super::{
     Node, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef,
-    UdfSpec,
+    UdfSpec, dead_letter_store, retained,
 };
 use crate::expression::Expression;
 use crate::nearest::nearest;
@@ -17,8 +17,13 @@ use crate::window::{self, WindowSpec};
 
 impl Plan {
     /// Orders and resolves `nodes`. All mistakes are reported together; nodes behind a broken one are not looked at.
-    pub fn build(pipeline: PipelineSpec, nodes: Vec<NodeSpec>) -> Result<Plan, Vec<PlanError>> {
+    /// With checkpoints, sinks for dead letters that nobody reads are added; see [`super::dead_letter_store`].
+    pub fn build(pipeline: PipelineSpec, mut nodes: Vec<NodeSpec>) -> Result<Plan, Vec<PlanError>> {
         let mut errors = Vec::new();
+        let has_sink = nodes.iter().any(|node| matches!(node.kind, NodeKind::Sink(_)));
+        if let Some(checkpoint) = &pipeline.checkpoint {
+            nodes.extend(dead_letter_store::sinks(checkpoint, &nodes));
+        }
         let order = order(&nodes, &mut errors);
         let mut built: Vec<Option<Node>> = Vec::with_capacity(order.len());
         let positions: HashMap<String, usize> =
@@ -32,7 +37,7 @@ impl Plan {
         if errors.is_empty() && !nodes.iter().any(|node| matches!(node.kind, NodeKind::Source(_))) {
             errors.push(error("pipeline", "sources", "the pipeline has no source", Some("add a [sources.NAME] table")));
         }
-        if errors.is_empty() && !nodes.iter().any(|node| matches!(node.kind, NodeKind::Sink(_))) {
+        if errors.is_empty() && !has_sink {
             errors.push(error(
                 "pipeline",
                 "sinks",
@@ -41,11 +46,15 @@ impl Plan {
             ));
         }
         check_paths(&nodes, &mut errors);
+        if pipeline.checkpoint.is_none() {
+            errors.extend(retained::without_checkpoints(&nodes));
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let PipelineSpec { name, shards, wait, cpus, state_bytes_max, run_base, worker_environment } = pipeline;
-        Ok(Plan { name, nodes, shards, wait, cpus, state_bytes_max, run_base, worker_environment })
+        let PipelineSpec { name, shards, wait, cpus, state_bytes_max, run_base, worker_environment, checkpoint } =
+            pipeline;
+        Ok(Plan { name, nodes, shards, wait, cpus, state_bytes_max, run_base, worker_environment, checkpoint })
     }
 }
 
@@ -324,8 +333,10 @@ fn resolve_window(name: &str, window: &WindowSpec, input: &Stream, errors: &mut 
 
 fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanError>) -> Option<Arc<Schema>> {
     let description = &udf.description;
+    check_state(name, udf, input, errors);
     for argument in &description.arguments {
-        if input.index_of(argument).is_none() {
+        let is_state = description.state.iter().any(|field| field.name == *argument);
+        if input.index_of(argument).is_none() && !is_state {
             let mut wrong = missing_column(name, "function", argument, input);
             wrong.message = format!(
                 "{} asks for column {argument:?}, which the step's input does not have: {}",
@@ -375,6 +386,44 @@ fn resolve_udf(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanE
     }
 }
 
+/// Per-key state and the step's key belong together, and state has names of its own.
+fn check_state(name: &str, udf: &UdfSpec, input: &Schema, errors: &mut Vec<PlanError>) {
+    let state = &udf.description.state;
+    if state.is_empty() {
+        if !udf.key.is_empty() {
+            let message = format!("{} keeps nothing for a key", udf.function);
+            let hint = "declare what it keeps, @rm.udf(state={\"level\": rm.float64}, …), or leave `key` out";
+            errors.push(error(name, "key", message, Some(hint)));
+        }
+        return;
+    }
+    if udf.key.is_empty() {
+        let names = state.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ");
+        let message = format!("{} keeps {names} for each key, and the step names no key", udf.function);
+        errors.push(error(name, "function", message, Some("add its columns, for example key = [\"device_id\"]")));
+    }
+    let mut wrong = Vec::new();
+    window::bind_keys(&udf.key, input, &mut wrong);
+    errors.extend(wrong.into_iter().map(|wrong| PlanError {
+        node: name.into(),
+        key: wrong.key,
+        message: wrong.message,
+        hint: wrong.hint,
+    }));
+    for field in state {
+        if input.index_of(&field.name).is_some() {
+            let message =
+                format!("{} keeps a column {:?}, which the step's input has already", udf.function, field.name);
+            errors.push(error(name, "function", message, Some("give what is kept another name")));
+        }
+        if field.initial_word().is_none() {
+            let message =
+                format!("{} keeps {:?} as {}, which is not possible", udf.function, field.name, field.data_type);
+            errors.push(error(name, "function", message, Some("state needs a type of fixed width")));
+        }
+    }
+}
+
 fn missing_column(node: &str, key: &str, column: &str, schema: &Schema) -> PlanError {
     let near = nearest(column, schema.fields.iter().map(|field| field.name.as_str()));
     let hint = near.map(|name| format!("did you mean {name:?}?"));
@@ -395,10 +444,14 @@ fn check_filter(name: &str, text: &str, schema: &Schema, errors: &mut Vec<PlanEr
 
 /// Two sinks that write one file would write over each other.
 fn check_paths(nodes: &[Node], errors: &mut Vec<PlanError>) {
-    let mut writers: HashMap<&PathBuf, &str> = HashMap::new();
+    let mut writers: HashMap<(&PathBuf, Option<&str>), &str> = HashMap::new();
     for node in nodes {
-        let NodeKind::Sink(SinkSpec::File { path, .. }) = &node.kind else { continue };
-        if let Some(other) = writers.insert(path, &node.name) {
+        let (path, table) = match &node.kind {
+            NodeKind::Sink(SinkSpec::File { path, .. }) => (path, None),
+            NodeKind::Sink(SinkSpec::Sqlite { path, table }) => (path, Some(table.as_str())),
+            _ => continue,
+        };
+        if let Some(other) = writers.insert((path, table), &node.name) {
             let message = format!("{} is written by the sink {other:?} already", path.display());
             errors.push(error(
                 &node.name,
@@ -411,10 +464,7 @@ fn check_paths(nodes: &[Node], errors: &mut Vec<PlanError>) {
 }
 
 fn check_sink(name: &str, sink: &SinkSpec, schema: &Schema, errors: &mut Vec<PlanError>) {
-    let format = match sink {
-        SinkSpec::Null => return,
-        SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => *format,
-    };
+    let Some(format) = sink.format() else { return };
     if let Err(wrong) = encoder(format, schema) {
         errors.push(error(name, "format", wrong.to_string(), None));
     }

@@ -15,7 +15,7 @@ mod server;
 pub use client::{ClientError, Run, connect};
 pub use folder::{RunEntry, RunFolder, list};
 pub use message::Greeting;
-pub use server::{Server, serve};
+pub use server::{Directory, Server, serve};
 
 use std::os::fd::OwnedFd;
 

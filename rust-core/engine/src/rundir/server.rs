@@ -54,6 +54,24 @@ impl Server {
     pub fn replace(&self, channels: Vec<ChannelHandle>) {
         *lock(&self.channels) = channels;
     }
+
+    /// The list that is handed out, for whoever starts workers again.
+    pub fn directory(&self) -> Directory {
+        Directory(Arc::clone(&self.channels))
+    }
+}
+
+/// The channels that a [`Server`] hands out.
+#[derive(Clone, Debug)]
+pub struct Directory(Arc<Mutex<Vec<ChannelHandle>>>);
+
+impl Directory {
+    /// The worker of this name is another process now, with another response file.
+    pub fn replace_worker(&self, name: &str, pid: i32, request: OwnedFd, response: OwnedFd) {
+        if let Some(channel) = lock(&self.0).iter_mut().find(|channel| channel.name == name) {
+            (channel.pid, channel.request, channel.response) = (pid, request, response);
+        }
+    }
 }
 
 impl Drop for Server {

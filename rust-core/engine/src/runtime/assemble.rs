@@ -3,24 +3,34 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ringmill_connect::{Checksum, FileWriter, Partition, StdoutWriter, Waker, Writer, encoder};
+use crossbeam::channel::Sender;
+use ringmill_connect::{Encoder, Partition, Resume, Waker, encoder};
+use ringmill_state::{NodeId, PartitionRecord};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
+use super::checkpoint_thread::{Message, SinkCommand};
 use super::dead_letters::DeadLetterBatch;
 use super::exchange::Lanes;
 use super::filter::FilterOperator;
 use super::graph::Graph;
 use super::operator::{DEAD_LETTERS, LATE, Operator, ROWS};
+use super::outputs::Outputs;
+use super::recovery::Durable;
+use super::retained::RetainedEncoder;
 use super::signal::ShardSignal;
-use super::sink::{SinkOperator, SinkTarget, WriterLane, WriterThread, chunk_memory_bytes, start_writer};
+use super::sink::{NullTarget, SinkOperator, SinkTarget};
+use super::snapshot::StartingPoint;
 use super::source::{SourceOperator, SourceTime};
-use super::udf::{UdfOperator, UdfParts, WorkerLink};
+use super::udf::{KeyedState, UdfOperator, UdfParts, WorkerLink};
 use super::window::WindowNode;
 use super::workers::{FAILURE_BYTES, udf_layouts};
+use super::writer_thread::{WriterLane, WriterThread, chunk_memory_bytes};
 use crate::error::EngineError;
 use crate::expression::Expression;
 use crate::metrics::{Control, NodeCounts};
-use crate::plan::{Node, NodeKind, Plan, Port, SinkSpec, SourceConnector, SourceSpec, event_time_unit};
+use crate::plan::{
+    Node, NodeKind, Plan, Port, SinkSpec, SourceConnector, SourceSpec, UdfDescription, UdfSpec, event_time_unit,
+};
 use crate::window::{KeyHasher, TimeColumn, WindowOperator};
 
 /// Rows of a batch outside the rings.
@@ -44,6 +54,7 @@ fn variable_bytes(plan: &Plan) -> u32 {
 pub struct Assembly<'a> {
     plan: &'a Plan,
     signals: &'a [Arc<ShardSignal>],
+    start: StartingPoint,
     partitions: HashMap<(usize, usize), Vec<Box<dyn Partition>>>,
     lanes: HashMap<usize, Vec<WriterLane>>,
     exchanges: HashMap<usize, Lanes>,
@@ -53,16 +64,22 @@ pub struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    /// Opens the sources; nothing has been written yet.
-    pub fn open_sources(plan: &'a Plan, signals: &'a [Arc<ShardSignal>]) -> Result<Self, EngineError> {
+    /// Opens the sources where the run goes on; nothing has been written yet.
+    pub fn open_sources(
+        plan: &'a Plan,
+        signals: &'a [Arc<ShardSignal>],
+        start: StartingPoint,
+    ) -> Result<Self, EngineError> {
         let wakers: Vec<Waker> = signals.iter().map(waker).collect();
         let mut partitions: HashMap<(usize, usize), Vec<Box<dyn Partition>>> = HashMap::new();
         for (index, node) in plan.nodes.iter().enumerate() {
             let NodeKind::Source(source) = &node.kind else { continue };
+            let records = start.partitions.get(&index);
+            let resume = records.map(|records| records.iter().map(resume).collect::<Vec<Resume<'_>>>());
             let opened = match &source.connector {
-                SourceConnector::Generator(spec) => spec.open(plan.shards, &wakers),
-                SourceConnector::File(spec) => spec.open(plan.shards, &wakers),
-                SourceConnector::Stdin(spec) => spec.open(plan.shards, &wakers),
+                SourceConnector::Generator(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
+                SourceConnector::File(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
+                SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
             };
             let opened = opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
             for (shard, partition) in opened {
@@ -70,26 +87,21 @@ impl<'a> Assembly<'a> {
             }
         }
         let (lanes, exchanges, links) = Default::default();
-        Ok(Self { plan, signals, partitions, lanes, exchanges, links, threads: Vec::new() })
+        Ok(Self { plan, signals, start, partitions, lanes, exchanges, links, threads: Vec::new() })
     }
 
-    /// Opens the sinks and starts their threads; files are created here.
-    pub fn open_sinks(&mut self, control: &Arc<Control>) -> Result<(), EngineError> {
-        for (index, node) in self.plan.nodes.iter().enumerate() {
-            let NodeKind::Sink(sink) = &node.kind else { continue };
-            let failed = |error| EngineError::Connect { node: node.name.clone(), error };
-            let (writer, format): (Box<dyn Writer>, _) = match sink {
-                SinkSpec::Null => continue,
-                SinkSpec::File { path, format } => (Box::new(FileWriter::create(path).map_err(failed)?), *format),
-                SinkSpec::Stdout { format } => (Box::new(StdoutWriter), *format),
-            };
-            let mut header = Vec::new();
-            encoder(format, &node.schema).map_err(failed)?.begin(&node.schema, &mut header);
-            let (thread, lanes) = start_writer(&node.name, writer, header, self.signals, control)?;
-            self.threads.push(thread);
-            self.lanes.insert(index, lanes);
-        }
-        Ok(())
+    /// Opens the sinks and starts their threads; files are created here. With checkpoints the ways to the sinks come back.
+    pub fn open_sinks(
+        &mut self,
+        control: &Arc<Control>,
+        checkpoints: Option<(&Durable, &Sender<Message>)>,
+    ) -> Result<Vec<Sender<SinkCommand>>, EngineError> {
+        let mut outputs = Outputs::default();
+        let opened = outputs.open(self.plan, self.signals, control, checkpoints);
+        self.threads.append(&mut outputs.threads);
+        opened?;
+        self.lanes = outputs.lanes;
+        Ok(outputs.commands)
     }
 
     /// Takes the workers over.
@@ -103,8 +115,8 @@ impl<'a> Assembly<'a> {
         let mut seats: Vec<usize> = Vec::with_capacity(self.plan.nodes.len());
         for (index, node) in self.plan.nodes.iter().enumerate() {
             let seat = match &node.kind {
-                NodeKind::Window(_) if self.plan.shards > 1 => {
-                    self.add_exchanged_window(&mut graph, &seats, index, node, shard)?
+                NodeKind::Window(_) | NodeKind::Udf(_) if self.plan.shards > 1 && key_of(node).is_some() => {
+                    self.add_exchanged(&mut graph, &seats, index, node, shard)?
                 }
                 _ => {
                     let operator = self.operator(index, node, shard, node.inputs.len())?;
@@ -123,7 +135,8 @@ impl<'a> Assembly<'a> {
         Ok(graph)
     }
 
-    fn add_exchanged_window(
+    /// Adds a node with a key behind an exchange.
+    fn add_exchanged(
         &mut self,
         graph: &mut Graph,
         seats: &[usize],
@@ -131,21 +144,20 @@ impl<'a> Assembly<'a> {
         node: &Node,
         shard: usize,
     ) -> Result<usize, EngineError> {
-        let NodeKind::Window(spec) = &node.kind else { return Err(EngineError::Internal("not a window".into())) };
         let input = input_schema(node)?;
         if !self.exchanges.contains_key(&index) {
             let template = heap_template(node, input, variable_bytes(self.plan))?;
             self.exchanges.insert(index, Lanes::new(self.plan.shards, &template));
         }
-        let window = self.operator(index, node, shard, 1)?;
+        let operator = self.operator(index, node, shard, 1)?;
         let lanes = &self.exchanges[&index];
-        let keys: Vec<usize> = spec.key.iter().filter_map(|key| input.index_of(key)).collect();
+        let keys = key_indices(node, input);
         let sender = lanes.sender(shard, node.name.clone(), KeyHasher::new(keys), self.signals, node.inputs.len());
         let receiver = lanes.receiver(shard, self.signals);
         let sender = graph.add(Box::new(sender), index, false);
         connect_inputs(graph, seats, node, sender);
         let receiver = graph.add(Box::new(receiver), index, false);
-        let seat = graph.add(window, index, true);
+        let seat = graph.add(operator, index, true);
         graph.connect(receiver, ROWS, seat, 0);
         Ok(seat)
     }
@@ -159,7 +171,7 @@ impl<'a> Assembly<'a> {
     ) -> Result<Box<dyn Operator>, EngineError> {
         Ok(match &node.kind {
             NodeKind::Source(source) => self.source(index, node, source, shard)?,
-            NodeKind::Window(_) => window_node(self.plan, node, inputs)?,
+            NodeKind::Window(_) => window_node(self.plan, node, self.start.node_id(index), shard, inputs)?,
             NodeKind::Filter(filter) => {
                 let input = input_schema(node)?;
                 let bound = Expression::parse(&filter.expression).and_then(|expression| expression.bind(input));
@@ -175,24 +187,33 @@ impl<'a> Assembly<'a> {
                 Box::new(UdfOperator::new(UdfParts {
                     name: node.name.clone(),
                     on_error: udf.on_error,
+                    supervision: udf.supervision,
                     request: layouts.request,
                     response: layouts.response,
                     output: node.schema.clone(),
+                    id: self.start.node_id(index),
+                    keyed: keyed_state(self.plan, node, udf)?,
+                    has_snapshots: udf.description.snapshot,
                     workers: self.links.remove(&(index, shard)).unwrap_or_default(),
                     inputs,
                 })?)
             }
             NodeKind::Sink(sink) => {
-                let target = match (sink, self.lanes.get_mut(&index)) {
-                    (SinkSpec::File { format, .. } | SinkSpec::Stdout { format }, Some(lanes)) => {
-                        let encoder = encoder(*format, &node.schema);
+                let target = match (sink.format(), self.lanes.get_mut(&index)) {
+                    (Some(format), Some(lanes)) => {
+                        let encoder = match sink {
+                            SinkSpec::Retained(_) => {
+                                RetainedEncoder::new(&node.schema).map(|encoder| Box::new(encoder) as Box<dyn Encoder>)
+                            }
+                            _ => encoder(format, &node.schema),
+                        };
                         let encoder =
                             encoder.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
                         SinkTarget::Writer { encoder, lane: lanes.remove(0) }
                     }
-                    _ => SinkTarget::Null(Checksum::default()),
+                    _ => SinkTarget::Null(NullTarget::new(self.start.node_id(index), shard, self.plan.shards)),
                 };
-                Box::new(SinkOperator::new(target, inputs))
+                Box::new(SinkOperator::new(node.name.clone(), target, inputs))
             }
         })
     }
@@ -215,8 +236,72 @@ impl<'a> Assembly<'a> {
         let batch = heap_batch(node, &node.schema, variable_bytes(self.plan))?;
         let dead =
             DeadLetterBatch::new(&node.name).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
-        Ok(Box::new(SourceOperator::new(node.name.clone(), partitions, time, batch, dead)))
+        let mut operator = SourceOperator::new(node.name.clone(), index, partitions, time, batch, dead);
+        operator.resume(self.start.partitions.get(&index).map_or(&[], Vec::as_slice));
+        operator.set_checkpoints_kept(self.plan.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.keep));
+        Ok(Box::new(operator))
     }
+}
+
+/// The columns by which a node's rows are brought to the shard of their key; `None`: they stay where they are.
+fn key_of(node: &Node) -> Option<&[String]> {
+    match &node.kind {
+        NodeKind::Window(spec) => Some(&spec.key),
+        NodeKind::Udf(udf) if !udf.description.state.is_empty() => Some(&udf.key),
+        _ => None,
+    }
+}
+
+fn key_indices(node: &Node, input: &Schema) -> Vec<usize> {
+    key_of(node).unwrap_or_default().iter().filter_map(|key| input.index_of(key)).collect()
+}
+
+/// The empty table of a function's per-key state, if it keeps any.
+fn keyed_state(plan: &Plan, node: &Node, udf: &UdfSpec) -> Result<Option<KeyedState>, EngineError> {
+    let UdfDescription { state, outputs, .. } = &udf.description;
+    if state.is_empty() {
+        return Ok(None);
+    }
+    let input = input_schema(node)?;
+    let mut keyed = KeyedState::new(&key_indices(node, input), input, state, outputs.len(), state_bytes_max(plan));
+    if plan.checkpoint.is_some() {
+        keyed.track_changes();
+    }
+    Ok(Some(keyed))
+}
+
+/// What a function's state in a checkpoint has to look like to be taken back; empty: it has none.
+pub fn udf_fingerprint(plan: &Plan, node: &Node, udf: &UdfSpec) -> String {
+    let mut parts = Vec::new();
+    if udf.description.snapshot {
+        // Nobody but the class knows how to divide what one worker has learnt among others.
+        parts.push(format!("snapshots of {} workers in each of {} shards", udf.workers, plan.shards));
+    }
+    if udf.description.state.is_empty() {
+        return parts.concat();
+    }
+    let input = node.input_schema.as_deref();
+    let key = udf.key.iter().map(|name| {
+        let field = input.and_then(|input| Some(input.field(input.index_of(name)?)));
+        field.map_or_else(String::new, |field| {
+            format!("{name} {}{}", field.data_type, if field.nullable { "?" } else { "" })
+        })
+    });
+    let state = udf.description.state.iter().map(|field| format!("{} {}", field.name, field.data_type));
+    let (key, state) = (key.collect::<Vec<_>>().join(", "), state.collect::<Vec<_>>().join(", "));
+    parts.push(format!("key {key}; state {state}"));
+    parts.join("; ")
+}
+
+/// Bytes that the state of one node may take in one shard.
+fn state_bytes_max(plan: &Plan) -> u64 {
+    let nodes = plan.nodes.iter().filter(|node| key_of(node).is_some()).count().max(1);
+    plan.state_bytes_max / (plan.shards * nodes) as u64
+}
+
+/// Where a partition goes on.
+fn resume(record: &PartitionRecord) -> Resume<'_> {
+    Resume { name: &record.name, position: &record.position, ended: record.ended }
 }
 
 /// Wakes a shard from any thread.
@@ -264,6 +349,13 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
             }
             NodeKind::Udf(udf) => {
                 let layouts = udf_layouts(node).ok().flatten();
+                if key_of(node).is_some() {
+                    state = true;
+                    let input = node.input_schema.as_ref().filter(|_| plan.shards > 1);
+                    let exchange = input.and_then(|input| heap_capacity(input, variable).ok());
+                    let bytes = exchange.map_or(0, |template| Lanes::memory_bytes(plan.shards, &template));
+                    budget.extend((bytes > 0).then(|| (format!("{} batches", node.name), bytes)));
+                }
                 let slot = layouts
                     .map_or(0, |(_, layouts)| layouts.request.bytes() + layouts.response.bytes().max(FAILURE_BYTES));
                 (
@@ -276,24 +368,45 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
         budget.push((format!("{} {what}", node.name), size));
     }
     if state {
-        budget.push(("window state, at most".into(), plan.state_bytes_max));
+        let is_keyed = |node: &Node| matches!(node.kind, NodeKind::Udf(_)) && key_of(node).is_some();
+        let what = if plan.nodes.iter().any(is_keyed) { "state" } else { "window state" };
+        budget.push((format!("{what}, at most"), plan.state_bytes_max));
     }
     budget
 }
 
-fn window_node(plan: &Plan, node: &Node, inputs: usize) -> Result<Box<dyn Operator>, EngineError> {
+fn window_node(
+    plan: &Plan,
+    node: &Node,
+    id: NodeId,
+    shard: usize,
+    inputs: usize,
+) -> Result<Box<dyn Operator>, EngineError> {
+    let (mut windows, time_column) = window_operator(plan, node)?;
+    if plan.checkpoint.is_some() {
+        windows.track_changes();
+        windows.set_shard(shard, plan.shards);
+    }
+    let variable = variable_bytes(plan);
+    let out = heap_batch(node, &node.schema, variable.max(WINDOW_VARIABLE_BYTES))?;
+    let late = heap_batch(node, input_schema(node)?, variable)?;
+    Ok(Box::new(WindowNode::new(node.name.clone(), id, windows, time_column, out, late, inputs)))
+}
+
+/// A window node's empty state, and the event-time column of its input.
+fn window_operator(plan: &Plan, node: &Node) -> Result<(WindowOperator, Option<usize>), EngineError> {
     let NodeKind::Window(spec) = &node.kind else { return Err(EngineError::Internal("not a window".into())) };
     let input = input_schema(node)?;
     let column = input_time(plan, node).and_then(|column| event_time_unit(input, Some(column)));
     let time = column.map_or(TimeColumn::Arrival, |(index, unit)| TimeColumn::Event { index, unit });
-    let windows = plan.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Window(_))).count().max(1);
-    let state_bytes_max = plan.state_bytes_max / (plan.shards * windows) as u64;
-    let windows = WindowOperator::new(spec, input.clone(), time, state_bytes_max);
+    let windows = WindowOperator::new(spec, input.clone(), time, state_bytes_max(plan));
     let windows = windows.map_err(|error| EngineError::Internal(format!("{}: {error}", node.name)))?;
-    let variable = variable_bytes(plan);
-    let out = heap_batch(node, &node.schema, variable.max(WINDOW_VARIABLE_BYTES))?;
-    let late = heap_batch(node, input, variable)?;
-    Ok(Box::new(WindowNode::new(node.name.clone(), windows, column.map(|(index, _)| index), out, late, inputs)))
+    Ok((windows, column.map(|(index, _)| index)))
+}
+
+/// What a window's state in a checkpoint has to look like to be taken back.
+pub fn window_fingerprint(plan: &Plan, node: &Node) -> Result<String, EngineError> {
+    Ok(window_operator(plan, node)?.0.fingerprint())
 }
 
 /// The event-time column of a node's inputs.
@@ -361,5 +474,7 @@ fn direct_consumer(plan: &Plan, index: usize, node: &Node) -> Option<usize> {
     let is_variable = node.schema.fields.iter().any(|field| field.data_type.is_variable());
     let fits = !is_variable || udf.variable_bytes as usize >= record_bytes_max;
     let is_only = others.is_none() && plan.nodes[reader].inputs.len() == 1;
-    (fits && is_only && !feeds_window(plan, index)).then_some(reader)
+    // Per-key state has to be looked up for each row.
+    let is_stateless = udf.description.state.is_empty();
+    (fits && is_only && is_stateless && !feeds_window(plan, index)).then_some(reader)
 }

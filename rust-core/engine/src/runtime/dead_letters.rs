@@ -56,15 +56,23 @@ impl DeadLetterBatch {
 
     /// A record that did not parse or fit.
     pub fn push_record(&mut self, reason: &str, partition: &str, offset: u64, record: &[u8]) {
-        self.push(reason, None, Some((partition, offset)), record);
+        self.push(reason, None, Some((partition, offset)), None, record);
     }
 
-    /// A row for which the function failed; `record` is the row as JSON.
-    pub fn push_row(&mut self, reason: &str, traceback: Option<&str>, record: &[u8]) {
-        self.push(reason, traceback, None, record);
+    /// A row that no function took, or for which it failed in so many attempts; `record` is the row as JSON, `detail` a
+    /// traceback.
+    pub fn push_row(&mut self, reason: &str, detail: Option<&str>, attempts: Option<u32>, record: &[u8]) {
+        self.push(reason, detail, None, attempts, record);
     }
 
-    fn push(&mut self, reason: &str, detail: Option<&str>, place: Option<(&str, u64)>, record: &[u8]) {
+    fn push(
+        &mut self,
+        reason: &str,
+        detail: Option<&str>,
+        place: Option<(&str, u64)>,
+        attempts: Option<u32>,
+        record: &[u8],
+    ) {
         self.total += 1;
         let record = &record[..record.len().min(RECORD_MAX)];
         let (reason, detail) = (head(reason, TEXT_MAX / 2), detail.map(|text| head(text, TEXT_MAX / 2)));
@@ -85,6 +93,10 @@ impl DeadLetterBatch {
         let text = std::str::from_utf8(record).is_ok();
         fits &= push_optional(writer, 5, text.then_some(record));
         fits &= push_optional(writer, 6, (!text).then_some(record));
+        match attempts {
+            Some(attempts) => writer.push(7, attempts),
+            None => writer.push_null(7),
+        }
         if fits { writer.finish_row() } else { writer.discard_row() }
     }
 
@@ -134,6 +146,16 @@ mod tests {
         assert_eq!((view.column(5).bytes(0), view.column(5).is_valid(1)), (&b"{}"[..], false));
         assert_eq!((view.column(6).bytes(1), view.column(6).is_valid(0)), (&[0xff, 0xfe][..], false));
         assert_eq!(view.column(4).values::<u64>(), [42, 45]);
+        assert!(!view.column(7).is_valid(0));
+    }
+
+    #[test]
+    fn a_letter_of_a_row_says_how_often_it_was_tried() {
+        let mut letters = DeadLetterBatch::new("scores").unwrap();
+        letters.push_row("ValueError: no", Some("Traceback"), Some(14), b"{}");
+        let view = letters.batch.view();
+        assert_eq!((view.column(2).bytes(0), view.column(7).values::<u32>()), (&b"Traceback"[..], &[14][..]));
+        assert!(!view.column(4).is_valid(0));
     }
 
     #[test]

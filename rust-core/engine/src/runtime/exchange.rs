@@ -1,15 +1,18 @@
 //! Brings each row to the shard that owns its key.
 //!
 //! Between each pair of shards runs a bounded queue of packets and one back for the empty ones. A packet carries rows
-//! and the mark that follows them. With one shard there is no exchange.
+//! and the mark that follows them, so it never holds rows of two epochs. A barrier goes to every shard, and the
+//! receiving side takes no more from a shard whose barrier has come until those of all shards have. With one shard there
+//! is no exchange.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use ringmill_state::{group_of, shard_of};
 use ringmill_wire::{BatchView, HeapBatch, Template};
 
-use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, PORTS, ROWS, Rows, ShardContext};
+use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use super::signal::ShardSignal;
 use crate::error::EngineError;
 use crate::metrics::NodeCounts;
@@ -19,15 +22,6 @@ use crate::window::KeyHasher;
 const PACKETS: usize = 4;
 /// Rows dealt out in one go.
 const CHUNK: usize = 256;
-/// Key groups; state is kept by group so that shards can be cut anew.
-pub const KEY_GROUPS: u64 = 1024;
-
-/// The shard that owns a key.
-#[inline]
-pub fn shard_of(hash: u64, shards: usize) -> usize {
-    ((hash % KEY_GROUPS) * shards as u64 / KEY_GROUPS) as usize
-}
-
 struct Packet {
     batch: HeapBatch,
     ingest_ns: u64,
@@ -81,6 +75,7 @@ impl Lanes {
             lane: lane.clone(),
             open: None,
             pending: None,
+            epoch: 0,
             selected: Vec::with_capacity(CHUNK),
             signal: signals[to].clone(),
         };
@@ -94,7 +89,7 @@ impl Lanes {
             variable: fields.filter(|(_, field)| field.data_type.is_variable()).map(|(index, _)| index).collect(),
             variable_bytes: self.template.capacity().variable_bytes_max,
             inputs: InputMarks::new(inputs),
-            ended: false,
+            mark: Mark::START,
         }
     }
 
@@ -103,16 +98,7 @@ impl Lanes {
         let inlets: Vec<_> =
             self.lanes.iter().enumerate().map(|(from, lanes)| (lanes[to].clone(), signals[from].clone())).collect();
         let marks = InputMarks::new(inlets.len());
-        ExchangeReceiver {
-            inlets,
-            current: None,
-            next: 0,
-            marks,
-            mark: Mark::START,
-            sent: Mark::START,
-            finished: [false; PORTS],
-            rows: 0,
-        }
+        ExchangeReceiver { inlets, current: None, next: 0, marks, mark: Mark::START, outputs: OutputMarks::new() }
     }
 }
 
@@ -121,6 +107,8 @@ struct Outlet {
     open: Option<Box<Packet>>,
     /// A mark that follows the open packet's rows.
     pending: Option<Mark>,
+    /// The last epoch whose barrier was sent.
+    epoch: u64,
     /// Rows of the current piece that belong to this shard.
     selected: Vec<u32>,
     signal: Arc<ShardSignal>,
@@ -137,6 +125,11 @@ impl Outlet {
         self.open.as_deref_mut()
     }
 
+    /// Whether the pending mark must not wait for the packet to fill.
+    fn is_urgent(&self) -> bool {
+        self.pending.is_some_and(|mark| mark.cut || mark.end || mark.barrier > self.epoch)
+    }
+
     /// Sends the open packet with the pending mark; `false`: nothing to send, or no packet for the mark alone.
     fn send(&mut self) -> bool {
         let pending = self.pending;
@@ -148,6 +141,7 @@ impl Outlet {
         }
         packet.mark = pending;
         self.pending = None;
+        self.epoch = pending.map_or(self.epoch, |mark| mark.barrier);
         if let Some(packet) = self.open.take() {
             // There are as many places as packets, so the queue is never full.
             let _ = self.lane.full.push(packet);
@@ -176,7 +170,7 @@ pub struct ExchangeSender {
     variable: Vec<usize>,
     variable_bytes: u32,
     inputs: InputMarks,
-    ended: bool,
+    mark: Mark,
 }
 
 impl ExchangeSender {
@@ -211,7 +205,7 @@ impl ExchangeSender {
         let shards = self.outlets.len();
         self.hasher.hash(&delivery.view, rows.clone(), &mut self.hashes);
         for (&hash, row) in self.hashes.iter().zip(rows) {
-            self.outlets[shard_of(hash, shards)].selected.push(row as u32);
+            self.outlets[shard_of(group_of(hash), shards)].selected.push(row as u32);
         }
         for outlet in &mut self.outlets {
             if let Some(packet) = outlet.open.as_deref_mut()
@@ -233,14 +227,17 @@ impl Operator for ExchangeSender {
         let mut sent = false;
         for outlet in &mut self.outlets {
             // Packets fill by themselves while the receiver is busy.
-            if outlet.lane.full.is_empty() || outlet.pending.is_some_and(|mark| mark.cut || mark.end) {
+            if outlet.lane.full.is_empty() || outlet.is_urgent() {
                 sent |= outlet.send();
             }
         }
         Ok(sent)
     }
 
-    fn accept(&mut self, _: usize, delivery: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+    fn accept(&mut self, input: usize, delivery: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+        if self.inputs.is_blocked(input) {
+            return Ok(0);
+        }
         let (mut first, end) = (delivery.first, delivery.view.rows());
         while first < end {
             let mut rows = first..(first + CHUNK).min(end);
@@ -263,7 +260,7 @@ impl Operator for ExchangeSender {
 
     fn mark(&mut self, input: usize, mark: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
         let mark = self.inputs.update(input, mark);
-        self.ended = mark.end;
+        self.mark = mark;
         for outlet in &mut self.outlets {
             // A cut that was not sent yet stays one.
             let cut = mark.cut || outlet.pending.is_some_and(|earlier| earlier.cut);
@@ -284,7 +281,22 @@ impl Operator for ExchangeSender {
         let empty = |outlet: &Outlet| {
             outlet.pending.is_none() && outlet.open.as_ref().is_none_or(|packet| packet.batch.rows() == 0)
         };
-        self.ended && self.outlets.iter().all(empty)
+        self.mark.end && self.outlets.iter().all(empty)
+    }
+
+    fn epoch_passed(&self) -> u64 {
+        self.outlets.iter().map(|outlet| outlet.epoch).min().unwrap_or(self.mark.barrier)
+    }
+
+    fn is_aligning(&self) -> bool {
+        self.inputs.is_aligning()
+    }
+
+    fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        self.mark.barrier = epoch;
+        self.inputs.restored(epoch);
+        self.outlets.iter_mut().for_each(|outlet| outlet.epoch = epoch);
+        Ok(())
     }
 
     fn counts(&self, _: &mut NodeCounts) {}
@@ -297,16 +309,16 @@ pub struct ExchangeReceiver {
     current: Option<(usize, Box<Packet>)>,
     next: usize,
     marks: InputMarks,
+    /// What holds behind the current packet's rows.
     mark: Mark,
-    sent: Mark,
-    finished: [bool; PORTS],
-    rows: u64,
+    outputs: OutputMarks,
 }
 
 impl ExchangeReceiver {
+    /// The next packet of a shard that is not ahead of the others by a barrier.
     fn take(&mut self) -> Option<(usize, Box<Packet>)> {
         let inlets = self.inlets.len();
-        let order = (0..inlets).map(|step| (self.next + step) % inlets);
+        let order = (0..inlets).map(|step| (self.next + step) % inlets).filter(|from| !self.marks.is_blocked(*from));
         let found = order.filter_map(|from| self.inlets[from].0.full.pop().map(|packet| (from, packet))).next()?;
         self.next = (found.0 + 1) % inlets;
         Some(found)
@@ -315,10 +327,15 @@ impl ExchangeReceiver {
 
 impl Operator for ExchangeReceiver {
     fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
-        if self.current.is_some() {
+        if self.current.is_some() || !self.outputs.has_sent(&self.mark) {
             return Ok(false);
         }
         self.current = self.take();
+        if let Some((from, packet)) = &self.current
+            && let Some(mark) = packet.mark
+        {
+            self.mark = self.marks.update(*from, mark);
+        }
         Ok(self.current.is_some())
     }
 
@@ -331,46 +348,41 @@ impl Operator for ExchangeReceiver {
     }
 
     fn offer(&self, port: usize) -> Option<Offer<'_>> {
-        match (&self.current, port) {
-            (Some((_, packet)), ROWS) if packet.batch.rows() > 0 => {
+        let mark = self.outputs.due(port, self.mark);
+        match &self.current {
+            Some((_, packet)) if port == ROWS => {
                 let rows = Rows { view: packet.batch.view(), first: 0, ingest_ns: packet.ingest_ns };
-                Some(Offer { rows: Some(rows), mark: None })
+                Some(Offer { rows: (packet.batch.rows() > 0).then_some(rows), mark })
             }
-            (Some(_), ROWS) => Some(Offer { rows: None, mark: None }),
-            (None, ROWS) if self.mark != self.sent => Some(Offer { rows: None, mark: Some(self.mark) }),
-            _ if port != ROWS && self.finished[ROWS] && !self.finished[port] => {
-                Some(Offer { rows: None, mark: Some(self.mark) })
-            }
-            _ => None,
+            _ => mark.map(|mark| Offer { rows: None, mark: Some(mark) }),
         }
     }
 
     fn delivered(&mut self, port: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
-        match self.current.take() {
-            Some((from, packet)) if port == ROWS => {
-                self.rows += u64::from(packet.batch.rows());
-                if let Some(mark) = packet.mark {
-                    self.mark = self.marks.update(from, mark);
-                }
-                let (lane, signal) = &self.inlets[from];
-                let _ = lane.empty.push(packet);
-                signal.notify();
-            }
-            current => {
-                self.current = current;
-                if port == ROWS {
-                    self.sent = self.mark;
-                    self.finished[ROWS] = self.mark.end;
-                } else {
-                    self.finished[port] = true;
-                }
-            }
+        if port == ROWS
+            && let Some((from, packet)) = self.current.take()
+        {
+            let (lane, signal) = &self.inlets[from];
+            let _ = lane.empty.push(packet);
+            signal.notify();
         }
+        self.outputs.note_sent(port, self.mark);
         Ok(())
     }
 
     fn is_finished(&self) -> bool {
-        self.finished.iter().all(|finished| *finished)
+        self.outputs.are_ended()
+    }
+
+    fn epoch_passed(&self) -> u64 {
+        self.outputs.epoch()
+    }
+
+    fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        self.mark.barrier = epoch;
+        self.marks.restored(epoch);
+        self.outputs.restored(epoch);
+        Ok(())
     }
 
     fn counts(&self, _: &mut NodeCounts) {}
@@ -379,12 +391,72 @@ impl Operator for ExchangeReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::snapshot::{BarrierRequest, ShardSnapshot};
+    use ringmill_state::KEY_GROUPS;
+    use ringmill_wire::{Capacity, DataType, Field, Schema};
+
+    fn lanes(shards: usize) -> (Lanes, Vec<Arc<ShardSignal>>) {
+        let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64)]).unwrap());
+        let template = Template::new(schema, Capacity { rows_max: 4, variable_bytes_max: 0 }).unwrap();
+        let signals = (0..shards).map(|_| Arc::new(ShardSignal::new().unwrap())).collect();
+        (Lanes::new(shards, &Arc::new(template)), signals)
+    }
+
+    /// Puts a packet with one row on its way from a shard to shard 0.
+    fn send(lanes: &Lanes, from: usize, mark: Mark) {
+        let lane = &lanes.lanes[from][0];
+        let mut packet = lane.empty.pop().unwrap();
+        packet.batch.writer().push(0, 1_i64);
+        packet.batch.writer().finish_row();
+        packet.mark = Some(mark);
+        assert!(lane.full.push(packet).is_ok());
+    }
+
+    /// Rows and watermarks that the receiver passes on until there is nothing more.
+    fn receive(receiver: &mut ExchangeReceiver) -> Vec<(usize, Option<Mark>)> {
+        let (mut passed, mut snapshot, mut histograms) = (Vec::new(), ShardSnapshot::default(), Default::default());
+        let mut context = ShardContext {
+            histograms: &mut histograms,
+            now_ns: 1,
+            wake_ns: &mut 0,
+            draining: false,
+            has_checkpoints: true,
+            barrier: BarrierRequest::default(),
+            snapshot: &mut snapshot,
+        };
+        while receiver.advance(&mut context).unwrap() {
+            let offer = receiver.offer(ROWS).unwrap();
+            passed.push((offer.rows.map_or(0, |rows| rows.view.rows()), offer.mark));
+            receiver.delivered(ROWS, &mut context).unwrap();
+        }
+        passed
+    }
+
+    #[test]
+    fn a_mark_leaves_before_the_rows_of_the_next_packet() {
+        let (lanes, signals) = lanes(1);
+        let mut receiver = lanes.receiver(0, &signals);
+        let marks = [1, 2].map(|watermark_ns| Mark { watermark_ns, cut: true, ..Mark::START });
+        marks.iter().for_each(|mark| send(&lanes, 0, *mark));
+        assert_eq!(receive(&mut receiver), [(1, Some(marks[0])), (1, Some(marks[1]))]);
+    }
+
+    #[test]
+    fn a_shard_that_is_ahead_by_a_barrier_waits_for_the_others() {
+        let (lanes, signals) = lanes(2);
+        let mut receiver = lanes.receiver(0, &signals);
+        let mark = |barrier| Mark { barrier, ..Mark::START };
+        [0, 1, 1].into_iter().for_each(|barrier| send(&lanes, 0, mark(barrier)));
+        assert_eq!(receive(&mut receiver), [(1, None), (1, None)], "the third row is of the next epoch");
+        [0, 1].into_iter().for_each(|barrier| send(&lanes, 1, mark(barrier)));
+        assert_eq!(receive(&mut receiver), [(1, None), (1, Some(mark(1))), (1, None)]);
+    }
 
     #[test]
     fn every_key_group_has_one_shard_and_shards_get_like_shares() {
         for shards in [1, 2, 3, 7, 64] {
             let mut groups = vec![0; shards];
-            (0..KEY_GROUPS).for_each(|hash| groups[shard_of(hash, shards)] += 1);
+            (0..KEY_GROUPS).for_each(|group| groups[shard_of(group, shards)] += 1);
             let (least, most) = (groups.iter().min().unwrap(), groups.iter().max().unwrap());
             assert!(most - least <= 1, "{shards}: {groups:?}");
         }

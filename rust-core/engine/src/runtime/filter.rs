@@ -2,7 +2,7 @@
 
 use ringmill_wire::HeapBatch;
 
-use super::operator::{DEAD_LETTERS, Delivery, InputMarks, LATE, Mark, Offer, Operator, ROWS, Rows, ShardContext};
+use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use crate::error::EngineError;
 use crate::expression::Predicate;
 use crate::metrics::NodeCounts;
@@ -19,10 +19,9 @@ pub struct FilterOperator {
     selected: Vec<u32>,
     inputs: InputMarks,
     mark: Mark,
-    sent: Mark,
+    outputs: OutputMarks,
     rows_in: u64,
     rows_out: u64,
-    finished: [bool; 3],
 }
 
 impl FilterOperator {
@@ -36,10 +35,9 @@ impl FilterOperator {
             selected: Vec::with_capacity(CHUNK),
             inputs: InputMarks::new(inputs),
             mark: Mark::START,
-            sent: Mark::START,
+            outputs: OutputMarks::new(),
             rows_in: 0,
             rows_out: 0,
-            finished: [false; 3],
         }
     }
 
@@ -55,8 +53,8 @@ impl Operator for FilterOperator {
         Ok(false)
     }
 
-    fn accept(&mut self, _: usize, delivery: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
-        if self.mark != self.sent {
+    fn accept(&mut self, input: usize, delivery: Delivery<'_>, _: &mut ShardContext<'_>) -> Result<usize, EngineError> {
+        if self.inputs.is_blocked(input) || !self.outputs.has_sent(&self.mark) {
             return Ok(0);
         }
         self.note_ingest(delivery.ingest_ns);
@@ -83,7 +81,7 @@ impl Operator for FilterOperator {
     }
 
     fn mark(&mut self, input: usize, mark: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
-        self.mark = self.inputs.update(input, mark);
+        self.mark = self.outputs.replace(self.mark, self.inputs.update(input, mark));
         Ok(())
     }
 
@@ -93,28 +91,35 @@ impl Operator for FilterOperator {
             first: 0,
             ingest_ns: self.ingest_ns,
         });
-        let mark = match port {
-            ROWS => (self.mark != self.sent).then_some(self.mark),
-            _ => (self.mark.end && !self.finished[port]).then_some(self.mark),
-        };
+        let mark = self.outputs.due(port, self.mark);
         (rows.is_some() || mark.is_some()).then_some(Offer { rows, mark })
     }
 
     fn delivered(&mut self, port: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
-        match port {
-            ROWS => {
-                self.out.clear();
-                self.sent = self.mark;
-                self.finished[ROWS] = self.mark.end;
-            }
-            LATE | DEAD_LETTERS => self.finished[port] = true,
-            _ => {}
+        if port == ROWS {
+            self.out.clear();
         }
+        self.outputs.note_sent(port, self.mark);
         Ok(())
     }
 
     fn is_finished(&self) -> bool {
-        self.finished.iter().all(|finished| *finished)
+        self.outputs.are_ended()
+    }
+
+    fn epoch_passed(&self) -> u64 {
+        self.outputs.epoch()
+    }
+
+    fn is_aligning(&self) -> bool {
+        self.inputs.is_aligning()
+    }
+
+    fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        self.mark.barrier = epoch;
+        self.inputs.restored(epoch);
+        self.outputs.restored(epoch);
+        Ok(())
     }
 
     fn counts(&self, counts: &mut NodeCounts) {

@@ -3,9 +3,11 @@
 //! Nodes stand in topological order and are served from the sinks back to the sources, so that what is finished leaves
 //! before anything new enters.
 
+use ringmill_state::{EntryKey, NodeId};
+
 use super::operator::{Delivery, Mark, Operator, PORTS, ShardContext};
 use crate::error::EngineError;
-use crate::metrics::ShardCounts;
+use crate::metrics::{NodeCounts, ShardCounts};
 
 /// From one node's port to another node's input.
 struct Edge {
@@ -22,6 +24,8 @@ struct Seat {
     /// Index of the node in the plan; exchanges belong to the window they feed.
     plan_node: usize,
     is_plan_node: bool,
+    /// The last epoch whose barrier has passed it.
+    epoch: u64,
     edges: [Vec<Edge>; PORTS],
     /// Some edge of this node waits for room.
     blocked: bool,
@@ -45,6 +49,7 @@ impl Graph {
             operator,
             plan_node,
             is_plan_node,
+            epoch: 0,
             edges: Default::default(),
             blocked: false,
             refusing_since_ns: 0,
@@ -79,6 +84,9 @@ impl Graph {
             for port in 0..PORTS {
                 moved |= deliver(seat, port, later, index, context)?;
             }
+            if context.barrier.epoch > seat.epoch {
+                seat.note_epoch(context);
+            }
         }
         Ok(moved)
     }
@@ -86,6 +94,40 @@ impl Graph {
     /// Every node has passed on everything.
     pub fn is_finished(&self) -> bool {
         self.seats.iter().all(|seat| seat.operator.is_finished())
+    }
+
+    /// The last epoch whose barrier has passed every node.
+    pub fn epoch_passed(&self) -> u64 {
+        self.seats.iter().map(|seat| seat.epoch).min().unwrap_or(0)
+    }
+
+    /// No source has anything more to read.
+    pub fn is_exhausted(&self) -> bool {
+        self.seats.iter().all(|seat| seat.operator.is_exhausted())
+    }
+
+    /// Gives one entry of its state back to the node whose number in the stores `node_id` gives for its index in the
+    /// plan; `false`: there is no such node.
+    pub fn restore(
+        &mut self,
+        node_id: impl Fn(usize) -> NodeId,
+        entry: &EntryKey<'_>,
+        value: &[u8],
+    ) -> Result<bool, EngineError> {
+        let owns = |seat: &&mut Seat| seat.is_plan_node && node_id(seat.plan_node) == entry.node;
+        match self.seats.iter_mut().find(owns) {
+            Some(seat) => seat.operator.restore(entry, value).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// All state was given back; the graph goes on after `epoch` (0: at the beginning).
+    pub fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        for seat in &mut self.seats {
+            seat.epoch = epoch;
+            seat.operator.restored(epoch)?;
+        }
+        Ok(())
     }
 
     /// Tells all nodes that the shard is going to sleep; `false`: there is news.
@@ -105,6 +147,8 @@ impl Graph {
         for seat in &self.seats {
             let node = &mut counts.nodes[seat.plan_node];
             if seat.is_plan_node {
+                // Whoever reads the figures may add to them; what a node does not count stays zero.
+                (node.rows_in, node.rows_out, node.late, node.dead_letters, node.absorbed) = (0, 0, 0, 0, 0);
                 seat.operator.counts(node);
                 let open = if seat.refusing_since_ns == 0 { 0 } else { now_ns.saturating_sub(seat.refusing_since_ns) };
                 node.held_up_ns = seat.held_up_ns + open;
@@ -135,7 +179,8 @@ fn deliver(
             let taken = consumer.operator.accept(edge.input, delivery, context)?;
             edge.taken += taken;
             moved |= taken > 0;
-            consumer.note_refusal(edge.taken < rows, context.now_ns);
+            let refused = edge.taken < rows && !consumer.operator.is_aligning();
+            consumer.note_refusal(refused, context.now_ns);
         }
         if edge.taken < rows {
             done = false;
@@ -157,6 +202,20 @@ fn deliver(
 }
 
 impl Seat {
+    /// Notes that the barrier has passed the node, and its figures at that moment.
+    fn note_epoch(&mut self, context: &mut ShardContext<'_>) {
+        let passed = self.operator.epoch_passed();
+        if passed > self.epoch {
+            self.epoch = passed;
+            if self.is_plan_node {
+                // Without a name, which the index stands for: nothing is allocated.
+                let mut counts = NodeCounts::default();
+                self.operator.counts(&mut counts);
+                context.snapshot.counts.push((self.plan_node, counts));
+            }
+        }
+    }
+
     /// A node that refuses rows though nothing behind it does is what holds the others up.
     fn note_refusal(&mut self, refused: bool, now_ns: u64) {
         let guilty = refused && !self.blocked;

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use ringmill_failpoint::hit;
+
 use super::assemble::{Assembly, node_counts};
+use super::checkpoints::Checkpoints;
+use super::recovery::Durable;
 use super::shard::Shard;
 use super::signal::ShardSignal;
+use super::snapshot::StartingPoint;
 use super::supervisor::{WorkerUsage, own_usage};
 use super::workers::start_workers;
 use crate::error::EngineError;
@@ -47,13 +52,20 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     let signals = (0..plan.shards).map(|_| ShardSignal::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
     let signals = signals.map_err(|error| EngineError::Channel { worker: "(doorbell)".into(), error })?;
     signals.iter().for_each(|signal| control.add_waker(ringer(signal)));
-    let mut assembly = Assembly::open_sources(plan, &signals)?;
+    let mut durable = plan.checkpoint.as_ref().map(|spec| Durable::open(plan, spec)).transpose()?;
+    let start = durable.as_ref().map_or_else(StartingPoint::default, |durable| durable.starting_point(plan));
+    let mut assembly = Assembly::open_sources(plan, &signals, start)?;
+    hit("recovery.sources");
     let workers = start_workers(plan, &signals, control)?;
     let workers_started = workers.handles.len() as u64;
     let supervisor = workers.supervisor;
     assembly.set_workers(workers.links);
     let onlookers = show(plan, workers.handles);
-    let outcome = run_shards(plan, &mut assembly, &signals, control);
+    if let (Some(onlookers), Some(supervisor)) = (&onlookers, &supervisor) {
+        supervisor.set_directory(onlookers.directory());
+    }
+    let settled = durable.as_mut().map_or(Ok(()), Durable::settle);
+    let outcome = settled.and_then(|()| run_shards(plan, &mut assembly, &signals, control, durable.as_ref()));
     if outcome.is_err() {
         control.request_abort();
     }
@@ -78,14 +90,16 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     }
     outcome?;
     let own = own_usage();
+    let snapshot = control.snapshot();
+    durable.iter().for_each(|durable| durable.note_end(&snapshot));
     Ok(Summary {
-        snapshot: control.snapshot(),
+        workers_restarts: snapshot.workers.iter().map(|worker| worker.restarts).sum(),
+        snapshot,
         core_memory_bytes: own.peak_bytes,
         workers_memory_bytes: usage.peak_bytes,
         core_cpu_seconds: own.cpu_seconds,
         workers_cpu_seconds: usage.cpu_seconds,
         workers_started,
-        workers_restarts: 0,
     })
 }
 
@@ -106,21 +120,43 @@ fn run_shards(
     assembly: &mut Assembly<'_>,
     signals: &[Arc<ShardSignal>],
     control: &Arc<Control>,
+    durable: Option<&Durable>,
 ) -> Result<(), EngineError> {
-    assembly.open_sinks(control)?;
-    let mut shards = Vec::with_capacity(plan.shards);
-    for (index, signal) in signals.iter().enumerate() {
-        shards.push(Shard {
-            graph: assembly.graph(index)?,
-            signal: signal.clone(),
-            wait: plan.wait,
-            cpu: plan.cpus.get(index).copied(),
-            nodes: node_counts(plan),
-            mailbox: control.add_mailbox(),
-            control: control.clone(),
-        });
-    }
+    let checkpoints = plan.checkpoint.as_ref().zip(durable);
+    let checkpoints = checkpoints.map(|(spec, durable)| Checkpoints::new(plan, spec, durable));
+    let links = checkpoints.as_ref().map(|checkpoints| (checkpoints.durable, &checkpoints.reports));
+    let commands = assembly.open_sinks(control, links)?;
+    hit("recovery.sinks");
+    let mut graphs = (0..plan.shards).map(|index| assembly.graph(index)).collect::<Result<Vec<_>, _>>()?;
+    let (ends, checkpoint_threads) = match checkpoints {
+        None => (Vec::new(), None),
+        Some(checkpoints) => {
+            let (ends, threads) = checkpoints.start(&mut graphs, commands, signals, control)?;
+            (ends, Some(threads))
+        }
+    };
+    let mut ends = ends.into_iter();
+    let shards = graphs.into_iter().enumerate().map(|(index, graph)| Shard {
+        graph,
+        signal: signals[index].clone(),
+        wait: plan.wait,
+        cpu: plan.cpus.get(index).copied(),
+        nodes: node_counts(plan),
+        mailbox: control.add_mailbox(),
+        control: control.clone(),
+        checkpoints: ends.next(),
+    });
+    let shards: Vec<Shard> = shards.collect();
     control.start_clock();
+    let outcome = run_threads(shards, control);
+    if let Some(threads) = checkpoint_threads {
+        threads.join();
+    }
+    outcome
+}
+
+/// One thread for each shard, until all have ended.
+fn run_threads(shards: Vec<Shard>, control: &Arc<Control>) -> Result<(), EngineError> {
     let mut threads: Vec<JoinHandle<()>> = Vec::with_capacity(shards.len());
     let mut outcome = Ok(());
     for (index, shard) in shards.into_iter().enumerate() {

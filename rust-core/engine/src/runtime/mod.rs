@@ -3,21 +3,32 @@
 //! Rows flow through a shard without any step ever waiting: see [`operator`]. Threads talk through bounded queues only.
 
 mod assemble;
+#[cfg(test)]
+mod barrier_tests;
+mod checkpoint_link;
+mod checkpoint_thread;
+mod checkpoints;
 mod dead_letters;
 mod exchange;
 mod filter;
 mod graph;
 mod launch;
 mod operator;
+mod outputs;
+mod recovery;
+mod retained;
 mod shard;
 mod signal;
 mod sink;
+mod snapshot;
 mod source;
+mod store_thread;
 mod supervisor;
 mod udf;
 mod window;
 mod worker_log;
 mod workers;
+mod writer_thread;
 
 pub use assemble::memory_budget;
 pub use launch::{Summary, run};

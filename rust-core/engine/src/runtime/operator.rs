@@ -3,9 +3,29 @@
 //! An operator never waits. It *offers* rows and, after them, a [`Mark`]; the graph passes them to each consumer, which
 //! takes as many as it has room for and may be asked again later. Only when every consumer has taken everything is the
 //! operator told so, and may make its next offer. That is all the back-pressure there is.
+//!
+//! # Barriers
+//!
+//! A barrier is a position in every stream, told by [`Mark::barrier`]: what is before it belongs to the epoch that ends
+//! there. At most one is on its way.
+//!
+//! 1. A source that was asked for a barrier reads nothing more until all that it has read was taken, dead letters
+//!    included. Then it notes its partitions' positions and moves its mark.
+//! 2. A node is at the barrier when all its inputs are ([`InputMarks`]). Until then it refuses the rows of an input
+//!    whose barrier has come, because they are of the next epoch; from then until the barrier has left through all its
+//!    ports it refuses all rows.
+//! 3. It sends the barrier through each of its ports behind that port's rows ([`OutputMarks`]). Its state is written to
+//!    the shard's snapshot as it was when the barrier left for the results; it has passed the barrier when it left
+//!    through every port.
+//! 4. When all nodes of a shard have passed it, the shard hands its snapshot over.
+//!
+//! No two nodes can wait for each other: rows before the barrier are never refused for its sake, so they leave, and the
+//! barrier, which needs no room, follows.
 
+use ringmill_state::EntryKey;
 use ringmill_wire::{BatchView, BatchWriter};
 
+use super::snapshot::{BarrierRequest, ShardSnapshot};
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, StageHistograms, WorkerSnapshot};
 
@@ -19,13 +39,16 @@ pub struct Mark {
     /// Rows after this position must not share a micro-batch with rows before it, so that what is late does not
     /// depend on where batches happen to end.
     pub cut: bool,
+    /// The last epoch that has ended before this position; 0: none. A barrier is a mark that moves it; rows after a
+    /// barrier share no micro-batch with rows before it. At most one barrier is on its way at any time.
+    pub barrier: u64,
     /// Nothing follows.
     pub end: bool,
 }
 
 impl Mark {
     /// Before anything is known.
-    pub const START: Mark = Mark { watermark_ns: i64::MIN, ingest_ns: 0, cut: false, end: false };
+    pub const START: Mark = Mark { watermark_ns: i64::MIN, ingest_ns: 0, cut: false, barrier: 0, end: false };
 }
 
 /// Rows on their way from one node to another.
@@ -75,6 +98,12 @@ pub struct ShardContext<'a> {
     pub wake_ns: &'a mut u64,
     /// Sources read nothing more.
     pub draining: bool,
+    /// Whether there are checkpoints; without them no barrier ever comes.
+    pub has_checkpoints: bool,
+    /// The barrier that sources are asked for.
+    pub barrier: BarrierRequest,
+    /// Operators write what changed here when the barrier passes them.
+    pub snapshot: &'a mut ShardSnapshot,
 }
 
 impl ShardContext<'_> {
@@ -117,6 +146,33 @@ pub trait Operator: Send {
 
     /// It has seen the end of its inputs and passed on everything.
     fn is_finished(&self) -> bool;
+
+    /// The last epoch whose barrier it has passed on through all its ports, its state of that moment being in the
+    /// snapshot; 0: none.
+    fn epoch_passed(&self) -> u64 {
+        0
+    }
+
+    /// Rows are refused for no other reason than that a barrier has come through some inputs and not through others.
+    fn is_aligning(&self) -> bool {
+        false
+    }
+
+    /// It reads nothing more, ever: a source at its end, or no source at all.
+    fn is_exhausted(&self) -> bool {
+        true
+    }
+
+    /// Takes back one entry of its state, before anything else is asked of it. Entries of several earlier shards may
+    /// come together; those of a whole shard then come from each.
+    fn restore(&mut self, entry: &EntryKey<'_>, _value: &[u8]) -> Result<(), EngineError> {
+        Err(EngineError::Internal(format!("state of node {} belongs to an operator that has none", entry.node)))
+    }
+
+    /// All entries were given back; `epoch` is the last that ended.
+    fn restored(&mut self, _epoch: u64) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Its row counts.
     fn counts(&self, counts: &mut NodeCounts);
@@ -166,7 +222,7 @@ pub trait Operator: Send {
     }
 }
 
-/// The marks of a node's inputs, joined: the least watermark, the end when all have ended.
+/// The marks of a node's inputs, joined: the least watermark, the least barrier, the end when all have ended.
 #[derive(Debug)]
 pub struct InputMarks {
     marks: Vec<Mark>,
@@ -183,9 +239,92 @@ impl InputMarks {
     pub fn update(&mut self, input: usize, mark: Mark) -> Mark {
         self.marks[input] = mark;
         let watermark_ns = self.marks.iter().map(|mark| mark.watermark_ns).min().unwrap_or(i64::MIN);
+        let barrier = self.marks.iter().map(|mark| mark.barrier).min().unwrap_or(0);
         let end = self.marks.iter().all(|mark| mark.end);
-        self.joined = Mark { watermark_ns, ingest_ns: mark.ingest_ns, cut: mark.cut, end };
+        self.joined = Mark { watermark_ns, ingest_ns: mark.ingest_ns, cut: mark.cut, barrier, end };
         self.joined
+    }
+
+    /// The input's barrier has come and another input's has not: its rows belong to the next epoch and have to wait.
+    pub fn is_blocked(&self, input: usize) -> bool {
+        #[cfg(test)]
+        if super::barrier_tests::is_alignment_broken() {
+            return false;
+        }
+        self.marks[input].barrier > self.joined.barrier
+    }
+
+    /// Some input is blocked.
+    pub fn is_aligning(&self) -> bool {
+        (0..self.marks.len()).any(|input| self.is_blocked(input))
+    }
+
+    /// The run goes on after this epoch.
+    pub fn restored(&mut self, epoch: u64) {
+        self.marks.iter_mut().for_each(|mark| mark.barrier = epoch);
+        self.joined.barrier = epoch;
+    }
+}
+
+/// What has left through each port of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputMarks {
+    sent: [Mark; PORTS],
+}
+
+impl OutputMarks {
+    /// Before anything was sent.
+    pub fn new() -> Self {
+        Self { sent: [Mark::START; PORTS] }
+    }
+
+    /// The mark to be sent through `port` for a node that stands at `mark`, if there is news.
+    ///
+    /// Through the ports for late rows and dead letters go barriers and the end only: those streams have no time of
+    /// their own, so their watermark stays unknown until nothing can follow.
+    pub fn due(&self, port: usize, mark: Mark) -> Option<Mark> {
+        let sent = &self.sent[port];
+        if port == ROWS {
+            return (mark != *sent).then_some(mark);
+        }
+        let is_over = mark.end && mark.watermark_ns == i64::MAX;
+        let watermark_ns = if is_over { i64::MAX } else { i64::MIN };
+        (mark.barrier > sent.barrier || mark.end && !sent.end).then_some(Mark { watermark_ns, cut: false, ..mark })
+    }
+
+    /// The node's `mark` has left through `port`.
+    pub fn note_sent(&mut self, port: usize, mark: Mark) {
+        self.sent[port] = mark;
+    }
+
+    /// `mark` has left for the results: rows may follow it there.
+    pub fn has_sent(&self, mark: &Mark) -> bool {
+        self.sent[ROWS] == *mark
+    }
+
+    /// The last epoch whose barrier has left for the results.
+    pub fn results_epoch(&self) -> u64 {
+        self.sent[ROWS].barrier
+    }
+
+    /// The last epoch whose barrier has left through every port.
+    pub fn epoch(&self) -> u64 {
+        self.sent.iter().map(|sent| sent.barrier).min().unwrap_or(0)
+    }
+
+    /// The end has left through every port.
+    pub fn are_ended(&self) -> bool {
+        self.sent.iter().all(|sent| sent.end)
+    }
+
+    /// The mark that replaces `earlier`: a cut that was not sent yet stays one.
+    pub fn replace(&self, earlier: Mark, mark: Mark) -> Mark {
+        Mark { cut: mark.cut || earlier.cut && !self.has_sent(&earlier), ..mark }
+    }
+
+    /// The run goes on after this epoch.
+    pub fn restored(&mut self, epoch: u64) {
+        self.sent.iter_mut().for_each(|sent| sent.barrier = epoch);
     }
 }
 
@@ -193,16 +332,47 @@ impl InputMarks {
 mod tests {
     use super::*;
 
+    fn mark(watermark_ns: i64, barrier: u64, end: bool) -> Mark {
+        Mark { watermark_ns, ingest_ns: 7, cut: false, barrier, end }
+    }
+
     #[test]
     fn joined_mark_is_the_least_watermark_and_ends_with_the_last_input() {
         let mut marks = InputMarks::new(2);
-        let mark = |watermark_ns, end| Mark { watermark_ns, ingest_ns: 7, cut: false, end };
-        assert_eq!(marks.update(0, mark(100, false)).watermark_ns, i64::MIN);
-        assert_eq!(marks.update(1, mark(50, false)).watermark_ns, 50);
-        assert_eq!(
-            marks.update(1, mark(i64::MAX, true)),
-            Mark { watermark_ns: 100, ingest_ns: 7, cut: false, end: false }
-        );
-        assert!(marks.update(0, mark(i64::MAX, true)).end);
+        assert_eq!(marks.update(0, mark(100, 0, false)).watermark_ns, i64::MIN);
+        assert_eq!(marks.update(1, mark(50, 0, false)).watermark_ns, 50);
+        assert_eq!(marks.update(1, mark(i64::MAX, 0, true)), mark(100, 0, false));
+        assert!(marks.update(0, mark(i64::MAX, 0, true)).end);
+    }
+
+    #[test]
+    fn an_input_whose_barrier_came_first_waits_for_the_others() {
+        let mut marks = InputMarks::new(2);
+        assert_eq!(marks.update(0, mark(100, 1, false)).barrier, 0);
+        assert!(marks.is_blocked(0) && !marks.is_blocked(1));
+        assert_eq!(marks.update(1, mark(100, 1, false)).barrier, 1);
+        assert!(!marks.is_blocked(0) && !marks.is_blocked(1));
+    }
+
+    #[test]
+    fn side_ports_pass_barriers_and_the_end_but_no_watermark_before_nothing_can_follow() {
+        let mut outputs = OutputMarks::new();
+        assert_eq!(outputs.due(ROWS, mark(5, 0, false)), Some(mark(5, 0, false)));
+        assert_eq!(outputs.due(LATE, mark(5, 0, false)), None);
+        assert_eq!(outputs.due(LATE, mark(5, 1, false)), Some(mark(i64::MIN, 1, false)));
+        outputs.note_sent(LATE, mark(5, 1, false));
+        assert_eq!(outputs.due(LATE, mark(9, 1, false)), None);
+        assert_eq!(outputs.due(LATE, mark(9, 2, true)), Some(mark(i64::MIN, 2, true)), "drained");
+        assert_eq!(outputs.due(LATE, mark(i64::MAX, 2, true)), Some(mark(i64::MAX, 2, true)));
+        assert_eq!(outputs.epoch(), 0, "the other ports have not passed it");
+    }
+
+    #[test]
+    fn a_cut_that_was_not_sent_survives_the_next_mark() {
+        let mut outputs = OutputMarks::new();
+        let cut = Mark { cut: true, ..mark(5, 0, false) };
+        assert!(outputs.replace(cut, mark(6, 0, false)).cut);
+        outputs.note_sent(ROWS, cut);
+        assert!(!outputs.replace(cut, mark(6, 0, false)).cut);
     }
 }

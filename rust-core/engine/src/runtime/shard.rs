@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use ringmill_ring::{Wait, monotonic_ns};
 
+use super::checkpoint_link::ShardCheckpoints;
 use super::graph::Graph;
 use super::operator::ShardContext;
 use super::signal::ShardSignal;
+use super::snapshot::{BarrierRequest, ShardSnapshot};
 use crate::error::EngineError;
 use crate::metrics::{Control, Mailbox, NodeCounts, ShardCounts, StageHistograms};
 
@@ -35,6 +37,8 @@ pub struct Shard {
     pub mailbox: Arc<Mailbox>,
     /// Steers it.
     pub control: Arc<Control>,
+    /// Its way to the checkpoints, if there are any.
+    pub checkpoints: Option<ShardCheckpoints>,
 }
 
 struct Pace {
@@ -43,6 +47,8 @@ struct Pace {
     posted_ns: u64,
     idle_since_ns: u64,
     wake_ns: u64,
+    /// What the barrier on its way has gathered so far.
+    snapshot: Box<ShardSnapshot>,
 }
 
 impl Shard {
@@ -55,12 +61,18 @@ impl Shard {
             tracing::warn!(cpu, "cannot pin a shard to this CPU; it runs unpinned");
         }
         let counts = ShardCounts { nodes: self.nodes.clone(), ..ShardCounts::default() };
-        let mut pace =
-            Pace { histograms: StageHistograms::default(), counts, posted_ns: 0, idle_since_ns: 0, wake_ns: u64::MAX };
+        let mut pace = Pace {
+            histograms: StageHistograms::default(),
+            counts,
+            posted_ns: 0,
+            idle_since_ns: 0,
+            wake_ns: u64::MAX,
+            snapshot: Box::default(),
+        };
         if let Err(error) = self.rounds(&mut pace) {
             self.control.fail(error);
         }
-        self.graph.counts(&mut pace.counts, monotonic_ns());
+        self.count(&mut pace, monotonic_ns());
         self.mailbox.post_final(Some(&pace.counts), pace.histograms);
     }
 
@@ -71,7 +83,7 @@ impl Shard {
                 pace.idle_since_ns = 0;
                 continue;
             }
-            if self.graph.is_finished() {
+            if self.is_finished() {
                 return Ok(());
             }
             self.idle(pace)?;
@@ -79,16 +91,40 @@ impl Shard {
         Ok(())
     }
 
+    /// Everything was passed on, and the last snapshot was handed over.
+    fn is_finished(&self) -> bool {
+        let is_due = |checkpoints: &ShardCheckpoints| checkpoints.is_due(self.graph.epoch_passed());
+        self.graph.is_finished() && !self.checkpoints.as_ref().is_some_and(is_due)
+    }
+
+    /// Brings the figures up to date, those of the runs before included.
+    fn count(&self, pace: &mut Pace, now_ns: u64) {
+        self.graph.counts(&mut pace.counts, now_ns);
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.add_base(pace.counts.nodes.iter_mut().enumerate());
+        }
+    }
+
     fn round(&mut self, pace: &mut Pace) -> Result<bool, EngineError> {
         let now_ns = monotonic_ns();
         pace.wake_ns = u64::MAX;
-        let draining = self.control.is_draining();
-        let mut context =
-            ShardContext { histograms: &mut pace.histograms, now_ns, wake_ns: &mut pace.wake_ns, draining };
-        let moved = self.graph.step(&mut context)?;
+        let barrier = self.checkpoints.as_ref().map_or_else(BarrierRequest::default, ShardCheckpoints::request);
+        let mut context = ShardContext {
+            histograms: &mut pace.histograms,
+            now_ns,
+            wake_ns: &mut pace.wake_ns,
+            draining: self.control.is_draining(),
+            has_checkpoints: self.checkpoints.is_some(),
+            barrier,
+            snapshot: &mut pace.snapshot,
+        };
+        let mut moved = self.graph.step(&mut context)?;
+        if let Some(checkpoints) = &mut self.checkpoints {
+            moved |= hand_over(checkpoints, &self.graph, pace, moved);
+        }
         if now_ns - pace.posted_ns > POST_NS {
             pace.posted_ns = now_ns;
-            self.graph.counts(&mut pace.counts, now_ns);
+            self.count(pace, now_ns);
             self.mailbox.post(&pace.counts, &mut pace.histograms);
         }
         Ok(moved)
@@ -112,7 +148,7 @@ impl Shard {
     /// Announces sleep, looks once more, and sleeps.
     fn sleep(&mut self, pace: &mut Pace) -> Result<(), EngineError> {
         self.signal.arm();
-        if self.graph.arm_sleep() && !self.round(pace)? && !self.graph.is_finished() && !self.control.is_aborted() {
+        if self.graph.arm_sleep() && !self.round(pace)? && !self.is_finished() && !self.control.is_aborted() {
             let now_ns = monotonic_ns();
             let until_ns = pace.wake_ns.min(now_ns + POST_NS);
             if until_ns > now_ns {
@@ -124,4 +160,17 @@ impl Shard {
         pace.idle_since_ns = 0;
         Ok(())
     }
+}
+
+/// Tells the checkpoint thread what is new in this shard; says whether anything was handed over.
+fn hand_over(checkpoints: &mut ShardCheckpoints, graph: &Graph, pace: &mut Pace, moved: bool) -> bool {
+    if !moved && checkpoints.awaits_exhaustion() && graph.is_exhausted() {
+        checkpoints.note_exhausted();
+    }
+    // Only while a barrier is on its way is there anything to be looked for in the graph.
+    if !checkpoints.is_due(checkpoints.request().epoch) {
+        return false;
+    }
+    let passed = graph.epoch_passed();
+    checkpoints.is_due(passed) && checkpoints.ship(passed, &mut pace.snapshot)
 }

@@ -1,47 +1,24 @@
-//! The sink node of one shard, and the thread that does a sink's writing.
+//! The sink node of one shard.
 //!
-//! Rows become bytes on the shard's thread; the bytes go through a bounded queue to one writer thread per sink, so a
-//! slow disk stalls nobody but those who produce for it. The null sink needs no thread.
+//! Rows become bytes on the shard's thread; the bytes go to the sink's writer thread, each chunk with the epoch of its
+//! rows and the barrier behind them. The null sink needs no thread; its sum is state like that of any step.
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use ringmill_connect::{Checksum, Encoder, Writer};
+use ringmill_connect::{Checksum, Encoder};
 use ringmill_ring::monotonic_ns;
+use ringmill_state::{EntryKey, KEY_GROUPS, NodeId};
 
 use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, ShardContext};
-use super::signal::ShardSignal;
+use super::writer_thread::{CHUNK_BYTES, WriterLane};
 use crate::error::EngineError;
-use crate::metrics::{Control, Mailbox, NodeCounts, Stage, StageHistograms};
+use crate::metrics::{NodeCounts, Stage};
 
-/// Bytes at which a chunk is handed to the writer.
-const CHUNK_BYTES: usize = 256 << 10;
 /// Rows encoded in one go before the chunk's size is looked at.
 const ENCODE_ROWS: usize = 256;
-/// Chunks each shard has for each sink.
-const CHUNKS: usize = 4;
-
-/// Encoded rows on their way to the writer.
-struct Chunk {
-    bytes: Vec<u8>,
-    rows: u64,
-    /// When the chunk's rows were read and given to the sink, with their number.
-    times: Vec<(u64, u64, u64)>,
-    epoch: u64,
-    from: usize,
-}
-
-/// Bytes of memory the chunks of one sink take in one shard.
-pub fn chunk_memory_bytes() -> u64 {
-    (CHUNKS * CHUNK_BYTES) as u64
-}
 
 /// Where a sink node's rows go.
 pub enum SinkTarget {
     /// Counted and checksummed.
-    Null(Checksum),
+    Null(NullTarget),
     /// Encoded and written by a thread.
     Writer {
         /// Rows to bytes.
@@ -51,71 +28,94 @@ pub enum SinkTarget {
     },
 }
 
-/// One shard's way to a writer thread and back.
-pub struct WriterLane {
-    to_writer: Sender<Chunk>,
-    spare: Receiver<Chunk>,
-    open: Option<Chunk>,
-    /// Chunks not with us.
-    away: usize,
+/// Counts and checksums one shard's rows.
+pub struct NullTarget {
+    checksum: Checksum,
+    /// Its number in the stores.
+    id: NodeId,
+    /// The key group under which the sum is kept. Sums add up, so each must come back in one shard only, and a key group
+    /// does, whatever the number of shards then.
+    group: u16,
+    /// Groups from which sums came back; their entries are replaced by ours at the first barrier.
+    taken_over: Vec<u16>,
 }
 
 /// The sink node of one shard.
 pub struct SinkOperator {
+    name: String,
     target: SinkTarget,
     inputs: InputMarks,
     mark: Mark,
+    /// The last epoch that was ended here.
+    epoch: u64,
     rows: u64,
+}
+
+impl NullTarget {
+    /// For the node `id` in `shard` of `shards`.
+    pub fn new(id: NodeId, shard: usize, shards: usize) -> Self {
+        // The first group of this shard: see `shard_of`.
+        let group = (shard * usize::from(KEY_GROUPS)).div_ceil(shards);
+        Self { checksum: Checksum::default(), id, group: group as u16, taken_over: Vec::new() }
+    }
+
+    fn snapshot(&mut self, context: &mut ShardContext<'_>) {
+        let mut delta = context.snapshot.delta.node(self.id);
+        for group in self.taken_over.drain(..) {
+            delta.delete(0, 0, group, &[]);
+        }
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&self.checksum.rows().to_le_bytes());
+        value[8..].copy_from_slice(&self.checksum.value().to_le_bytes());
+        delta.put(0, 0, self.group, &[], &value);
+    }
+
+    /// `false`: that is no sum.
+    fn restore(&mut self, entry: &EntryKey<'_>, value: &[u8]) -> bool {
+        let Some((rows, sum)) = value.split_first_chunk::<8>() else { return false };
+        let Ok(sum) = <[u8; 8]>::try_from(sum) else { return false };
+        self.checksum.merge(&Checksum::resume(u64::from_le_bytes(*rows), u64::from_le_bytes(sum)));
+        self.taken_over.push(entry.group);
+        true
+    }
 }
 
 impl SinkOperator {
     /// Writes to `target`.
-    pub fn new(target: SinkTarget, inputs: usize) -> Self {
-        Self { target, inputs: InputMarks::new(inputs), mark: Mark::START, rows: 0 }
+    pub fn new(name: String, target: SinkTarget, inputs: usize) -> Self {
+        Self { name, target, inputs: InputMarks::new(inputs), mark: Mark::START, epoch: 0, rows: 0 }
     }
 
     /// The checksum of a null sink.
     pub fn checksum(&self) -> Option<u64> {
         match &self.target {
-            SinkTarget::Null(checksum) => Some(checksum.value()),
+            SinkTarget::Null(null) => Some(null.checksum.value()),
             SinkTarget::Writer { .. } => None,
         }
     }
-}
 
-impl WriterLane {
-    /// An open chunk with room, if the writer has given one back.
-    fn chunk(&mut self) -> Option<&mut Chunk> {
-        if self.open.is_none() {
-            self.open = self.spare.try_recv().ok();
-            self.away -= usize::from(self.open.is_some());
-        }
-        self.open.as_mut().filter(|chunk| chunk.bytes.len() < CHUNK_BYTES)
-    }
-
-    fn send(&mut self) -> bool {
-        let Some(chunk) = self.open.take_if(|chunk| chunk.rows > 0) else { return false };
-        match self.to_writer.try_send(chunk) {
-            Ok(()) => {
-                self.away += 1;
-                true
-            }
-            // The queue holds all chunks there are, so it is never full; a writer that is gone has already failed the run.
-            Err(TrySendError::Full(chunk) | TrySendError::Disconnected(chunk)) => {
-                self.open = Some(chunk);
-                false
+    /// Ends the epoch behind its rows, if there is room for the barrier.
+    fn pass_barrier(&mut self, context: &mut ShardContext<'_>) -> bool {
+        match &mut self.target {
+            SinkTarget::Null(null) => null.snapshot(context),
+            SinkTarget::Writer { lane, .. } => {
+                lane.send();
+                let is_flushed = lane.open.as_ref().is_none_or(|chunk| chunk.rows == 0);
+                if !is_flushed || !lane.barrier(self.mark.barrier) {
+                    return false;
+                }
             }
         }
-    }
-
-    /// The writer has nothing of ours to do.
-    fn is_writer_idle(&mut self) -> bool {
-        self.away == self.spare.len()
+        self.epoch = self.mark.barrier;
+        true
     }
 }
 
 impl Operator for SinkOperator {
-    fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+    fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        if self.mark.barrier > self.epoch {
+            return Ok(self.pass_barrier(context));
+        }
         let SinkTarget::Writer { lane, .. } = &mut self.target else { return Ok(false) };
         let full = lane.open.as_ref().is_some_and(|chunk| chunk.bytes.len() >= CHUNK_BYTES);
         Ok((full || lane.is_writer_idle()) && lane.send())
@@ -123,15 +123,18 @@ impl Operator for SinkOperator {
 
     fn accept(
         &mut self,
-        _: usize,
+        input: usize,
         delivery: Delivery<'_>,
         context: &mut ShardContext<'_>,
     ) -> Result<usize, EngineError> {
+        if self.mark.barrier > self.epoch || self.inputs.is_blocked(input) {
+            return Ok(0);
+        }
         let end = delivery.view.rows();
         let started_ns = monotonic_ns();
         let taken = match &mut self.target {
-            SinkTarget::Null(checksum) => {
-                checksum.update(&delivery.view, delivery.first..end);
+            SinkTarget::Null(null) => {
+                null.checksum.update(&delivery.view, delivery.first..end);
                 let (rows, ended_ns) = (delivery.remaining() as u64, monotonic_ns());
                 context.histograms.record(Stage::Sink, ended_ns.saturating_sub(started_ns), rows);
                 if delivery.ingest_ns > 0 {
@@ -144,6 +147,7 @@ impl Operator for SinkOperator {
                 while row < end {
                     let Some(chunk) = lane.chunk() else { break };
                     let next = (row + ENCODE_ROWS).min(end);
+                    chunk.epoch = self.epoch + 1;
                     encoder.encode(&delivery.view, row..next, &mut chunk.bytes);
                     chunk.rows += (next - row) as u64;
                     chunk.times.push((delivery.ingest_ns, started_ns, (next - row) as u64));
@@ -177,107 +181,35 @@ impl Operator for SinkOperator {
             SinkTarget::Null(_) => true,
             SinkTarget::Writer { lane, .. } => lane.open.as_ref().is_none_or(|chunk| chunk.rows == 0),
         };
-        self.mark.end && is_sent
+        self.mark.end && self.mark.barrier == self.epoch && is_sent
+    }
+
+    fn epoch_passed(&self) -> u64 {
+        self.epoch
+    }
+
+    fn is_aligning(&self) -> bool {
+        self.inputs.is_aligning()
+    }
+
+    fn restore(&mut self, entry: &EntryKey<'_>, value: &[u8]) -> Result<(), EngineError> {
+        let is_taken = match &mut self.target {
+            SinkTarget::Null(null) => null.restore(entry, value),
+            SinkTarget::Writer { .. } => false,
+        };
+        let unfit = || EngineError::Unfit { node: self.name.clone(), reason: "it is not a checksum".into() };
+        is_taken.then_some(()).ok_or_else(unfit)
+    }
+
+    fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        (self.mark.barrier, self.epoch) = (epoch, epoch);
+        self.inputs.restored(epoch);
+        Ok(())
     }
 
     fn counts(&self, counts: &mut NodeCounts) {
         counts.rows_in = self.rows;
         counts.rows_out = self.rows;
         counts.checksum = self.checksum();
-    }
-}
-
-/// How long a run that has failed waits for a sink that may be stuck in a write.
-const STUCK: Duration = Duration::from_secs(1);
-
-/// A sink's writing thread.
-pub struct WriterThread {
-    handle: JoinHandle<()>,
-    /// Disconnected when the thread has ended.
-    ended: Receiver<()>,
-}
-
-/// One sink's thread and the shards' lanes to it; `header` is written first.
-pub fn start_writer(
-    name: &str,
-    writer: Box<dyn Writer>,
-    header: Vec<u8>,
-    signals: &[Arc<ShardSignal>],
-    control: &Arc<Control>,
-) -> Result<(WriterThread, Vec<WriterLane>), EngineError> {
-    let (to_writer, chunks) = bounded::<Chunk>(CHUNKS * signals.len());
-    let mut lanes = Vec::with_capacity(signals.len());
-    let mut returns = Vec::with_capacity(signals.len());
-    for (from, signal) in signals.iter().enumerate() {
-        let (give_back, spare) = bounded(CHUNKS);
-        for _ in 0..CHUNKS {
-            let bytes = Vec::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
-            let chunk = Chunk { bytes, rows: 0, times: Vec::with_capacity(1024), epoch: 1, from };
-            let _ = give_back.try_send(chunk);
-        }
-        lanes.push(WriterLane { to_writer: to_writer.clone(), spare, open: None, away: CHUNKS });
-        returns.push((give_back, signal.clone()));
-    }
-    let thread = Thread { name: name.to_owned(), writer, control: control.clone(), mailbox: control.add_mailbox() };
-    let spawned = std::thread::Builder::new().name(format!("sink-{name}"));
-    let (ending, ended) = bounded(0);
-    let handle = spawned.spawn(move || {
-        let _guard = thread.control.guard();
-        let _ending: Sender<()> = ending;
-        thread.run(&header, &chunks, &returns);
-    });
-    let handle = handle.map_err(|error| EngineError::system(format!("start the thread of sink {name}"), error))?;
-    Ok((WriterThread { handle, ended }, lanes))
-}
-
-impl WriterThread {
-    /// Waits until everything was written; the lanes must be gone.
-    pub fn join(self) -> Result<(), EngineError> {
-        self.handle.join().map_err(|_| EngineError::Internal("a sink's thread panicked".into()))
-    }
-
-    /// Waits a moment; a thread that is stuck in a write is left behind, and ends with the process.
-    pub fn abandon(self) {
-        if self.ended.recv_timeout(STUCK) == Err(RecvTimeoutError::Disconnected) {
-            // It has ended, so this does not wait; a panic has failed the run already.
-            let _ = self.handle.join();
-        }
-    }
-}
-
-struct Thread {
-    name: String,
-    writer: Box<dyn Writer>,
-    control: Arc<Control>,
-    mailbox: Arc<Mailbox>,
-}
-
-impl Thread {
-    fn run(mut self, header: &[u8], chunks: &Receiver<Chunk>, returns: &[(Sender<Chunk>, Arc<ShardSignal>)]) {
-        let mut histograms = StageHistograms::default();
-        let mut outcome = if header.is_empty() { Ok(()) } else { self.writer.write(1, header) };
-        while outcome.is_ok()
-            && let Ok(mut chunk) = chunks.recv()
-        {
-            outcome = self.writer.write(chunk.epoch, &chunk.bytes);
-            let ended_ns = monotonic_ns();
-            for (ingest_ns, given_ns, rows) in chunk.times.drain(..) {
-                histograms.record(Stage::Sink, ended_ns.saturating_sub(given_ns), rows);
-                if ingest_ns > 0 {
-                    histograms.record(Stage::EndToEnd, ended_ns.saturating_sub(ingest_ns), rows);
-                }
-            }
-            self.mailbox.post_histograms(&mut histograms);
-            chunk.bytes.clear();
-            chunk.rows = 0;
-            let (give_back, signal) = &returns[chunk.from];
-            let _ = give_back.try_send(chunk);
-            signal.notify();
-        }
-        outcome = outcome.and_then(|()| self.writer.finish());
-        self.mailbox.post_final(None, histograms);
-        if let Err(error) = outcome {
-            self.control.fail(EngineError::Connect { node: self.name, error });
-        }
     }
 }

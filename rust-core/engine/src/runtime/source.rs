@@ -3,13 +3,21 @@
 //! The partition furthest behind in event time is read next, so that windows stay few when files lie apart in time.
 //! A watermark is a function of row positions alone: where a row is late by the rows before it in the same batch, the
 //! batch is passed on in two pieces with a [`Mark`] between them.
+//!
+//! Barriers begin here: between two reads, when all that was read was taken, the partitions' positions go into the
+//! shard's snapshot and the mark is moved. With checkpoints a source ends with the last barrier only: one that has read
+//! everything moves its watermark and waits for it; one that is drained leaves its watermark where it is, because the
+//! windows that it would close go on with the next run.
 
-use ringmill_connect::{DeadLetter, DeadLetters, Partition, Poll, PollContext};
+use std::collections::VecDeque;
+
+use ringmill_connect::{DeadLetter, DeadLetters, Partition, Poll, PollContext, Position};
 use ringmill_ring::monotonic_ns;
+use ringmill_state::PartitionRecord;
 use ringmill_wire::{BatchWriter, HeapBatch, TimeUnit};
 
 use super::dead_letters::DeadLetterBatch;
-use super::operator::{DEAD_LETTERS, Delivery, Mark, Offer, Operator, ROWS, Rows, ShardContext};
+use super::operator::{DEAD_LETTERS, Delivery, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, Stage};
 use crate::time::{nanoseconds, wall_clock_ns};
@@ -47,6 +55,8 @@ struct PartitionState {
 /// The source node of one shard.
 pub struct SourceOperator {
     name: String,
+    /// Its index in the plan.
+    node: usize,
     partitions: Vec<PartitionState>,
     time: SourceTime,
     batch: HeapBatch,
@@ -56,18 +66,21 @@ pub struct SourceOperator {
     pieces: Vec<(usize, Mark)>,
     piece: usize,
     mark: Mark,
-    sent: Mark,
+    outputs: OutputMarks,
     /// The watermark of the last cut: what is late by it is so whatever batches rows share.
     cut_ns: i64,
     dead: DeadLetterBatch,
     rows: u64,
-    finished: [bool; 3],
+    /// Where the partitions stood at the newest barriers, oldest first: as many as checkpoints are kept.
+    kept: VecDeque<Vec<Position>>,
+    checkpoints_kept: usize,
 }
 
 impl SourceOperator {
-    /// Reads `partitions` into batches like `batch`.
+    /// Reads `partitions` into batches like `batch`; `node` is the source's index in the plan.
     pub fn new(
         name: String,
+        node: usize,
         partitions: Vec<Box<dyn Partition>>,
         time: SourceTime,
         batch: HeapBatch,
@@ -84,6 +97,7 @@ impl SourceOperator {
         };
         Self {
             name,
+            node,
             partitions: partitions.into_iter().map(state).collect(),
             time,
             batch,
@@ -91,11 +105,27 @@ impl SourceOperator {
             pieces: Vec::with_capacity(64),
             piece: 0,
             mark: Mark::START,
-            sent: Mark::START,
+            outputs: OutputMarks::new(),
             cut_ns: i64::MIN,
             dead,
             rows: 0,
-            finished: [false; 3],
+            kept: VecDeque::new(),
+            checkpoints_kept: 0,
+        }
+    }
+
+    /// So many checkpoints can be gone on from; what none of them needs is acknowledged to the partitions.
+    pub fn set_checkpoints_kept(&mut self, checkpoints: usize) {
+        self.checkpoints_kept = checkpoints.max(1);
+    }
+
+    /// Takes back what was known of each partition, by name. The partitions themselves stand where they were; one that
+    /// had ended says so again when it is polled, unless there is more by now.
+    pub fn resume(&mut self, records: &[PartitionRecord]) {
+        for state in &mut self.partitions {
+            if let Some(record) = records.iter().find(|record| record.name == state.partition.name()) {
+                state.newest_ns = record.newest_ns;
+            }
         }
     }
 
@@ -179,7 +209,7 @@ impl SourceOperator {
                     let watermark_ns = others_ns.min(newest_ns.saturating_sub(self.time.out_of_orderness_ns));
                     if time_ns < watermark_ns && watermark_ns > self.cut_ns {
                         self.cut_ns = watermark_ns;
-                        let mark = Mark { watermark_ns, ingest_ns: self.ingest_ns, cut: true, end: false };
+                        let mark = Mark { watermark_ns, ingest_ns: self.ingest_ns, cut: true, ..self.mark };
                         self.pieces.push((row, mark));
                     }
                 } else {
@@ -192,13 +222,17 @@ impl SourceOperator {
 
     /// Brings the mark up to date; idle and ended partitions move it without rows.
     fn refresh_mark(&mut self, context: &mut ShardContext<'_>) {
-        let end = context.draining || self.partitions.iter().all(|state| state.ended);
-        let watermark_ns = match (end, self.time.is_needed) {
+        if context.draining && context.has_checkpoints {
+            return;
+        }
+        let is_over = context.draining || self.is_exhausted();
+        let end = is_over && !context.has_checkpoints;
+        let watermark_ns = match (is_over, self.time.is_needed) {
             (true, _) => i64::MAX,
             (false, false) => return,
             (false, true) => self.watermark_but(None, context.now_ns).unwrap_or(self.mark.watermark_ns),
         };
-        if !end && self.time.column.is_none() {
+        if !is_over && self.time.column.is_none() {
             context.wake_at(context.now_ns + ARRIVAL_STEP_NS as u64);
             if watermark_ns < self.mark.watermark_ns.saturating_add(ARRIVAL_STEP_NS) {
                 return;
@@ -206,12 +240,43 @@ impl SourceOperator {
         }
         if end != self.mark.end || watermark_ns > self.mark.watermark_ns {
             let watermark_ns = watermark_ns.max(self.mark.watermark_ns);
-            self.mark = Mark { watermark_ns, ingest_ns: context.now_ns, cut: false, end };
+            self.mark = Mark { watermark_ns, ingest_ns: context.now_ns, cut: false, end, ..self.mark };
         }
     }
 
     fn is_passing_on(&self) -> bool {
         self.batch.rows() > 0
+    }
+
+    /// Puts the barrier that was asked for between what was read and what will be; `false`: not all of it was taken.
+    fn inject_barrier(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        if self.is_passing_on() || self.dead.rows() > 0 {
+            return Ok(false);
+        }
+        let positions: Vec<Position> = self.partitions.iter().map(|state| state.partition.position()).collect();
+        for (state, position) in self.partitions.iter().zip(&positions) {
+            let position = serde_json::to_value(position);
+            let position = position.map_err(|error| EngineError::Internal(format!("{}: {error}", self.name)))?;
+            let name = state.partition.name().to_owned();
+            let record = PartitionRecord { name, position, newest_ns: state.newest_ns, ended: state.ended };
+            context.snapshot.partitions.push((self.node, record));
+        }
+        self.acknowledge(positions);
+        self.mark = Mark { barrier: context.barrier.epoch, end: context.barrier.is_final, ..self.mark };
+        Ok(true)
+    }
+
+    /// Remembers where the partitions stand at this barrier. Because it was asked for, the checkpoint of the one before
+    /// is complete and the oldest that are not kept are gone: what came before those that are left is acknowledged.
+    fn acknowledge(&mut self, positions: Vec<Position>) {
+        if self.kept.len() >= self.checkpoints_kept
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            for (state, position) in self.partitions.iter_mut().zip(&oldest) {
+                state.partition.acknowledge(position);
+            }
+        }
+        self.kept.push_back(positions);
     }
 
     /// Asks the partitions, the one furthest behind first, until one has something.
@@ -220,7 +285,14 @@ impl SourceOperator {
         mut consumer: Option<&mut dyn Operator>,
         context: &mut ShardContext<'_>,
     ) -> Result<bool, EngineError> {
-        if self.mark.end || self.is_passing_on() || !self.dead.has_room() {
+        if self.mark.end {
+            return Ok(false);
+        }
+        if context.barrier.epoch > self.mark.barrier {
+            return self.inject_barrier(context);
+        }
+        let is_at_barrier = self.outputs.epoch() < self.mark.barrier;
+        if is_at_barrier || self.is_passing_on() || !self.dead.has_room() {
             return Ok(false);
         }
         self.partitions.iter_mut().for_each(|state| state.is_idle = false);
@@ -323,12 +395,8 @@ impl Operator for SourceOperator {
                 let rows = Some(Rows { view: view.prefix(end), first, ingest_ns: self.ingest_ns });
                 Some(Offer { rows, mark: Some(mark) })
             }
-            ROWS if self.mark != self.sent => Some(Offer { rows: None, mark: Some(self.mark) }),
             DEAD_LETTERS if self.dead.rows() > 0 => self.dead.offer(),
-            _ if port != ROWS && self.mark.end && !self.finished[port] => {
-                Some(Offer { rows: None, mark: Some(self.mark) })
-            }
-            _ => None,
+            _ => self.outputs.due(port, self.mark).map(|mark| Offer { rows: None, mark: Some(mark) }),
         }
     }
 
@@ -339,17 +407,30 @@ impl Operator for SourceOperator {
                 self.batch.clear();
                 self.pieces.clear();
                 self.piece = 0;
-                self.sent = self.mark;
-                self.finished[ROWS] = self.mark.end;
+                self.outputs.note_sent(ROWS, self.mark);
             }
             DEAD_LETTERS if self.dead.rows() > 0 => self.dead.clear(),
-            _ => self.finished[port] = true,
+            _ => self.outputs.note_sent(port, self.mark),
         }
         Ok(())
     }
 
     fn is_finished(&self) -> bool {
-        self.finished.iter().all(|finished| *finished)
+        self.outputs.are_ended()
+    }
+
+    fn epoch_passed(&self) -> u64 {
+        self.outputs.epoch()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.partitions.iter().all(|state| state.ended)
+    }
+
+    fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        self.mark.barrier = epoch;
+        self.outputs.restored(epoch);
+        Ok(())
     }
 
     fn counts(&self, counts: &mut NodeCounts) {

@@ -1,20 +1,24 @@
 //! The window node of one shard: feeds a [`WindowOperator`] and passes its results on.
 //!
 //! Closing many windows is a cursor: one batch of results for each round of the graph. Meanwhile no rows are taken in,
-//! and the mark that closed the windows follows the last of their results.
+//! and the mark that closed the windows follows the last of their results. So at a barrier there is nothing pending, and
+//! the windows' state is what goes into the snapshot.
 
+use ringmill_ring::monotonic_ns;
+use ringmill_state::{EntryKey, NodeId};
 use ringmill_wire::HeapBatch;
 
-use super::operator::{DEAD_LETTERS, Delivery, InputMarks, LATE, Mark, Offer, Operator, ROWS, Rows, ShardContext};
+use super::operator::{Delivery, InputMarks, LATE, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, Stage};
 use crate::time::wall_clock_ns;
 use crate::window::{RowTime, WindowOperator};
-use ringmill_ring::monotonic_ns;
 
 /// The window node of one shard.
 pub struct WindowNode {
     name: String,
+    /// Its number in the stores.
+    id: NodeId,
     windows: WindowOperator,
     /// Event-time column of the input; `None`: arrival time.
     time_column: Option<usize>,
@@ -26,17 +30,17 @@ pub struct WindowNode {
     /// What the inputs said last.
     mark: Mark,
     /// What was passed on last.
-    sent: Mark,
+    outputs: OutputMarks,
     rows_in: u64,
     rows_out: u64,
     late_rows: u64,
-    finished: [bool; 3],
 }
 
 impl WindowNode {
     /// Results go into batches like `out`, late rows into batches like `late`.
     pub fn new(
         name: String,
+        id: NodeId,
         windows: WindowOperator,
         time_column: Option<usize>,
         out: HeapBatch,
@@ -45,6 +49,7 @@ impl WindowNode {
     ) -> Self {
         Self {
             name,
+            id,
             windows,
             time_column,
             out,
@@ -53,11 +58,10 @@ impl WindowNode {
             late_ingest_ns: 0,
             inputs: InputMarks::new(inputs),
             mark: Mark::START,
-            sent: Mark::START,
+            outputs: OutputMarks::new(),
             rows_in: 0,
             rows_out: 0,
             late_rows: 0,
-            finished: [false; 3],
         }
     }
 
@@ -66,15 +70,24 @@ impl WindowNode {
         !self.windows.has_output()
     }
 
-    fn outgoing_mark(&self) -> Mark {
-        let watermark_ns = if self.mark.end { i64::MAX } else { self.windows.watermark() };
-        Mark { watermark_ns, ..self.mark }
+    /// What the inputs' mark means for the results.
+    fn outgoing(&self, mark: Mark) -> Mark {
+        Mark { watermark_ns: self.windows.watermark(), ..mark }
+    }
+
+    fn unfit(&self, error: &impl std::fmt::Display) -> EngineError {
+        EngineError::Unfit { node: self.name.clone(), reason: error.to_string() }
+    }
+
+    /// A barrier has left for the results and waits for the late rows before it.
+    fn awaits_late(&self) -> bool {
+        self.outputs.results_epoch() > self.outputs.epoch()
     }
 }
 
 impl Operator for WindowNode {
     fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
-        if self.out.rows() > 0 || self.has_emitted() {
+        if self.out.rows() > 0 || self.has_emitted() || self.awaits_late() {
             return Ok(false);
         }
         let emitted = self.windows.emit(self.out.writer());
@@ -89,11 +102,12 @@ impl Operator for WindowNode {
 
     fn accept(
         &mut self,
-        _: usize,
+        input: usize,
         delivery: Delivery<'_>,
         context: &mut ShardContext<'_>,
     ) -> Result<usize, EngineError> {
-        if self.mark != self.sent || !self.has_emitted() || self.out.rows() > 0 {
+        let is_marking = !self.outputs.has_sent(&self.mark) || self.awaits_late();
+        if is_marking || !self.has_emitted() || self.out.rows() > 0 || self.inputs.is_blocked(input) {
             return Ok(0);
         }
         if self.late.rows() == 0 {
@@ -121,7 +135,7 @@ impl Operator for WindowNode {
         if joined.watermark_ns > self.mark.watermark_ns {
             self.windows.advance(joined.watermark_ns, joined.ingest_ns);
         }
-        self.mark = joined;
+        self.mark = self.outputs.replace(self.mark, joined);
         Ok(())
     }
 
@@ -136,13 +150,14 @@ impl Operator for WindowNode {
             _ => None,
         };
         let mark = match port {
-            ROWS => (self.mark != self.sent && self.has_emitted()).then(|| self.outgoing_mark()),
-            _ => (rows.is_none() && self.mark.end && !self.finished[port]).then_some(self.mark),
+            ROWS if self.has_emitted() => self.outputs.due(ROWS, self.mark).map(|mark| self.outgoing(mark)),
+            ROWS => None,
+            _ => self.outputs.due(port, self.mark),
         };
         (rows.is_some() || mark.is_some()).then_some(Offer { rows, mark })
     }
 
-    fn delivered(&mut self, port: usize, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
+    fn delivered(&mut self, port: usize, context: &mut ShardContext<'_>) -> Result<(), EngineError> {
         match port {
             ROWS => {
                 self.out.clear();
@@ -151,19 +166,44 @@ impl Operator for WindowNode {
                         let full = |error| EngineError::State { step: self.name.clone(), error };
                         self.windows.check().map_err(full)?;
                     }
-                    self.sent = self.mark;
-                    self.finished[ROWS] = self.mark.end;
+                    let is_barrier = self.mark.barrier > self.outputs.results_epoch();
+                    self.outputs.note_sent(ROWS, self.mark);
+                    if is_barrier {
+                        self.windows.snapshot(&mut context.snapshot.delta.node(self.id));
+                    }
                 }
             }
-            LATE if self.late.rows() > 0 => self.late.clear(),
-            LATE | DEAD_LETTERS => self.finished[port] = true,
-            _ => {}
+            _ => {
+                if port == LATE {
+                    self.late.clear();
+                }
+                self.outputs.note_sent(port, self.mark);
+            }
         }
         Ok(())
     }
 
     fn is_finished(&self) -> bool {
-        self.finished.iter().all(|finished| *finished)
+        self.outputs.are_ended()
+    }
+
+    fn epoch_passed(&self) -> u64 {
+        self.outputs.epoch()
+    }
+
+    fn is_aligning(&self) -> bool {
+        self.inputs.is_aligning()
+    }
+
+    fn restore(&mut self, entry: &EntryKey<'_>, value: &[u8]) -> Result<(), EngineError> {
+        self.windows.restore(entry, value).map_err(|error| self.unfit(&error))
+    }
+
+    fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
+        self.mark.barrier = epoch;
+        self.inputs.restored(epoch);
+        self.outputs.restored(epoch);
+        self.windows.restored().map_err(|error| self.unfit(&error))
     }
 
     fn counts(&self, counts: &mut NodeCounts) {

@@ -22,6 +22,35 @@ impl LineBuffer {
     }
 }
 
+/// Most bytes kept of a worker's last words.
+const TAIL_BYTES_MAX: usize = 4 << 10;
+
+/// The last lines that a worker wrote to standard error past Python: where it crashed, if it crashes.
+#[derive(Default)]
+pub struct Tail(String);
+
+impl Tail {
+    /// Adds a line.
+    pub fn push(&mut self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        self.0.push_str(&line);
+        self.0.push('\n');
+        if self.0.len() > TAIL_BYTES_MAX {
+            let mut start = self.0.len() - TAIL_BYTES_MAX;
+            while !self.0.is_char_boundary(start) {
+                start += 1;
+            }
+            self.0.drain(..start);
+        }
+    }
+
+    /// What `faulthandler` said of the crash; `None` if it said nothing.
+    pub fn text(&self) -> Option<String> {
+        let start = self.0.find("Fatal Python error")?;
+        Some(self.0[start..].trim_end().to_owned())
+    }
+}
+
 #[derive(Deserialize)]
 struct Record {
     level: String,
@@ -84,6 +113,18 @@ mod tests {
             lines.push(&[b'x'; 1000], |line| longest = longest.max(line.len()));
         }
         assert!((LINE_BYTES_MAX..LINE_BYTES_MAX + 1000).contains(&longest), "{longest}");
+    }
+
+    #[test]
+    fn of_the_last_words_a_crash_is_kept_and_chatter_is_not() {
+        let mut tail = Tail::default();
+        tail.push(b"some warning");
+        assert_eq!(tail.text(), None);
+        tail.push(b"Fatal Python error: Segmentation fault");
+        tail.push(b"  File \"functions.py\", line 7");
+        assert_eq!(tail.text().unwrap(), "Fatal Python error: Segmentation fault\n  File \"functions.py\", line 7");
+        (0..1000).for_each(|_| tail.push("täglich".as_bytes()));
+        assert!(tail.0.len() <= TAIL_BYTES_MAX);
     }
 
     #[test]

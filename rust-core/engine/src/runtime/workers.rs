@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ringmill_ring::{ChannelConfig, CompletionKind, CoreEnd};
-use ringmill_wire::{Capacity, Schema, Template, WireError};
+use ringmill_wire::{Capacity, Field, Schema, Template, WireError};
 use serde_json::json;
 
 use super::signal::ShardSignal;
-use super::supervisor::{Supervisor, WorkerSpec};
-use super::udf::WorkerLink;
+use super::supervisor::{Death, Supervisor, WorkerPost, WorkerSpec};
+use super::udf::{LinkParts, WorkerLink};
 use crate::error::EngineError;
 use crate::metrics::Control;
-use crate::plan::{Node, NodeKind, Plan, UdfSpec};
+use crate::plan::{Node, NodeKind, Plan, RestartSpec, UdfSpec};
 use crate::rundir::ChannelHandle;
 
 /// Least room of a response slot: a failure's message and traceback travel in it, however small the batch.
@@ -23,9 +22,9 @@ pub const FAILURE_BYTES: usize = 16 << 10;
 
 /// Micro-batch layouts of a UDF step.
 pub struct UdfLayouts {
-    /// Input columns.
+    /// Input columns, and what is kept for the row's key.
     pub request: Arc<Template>,
-    /// The function's columns.
+    /// The function's columns, and what is to be kept.
     pub response: Arc<Template>,
 }
 
@@ -34,9 +33,15 @@ pub fn udf_layouts(node: &Node) -> Result<Option<(&UdfSpec, UdfLayouts)>, Engine
     let (NodeKind::Udf(udf), Some(input)) = (&node.kind, &node.input_schema) else { return Ok(None) };
     let layout = |error: WireError| EngineError::Layout { node: node.name.clone(), error };
     let capacity = Capacity { rows_max: udf.batch_rows, variable_bytes_max: udf.variable_bytes };
-    let output = Schema::new(udf.description.outputs.clone()).map_err(layout)?;
-    let request = Arc::new(Template::new(input.clone(), capacity).map_err(layout)?);
-    let response = Arc::new(Template::new(Arc::new(output), capacity).map_err(layout)?);
+    let template = |schema| Ok(Arc::new(Template::new(schema, capacity).map_err(layout)?));
+    // Per-key state travels behind the columns, both ways.
+    let with_state = |fields: &[Field]| {
+        let state = udf.description.state.iter().map(|field| Field::new(&field.name, field.data_type));
+        Ok(Arc::new(Schema::new(fields.iter().cloned().chain(state).collect()).map_err(layout)?))
+    };
+    let is_stateless = udf.description.state.is_empty();
+    let request = template(if is_stateless { input.clone() } else { with_state(&input.fields)? })?;
+    let response = template(with_state(&udf.description.outputs)?)?;
     Ok(Some((udf, UdfLayouts { request, response })))
 }
 
@@ -55,7 +60,8 @@ struct Starting {
     shard: usize,
     name: String,
     channel: CoreEnd,
-    drained: Arc<AtomicBool>,
+    post: Arc<WorkerPost>,
+    restart: RestartSpec,
     handle: (OwnedFd, OwnedFd),
 }
 
@@ -76,15 +82,16 @@ pub fn start_workers(
                 spec.cpu = cpus.next();
                 spec.config["shard"] = json!(shard);
                 spec.config["index"] = json!(worker);
+                let (request, response) = one.fds()?;
                 starting.push(one);
-                specs.push(spec);
+                specs.push((spec, request, response));
             }
         }
     }
     if specs.is_empty() {
         return Ok(Workers { links: HashMap::new(), supervisor: None, handles: Vec::new() });
     }
-    let (supervisor, pids) = Supervisor::start(specs, control)?;
+    let supervisor = Supervisor::start(specs, control)?;
     if let Err(error) = wait_until_ready(&mut starting, signals, control) {
         control.request_abort();
         supervisor.finish()?;
@@ -92,10 +99,12 @@ pub fn start_workers(
     }
     let mut links: HashMap<(usize, usize), Vec<WorkerLink>> = HashMap::new();
     let mut handles = Vec::with_capacity(starting.len());
-    for (one, pid) in starting.into_iter().zip(pids) {
+    for (place, one) in starting.into_iter().enumerate() {
         let (request, response) = one.handle;
-        handles.push(ChannelHandle { name: one.name.clone(), pid, request, response });
-        links.entry((one.node, one.shard)).or_default().push(WorkerLink::new(one.name, pid, one.channel, one.drained));
+        handles.push(ChannelHandle { name: one.name.clone(), pid: one.post.pid(), request, response });
+        let Starting { name, channel, post, restart, .. } = one;
+        let link = LinkParts { name, channel, post, desk: supervisor.desk(), place, restart };
+        links.entry((one.node, one.shard)).or_default().push(WorkerLink::new(link));
     }
     Ok(Workers { links, supervisor: Some(supervisor), handles })
 }
@@ -108,7 +117,7 @@ fn prepare(
     layouts: &UdfLayouts,
     (index, shard): (usize, usize),
     name: &str,
-    signal: &ShardSignal,
+    signal: &Arc<ShardSignal>,
 ) -> Result<(Starting, WorkerSpec), EngineError> {
     let failed = |error| EngineError::Channel { worker: name.to_owned(), error };
     let channel = CoreEnd::create(&ChannelConfig {
@@ -124,8 +133,7 @@ fn prepare(
         // SAFETY: the slot is `request.bytes()` long and 64-byte aligned, and no worker has been given it yet.
         unsafe { layouts.request.stamp(channel.slot_memory(slot).as_ptr()) };
     }
-    let drained = Arc::new(AtomicBool::new(false));
-    let (request, response) = channel.worker_fds().map_err(failed)?;
+    let post = Arc::new(WorkerPost::default());
     let handle = channel.worker_fds().map_err(failed)?;
     let config = json!({
         "step": node.name,
@@ -145,13 +153,20 @@ fn prepare(
         python,
         config,
         environment: plan.worker_environment.clone(),
-        request,
-        response,
         doorbell,
         cpu: None,
-        drained: drained.clone(),
+        memory_bytes_max: udf.supervision.memory_bytes_max,
+        post: post.clone(),
+        signal: signal.clone(),
     };
-    Ok((Starting { node: index, shard, name: name.to_owned(), channel, drained, handle }, spec))
+    let restart = udf.supervision.restart;
+    Ok((Starting { node: index, shard, name: name.to_owned(), channel, post, restart, handle }, spec))
+}
+
+impl Starting {
+    fn fds(&self) -> Result<(OwnedFd, OwnedFd), EngineError> {
+        self.channel.worker_fds().map_err(|error| EngineError::Channel { worker: self.name.clone(), error })
+    }
 }
 
 fn wait_until_ready(
@@ -161,10 +176,12 @@ fn wait_until_ready(
 ) -> Result<(), EngineError> {
     for one in starting {
         loop {
+            let death = one.post.take_death();
             match one.channel.poll() {
                 Ok(Some(completion)) if completion.kind == CompletionKind::Ready => break,
                 Ok(Some(_)) => {}
                 Ok(None) if control.is_aborted() => return Err(EngineError::Aborted),
+                Ok(None) if let Some(death) = death => return Err(stillborn(&one.name, death)),
                 Ok(None) => {
                     if one.channel.arm_sleep() {
                         signals[one.shard].sleep(Duration::from_millis(50));
@@ -180,4 +197,13 @@ fn wait_until_ready(
         }
     }
     Ok(())
+}
+
+/// A worker that dies before the run begins ends it: what keeps it from starting now will do so again.
+fn stillborn(worker: &str, death: Death) -> EngineError {
+    let worker = worker.to_owned();
+    match death.fatal {
+        Some(message) => EngineError::WorkerStart { worker, message, traceback: death.detail },
+        None => EngineError::WorkerDied { worker, pid: death.pid, how: death.how, batch: death.batch },
+    }
 }

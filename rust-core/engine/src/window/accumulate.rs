@@ -220,7 +220,7 @@ fn narrow(input: &InputColumn, word: u64) -> ([u8; 8], usize) {
 }
 
 /// Puts bytes in the place of others: `[block << 32 | length]`.
-fn set_bytes(word: &mut u64, bytes: &[u8], arena: &mut Arena) -> Result<(), ArenaFull> {
+pub fn set_bytes(word: &mut u64, bytes: &[u8], arena: &mut Arena) -> Result<(), ArenaFull> {
     let (block, length) = ((*word >> 32) as u32, *word as u32 as usize);
     let class = Arena::class_of(bytes.len());
     let block = if block != NONE && Arena::class_of(length) == class {
@@ -247,7 +247,7 @@ pub fn get_bytes(word: u64, arena: &Arena) -> &[u8] {
 
 /// Appends an item to a list: `[first << 32 | last, items << 32 | bytes used in the last block]`. A block's header is
 /// `next << 32 | used << 8 | class`; `used` counts once a block is full.
-fn append(list: &mut [u64], item: &[u8], arena: &mut Arena) -> Result<(), ArenaFull> {
+pub fn append(list: &mut [u64], item: &[u8], arena: &mut Arena) -> Result<(), ArenaFull> {
     let (mut last, mut used) = (list[0] as u32, list[1] as u32 as usize);
     let class = if last == NONE { 0 } else { arena.words(last, 1)[0] as u8 };
     if last == NONE || used + item.len() > (8 << class) - 8 {

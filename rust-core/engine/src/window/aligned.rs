@@ -4,17 +4,25 @@
 //! in the order in which their keys came. It stays open for late rows until the allowed lateness has passed too; a key
 //! that such a row changes goes out again. The tables of closed windows are used for later ones.
 
+mod state;
+
 use std::collections::VecDeque;
 
 use ringmill_wire::BatchWriter;
 
 use super::accumulate::{Block, apply};
 use super::budget::Budget;
+use super::changed::Changed;
 use super::error::StateFull;
 use super::key::Keys;
 use super::key_table::{BLOCK, EntryLayout, KeyTable};
 use super::operator::Emitted;
 use super::step::{Rows, Step};
+
+/// The entry waits in `again`.
+const WAITING: u64 = 1;
+/// The entry went out though its window has not fired: the shard that its key comes from had got further.
+const EARLY: u64 = 2;
 
 /// One window.
 #[derive(Debug)]
@@ -30,15 +38,23 @@ struct Open {
     again_next: usize,
     ingest_ns: u64,
     again_ingest_ns: u64,
+    /// Entries from `next` on that went out early, or are about to.
+    early: u32,
+    changed: Changed,
+    /// Some of it was written out.
+    is_stored: bool,
+    /// While entries are taken back: their places in the order of arrival.
+    ranks: Vec<u32>,
 }
 
 impl Open {
     fn pending(&self) -> usize {
-        if self.fired {
-            (self.table.entry_count() - self.next) as usize + self.again.len() - self.again_next
-        } else {
-            0
-        }
+        self.first_time() as usize + self.again.len() - self.again_next
+    }
+
+    /// Entries that are to go out for the first time.
+    fn first_time(&self) -> u32 {
+        if self.fired { self.table.entry_count() - self.next - self.early } else { 0 }
     }
 }
 
@@ -48,7 +64,7 @@ pub struct AlignedWindows {
     size_ns: i64,
     every_ns: i64,
     layout: EntryLayout,
-    /// Word of a cell that is 1 while its entry waits in `again`; `None`: windows fire only once.
+    /// Word of a cell that is 0, [`WAITING`] or [`EARLY`]; `None`: windows fire only once.
     again_word: Option<usize>,
     /// By number, hence by end.
     open: VecDeque<Open>,
@@ -60,6 +76,10 @@ pub struct AlignedWindows {
     found: Vec<u32>,
     new_rows: Vec<u32>,
     spare_lists: Vec<Vec<u32>>,
+    is_tracked: bool,
+    spare_changed: Vec<Changed>,
+    /// Windows that were written out and are over.
+    closed: Vec<i64>,
 }
 
 impl AlignedWindows {
@@ -79,7 +99,15 @@ impl AlignedWindows {
             found: Vec::with_capacity(BLOCK),
             new_rows: Vec::with_capacity(BLOCK),
             spare_lists: Vec::new(),
+            is_tracked: false,
+            spare_changed: Vec::new(),
+            closed: Vec::new(),
         }
+    }
+
+    /// Begins to note changes; no window must be open yet.
+    pub fn track_changes(&mut self) {
+        self.is_tracked = true;
     }
 
     pub fn pending(&self) -> u64 {
@@ -177,10 +205,12 @@ impl AlignedWindows {
         if step.history.is_some() && open.table.entry_count() > known {
             self.find_histories(step, &block.keys, at, known, rows)?;
         }
+        let is_early = step.progress.has_floors() && self.end_ns(number) <= step.passed_ns;
         let open = &mut self.open[at];
+        open.changed.mark_all(&self.found, open.table.entry_count());
         step.cells.clear();
         step.cells.extend(self.found.iter().map(|entry| open.table.payload(*entry)));
-        if open.fired {
+        if open.fired || is_early {
             if known == open.next {
                 open.ingest_ns = block.ingest_ns;
             }
@@ -245,8 +275,20 @@ impl AlignedWindows {
         let fired = self.end_ns(number) <= step.watermark_ns;
         self.fired += usize::from(fired);
         let again = self.spare_lists.pop().unwrap_or_default();
-        let open =
-            Open { number, table, fired, next: 0, again, again_next: 0, ingest_ns: step.ingest_ns, again_ingest_ns: 0 };
+        let open = Open {
+            number,
+            table,
+            fired,
+            next: 0,
+            again,
+            again_next: 0,
+            ingest_ns: step.ingest_ns,
+            again_ingest_ns: 0,
+            early: 0,
+            changed: self.spare_changed.pop().unwrap_or_else(|| Changed::new(self.is_tracked)),
+            is_stored: false,
+            ranks: Vec::new(),
+        };
         self.open.insert(at, open);
         Ok(at)
     }
@@ -260,7 +302,7 @@ impl AlignedWindows {
             let open = &mut self.open[self.fired];
             open.fired = true;
             open.ingest_ns = step.ingest_ns;
-            self.pending += open.pending() as u64;
+            self.pending += u64::from(open.first_time());
             self.fired += 1;
         }
         self.close(step);
@@ -272,8 +314,15 @@ impl AlignedWindows {
             if open.pending() > 0 || !open.fired || !step.is_over(self.end_ns(open.number)) {
                 break;
             }
-            let Some(Open { table, mut again, .. }) = self.open.pop_front() else { break };
+            let Some(Open { number, table, mut again, mut changed, is_stored, .. }) = self.open.pop_front() else {
+                break;
+            };
             self.fired -= 1;
+            if is_stored {
+                self.closed.push(number);
+            }
+            changed.clear();
+            self.spare_changed.push(changed);
             step.budget.settle(size_of::<Open>() as u64, 0);
             step.budget.recycle(table);
             again.clear();
@@ -285,7 +334,9 @@ impl AlignedWindows {
     pub fn emit(&mut self, step: &mut Step, out: &mut BatchWriter) -> Emitted {
         let mut emitted = Emitted { rows: 0, ingest_ns: u64::MAX };
         let mut at = 0;
-        while at < self.fired && self.pending > 0 && out.rows_free() > 0 {
+        // Entries may go out early in any window.
+        let windows = if step.progress.has_floors() { self.open.len() } else { self.fired };
+        while at < windows && self.pending > 0 && out.rows_free() > 0 {
             if self.open[at].pending() == 0 {
                 at += 1;
                 continue;
@@ -308,8 +359,12 @@ impl AlignedWindows {
         let open = &mut self.open[at];
         let limit = BLOCK.min(out.rows_free() as usize);
         self.found.clear();
-        let first_time = open.next < open.table.entry_count();
-        if first_time {
+        let first_time = open.first_time() > 0;
+        if first_time && open.early > 0 {
+            let words = open.table.words();
+            let waits = |entry: &u32| self.again_word.is_none_or(|word| words[open.table.payload(*entry) + word] == 0);
+            self.found.extend((open.next..open.table.entry_count()).filter(waits).take(limit));
+        } else if first_time {
             let end = open.table.entry_count().min(open.next + limit as u32);
             self.found.extend(open.next..end);
         } else {
@@ -322,12 +377,21 @@ impl AlignedWindows {
         step.bounds.resize(self.found.len(), bounds);
         let (words, arena) = open.table.parts_mut();
         let rows = step.write_block(words, arena, out);
+        if step.shown().is_some() {
+            open.changed.mark_all(&self.found[..rows], open.table.entry_count());
+        }
         if first_time {
-            open.next += rows as u32;
+            if let (true, Some(last)) = (rows > 0, self.found[..rows].last()) {
+                open.early -= last + 1 - open.next - rows as u32;
+                open.next = last + 1;
+            }
             return (rows, open.ingest_ns);
         }
         if let Some(word) = self.again_word {
-            step.cells[..rows].iter().for_each(|cell| words[cell + word] = 0);
+            let (words, _) = open.table.parts_mut();
+            for (entry, cell) in self.found.iter().zip(&step.cells).take(rows) {
+                words[cell + word] = if *entry < open.next { 0 } else { EARLY };
+            }
         }
         open.again_next += rows;
         if open.again_next == open.again.len() {
@@ -341,11 +405,15 @@ impl AlignedWindows {
     pub fn scratch_bytes(&self) -> u64 {
         let lists = self.spare_lists.iter().chain(self.open.iter().map(|open| &open.again));
         let lists: usize = lists.map(|list| list.capacity() * 4).sum();
-        (lists + self.assigned.capacity() * 16 + self.open.capacity() * size_of::<Open>()) as u64
+        let changed = self.spare_changed.iter().chain(self.open.iter().map(|open| &open.changed));
+        let changed: u64 = changed.map(Changed::bytes).sum();
+        let own = self.assigned.capacity() * 16 + self.open.capacity() * size_of::<Open>();
+        changed + (lists + own + self.closed.capacity() * 8) as u64
     }
 }
 
-/// Notes entries that went out already and change now.
+/// Notes entries that went out already and change now. In a window that has not fired all rows are of keys whose
+/// entries go out early.
 fn note_changes(
     open: &mut Open,
     known: u32,
@@ -358,8 +426,11 @@ fn note_changes(
     let gone = open.next.min(known);
     let (words, _) = open.table.parts_mut();
     for (entry, cell) in found.iter().zip(cells) {
-        if *entry < gone && words[cell + word] == 0 {
-            words[cell + word] = 1;
+        let state = words[cell + word];
+        let begins = !open.fired && state == 0;
+        if state != WAITING && (*entry < gone || state == EARLY || begins) {
+            words[cell + word] = WAITING;
+            open.early += u32::from(begins);
             if open.again.is_empty() {
                 open.again_ingest_ns = ingest_ns;
             }

@@ -59,6 +59,69 @@ impl KeyColumns {
         self.form == Form::Word
     }
 
+    /// Bytes of a key that is a word, as it is stored.
+    pub fn word_bytes(&self) -> usize {
+        let widths = self.columns.iter().map(|key| key.data_type.width().unwrap_or(0) + usize::from(key.nullable));
+        if self.are_words() { widths.sum() } else { 0 }
+    }
+
+    /// Puts one stored key into the scratch room; what is wrong with it if it is none.
+    pub fn load(&self, key: &[u8], scratch: &mut KeyScratch) -> Result<(), &'static str> {
+        if self.are_words() {
+            if key.len() != self.word_bytes() {
+                return Err("its key has the wrong length");
+            }
+            let mut padded = [0; 8];
+            padded[..key.len()].copy_from_slice(key);
+            scratch.words.clear();
+            scratch.words.push(u64::from_le_bytes(padded));
+            return Ok(());
+        }
+        self.check(key)?;
+        scratch.data.clear();
+        scratch.data.extend_from_slice(key);
+        scratch.offsets.clear();
+        scratch.offsets.extend([0, i32::try_from(key.len()).map_err(|_| "its key is too long")?]);
+        Ok(())
+    }
+
+    /// Whether bytes are a key of these columns.
+    fn check(&self, mut key: &[u8]) -> Result<(), &'static str> {
+        let short = "its key is too short";
+        for (at, column) in self.columns.iter().enumerate() {
+            let is_last = at + 1 == self.columns.len();
+            let mut there = true;
+            if column.nullable {
+                let (flag, rest) = key.split_first().ok_or(short)?;
+                (there, key) = (*flag != 0, rest);
+            }
+            let length = match column.data_type.width() {
+                Some(width) => {
+                    if there {
+                        width
+                    } else {
+                        0
+                    }
+                }
+                None if is_last => key.len(),
+                None => {
+                    let (length, rest) = key.split_first_chunk::<4>().ok_or(short)?;
+                    key = rest;
+                    u32::from_le_bytes(*length) as usize
+                }
+            };
+            let (value, rest) = key.split_at_checked(length).ok_or(short)?;
+            key = rest;
+            if !there && !value.is_empty() {
+                return Err("its key has a value that is missing");
+            }
+            if column.data_type == DataType::Utf8 && std::str::from_utf8(value).is_err() {
+                return Err("its key is no UTF-8");
+            }
+        }
+        if key.is_empty() { Ok(()) } else { Err("its key is too long") }
+    }
+
     /// Reads and hashes the keys of some rows.
     pub fn read<'a>(&self, view: &BatchView<'a>, rows: Range<usize>, scratch: &'a mut KeyScratch) -> Keys<'a> {
         let count = rows.len();
@@ -193,7 +256,8 @@ fn take<'a>(from: &mut &'a [u8], count: usize) -> &'a [u8] {
     taken
 }
 
-fn push_fixed(column: usize, data_type: DataType, bytes: &[u8], out: &mut BatchWriter) {
+/// Appends a value of fixed width that lies there as bytes.
+pub fn push_fixed(column: usize, data_type: DataType, bytes: &[u8], out: &mut BatchWriter) {
     let mut padded = [0; 8];
     padded[..bytes.len()].copy_from_slice(bytes);
     let word = u64::from_le_bytes(padded);

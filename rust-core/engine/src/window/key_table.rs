@@ -362,6 +362,52 @@ impl KeyTable {
         self.live_count -= 1;
     }
 
+    /// The hash of an entry's key.
+    #[inline]
+    pub fn hash(&self, entry: u32) -> u64 {
+        self.words()[entry as usize * self.layout.stride]
+    }
+
+    /// An entry's key; one that is a word has `word_bytes` bytes.
+    #[inline]
+    pub fn key(&self, entry: u32, word_bytes: usize) -> &[u8] {
+        let start = entry as usize * self.layout.stride + 1;
+        let words = self.words();
+        if self.layout.inline == 0 {
+            return &bytemuck::cast_slice(&words[start..=start])[..word_bytes];
+        }
+        stored_bytes(&words[start..start + 1 + self.layout.inline], &self.arena)
+    }
+
+    /// Brings an entry near.
+    #[inline]
+    pub fn prefetch(&self, entry: u32) {
+        let start = entry as usize * self.layout.stride;
+        prefetch(&self.entries, start / 8);
+        if self.layout.stride > 8 {
+            prefetch(&self.entries, (start + self.layout.payload) / 8);
+        }
+    }
+
+    /// Gives entry `order[i]` the number `i`. No entry was ever removed.
+    pub fn reorder(&mut self, order: &[u32]) {
+        let stride = self.layout.stride;
+        let mut numbers = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(number, entry)| numbers[*entry as usize] = number as u32);
+        for slot in self.index.iter_mut().filter(|slot| **slot != 0) {
+            *slot = *slot >> 32 << 32 | u64::from(numbers[*slot as u32 as usize - 1] + 1);
+        }
+        let (words, _) = self.parts_mut();
+        for at in 0..numbers.len() {
+            while numbers[at] as usize != at {
+                let to = numbers[at] as usize;
+                let (low, high) = words.split_at_mut(at.max(to) * stride);
+                low[at.min(to) * stride..][..stride].swap_with_slice(&mut high[..stride]);
+                numbers.swap(at, to);
+            }
+        }
+    }
+
     /// Appends the keys of some entries to `scratch`, which it empties first.
     pub fn gather(&self, entries: impl Iterator<Item = u32>, scratch: &mut KeyScratch) {
         let EntryLayout { stride, inline, .. } = self.layout;

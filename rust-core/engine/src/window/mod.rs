@@ -3,7 +3,8 @@
 //!
 //! A [`WindowOperator`] is pure: rows and watermarks go in, results and late rows come out, and it knows no clock,
 //! thread or file. Its state is bounded ([`StateFull`]), what it gives out depends on the order of its rows and
-//! watermarks alone, and output is a cursor that goes on where the last batch was full. It writes nothing to disk.
+//! watermarks alone, and output is a cursor that goes on where the last batch was full. It writes nothing to disk: what
+//! has changed since the last time it gives out as entries, and takes them back ([`WindowOperator::snapshot`]).
 //!
 //! Semantics are Flink's, with these choices:
 //! - Windows are aligned to 1970 and hold `start <= t < end`. One fires when the watermark reaches its end, and is over
@@ -25,12 +26,16 @@ mod aligned;
 mod arena;
 mod budget;
 mod cells;
+mod changed;
 mod emit;
+mod entry;
 mod error;
+mod fingerprint;
 mod key;
 mod key_table;
 mod lanes;
 mod operator;
+mod progress;
 mod schema;
 mod session;
 mod spec;
@@ -38,7 +43,12 @@ mod statistics;
 mod step;
 
 pub use aggregate::{Aggregate, Function};
+pub(crate) use budget::Budget;
 pub use error::{StateFull, WindowError};
+pub(crate) use key::{KeyColumns, KeyScratch, push_fixed};
+pub(crate) use key_table::{EntryLayout, KeyTable};
+pub(crate) use schema::bind_keys;
+
 pub use key::KeyHasher;
 pub use operator::{Emitted, RowTime, TimeColumn, WindowOperator};
 pub use schema::output_schema;

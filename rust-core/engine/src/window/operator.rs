@@ -3,11 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ringmill_state::{EntryKey, NodeDelta, WHOLE_SHARD, group_of};
 use ringmill_wire::{BatchView, BatchWriter, Schema, TimeUnit};
 
 use super::aligned::AlignedWindows;
+use super::entry::{HISTORIES, RESULTS, Reader, Refused, SESSIONS, WHOLE, WINDOWS};
 use super::error::{StateFull, WindowError};
+use super::key::KeyScratch;
 use super::key_table::BLOCK;
+use super::progress::Counts;
 use super::session::SessionWindows;
 use super::spec::{WindowKind, WindowSpec};
 use super::step::{Rows, Step, Times};
@@ -59,6 +63,8 @@ pub struct WindowOperator {
     step: Step,
     windows: Windows,
     failed: Option<StateFull>,
+    /// Numbers of entries and a value, while they are written out.
+    room: (Vec<u32>, Vec<u8>),
 }
 
 impl WindowOperator {
@@ -82,7 +88,7 @@ impl WindowOperator {
             }
             WindowKind::Session { gap_ns } => Windows::Session(Box::new(SessionWindows::new(gap_ns, &step))),
         };
-        Ok(Self { step, windows, failed: None })
+        Ok(Self { step, windows, failed: None, room: Default::default() })
     }
 
     /// Takes rows; gives how many, which is fewer only if `late` is full. A row is late if every window it falls into
@@ -103,7 +109,9 @@ impl WindowOperator {
         let first = rows.start;
         let mut next = first;
         while next < rows.end {
-            let block = next..rows.end.min(next + BLOCK);
+            // While key groups differ in how far they have got, every row has its own watermark.
+            let block_rows = if self.step.progress.has_floors() { 1 } else { BLOCK };
+            let block = next..rows.end.min(next + block_rows);
             match self.push_block(view, block.clone(), time, ingest_ns, late) {
                 Ok(taken) => next += taken,
                 Err(full) => {
@@ -135,10 +143,14 @@ impl WindowOperator {
         let mut scratch = std::mem::take(&mut step.key_scratch);
         let keys = step.keys.read(view, rows.clone(), &mut scratch);
         let block = Rows { view, first: rows.start, times, keys, ingest_ns };
+        if step.progress.has_floors() {
+            step.passed_ns = step.progress.reached_ns(group_of(keys.hashes[0]), step.watermark_ns);
+        }
         let taken = match &mut self.windows {
             Windows::Aligned(windows) => windows.push(step, &block, late),
             Windows::Session(windows) => windows.push(step, &block, late),
         };
+        step.passed_ns = step.watermark_ns;
         step.key_scratch = scratch;
         step.sequence += rows.len() as u64;
         taken
@@ -151,6 +163,8 @@ impl WindowOperator {
             return;
         }
         self.step.watermark_ns = watermark_ns;
+        self.step.passed_ns = watermark_ns;
+        self.step.progress.advance(watermark_ns);
         self.step.ingest_ns = ingest_ns;
         match &mut self.windows {
             Windows::Aligned(windows) => windows.advance(&mut self.step),
@@ -182,6 +196,119 @@ impl WindowOperator {
         self.step.watermark_ns
     }
 
+    /// From now on notes what changes, so that [`WindowOperator::snapshot`] can write it. Before the first push.
+    pub fn track_changes(&mut self) {
+        self.step.progress.is_tracked = true;
+        if let Some(history) = &mut self.step.history {
+            history.statistics.track_changes(self.step.keys.are_words());
+        }
+        match &mut self.windows {
+            Windows::Aligned(windows) => windows.track_changes(),
+            Windows::Session(windows) => windows.track_changes(),
+        }
+    }
+
+    /// Says which of how many shards this is, so that it is known later whose keys it had. Before the first push.
+    pub fn set_shard(&mut self, shard: usize, shards: usize) {
+        self.step.progress.set_shard(shard, shards);
+    }
+
+    /// Writes what has changed since the last time, or since the state was taken back. There must be no output pending.
+    /// Without [`WindowOperator::track_changes`] there is nothing.
+    pub fn snapshot(&mut self, out: &mut NodeDelta<'_>) {
+        let step = &mut self.step;
+        if !step.progress.is_tracked {
+            return;
+        }
+        let (_, value) = &mut self.room;
+        value.clear();
+        let counts = Counts {
+            watermark_ns: step.watermark_ns,
+            sequence: step.sequence,
+            late_rows: step.late_rows,
+            clamped: step.writer.clamped,
+        };
+        step.progress.write(&counts, value);
+        out.put(WHOLE, 0, WHOLE_SHARD, &[], value);
+        if let Some(history) = &mut step.history {
+            history.statistics.snapshot(step.keys.word_bytes(), &mut self.room, out);
+        }
+        match &mut self.windows {
+            Windows::Aligned(windows) => windows.snapshot(step, &mut self.room, out),
+            Windows::Session(windows) => windows.snapshot(step, &mut self.room, out),
+        }
+    }
+
+    /// Takes back an entry that [`WindowOperator::snapshot`] wrote, in this shard or, if its key's group was, in
+    /// another; the entries of a key come in their order. After [`WindowOperator::track_changes`] and
+    /// [`WindowOperator::set_shard`], before the first push.
+    ///
+    /// # Errors
+    /// The entry is damaged, or the state would outgrow its bound; [`WindowOperator::check`] then tells by how much.
+    pub fn restore(&mut self, entry: &EntryKey<'_>, value: &[u8]) -> Result<(), WindowError> {
+        let mut scratch = std::mem::take(&mut self.step.key_scratch);
+        let taken = self.restore_entry(entry, value, &mut scratch);
+        self.step.key_scratch = scratch;
+        self.settle_restored(taken)
+    }
+
+    /// All entries were taken back.
+    ///
+    /// # Errors
+    /// The one that tells how far the shard has come is missing, or the state would outgrow its bound.
+    pub fn restored(&mut self) -> Result<(), WindowError> {
+        let Some(counts) = self.step.progress.join()? else { return Ok(()) };
+        self.step.watermark_ns = counts.watermark_ns;
+        self.step.passed_ns = counts.watermark_ns;
+        self.step.sequence = counts.sequence;
+        self.step.late_rows = counts.late_rows;
+        self.step.writer.clamped = counts.clamped;
+        let taken = match &mut self.windows {
+            Windows::Aligned(windows) => {
+                windows.restored(&mut self.step);
+                Ok(())
+            }
+            Windows::Session(windows) => windows.restored(&mut self.step).map_err(Refused::Full),
+        };
+        self.settle_restored(taken)
+    }
+
+    fn restore_entry(&mut self, entry: &EntryKey<'_>, value: &[u8], scratch: &mut KeyScratch) -> Result<(), Refused> {
+        let step = &mut self.step;
+        let mut from = Reader::new(value)?;
+        if entry.group == WHOLE_SHARD {
+            return step.progress.read(entry.section, entry.key, &mut from);
+        }
+        step.keys.load(entry.key, scratch).map_err(Refused::Damaged)?;
+        step.progress.has_entries = true;
+        let keys = step.keys.of_scratch(scratch);
+        if group_of(keys.hashes[0]) != entry.group {
+            return Err(Refused::Damaged("its key is of another group"));
+        }
+        match (entry.section, &mut self.windows, &mut step.history) {
+            (WINDOWS, Windows::Aligned(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
+            (SESSIONS, Windows::Session(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
+            (HISTORIES, _, Some(history)) => history.statistics.restore_running(&keys, &mut from, &mut step.budget),
+            (RESULTS, _, Some(history)) => {
+                history.statistics.restore_chunk(&keys, entry.window, &mut from, &mut step.budget)
+            }
+            _ => Err(Refused::Damaged("it is of a part that this step has not")),
+        }
+    }
+
+    fn settle_restored(&mut self, taken: Result<(), Refused>) -> Result<(), WindowError> {
+        if let Err(Refused::Full(full)) = taken {
+            self.failed = Some(full);
+        }
+        taken.map_err(WindowError::from)
+    }
+
+    /// What state must be of to be taken back: windows, times, keys, aggregates and statistics with their types.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.step.fingerprint.clone()
+    }
+
     /// Bytes of memory that the state takes, spare room included.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
@@ -189,7 +316,9 @@ impl WindowOperator {
             Windows::Aligned(windows) => windows.scratch_bytes(),
             Windows::Session(windows) => windows.scratch_bytes(),
         };
-        self.step.budget.used() + self.step.scratch_bytes() + own
+        let history = self.step.history.as_ref().map_or(0, |history| history.statistics.scratch_bytes());
+        let room = self.room.0.capacity() * 4 + self.room.1.capacity();
+        self.step.budget.used() + self.step.scratch_bytes() + own + history + room as u64
     }
 
     /// Rows that were written to `late`.

@@ -37,7 +37,7 @@ pub fn output_schema(
 pub fn bind(spec: &WindowSpec, input: &Schema, event_time: Option<TimeUnit>) -> Result<Bound, Vec<WindowError>> {
     let unit = event_time.unwrap_or(TimeUnit::Millisecond);
     let mut errors = Vec::new();
-    let keys = bind_keys(spec, input, &mut errors);
+    let keys = bind_keys(&spec.key, input, &mut errors);
     check_window(spec, unit, &mut errors);
     if spec.aggregates.is_empty() {
         let hint = Some("for example aggregates = { readings = \"count()\" }".to_owned());
@@ -60,9 +60,10 @@ pub fn bind(spec: &WindowSpec, input: &Schema, event_time: Option<TimeUnit>) -> 
     Ok(Bound { keys, aggregates, statistics_of, schema })
 }
 
-fn bind_keys(spec: &WindowSpec, input: &Schema, errors: &mut Vec<WindowError>) -> Vec<usize> {
+/// Where the key columns stand; those that cannot be are mistakes.
+pub fn bind_keys(key: &[String], input: &Schema, errors: &mut Vec<WindowError>) -> Vec<usize> {
     let mut keys = Vec::new();
-    for name in &spec.key {
+    for name in key {
         let Some(index) = input.index_of(name) else {
             let (message, hint) = missing_column(name, input);
             errors.push(WindowError::new("key", message, hint));

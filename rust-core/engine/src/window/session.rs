@@ -9,6 +9,8 @@
 //! When sessions merge, the values that a list had collected stand in the order of the sessions; what an absorbed
 //! session gave to the rolling statistics stays there.
 
+mod state;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use ringmill_wire::BatchWriter;
@@ -17,6 +19,7 @@ use super::accumulate::{Block, apply, merge, release};
 use super::aligned::settle;
 use super::arena::{Arena, NONE};
 use super::budget::Budget;
+use super::changed::Changed;
 use super::error::StateFull;
 use super::key::Keys;
 use super::key_table::{BLOCK, EntryLayout, KeyTable, prefetch};
@@ -46,6 +49,8 @@ const PENDING: u64 = 2;
 const GONE: u64 = 4;
 /// In the block that goes out.
 const TAKEN: u64 = 8;
+/// It was written out, by the number of the row that came first.
+const STORED: u64 = 16;
 const REFERENCE: u64 = 1 << 32;
 const IDLE: u64 = i64::MAX as u64;
 
@@ -73,6 +78,10 @@ pub struct SessionWindows {
     rows: Vec<u32>,
     block_rows: Vec<u32>,
     block_cells: Vec<usize>,
+    changed: Changed,
+    /// What was written out and is no more.
+    gone: state::Gone,
+    word_bytes: usize,
 }
 
 impl SessionWindows {
@@ -95,7 +104,15 @@ impl SessionWindows {
             rows: Vec::with_capacity(BLOCK),
             block_rows: Vec::with_capacity(BLOCK),
             block_cells: Vec::with_capacity(BLOCK),
+            changed: Changed::default(),
+            gone: state::Gone::default(),
+            word_bytes: step.keys.word_bytes(),
         }
+    }
+
+    /// Begins to note changes; there must be no session yet.
+    pub fn track_changes(&mut self) {
+        self.changed = Changed::new(true);
     }
 
     pub fn pending(&self) -> u64 {
@@ -217,6 +234,7 @@ impl SessionWindows {
         *start = (*start as i64).min(time_ns) as u64;
         let last = self.word(home, LAST);
         *last = (*last as i64).max(time_ns) as u64;
+        self.changed.mark(home);
         self.review(step, home, block.ingest_ns)?;
         self.block_rows.push(row);
         self.block_cells.push(home as usize * self.stride + CELL);
@@ -226,7 +244,7 @@ impl SessionWindows {
     /// After a change: whether the session has to fire, now or later.
     fn review(&mut self, step: &mut Step, session: u32, ingest_ns: u64) -> Result<(), StateFull> {
         let end = self.end_ns(session);
-        if end > step.watermark_ns {
+        if end > step.passed_ns {
             if self.has(session, PENDING) {
                 self.pending -= 1;
                 self.withdrew = true;
@@ -320,6 +338,7 @@ impl SessionWindows {
         self.flush(step, block)?;
         let is_first = (self.get(one, START) as i64) < self.get(other, START) as i64;
         let (to, from) = if is_first { (one, other) } else { (other, one) };
+        self.forget_stored(to);
         let last = (self.get(to, LAST) as i64).max(self.get(from, LAST) as i64);
         *self.word(to, LAST) = last as u64;
         *self.word(to, SEQUENCE) = self.get(to, SEQUENCE).min(self.get(from, SEQUENCE));
@@ -331,6 +350,7 @@ impl SessionWindows {
 
     /// Takes a session off its key and frees what it holds.
     fn release(&mut self, step: &Step, session: u32) {
+        self.forget_stored(session);
         let key = self.get(session, LINK) as u32;
         let next = self.next(session);
         let head = self.head(key);
@@ -433,7 +453,10 @@ impl SessionWindows {
             self.timers.insert(span, list);
         }
         self.settle_due(step, span, &mut due);
-        due.sort_unstable_by_key(|&session| (self.end_ns(session), self.get(session, SEQUENCE)));
+        let order = |session: &u32| (self.end_ns(*session), self.get(*session, SEQUENCE));
+        // Rows of different shards may have the same number.
+        let hash = |session: &u32| self.keys.hash(self.get(*session, LINK) as u32);
+        due.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| hash(a).cmp(&hash(b))));
         for &session in &due {
             *self.word(session, INGEST) = step.ingest_ns;
             self.enqueue(session);
@@ -487,6 +510,9 @@ impl SessionWindows {
                 let session = self.found[at];
                 emitted.ingest_ns = emitted.ingest_ns.min(self.get(session, INGEST));
                 *self.word(session, STATE) &= !(PENDING | TAKEN);
+                if step.shown().is_some() {
+                    self.changed.mark(session);
+                }
                 self.pending -= 1;
                 if step.is_over(self.end_ns(session)) {
                     self.release(step, session);
@@ -516,8 +542,8 @@ impl SessionWindows {
         }
     }
 
-    /// Bytes of the key table, which the budget does not see otherwise.
+    /// Bytes of memory that are no table's.
     pub fn scratch_bytes(&self) -> u64 {
-        ((self.queue.capacity() + self.due.capacity()) * 4) as u64
+        ((self.queue.capacity() + self.due.capacity()) * 4) as u64 + self.changed.bytes() + self.gone.bytes()
     }
 }

@@ -5,8 +5,11 @@
 //! statistics as before, and its new result takes the old one's place in the history. Results that are missing, NaN or
 //! infinite do not enter. Keys are never forgotten: their histories count as state.
 
+mod state;
+
 use super::arena::{Arena, NONE};
 use super::budget::Budget;
+use super::changed::Changed;
 use super::error::StateFull;
 use super::key::Keys;
 use super::key_table::{EntryLayout, KeyTable};
@@ -32,18 +35,32 @@ pub struct Statistics {
     horizon_ns: Option<i64>,
     /// Set when a ring could not grow: it then forgets its oldest result.
     full: Option<StateFull>,
+    changed: Changed,
+    /// Chunks whose results were all forgotten: number and history.
+    forgotten: Vec<(u64, u32)>,
 }
 
 /// Payload without a horizon: number, mean, sum of squared differences.
 const RUNNING: [u64; 3] = [0; 3];
-/// Payload with one: `[block << 32 | class, first << 32 | number]`; a result is its window's end and the value.
-const RING: [u64; 2] = [(NONE as u64) << 32, 0];
+/// Payload with one: `[block << 32 | class, first << 32 | number]`; a result is its window's end and the value. If
+/// changes are noted, then the number of the first result among all that the key ever had, and the number before which
+/// everything was written out.
+const RING: [u64; 4] = [(NONE as u64) << 32, 0, 0, 0];
+const RING_WORDS: usize = 2;
+const BASE: usize = 2;
+const WRITTEN: usize = 3;
 
 impl Statistics {
     /// Of keys of that form.
     pub fn new(words_as_keys: bool, horizon_ns: Option<i64>) -> Self {
-        let words = if horizon_ns.is_some() { RING.len() } else { RUNNING.len() };
-        Self { table: KeyTable::new(EntryLayout::new(words_as_keys, words)), horizon_ns, full: None }
+        let words = if horizon_ns.is_some() { RING_WORDS } else { RUNNING.len() };
+        Self {
+            table: KeyTable::new(EntryLayout::new(words_as_keys, words)),
+            horizon_ns,
+            full: None,
+            changed: Changed::default(),
+            forgotten: Vec::new(),
+        }
     }
 
     /// The shortage that made a history lose results.
@@ -59,8 +76,15 @@ impl Statistics {
         budget: &mut Budget,
         found: &mut Vec<u32>,
     ) -> Result<(), StateFull> {
-        let initial: &[u64] = if self.horizon_ns.is_some() { &RING } else { &RUNNING };
-        self.table.resolve(keys, rows, initial, budget, found)
+        self.table.resolve(keys, rows, self.initial(), budget, found)
+    }
+
+    fn initial(&self) -> &'static [u64] {
+        match (self.horizon_ns, self.changed.is_on()) {
+            (None, _) => &RUNNING,
+            (Some(_), false) => &RING[..RING_WORDS],
+            (Some(_), true) => &RING,
+        }
     }
 
     /// What is known before a window with that end.
@@ -89,15 +113,21 @@ impl Statistics {
             None => add(&mut words[at..at + 3], value),
             Some(horizon_ns) => {
                 let mut ring = Ring::of(&words[at..]);
+                let count = ring.count;
                 ring.forget_before(end_ns.min(open_ns).saturating_sub(horizon_ns), arena);
                 arena.limit_growth(budget.remaining());
                 if !ring.push(end_ns, value, arena) {
                     self.full = budget.take(budget.remaining() + 64).err();
                 }
                 ring.store(&mut words[at..at + 2]);
+                if self.changed.is_on() {
+                    let base = &mut words[at + BASE..];
+                    state::move_base(base, (count + 1 - ring.count) as u64, history, &mut self.forgotten);
+                }
             }
         }
         budget.settle(before, self.table.arena.bytes());
+        self.changed.mark(history);
     }
 
     /// Puts a window's new result in the place of its old one; `false`: that was forgotten.
@@ -106,8 +136,14 @@ impl Statistics {
         let is_ring = self.horizon_ns.is_some();
         let (words, arena) = self.table.parts_mut();
         if is_ring {
-            return Ring::of(&words[at..]).replace(old, new, arena);
+            let Some(place) = Ring::of(&words[at..]).replace(old, new, arena) else { return false };
+            if self.changed.is_on() {
+                words[at + WRITTEN] = words[at + WRITTEN].min(words[at + BASE] + place as u64);
+                self.changed.mark(history);
+            }
+            return true;
         }
+        self.changed.mark(history);
         let words = &mut words[at..at + 3];
         let mean = f64::from_bits(words[1]);
         let difference = new.1 - old.1;
@@ -220,10 +256,11 @@ impl Ring {
         true
     }
 
-    fn replace(&self, old: (i64, f64), new: (i64, f64), arena: &mut Arena) -> bool {
-        let Some(at) = (0..self.count).rev().find(|at| self.get(*at, arena) == old) else { return false };
+    /// Which result was replaced, counted from the oldest.
+    fn replace(&self, old: (i64, f64), new: (i64, f64), arena: &mut Arena) -> Option<usize> {
+        let at = (0..self.count).rev().find(|at| self.get(*at, arena) == old)?;
         let place = self.place(at);
         arena.words_mut(place, 2).copy_from_slice(&[new.0 as u64, new.1.to_bits()]);
-        true
+        Some(at)
     }
 }

@@ -9,18 +9,17 @@ use super::arena::Arena;
 use super::budget::Budget;
 use super::cells::CellLayout;
 use super::emit::{Results, RowWriter, as_number};
+use super::entry::SHOWN_WORDS;
 use super::error::{StateFull, WindowError};
+use super::fingerprint::fingerprint;
 use super::key::{KeyColumns, KeyScratch, Keys};
 use super::key_table::BLOCK;
 use super::lanes::Lane;
 use super::operator::{RowTime, TimeColumn};
+use super::progress::Progress;
 use super::schema::{self, Bound};
 use super::spec::{WindowKind, WindowSpec};
 use super::statistics::{Statistics, Summary};
-
-/// Words of a cell about the result that was given out: whether there was one (1), and whether it entered the
-/// history (2); count, mean and deviation that were shown; end and value that entered.
-const SHOWN_WORDS: usize = 6;
 
 /// The rolling statistics and where a cell refers to them.
 #[derive(Debug)]
@@ -31,7 +30,7 @@ pub struct History {
     /// Word of the cell: the key's history.
     pub word: usize,
     /// First of the words about what was shown; `None`: windows fire once only.
-    shown: Option<usize>,
+    pub shown: Option<usize>,
 }
 
 /// What windows of every shape share.
@@ -45,6 +44,10 @@ pub struct Step {
     pub unit: TimeUnit,
     pub lateness_ns: i64,
     pub watermark_ns: i64,
+    /// The watermark as it is for the rows at hand: later than the step's if their key group has got further.
+    pub passed_ns: i64,
+    pub progress: Progress,
+    pub fingerprint: String,
     /// Ingest of the rows that moved the watermark last.
     pub ingest_ns: u64,
     pub late_rows: u64,
@@ -71,6 +74,7 @@ impl Step {
         };
         let event_time = matches!(time, TimeColumn::Event { .. }).then_some(unit);
         let bound = schema::bind(spec, input, event_time).map_err(|mut errors| errors.swap_remove(0))?;
+        let fingerprint = fingerprint(spec, &bound, input, time);
         let Bound { keys: indices, aggregates, statistics_of, .. } = bound;
         let keys = KeyColumns::new(&indices, input);
         let mut layout = CellLayout::new(&aggregates, input);
@@ -94,6 +98,9 @@ impl Step {
             unit,
             lateness_ns: spec.allowed_lateness_ns,
             watermark_ns: i64::MIN,
+            passed_ns: i64::MIN,
+            progress: Progress::new(),
+            fingerprint,
             ingest_ns: 0,
             late_rows: 0,
             sequence: 1,
@@ -108,7 +115,12 @@ impl Step {
     /// Whether rows of a window with that end can no longer count.
     #[inline]
     pub fn is_over(&self, end_ns: i64) -> bool {
-        end_ns.saturating_add(self.lateness_ns) <= self.watermark_ns
+        end_ns.saturating_add(self.lateness_ns) <= self.passed_ns
+    }
+
+    /// First of a cell's words about what was shown.
+    pub fn shown(&self) -> Option<usize> {
+        self.history.as_ref().and_then(|history| history.shown)
     }
 
     /// Bytes of memory that are no table's.

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod oracle;
+pub mod store;
 
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use ringmill_engine::window::{
 use ringmill_wire::{
     BatchView, BatchWriter, Capacity, ColumnView, DataType, Field, HeapBatch, ListItem, Schema, Template, TimeUnit,
 };
+
+const MS: i64 = 1_000_000;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
@@ -192,6 +195,61 @@ pub fn statistics_of(column: &str, horizon_ns: Option<i64>) -> StatisticsSpec {
     let columns = [(Statistic::Mean, "s_mean"), (Statistic::Std, "s_std"), (Statistic::Count, "s_count")];
     let columns = columns.map(|(statistic, name)| (statistic, name.to_owned())).to_vec();
     StatisticsSpec { of: column.to_owned(), columns, horizon_ns }
+}
+
+/// One of each.
+const AGGREGATES: [&str; 20] = [
+    "count()",
+    "count(y)",
+    "sum(x)",
+    "mean(x)",
+    "sum(i)",
+    "mean(i)",
+    "sum(u)",
+    "min(x)",
+    "max(i)",
+    "min(y)",
+    "max(u)",
+    "variance(x)",
+    "stddev(y)",
+    "first(x)",
+    "last(y)",
+    "first(text)",
+    "last(text)",
+    "last(flag)",
+    "collect(x)",
+    "collect(u)",
+];
+
+/// A step of any shape, with some of the aggregates.
+pub fn random_spec(random: &mut Random) -> WindowSpec {
+    let keys: [&[&str]; 7] =
+        [&["name"], &["number"], &["name", "number"], &["site"], &["flag", "number"], &[], &["name", "site"]];
+    let window = match random.below(3) {
+        0 => WindowKind::Tumbling { size_ns: (1 + random.below(40) as i64) * MS },
+        1 => {
+            let every_ns = (1 + random.below(10) as i64) * MS;
+            WindowKind::Sliding { size_ns: every_ns + random.below(30) as i64 * MS, every_ns }
+        }
+        _ => WindowKind::Session { gap_ns: (1 + random.below(15) as i64) * MS },
+    };
+    let aggregates: Vec<&str> = AGGREGATES.iter().copied().filter(|_| random.chance(3)).collect();
+    let aggregates = if aggregates.is_empty() { vec!["count()"] } else { aggregates };
+    let mut spec = spec(keys[random.below(7) as usize], window, &aggregates);
+    if random.chance(2) {
+        spec.allowed_lateness_ns = random.below(30) as i64 * MS;
+    }
+    let numeric = aggregates.iter().position(|text| ["mean(x)", "sum(u)", "min(y)", "count()"].contains(text));
+    if let (Some(at), true) = (numeric, random.chance(2)) {
+        let horizon_ns = random.chance(2).then(|| (1 + random.below(60) as i64) * MS);
+        spec.statistics = Some(statistics_of(&format!("a{at}"), horizon_ns));
+    }
+    spec
+}
+
+/// A number from the environment.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// The operator with batches around it.

@@ -1,4 +1,5 @@
-//! A worker scribbles over its whole response file, again and again, while the core works on.
+//! A worker scribbles over its whole response file, again and again, while the core works on; caught, it is replaced by
+//! another of its kind.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,14 +17,20 @@ fuzz_target!(|input: &[u8]| {
         generation: 1,
     };
     let mut core = CoreEnd::create(&config).unwrap();
-    let (_, response) = core.worker_fds().unwrap();
+    let (_, mut response) = core.worker_fds().unwrap();
     let bytes = std::fs::File::from(response.try_clone().unwrap()).metadata().unwrap().len();
     let mut batch = 0;
+    let mut in_flight = Vec::new();
     for store in stores(input) {
         if let Some(slot) = core.acquire() {
             batch += 1;
-            let submission = Submission::new(SubmissionKind::Batch);
-            core.publish(&Submission { slot, byte_length: 64, row_count: 1, batch, epoch: 1, ..submission });
+            let submission = if batch % 4 == 0 {
+                Submission::new(SubmissionKind::Snapshot)
+            } else {
+                Submission { byte_length: 64, row_count: 1, ..Submission::new(SubmissionKind::Batch) }
+            };
+            core.publish(&Submission { slot, batch, epoch: 1, ..submission });
+            in_flight.push(batch);
         }
         // The ring stands on the second page; stores go there most of the time.
         let offset = if store.offset % 4 == 0 { store.offset as u64 % bytes } else { 4096 + store.offset as u64 % 512 };
@@ -36,12 +43,19 @@ fuzz_target!(|input: &[u8]| {
                         let mut payload = Vec::new();
                         core.copy_response(completion.slot, completion.byte_length, &mut payload);
                         assert!(payload.len() <= 64, "never more than a slot");
+                        let asked = in_flight.iter().position(|batch| *batch == completion.batch);
+                        in_flight.remove(asked.expect("an answer to what was asked"));
                         core.release(completion.slot);
                     }
                 }
                 Ok(None) => break,
-                // The core would kill the worker now.
-                Err(_) => return,
+                // The core would kill the worker now, and ask another one.
+                Err(_) => {
+                    let unanswered = core.replace_worker(core.generation() + 1).unwrap();
+                    assert!(unanswered.iter().map(|entry| entry.submission.batch).eq(in_flight.iter().copied()));
+                    unanswered.iter().for_each(|entry| core.publish(&entry.submission));
+                    (_, response) = core.worker_fds().unwrap();
+                }
             }
         }
         let _ = core.peek_worker();

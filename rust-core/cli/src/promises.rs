@@ -1,0 +1,123 @@
+//! What a pipeline promises about crashes, part by part, in words.
+
+use ringmill_connect::{Promise, Replay};
+use ringmill_engine::Plan;
+use ringmill_engine::plan::dead_letter_store::stored_node;
+use ringmill_engine::plan::{
+    CheckpointSpec, Node, NodeKind, OnError, SinkSpec, SourceConnector, UdfDescription, UdfKind, UdfSpec,
+};
+
+use crate::config::duration::format_duration;
+use crate::retention;
+use crate::units::bytes;
+
+/// What belongs to one node, a line each.
+pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
+    let has_checkpoints = plan.checkpoint.is_some();
+    match &node.kind {
+        NodeKind::Source(source) if has_checkpoints => vec![of_source(&source.connector).to_owned()],
+        NodeKind::Udf(udf) => of_udf(node, udf, has_checkpoints),
+        NodeKind::Sink(sink) => {
+            let mut lines: Vec<String> = of_sink(sink, has_checkpoints).into_iter().map(str::to_owned).collect();
+            lines
+                .extend(stored_node(&node.name).map(|_| "the built-in store: `ringmill dlq show` reads it".to_owned()));
+            lines.extend(retention::of_sink(plan, node, sink));
+            lines
+        }
+        NodeKind::Source(_) | NodeKind::Window(_) | NodeKind::Filter(_) => Vec::new(),
+    }
+}
+
+fn of_source(connector: &SourceConnector) -> &'static str {
+    match connector.replay() {
+        Replay::Seekable => "after a crash it is read again from the newest checkpoint on",
+        Replay::Journaled => {
+            "journaled: after a crash it is read again from the journal; what was taken from the pipe and was not on the \
+             disk yet is lost"
+        }
+        Replay::Lost => "what was read after the newest checkpoint is lost in a crash: it comes only once",
+    }
+}
+
+fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
+    match (has_checkpoints, sink.promise(), sink) {
+        (_, _, SinkSpec::Null) => None,
+        (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
+        (true, Promise::AtLeastOnce, _) => {
+            Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")
+        }
+        (false, _, SinkSpec::File { .. }) => Some("written anew by every run"),
+        (false, _, SinkSpec::Sqlite { .. }) => {
+            Some("every run adds its rows, also those that an earlier run has added")
+        }
+        (false, _, SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,
+    }
+}
+
+fn of_udf(node: &Node, udf: &UdfSpec, has_checkpoints: bool) -> Vec<String> {
+    let watch = &udf.supervision;
+    let none = || "none".to_owned();
+    let duration = |ns: u64| format_duration(i64::try_from(ns).unwrap_or(i64::MAX));
+    let failing = match udf.on_error {
+        OnError::Stop => "end the run".to_owned(),
+        OnError::Skip => "are left out and counted".to_owned(),
+        OnError::DeadLetter => format!("go to {}.dead_letters", node.name),
+    };
+    let retries = match watch.retries {
+        0 => String::new(),
+        1 => ", after 1 retry".to_owned(),
+        retries => format!(", after {retries} retries"),
+    };
+    let mut lines = vec![
+        format!("rows that fail or kill their worker {failing}{retries}"),
+        format!(
+            "timeout {}, memory limit {}",
+            watch.timeout_ns.map_or_else(none, duration),
+            watch.memory_bytes_max.map_or_else(none, bytes)
+        ),
+    ];
+    lines.extend(of_memory(udf, has_checkpoints));
+    lines
+}
+
+/// What becomes of what a function keeps.
+fn of_memory(udf: &UdfSpec, has_checkpoints: bool) -> Vec<String> {
+    let UdfDescription { name, state, snapshot, kind, .. } = &udf.description;
+    let mut lines = Vec::new();
+    if !state.is_empty() {
+        let columns = state.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ");
+        let checkpoints = if has_checkpoints { ", in every checkpoint" } else { "" };
+        lines.push(format!("{columns}: kept for each {}{checkpoints}", udf.key.join(", ")));
+    }
+    match (kind, snapshot) {
+        (UdfKind::Class, false) => lines.push(format!("note: what {name} keeps in `self` dies with its worker")),
+        (UdfKind::Class, true) if has_checkpoints => lines.push(format!(
+            "note: when a worker dies, {name} is restored to the last checkpoint's snapshot; rows answered since then are \
+             not learnt again"
+        )),
+        (UdfKind::Class, true) => lines.push(format!(
+            "note: without [checkpoint] {name}.snapshot() is never called: what it keeps in `self` dies with its worker"
+        )),
+        (UdfKind::Function, _) => {}
+    }
+    lines
+}
+
+/// What belongs to the pipeline as a whole.
+pub fn of_plan(plan: &Plan) -> Vec<String> {
+    let mut lines = vec![match &plan.checkpoint {
+        Some(checkpoint) => checkpoints(checkpoint),
+        None => "no [checkpoint]: a run that dies begins anew".to_owned(),
+    }];
+    if plan.nodes.iter().any(|node| matches!(node.kind, NodeKind::Udf(_))) {
+        lines.push(
+            "note: when a worker or the core dies, functions are called again for rows that they have seen".to_owned(),
+        );
+    }
+    lines
+}
+
+fn checkpoints(checkpoint: &CheckpointSpec) -> String {
+    let interval = format_duration(i64::try_from(checkpoint.interval_ns).unwrap_or(i64::MAX));
+    format!("checkpoints: every {interval} to {}, {} kept", checkpoint.path.display(), checkpoint.keep)
+}

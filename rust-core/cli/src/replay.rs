@@ -1,0 +1,160 @@
+//! A plan that runs one step, and everything behind it, on the rows of its dead letters. Its sinks are files in a folder
+//! of its own, so it can be run again, and it touches nothing of the pipeline.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ringmill_connect::{FieldSpec, FileSpec, Format, Order, RECORD_BYTES_MAX};
+use ringmill_engine::Plan;
+use ringmill_engine::plan::dead_letter_store::stored_node;
+use ringmill_engine::plan::{
+    Node, NodeKind, NodeSpec, PipelineSpec, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef,
+};
+use ringmill_wire::DataType;
+
+use crate::config::suggest::did_you_mean;
+use crate::failure::Hinted;
+
+/// The place of the step that is replayed.
+///
+/// # Errors
+/// When there is no such step, or its letters are no rows, or a window behind it would lack rows.
+pub fn find_step(plan: &Plan, step: &str) -> Result<usize, Hinted> {
+    let steps = || plan.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Udf(_))).map(|node| &node.name);
+    let index = plan.nodes.iter().position(|node| node.name == step);
+    let Some(index) = index.filter(|index| !matches!(plan.nodes[*index].kind, NodeKind::Sink(_))) else {
+        let hint = did_you_mean(step, steps());
+        return Err(Hinted { message: format!("there is no step {step:?}"), hint, details: None });
+    };
+    let node = &plan.nodes[index];
+    match node.kind {
+        NodeKind::Udf(_) => {}
+        NodeKind::Source(_) => {
+            let hint = "`ringmill dlq show FILE --step NAME --json` prints the records; mend them, or the fields of \
+                        the source, and read them with a pipeline of their own";
+            return Err(Hinted::new(format!("{step} is a source; its dead letters are records, not rows")).hint(hint));
+        }
+        _ => return Err(Hinted::new(format!("{step} has no dead letters; only sources and udf steps have"))),
+    }
+    let behind = behind(plan, index);
+    let windows = plan.nodes.iter().enumerate().filter(|(at, _)| behind.contains_key(at));
+    if let Some((_, window)) = windows.into_iter().find(|(_, node)| matches!(node.kind, NodeKind::Window(_))) {
+        let message = format!("{step} cannot be replayed: the windows of {} would lack their other rows", window.name);
+        return Err(Hinted::new(message));
+    }
+    let lists = node.input_schema.iter().flat_map(|schema| &schema.fields);
+    if let Some(field) = lists.into_iter().find(|field| matches!(field.data_type, DataType::List(_))) {
+        let message = format!("{step} cannot be replayed: column {} is a list, and lists cannot be read", field.name);
+        return Err(Hinted::new(message));
+    }
+    Ok(index)
+}
+
+/// The name of the file in the folder for the rows that the step is given.
+pub fn letters_file(step: &str) -> String {
+    format!("{step}.letters.ndjson")
+}
+
+/// The plan for a step that [`find_step`] found. It reads [`letters_file`] in `folder` and writes beside it.
+///
+/// # Errors
+/// As [`Plan::build`]; none is expected, since the parts come from a plan.
+pub fn replay_plan(plan: &Plan, step: usize, folder: &Path) -> Result<Plan, Vec<PlanError>> {
+    let name = &plan.nodes[step].name;
+    let source = format!("letters:{name}");
+    let mut nodes =
+        vec![NodeSpec { name: source.clone(), inputs: Vec::new(), kind: letters(&plan.nodes[step], folder) }];
+    let behind = behind(plan, step);
+    for (index, node) in plan.nodes.iter().enumerate() {
+        let inputs = match behind.get(&index) {
+            _ if index == step => vec![source.clone()],
+            Some(inputs) => inputs.iter().map(|input| stream(plan, *input)).collect(),
+            None => continue,
+        };
+        nodes.push(NodeSpec { name: node.name.clone(), inputs, kind: beside(node, folder) });
+    }
+    nodes.push(file_sink(&format!("{name}.unreadable"), format!("{source}.dead_letters"), folder));
+    let pipeline = PipelineSpec {
+        name: format!("{} (replay of {name})", plan.name),
+        shards: 1,
+        wait: plan.wait,
+        cpus: plan.cpus.clone(),
+        state_bytes_max: plan.state_bytes_max,
+        checkpoint: None,
+        run_base: plan.run_base.clone(),
+        worker_environment: plan.worker_environment.clone(),
+    };
+    Plan::build(pipeline, nodes)
+}
+
+/// The nodes that get rows of the step, each with those of its inputs that come from there.
+fn behind(plan: &Plan, step: usize) -> HashMap<usize, Vec<StreamRef>> {
+    let mut found: HashMap<usize, Vec<StreamRef>> = HashMap::new();
+    // Producers stand before consumers.
+    for (index, node) in plan.nodes.iter().enumerate().skip(step + 1) {
+        let from = |input: &&StreamRef| input.node == step || found.contains_key(&input.node);
+        let inputs: Vec<StreamRef> = node.inputs.iter().filter(from).copied().collect();
+        if !inputs.is_empty() {
+            found.insert(index, inputs);
+        }
+    }
+    found
+}
+
+fn stream(plan: &Plan, input: StreamRef) -> String {
+    let name = &plan.nodes[input.node].name;
+    match input.port {
+        Port::Rows => name.clone(),
+        Port::Late => format!("{name}.late"),
+        Port::DeadLetters => format!("{name}.dead_letters"),
+    }
+}
+
+/// The step's input, read back from the letters.
+fn letters(step: &Node, folder: &Path) -> NodeKind {
+    let schema = step.input_schema.iter().flat_map(|schema| &schema.fields);
+    let fields = schema.map(|field| FieldSpec {
+        name: field.name.clone(),
+        data_type: field.data_type,
+        nullable: field.nullable,
+        path: None,
+    });
+    NodeKind::Source(SourceSpec {
+        connector: SourceConnector::File(FileSpec {
+            path: folder.join(letters_file(&step.name)).to_string_lossy().into_owned(),
+            format: Format::Json,
+            fields: fields.collect(),
+            rate: None,
+            order: Order::Sequential,
+            record_bytes_max: RECORD_BYTES_MAX,
+        }),
+        event_time: None,
+        out_of_orderness_ns: 0,
+        idle_timeout_ns: None,
+        max_future_ns: i64::MAX,
+    })
+}
+
+/// The node as it is; a sink writes into the folder instead.
+fn beside(node: &Node, folder: &Path) -> NodeKind {
+    let NodeKind::Sink(sink) = &node.kind else { return node.kind.clone() };
+    let format = match sink {
+        SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => *format,
+        SinkSpec::Sqlite { .. } | SinkSpec::Retained(_) | SinkSpec::Null => Format::Json,
+    };
+    let name = stored_node(&node.name).map_or_else(|| node.name.clone(), |node| format!("{node}.dead_letters"));
+    NodeKind::Sink(SinkSpec::File { path: folder.join(file_name(&name, format)), format })
+}
+
+fn file_sink(name: &str, input: String, folder: &Path) -> NodeSpec {
+    let path = folder.join(file_name(name, Format::Json));
+    let kind = NodeKind::Sink(SinkSpec::File { path, format: Format::Json });
+    NodeSpec { name: name.to_owned(), inputs: vec![input], kind }
+}
+
+fn file_name(name: &str, format: Format) -> String {
+    match format {
+        Format::Json => format!("{name}.ndjson"),
+        Format::Csv => format!("{name}.csv"),
+    }
+}

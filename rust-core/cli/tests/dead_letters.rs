@@ -1,0 +1,125 @@
+//! `ringmill dlq`: letters are shown as they were stored, and a step's letters make a plan of their own.
+
+mod folder;
+
+use std::path::Path;
+
+use folder::Folder;
+use ringmill::replay::{find_step, replay_plan};
+use ringmill_engine::Plan;
+use ringmill_engine::plan::{NodeKind, SinkSpec, UdfKind};
+use ringmill_wire::{DataType, Field};
+
+const PIPELINE: &str = "[checkpoint]\npath = \"state\"\n[sources.sensors]\nkind = \"generator\"\nrows = 3\n[sinks.out]\nkind = \"null\"\ninputs = [\"sensors\"]\n";
+
+fn letter(index: usize) -> String {
+    format!(
+        "{{\"origin\":\"scores\",\"reason\":\"ValueError: {index}\",\"detail\":\"Traceback\\n  line\",\"partition\":null,\"offset\":null,\"record\":\"{{\\\"x\\\":{index}}}\",\"record_bytes\":null,\"attempts\":2}}"
+    )
+}
+
+fn stored() -> Folder {
+    let folder = Folder::new(PIPELINE);
+    let write = |name: &str, lines: &[String]| {
+        let path = folder.path("state/dead_letters").join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("create");
+        std::fs::write(path, lines.join("\n") + "\n").expect("write");
+    };
+    let letters = |range: std::ops::Range<usize>| range.map(letter).collect::<Vec<_>>();
+    write("scores/part-0000000009.json", &letters(0..20));
+    write("scores/part-0000000010.json", &letters(20..23));
+    // What is staged is not there yet.
+    write("scores/.part-0000000011.staged", &letters(50..60));
+    let broken = "{\"origin\":\"readings\",\"reason\":\"not UTF-8\",\"detail\":null,\"partition\":\"a.ndjson\",\"offset\":42,\"record\":null,\"record_bytes\":\"/w==\"}";
+    write("readings/part-0000000001.json", &[broken.to_owned()]);
+    folder
+}
+
+#[test]
+fn letters_are_shown_with_their_reason_place_and_record() {
+    let folder = stored();
+    let all = folder.run(&["dlq", "show", "pipeline.toml"]);
+    let parts = [
+        "readings: 1 dead letter\n\n  not UTF-8\n    at   a.ndjson, byte 42\n    base64  /w==\n",
+        "scores: 23 dead letters, the newest 20\n\n  ValueError: 3 (2 attempts)\n    row  {\"x\":3}\n    Traceback\n",
+        "ValueError: 22",
+    ];
+    all.expect(0, &parts);
+    assert!(!all.stdout.contains("ValueError: 2 ") && !all.stdout.contains("ValueError: 50"));
+    let two = folder.run(&["dlq", "show", "state", "--step", "scores", "--limit", "2"]);
+    two.expect(0, &["scores: 23 dead letters, the newest 2", "ValueError: 21", "ValueError: 22"]);
+    assert!(!two.stdout.contains("readings") && !two.stdout.contains("ValueError: 20"));
+    let json = folder.run(&["dlq", "show", "state", "--json", "--step", "scores"]);
+    assert_eq!(json.stdout.lines().map(str::to_owned).collect::<Vec<_>>(), (0..23).map(letter).collect::<Vec<_>>());
+    folder
+        .run(&["dlq", "show", "state", "--step", "score"])
+        .expect(2, &["no dead letters of \"score\" are stored", "did you mean `scores`?"]);
+}
+
+#[test]
+fn no_letters_are_no_failure_and_foreign_lines_are() {
+    let folder = Folder::new(PIPELINE);
+    folder.run(&["dlq", "show", "pipeline.toml"]).expect(0, &["no dead letters in "]);
+    let folder = stored();
+    std::fs::write(folder.path("state/dead_letters/scores/part-0000000012.json"), "{\"a\":1}\n").expect("write");
+    folder.run(&["dlq", "show", "state"]).expect(1, &["part-0000000012.json, line 1: this is no dead letter"]);
+}
+
+/// A plan with windows before and a filter, another step and sinks behind the step `scores`.
+fn plan(step: &str) -> Plan {
+    let pipeline = format!(
+        "[checkpoint]\npath = \"state\"\n[sources.sensors]\nkind = \"generator\"\n[steps.scores]\nkind = \"udf\"\ninputs = [\"sensors\"]\nfunction = \"m:f\"\non_error = \"dead_letter\"\n[steps.hot]\nkind = \"filter\"\ninputs = [\"scores\"]\nwhere = \"score > 1\"\n{step}[sinks.alerts]\nkind = \"file\"\npath = \"alerts.csv\"\ninputs = [\"hot\"]\n[sinks.all]\nkind = \"null\"\ninputs = [\"sensors\"]\n"
+    );
+    let machine = ringmill::machine::Machine { python_variable: Some("/bin/true".into()), ..detect() };
+    let text = ringmill::config::text::Text::new("p.toml", &pipeline);
+    let mut config = ringmill::config::parse(text, &[], Path::new("/etc/mill"), "p", &machine)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    for node in &mut config.nodes {
+        let NodeKind::Udf(udf) = &mut node.kind else { continue };
+        udf.description.outputs = vec![Field { name: "score".into(), data_type: DataType::Float64, nullable: false }];
+        udf.description.kind = UdfKind::Function;
+    }
+    Plan::build(config.pipeline, config.nodes).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+fn detect() -> ringmill::machine::Machine {
+    ringmill::machine::Machine::detect()
+}
+
+#[test]
+fn a_replay_runs_the_step_and_what_is_behind_it_and_writes_beside() {
+    let plan = plan("");
+    let step = find_step(&plan, "scores").expect("it can be replayed");
+    let replay = replay_plan(&plan, step, Path::new("/tmp/replayed")).expect("a plan");
+    assert!(replay.checkpoint.is_none());
+    let nodes: Vec<&str> = replay.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(nodes, ["letters:scores", "scores", "hot", "alerts", "dead_letters:scores", "scores.unreadable"]);
+    assert_eq!(replay.nodes[1].input_schema, plan.nodes[step].input_schema);
+    let files: Vec<String> = replay.nodes.iter().filter_map(|node| file(&node.kind)).collect();
+    let expected = ["alerts.csv", "scores.dead_letters.ndjson", "scores.unreadable.ndjson"];
+    assert_eq!(files, expected.map(|name| format!("/tmp/replayed/{name}")));
+}
+
+fn file(kind: &NodeKind) -> Option<String> {
+    match kind {
+        NodeKind::Sink(SinkSpec::File { path, .. }) => Some(path.display().to_string()),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_cannot_be_replayed_is_said_with_the_reason() {
+    let window = "[steps.minutes]\nkind = \"window\"\ninputs = [\"hot\"]\nwindow = { tumbling = \"1m\" }\naggregates = { n = \"count()\" }\n[sinks.counts]\nkind = \"null\"\ninputs = [\"minutes\"]\n";
+    let cases = [
+        ("", "score", "there is no step \"score\"", "did you mean `scores`?"),
+        ("", "sensors", "sensors is a source; its dead letters are records, not rows", "dlq show FILE"),
+        ("", "hot", "hot has no dead letters; only sources and udf steps have", ""),
+        ("", "alerts", "there is no step \"alerts\"", ""),
+        (window, "scores", "scores cannot be replayed: the windows of minutes would lack their other rows", ""),
+    ];
+    for (more, step, message, hint) in cases {
+        let refusal = find_step(&plan(more), step).expect_err(step);
+        assert_eq!(refusal.message, message);
+        assert!(refusal.hint.unwrap_or_default().contains(hint), "{step}");
+    }
+}

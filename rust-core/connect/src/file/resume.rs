@@ -1,0 +1,124 @@
+//! Which partition reads which files, and from where.
+
+use std::{os::unix::fs::MetadataExt, path::PathBuf};
+
+use crate::{
+    ConnectError, Position, Resume, Waker,
+    text::{Part, TextOptions, TextPartition},
+};
+
+/// One partition, not yet opened.
+pub(super) struct FileShare {
+    name: String,
+    parts: Vec<Part>,
+    /// it runs through several files
+    has_several: bool,
+    from: From,
+}
+
+enum From {
+    /// the beginning
+    Start,
+    /// what a checkpoint says, in a file that is there; `moved` says where else that file may be
+    Position { position: Position, ended: bool, moved: Option<String> },
+    /// the end of a file that is not there any more
+    Gone { position: Position, part: usize },
+}
+
+impl FileShare {
+    /// A partition of which nothing has been read.
+    pub fn new(name: String, parts: Vec<Part>, has_several: bool) -> FileShare {
+        FileShare { name, parts, has_several, from: From::Start }
+    }
+
+    /// Whether nothing is to be expected from it.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.from, From::Position { ended: true, .. } | From::Gone { .. })
+    }
+
+    pub fn open(self, options: &TextOptions, waker: &Waker) -> Result<TextPartition, ConnectError> {
+        let first = match &self.from {
+            From::Start => 0,
+            From::Position { position, .. } => current(position, &self.parts),
+            From::Gone { .. } => self.parts.len(),
+        };
+        // Those that are still to be read from their beginning.
+        let unread = if matches!(self.from, From::Start) { first } else { first + 1 };
+        for part in self.parts.iter().skip(unread) {
+            let alone = vec![part.clone()];
+            TextPartition::of_parts(self.name.clone(), options, alone, false, waker.clone())?.check()?;
+        }
+        let mut partition = TextPartition::of_parts(self.name, options, self.parts, self.has_several, waker.clone())?;
+        match self.from {
+            From::Start => {}
+            From::Gone { position, part } => partition.rest_at(&position, part),
+            From::Position { position, moved, .. } => {
+                partition.resume(&position).map_err(|error| match (error, moved) {
+                    (ConnectError::Resume { partition, reason }, Some(moved)) => ConnectError::Resume {
+                        partition,
+                        reason: format!("{reason}; the file of the checkpoint is {moved} now"),
+                    },
+                    (error, _) => error,
+                })?;
+            }
+        }
+        Ok(partition)
+    }
+}
+
+/// The index of the file that the position is in.
+fn current(position: &Position, parts: &[Part]) -> usize {
+    let file = position.file.as_deref();
+    parts.iter().position(|part| file == Some(&*part.name)).unwrap_or(0)
+}
+
+/// The partitions of a checkpoint among the files `found`, and the files that none of them has.
+pub(super) fn plan(
+    resume: &[Resume<'_>],
+    found: &[Part],
+    pattern: &str,
+) -> Result<(Vec<FileShare>, Vec<Part>), ConnectError> {
+    let mut shares: Vec<FileShare> = Vec::with_capacity(resume.len());
+    for earlier in resume {
+        if shares.iter().any(|share| share.name == earlier.name) {
+            return Err(earlier.refuse("the checkpoint has it twice".to_owned()));
+        }
+        shares.push(share(earlier, found, pattern)?);
+    }
+    let is_known = |part: &Part| shares.iter().any(|share| share.parts.iter().any(|own| own.name == part.name));
+    let new = found.iter().filter(|part| !is_known(part)).cloned().collect();
+    Ok((shares, new))
+}
+
+fn share(earlier: &Resume<'_>, found: &[Part], pattern: &str) -> Result<FileShare, ConnectError> {
+    let position = earlier.position()?;
+    let has_several = !position.files.is_empty();
+    let names = if has_several { position.files.clone() } else { vec![earlier.name.to_owned()] };
+    let find = |name: &str| found.iter().find(|part| *part.name == *name).cloned();
+    let missing = |name: &str| Part { path: PathBuf::from(name), name: name.into(), regular: true };
+    let parts: Vec<Part> = names.iter().map(|name| find(name).unwrap_or_else(|| missing(name))).collect();
+    let at = current(&position, &parts);
+    let moved = moved(&position, &parts[at], found);
+    let is_gone = |part: &Part| find(&part.name).is_none();
+    // What lies before was read to its end, so nobody needs it.
+    let gone = parts.iter().enumerate().skip(at).find(|(_, part)| is_gone(part));
+    let from = match gone {
+        None => From::Position { position, ended: earlier.ended, moved },
+        Some((part, _)) if earlier.ended && part == at && at + 1 == parts.len() => From::Gone { position, part },
+        Some((part, _)) => {
+            let what = if part == at { "was not read to its end" } else { "was still to be read" };
+            let hint = moved.filter(|_| part == at).map(|name| format!("; it is {name} now")).unwrap_or_default();
+            let name = &parts[part].name;
+            return Err(earlier.refuse(format!("{name} {what}, and no file of this name matches {pattern:?}{hint}")));
+        }
+    };
+    Ok(FileShare { name: earlier.name.to_owned(), parts, has_several, from })
+}
+
+/// Under which other name the file of a position is found.
+fn moved(position: &Position, part: &Part, found: &[Part]) -> Option<String> {
+    let inode = position.identity?.inode;
+    let is_it =
+        |other: &&Part| other.name != part.name && other.path.metadata().is_ok_and(|metadata| metadata.ino() == inode);
+    found.iter().find(is_it).map(|other| other.name.to_string())
+}

@@ -1,0 +1,97 @@
+//! Files as targets of a sink.
+
+mod append;
+mod parts;
+mod plain;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use ringmill_wire::Schema;
+
+use crate::{ConnectError, Format, Promise, Transactions, Writer, disk, encoder};
+
+/// A file, or a folder of files, as a sink.
+///
+/// **A file** is created anew when a run begins anew. With checkpoints, the rows of an epoch are appended to it when the
+/// epoch is committed; it holds nothing but its header and whole committed epochs, except while an append is in progress
+/// (a reader may then see the beginning of the epoch's rows; up to 4 MiB are written by one call, longer ones by several,
+/// each ending with a line) and after a crash in the middle of one (until the next start, which completes it). It must
+/// not be written, cut or replaced by anybody else: what differs is refused.
+///
+/// **A folder of parts** is a path that ends in `/`. Each epoch with rows becomes `part-<epoch>.<format>`, which appears
+/// complete, by rename, when the epoch is committed; parts may be taken away at any time. Until then its rows are in a
+/// hidden file of the same folder. A run that begins anew removes the parts of earlier ones and nothing else. Without
+/// checkpoints there is one part, which appears at the end. Every part of a CSV sink has the header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSink {
+    /// a file in a folder that exists, or a folder of parts (ending in `/`), which is created
+    pub path: PathBuf,
+    /// what is written
+    pub format: Format,
+}
+
+impl FileSink {
+    /// Whether this is a folder of parts.
+    pub fn has_parts(&self) -> bool {
+        self.path.as_os_str().as_bytes().ends_with(b"/")
+    }
+
+    /// What it promises with checkpoints.
+    pub fn promise(&self) -> Promise {
+        Promise::ExactlyOnce
+    }
+
+    /// Creates the target, or completes it if the run continues from a checkpoint.
+    pub fn open(
+        &self,
+        schema: &Schema,
+        transactions: Option<&Transactions<'_>>,
+    ) -> Result<Box<dyn Writer>, ConnectError> {
+        let mut header = Vec::new();
+        encoder(self.format, schema)?.begin(schema, &mut header);
+        Ok(match (self.has_parts(), transactions) {
+            (true, Some(transactions)) => {
+                Box::new(parts::PartsWriter::open(&self.path, self.format, header, transactions)?)
+            }
+            (true, None) => Box::new(parts::OnePartWriter::open(&self.path, self.format, header)?),
+            (false, Some(transactions)) => Box::new(append::AppendWriter::open(&self.path, &header, transactions)?),
+            (false, None) => Box::new(plain::PlainWriter::create(&self.path, &header)?),
+        })
+    }
+}
+
+/// Creates a file, or empties it. Its folder must exist.
+fn create(path: &Path) -> Result<File, ConnectError> {
+    let mut options = File::options();
+    let created = options.read(true).write(true).create(true).truncate(true).open(path).or_else(|error| {
+        // Some pipes and devices are open to writing only.
+        if error.kind() == io::ErrorKind::PermissionDenied { File::create(path) } else { Err(error) }
+    });
+    created.map_err(|error| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let source = match parent {
+            Some(parent) if error.kind() == io::ErrorKind::NotFound && !parent.exists() => {
+                let text = format!("its folder {} does not exist", parent.display());
+                io::Error::new(io::ErrorKind::NotFound, text)
+            }
+            _ => error,
+        };
+        ConnectError::Open { path: path.to_owned(), source }
+    })
+}
+
+/// Creates a folder and those above it, durably.
+fn create_folder(path: &Path) -> Result<(), ConnectError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), create_folder)?;
+    let created = fs::create_dir(path).and_then(|()| disk::sync_name(path));
+    created.map_err(|source| ConnectError::Open { path: path.to_owned(), source })
+}

@@ -1,0 +1,320 @@
+//! Every exactly-once sink against a model, under random orders of writes, commits, crashes and disk faults.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use proptest::prelude::*;
+use ringmill_wire::Schema;
+use serde_json::Value;
+
+use crate::{
+    ConnectError, FileSink, Format, Transactions, Writer,
+    disk::faults,
+    schema_of,
+    testing::{self, fields},
+};
+
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    File(Format),
+    Parts(Format),
+    #[cfg(feature = "sqlite")]
+    Sqlite,
+}
+
+const TARGETS: &[Target] = &[
+    Target::File(Format::Json),
+    Target::File(Format::Csv),
+    Target::Parts(Format::Json),
+    Target::Parts(Format::Csv),
+    #[cfg(feature = "sqlite")]
+    Target::Sqlite,
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// so many rows of the epoch that is open
+    Write(usize),
+    /// … of the one after it
+    WriteAhead(usize),
+    /// one step further: pre-commit, manifest, commit
+    Advance,
+    /// the process dies
+    Crash,
+    /// the n-th change of the disk from now on fails, and some after it
+    Fault(u64, u64, i32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let codes = prop::sample::select(vec![libc::ENOSPC, libc::EIO, libc::EDQUOT]);
+    prop_oneof![
+        4 => (0_usize..4).prop_map(Step::Write),
+        1 => (0_usize..4).prop_map(Step::WriteAhead),
+        6 => Just(Step::Advance),
+        1 => Just(Step::Crash),
+        2 => (1_u64..8, 0_u64..4, codes).prop_map(|(n, repeats, code)| Step::Fault(n, repeats, code)),
+    ]
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Open,
+    Staged,
+    InManifest,
+}
+
+/// A sink, its world and what must be seen of it.
+struct Model {
+    target: Target,
+    folder: tempfile::TempDir,
+    schema: Arc<Schema>,
+    writer: Option<Box<dyn Writer>>,
+    /// the newest checkpoint
+    manifest: Option<(u64, Value)>,
+    /// the epoch that ends next
+    epoch: u64,
+    phase: Phase,
+    staged: Value,
+    /// rows of the open epoch and the next
+    open: Vec<i64>,
+    ahead: Vec<i64>,
+    /// rows of all checkpoints, and how many of them must be shown
+    rows: Vec<i64>,
+    shown: usize,
+    next: i64,
+}
+
+impl Model {
+    fn new(target: Target) -> Model {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("staging")).unwrap();
+        let mut model = Model {
+            target,
+            folder,
+            schema: schema_of(&fields(&["x:int64"])).unwrap(),
+            writer: None,
+            manifest: None,
+            epoch: 1,
+            phase: Phase::Open,
+            staged: Value::Null,
+            open: Vec::new(),
+            ahead: Vec::new(),
+            rows: Vec::new(),
+            shown: 0,
+            next: 0,
+        };
+        model.reopen();
+        model
+    }
+
+    fn path(&self) -> PathBuf {
+        let name = match self.target {
+            Target::File(_) => "out",
+            Target::Parts(_) => "out/",
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite => "out.db",
+        };
+        format!("{}/{name}", self.folder.path().display()).into()
+    }
+
+    fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+        let staging = self.folder.path().join("staging");
+        let recovered = self.manifest.as_ref().map(|(epoch, value)| (*epoch, value));
+        let transactions = Transactions { staging: &staging, recovered };
+        match self.target {
+            Target::File(format) | Target::Parts(format) => {
+                FileSink { path: self.path(), format }.open(&self.schema, Some(&transactions))
+            }
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite => {
+                let sink = crate::SqliteSink { path: self.path(), table: "out".to_owned() };
+                sink.open(&self.schema, Some(&transactions))
+            }
+        }
+    }
+
+    /// The process died and starts again: whatever fails is tried again, like a supervisor does.
+    fn reopen(&mut self) {
+        self.writer = None;
+        let writer = loop {
+            match self.open() {
+                Ok(writer) => break writer,
+                Err(error) => assert!(error.is_transient(), "{error}"),
+            }
+        };
+        self.writer = Some(writer);
+        self.epoch = self.manifest.as_ref().map_or(0, |(epoch, _)| *epoch) + 1;
+        (self.phase, self.shown) = (Phase::Open, self.rows.len());
+        (self.open, self.ahead) = (Vec::new(), Vec::new());
+    }
+
+    fn writer(&mut self) -> &mut dyn Writer {
+        &mut **self.writer.as_mut().unwrap()
+    }
+
+    /// Repeats a call until it succeeds; after every failure only what was committed is seen.
+    fn insist<T>(&mut self, mut call: impl FnMut(&mut dyn Writer) -> Result<T, ConnectError>) -> T {
+        loop {
+            match call(self.writer()) {
+                Ok(done) => return done,
+                Err(error) => {
+                    assert!(error.is_transient(), "{error}");
+                    self.look();
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, is_ahead: bool, count: usize) {
+        let rows: Vec<i64> = (self.next..).take(count).collect();
+        self.next += count as i64;
+        let is_json = !matches!(self.target, Target::File(Format::Csv) | Target::Parts(Format::Csv));
+        let line = |x: &i64| if is_json { format!("{{\"x\":{x}}}\n") } else { format!("{x}\n") };
+        let bytes: String = rows.iter().map(line).collect();
+        let epoch = self.epoch + u64::from(is_ahead);
+        self.insist(|writer| writer.write(epoch, bytes.as_bytes()));
+        if is_ahead { self.ahead.extend(rows) } else { self.open.extend(rows) }
+    }
+
+    fn advance(&mut self) {
+        let epoch = self.epoch;
+        match self.phase {
+            Phase::Open => {
+                self.staged = self.insist(|writer| writer.pre_commit(epoch));
+                self.phase = Phase::Staged;
+            }
+            Phase::Staged => {
+                self.manifest = Some((epoch, self.staged.clone()));
+                let rows = std::mem::take(&mut self.open);
+                self.rows.extend(rows);
+                self.phase = Phase::InManifest;
+            }
+            Phase::InManifest => {
+                self.insist(|writer| writer.commit(epoch));
+                self.insist(|writer| writer.commit(epoch));
+                self.shown = self.rows.len();
+                self.open = std::mem::take(&mut self.ahead);
+                self.epoch += 1;
+                self.phase = Phase::Open;
+            }
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Write(count) if self.phase == Phase::Open => self.write(false, count),
+            Step::Write(count) | Step::WriteAhead(count) => self.write(true, count),
+            Step::Advance => self.advance(),
+            Step::Crash => self.reopen(),
+            Step::Fault(n, repeats, code) => faults::order(n, repeats, code),
+        }
+        self.look();
+    }
+
+    /// What a reader sees now: the rows of all committed epochs in order; of the one in the manifest all or none, or in a
+    /// file the beginning if an append failed and what was appended could not be cut off.
+    fn look(&self) {
+        if let (Target::File(format), Phase::InManifest) = (self.target, self.phase) {
+            let seen = fs::read_to_string(self.path()).unwrap();
+            let text = |rows: &[i64]| match format {
+                Format::Json => rows.iter().map(|x| format!("{{\"x\":{x}}}\n")).collect(),
+                Format::Csv => "x\n".to_owned() + &rows.iter().map(|x| format!("{x}\n")).collect::<String>(),
+            };
+            let (least, most) = (text(&self.rows[..self.shown]), text(&self.rows));
+            assert!(seen.starts_with(&least) && most.starts_with(&seen), "{seen:?}: not {least:?} to {most:?}");
+            return;
+        }
+        let seen = self.seen();
+        let may_be_more = self.phase == Phase::InManifest && seen == self.rows;
+        assert!(seen == self.rows[..self.shown] || may_be_more, "{seen:?}, not {:?} of {:?}", self.shown, self.rows);
+    }
+
+    fn seen(&self) -> Vec<i64> {
+        let number = |line: &str| line.trim_start_matches("{\"x\":").trim_end_matches('}').parse::<i64>().unwrap();
+        let lines = |text: String, format: Format| {
+            let text = match format {
+                Format::Json => text,
+                Format::Csv => text.strip_prefix("x\n").expect("a header").to_owned(),
+            };
+            text.lines().map(number).collect::<Vec<_>>()
+        };
+        match self.target {
+            Target::File(format) => lines(fs::read_to_string(self.path()).unwrap(), format),
+            Target::Parts(format) => {
+                let parts = testing::names(&self.path()).into_iter().filter(|name| !name.starts_with('.'));
+                let read = |name: String| fs::read_to_string(self.path().join(name)).unwrap();
+                parts.flat_map(|name| lines(read(name), format)).collect()
+            }
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite => {
+                let connection = rusqlite::Connection::open(self.path()).unwrap();
+                let mut rows = connection.prepare("SELECT x FROM out ORDER BY rowid").unwrap();
+                rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn whatever_fails_and_whenever_it_dies_a_reader_sees_the_committed_epochs(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        for target in TARGETS {
+            let mut model = Model::new(*target);
+            for step in &steps {
+                model.take(*step);
+            }
+            faults::order(0, 0, 0);
+            // An undisturbed end: everything that was written and not lost in a crash is shown.
+            model.reopen();
+            model.take(Step::Write(3));
+            for _ in 0..3 {
+                model.take(Step::Advance);
+            }
+            model.writer().finish().unwrap();
+            assert_eq!(model.seen(), model.rows);
+            assert!(testing::names(&model.folder.path().join("staging")).is_empty());
+        }
+    }
+}
+
+/// Every single change of the disk fails once, and with it what would repair it.
+#[test]
+fn any_one_change_of_the_disk_may_fail() {
+    let script = [
+        Step::Write(3),
+        Step::Write(2),
+        Step::WriteAhead(1),
+        Step::Advance,
+        Step::Advance,
+        Step::Advance,
+        Step::Write(2),
+        Step::Advance,
+        Step::Advance,
+        Step::Crash,
+        Step::Write(1),
+        Step::Crash,
+        Step::Write(1),
+        Step::Advance,
+        Step::Advance,
+        Step::Advance,
+    ];
+    for target in TARGETS {
+        for repeats in [0, 1, 5] {
+            for n in 1.. {
+                let mut model = Model::new(*target);
+                faults::order(n, repeats, libc::ENOSPC);
+                script.iter().for_each(|step| model.take(*step));
+                let is_over = !faults::are_spent();
+                faults::order(0, 0, 0);
+                assert_eq!(model.seen(), model.rows);
+                assert_eq!(model.rows, [0, 1, 2, 3, 4, 5, 6, 7, 9]);
+                if is_over {
+                    assert!(n > 10, "only {n} changes");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A process is killed at every hit of every place in the sinks' protocol: the target then shows whole committed epochs,
+//! and the next process completes it.
+//!
+//! The test starts itself again as the process to be killed. That one plays coordinator: after `pre_commit` it writes a
+//! manifest and renames it into place (the commit point), then it commits; when it starts it continues behind the
+//! manifest.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ringmill_connect::{FieldSpec, FileSink, Format, SqliteSink, Transactions, Writer, schema_of};
+use ringmill_wire::DataType;
+use serde_json::Value;
+
+/// Epochs of a run; the second has no rows.
+const EPOCHS: u64 = 4;
+const CHILD: &str = "RINGMILL_TEST_KILL_POINTS";
+
+/// Rows of one epoch.
+fn rows(epoch: u64) -> std::ops::Range<u64> {
+    let count = if epoch == 2 { 0 } else { 3 };
+    epoch * 10..epoch * 10 + count
+}
+
+fn line(format: Format, x: u64) -> String {
+    match format {
+        Format::Json => format!("{{\"x\":{x}}}\n"),
+        Format::Csv => format!("{x}\n"),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    File(Format),
+    Parts(Format),
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is none without the feature"))]
+    Sqlite,
+}
+
+impl Target {
+    const ALL: &'static [(&'static str, Target)] = &[
+        ("file", Target::File(Format::Csv)),
+        ("parts", Target::Parts(Format::Json)),
+        ("parts-csv", Target::Parts(Format::Csv)),
+        #[cfg(feature = "sqlite")]
+        ("sqlite", Target::Sqlite),
+    ];
+
+    fn format(self) -> Format {
+        match self {
+            Target::File(format) | Target::Parts(format) => format,
+            Target::Sqlite => Format::Json,
+        }
+    }
+
+    fn path(self, folder: &Path) -> PathBuf {
+        let name = match self {
+            Target::File(_) => "out",
+            Target::Parts(_) => "out/",
+            Target::Sqlite => "out.db",
+        };
+        format!("{}/{name}", folder.display()).into()
+    }
+
+    fn open(self, folder: &Path, recovered: Option<(u64, &Value)>) -> Box<dyn Writer> {
+        let staging = folder.join("staging");
+        fs::create_dir_all(&staging).unwrap();
+        let field = FieldSpec { name: "x".to_owned(), data_type: DataType::Int64, nullable: false, path: None };
+        let schema = schema_of(&[field]).unwrap();
+        let transactions = Transactions { staging: &staging, recovered };
+        let path = self.path(folder);
+        match self {
+            Target::Sqlite => SqliteSink { path, table: "out".to_owned() }.open(&schema, Some(&transactions)),
+            _ => FileSink { path, format: self.format() }.open(&schema, Some(&transactions)),
+        }
+        .unwrap()
+    }
+
+    /// The rows that a reader sees, and whether an append was interrupted.
+    fn seen(self, folder: &Path) -> (Vec<u64>, bool) {
+        let number = |line: &str| line.trim_start_matches("{\"x\":").trim_end_matches('}').parse::<u64>().unwrap();
+        let lines = |text: &str| -> Vec<u64> {
+            let header = if self.format() == Format::Csv { "x\n" } else { "" };
+            text.strip_prefix(header).expect("a header").lines().map(number).collect()
+        };
+        match self {
+            Target::File(_) => {
+                let text = fs::read_to_string(self.path(folder)).unwrap_or_default();
+                if text.is_empty() { (Vec::new(), false) } else { (lines(&text), !text.ends_with('\n')) }
+            }
+            Target::Parts(_) => {
+                let Ok(entries) = fs::read_dir(self.path(folder)) else { return (Vec::new(), false) };
+                let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+                paths.retain(|path| !path.file_name().unwrap().to_str().unwrap().starts_with('.'));
+                paths.sort();
+                (paths.iter().flat_map(|path| lines(&fs::read_to_string(path).unwrap())).collect(), false)
+            }
+            Target::Sqlite => {
+                let connection = rusqlite::Connection::open(self.path(folder)).unwrap();
+                let Ok(mut select) = connection.prepare("SELECT x FROM out ORDER BY rowid") else {
+                    return (Vec::new(), false);
+                };
+                (select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect(), false)
+            }
+        }
+    }
+}
+
+fn manifest(folder: &Path) -> Option<(u64, Value)> {
+    let text = fs::read_to_string(folder.join("manifest")).ok()?;
+    let (epoch, value) = text.split_once(' ').unwrap();
+    Some((epoch.parse().unwrap(), serde_json::from_str(value).unwrap()))
+}
+
+/// What the process does that is killed.
+fn play(target: Target, folder: &Path) {
+    let recovered = manifest(folder);
+    let mut writer = target.open(folder, recovered.as_ref().map(|(epoch, value)| (*epoch, value)));
+    for epoch in recovered.map_or(0, |(epoch, _)| epoch) + 1..=EPOCHS {
+        let write = |writer: &mut dyn Writer, epoch: u64, skip: usize, take: usize| {
+            for x in rows(epoch).skip(skip).take(take) {
+                writer.write(epoch, line(target.format(), x).as_bytes()).unwrap();
+            }
+        };
+        write(&mut *writer, epoch, usize::from(folder.join("ahead").exists()), usize::MAX);
+        let _ = fs::remove_file(folder.join("ahead"));
+        let value = writer.pre_commit(epoch).unwrap();
+        if epoch < EPOCHS {
+            // The first row of the next epoch comes early; it is lost with this process if that dies.
+            write(&mut *writer, epoch + 1, 0, 1);
+        }
+        fs::write(folder.join("manifest.partial"), format!("{epoch} {value}")).unwrap();
+        fs::rename(folder.join("manifest.partial"), folder.join("manifest")).unwrap();
+        writer.commit(epoch).unwrap();
+        fs::write(folder.join("ahead"), "").unwrap();
+    }
+    let _ = fs::remove_file(folder.join("ahead"));
+    writer.finish().unwrap();
+}
+
+/// Runs `play` in a process of its own; whether it was killed.
+fn run(name: &str, folder: &Path, failpoint: &str) -> bool {
+    let _ = fs::remove_file(folder.join("ahead"));
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_process_that_is_killed", "--nocapture"])
+        .env(CHILD, format!("{name} {} {failpoint}", folder.display()))
+        .output()
+        .unwrap();
+    let is_killed = output.status.signal() == Some(9);
+    assert!(is_killed || output.status.success(), "{failpoint}: {}", String::from_utf8_lossy(&output.stderr));
+    is_killed
+}
+
+#[test]
+fn the_process_that_is_killed() {
+    let Ok(task) = std::env::var(CHILD) else { return };
+    let mut words = task.splitn(3, ' ');
+    let (name, folder, failpoint) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+    let target = target_of(name);
+    ringmill_failpoint::configure(failpoint).unwrap();
+    play(target, Path::new(folder));
+}
+
+/// After a kill: the epochs before the manifest's are there, its own all or not at all (of a file its beginning), and
+/// nothing else.
+fn check_killed(target: Target, folder: &Path, place: &str) {
+    let (seen, is_torn) = target.seen(folder);
+    let epoch = manifest(folder).map_or(0, |(epoch, _)| epoch);
+    let before: Vec<u64> = (1..epoch).flat_map(rows).collect();
+    let all: Vec<u64> = (1..=epoch).flat_map(rows).collect();
+    let is_prefix = matches!(target, Target::File(_)) && seen.starts_with(&before) && all.starts_with(&seen);
+    assert!(!is_torn && (seen == before || seen == all || is_prefix), "{place}: {seen:?} at epoch {epoch}");
+}
+
+fn target_of(name: &str) -> Target {
+    Target::ALL.iter().find(|(other, _)| *other == name).expect("a target").1
+}
+
+/// Kills at every hit of every place that an undisturbed run comes by, and then again while the next one recovers.
+fn kill_everywhere(name: &str) {
+    let target = target_of(name);
+    let expect: Vec<u64> = (1..=EPOCHS).flat_map(rows).collect();
+    let base = tempfile::tempdir().unwrap();
+    let folder = |what: &str| {
+        let folder = base.path().join(what);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    };
+    let record = base.path().join("record");
+    assert!(!run(name, &folder("undisturbed"), &format!("record:{}", record.display())));
+    assert_eq!(target.seen(&folder("undisturbed")).0, expect);
+    let mut places: BTreeMap<String, u64> = BTreeMap::new();
+    for hit in fs::read_to_string(&record).unwrap().lines() {
+        *places.entry(hit.split_once(' ').unwrap().0.to_owned()).or_default() += 1;
+    }
+    assert!(places.len() >= 8, "{places:?}");
+    for (place, hits) in &places {
+        assert!(place.starts_with(&format!("sink.{}.", name.trim_end_matches("-csv"))), "{place}");
+        for hit in 1..=*hits {
+            let failpoint = format!("kill:{place}:{hit}");
+            let folder = folder(&format!("{place}-{hit}"));
+            assert!(run(name, &folder, &failpoint), "{failpoint} was not reached");
+            check_killed(target, &folder, &failpoint);
+            // Killed again at the same place while it recovers, as long as recovery comes by.
+            for _ in 0..3 {
+                if !run(name, &folder, &format!("kill:{place}:1")) {
+                    break;
+                }
+                check_killed(target, &folder, &failpoint);
+            }
+            run(name, &folder, "kill:none:1");
+            assert_eq!(target.seen(&folder).0, expect, "{failpoint}");
+            let left: Vec<_> = fs::read_dir(folder.join("staging")).unwrap().collect();
+            assert!(left.is_empty(), "{failpoint}: {left:?}");
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+    println!("{name}: killed at {} hits of {} places: {places:?}", places.values().sum::<u64>(), places.len());
+}
+
+#[test]
+fn killed_at_every_place_a_file_gets_each_epoch_once() {
+    kill_everywhere("file");
+}
+
+#[test]
+fn killed_at_every_place_a_folder_gets_each_part_once() {
+    kill_everywhere("parts");
+    kill_everywhere("parts-csv");
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn killed_at_every_place_a_table_gets_each_row_once() {
+    kill_everywhere("sqlite");
+}
+
+/// The canary: a process that forgets what the manifest says of the sink does lose rows, and the checks see it.
+#[test]
+fn a_recovery_that_forgets_the_staged_rows_is_found_out() {
+    let place = [
+        ("file", "sink.file.append"),
+        ("parts", "sink.parts.rename"),
+        #[cfg(feature = "sqlite")]
+        ("sqlite", "sink.sqlite.begin"),
+    ];
+    for (name, place) in place {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(run(name, folder.path(), &format!("kill:{place}:2")));
+        let (epoch, _) = manifest(folder.path()).unwrap();
+        fs::write(folder.path().join("manifest"), format!("{epoch} null")).unwrap();
+        run(name, folder.path(), "kill:none:1");
+        let expect: Vec<u64> = (1..=EPOCHS).flat_map(rows).collect();
+        assert_ne!(target_of(name).seen(folder.path()).0, expect);
+    }
+}

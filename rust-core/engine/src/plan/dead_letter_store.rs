@@ -1,0 +1,62 @@
+//! The built-in store for dead letters that no sink takes.
+//!
+//! With checkpoints, every source and UDF step whose dead letters nobody reads gets a sink of its own: a folder of parts
+//! in the pipeline's state folder, which the file sink commits together with everything else of an epoch. `ringmill dlq`
+//! reads it. Without checkpoints there is no state folder, and such letters are only counted.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use ringmill_connect::Format;
+
+use super::build::stream_name;
+use super::{CheckpointSpec, NodeKind, NodeSpec, Port, SinkSpec, SourceConnector};
+
+/// Configurations cannot have a name with a colon, so this one is never taken.
+const PREFIX: &str = "dead_letters:";
+
+/// Where the store lies in a state folder: a folder for each node.
+pub fn root(state: &Path) -> PathBuf {
+    state.join("dead_letters")
+}
+
+/// The folder of parts with the dead letters of a node; it ends in `/`, as the file sink wants it.
+pub fn folder(state: &Path, node: &str) -> PathBuf {
+    root(state).join(format!("{node}/"))
+}
+
+/// The node whose letters the sink called `name` stores, if it is such a sink.
+pub fn stored_node(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX)
+}
+
+/// The sinks that the pipeline lacks.
+pub(super) fn sinks(checkpoint: &CheckpointSpec, nodes: &[NodeSpec]) -> Vec<NodeSpec> {
+    let read: HashSet<&str> = nodes
+        .iter()
+        .flat_map(|node| &node.inputs)
+        .filter_map(|input| match stream_name(input) {
+            (name, Port::DeadLetters) => Some(name),
+            _ => None,
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    nodes
+        .iter()
+        .filter(|node| makes_letters(&node.kind) && !read.contains(node.name.as_str()) && seen.insert(&node.name))
+        .map(|node| NodeSpec {
+            name: format!("{PREFIX}{}", node.name),
+            inputs: vec![format!("{}.dead_letters", node.name)],
+            kind: NodeKind::Sink(SinkSpec::File { path: folder(&checkpoint.path, &node.name), format: Format::Json }),
+        })
+        .collect()
+}
+
+/// A generator's rows are always right.
+fn makes_letters(kind: &NodeKind) -> bool {
+    match kind {
+        NodeKind::Source(source) => !matches!(source.connector, SourceConnector::Generator(_)),
+        NodeKind::Udf(_) => true,
+        NodeKind::Window(_) | NodeKind::Filter(_) | NodeKind::Sink(_) => false,
+    }
+}

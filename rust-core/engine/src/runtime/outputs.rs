@@ -1,0 +1,92 @@
+//! Opens a plan's sinks and starts their threads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crossbeam::channel::{Sender, bounded};
+use ringmill_connect::{FileSink, SqliteSink, StdoutSink, Transactions, Writer};
+
+use super::checkpoint_thread::{Message, SinkCommand};
+use super::recovery::Durable;
+use super::retained;
+use super::signal::ShardSignal;
+use super::writer_thread::{CommitLink, WriterLane, WriterThread, start_writer};
+use crate::error::EngineError;
+use crate::metrics::Control;
+use crate::plan::{Node, NodeKind, Plan, SinkSpec};
+
+/// Commands on their way to a sink: a commit, and the end behind it.
+const COMMANDS: usize = 2;
+
+/// The sinks at work.
+#[derive(Default)]
+pub struct Outputs {
+    /// Their threads.
+    pub threads: Vec<WriterThread>,
+    /// Each shard's lane to each sink, by the sink's index in the plan.
+    pub lanes: HashMap<usize, Vec<WriterLane>>,
+    /// The ways to the sinks, in the order of [`writing_sinks`]; empty without checkpoints.
+    pub commands: Vec<Sender<SinkCommand>>,
+}
+
+/// Sinks that have a writer and take part in checkpoints: index in the plan and node.
+pub fn writing_sinks(plan: &Plan) -> impl Iterator<Item = (usize, &Node, &SinkSpec)> {
+    plan.nodes.iter().enumerate().filter_map(|(index, node)| match &node.kind {
+        NodeKind::Sink(sink) if !matches!(sink, SinkSpec::Null) => Some((index, node, sink)),
+        _ => None,
+    })
+}
+
+impl Outputs {
+    /// Opens all sinks, which creates their files, or completes them where the run goes on from a checkpoint. What was
+    /// opened before an error stays in `self`.
+    pub fn open(
+        &mut self,
+        plan: &Plan,
+        signals: &[Arc<ShardSignal>],
+        control: &Arc<Control>,
+        checkpoints: Option<(&Durable, &Sender<Message>)>,
+    ) -> Result<(), EngineError> {
+        for (number, (index, node, sink)) in writing_sinks(plan).enumerate() {
+            let writer = open_writer(node, sink, checkpoints.map(|(durable, _)| durable), control)?;
+            let commits = checkpoints.map(|(durable, reports)| {
+                let (sender, commands) = bounded(COMMANDS);
+                self.commands.push(sender);
+                CommitLink { sink: number, recovered_epoch: durable.epoch(), commands, reports: reports.clone() }
+            });
+            let (thread, lanes) = start_writer(&node.name, writer, commits, signals, control)?;
+            self.threads.push(thread);
+            self.lanes.insert(index, lanes);
+        }
+        Ok(())
+    }
+}
+
+fn open_writer(
+    node: &Node,
+    sink: &SinkSpec,
+    durable: Option<&Durable>,
+    control: &Control,
+) -> Result<Box<dyn Writer>, EngineError> {
+    let staging = durable.filter(|_| sink.is_bound()).map(|durable| durable.staging(&node.name)).transpose()?;
+    let recovered = durable.and_then(|durable| durable.staged(&node.name));
+    let transactions = staging.as_deref().map(|staging| Transactions { staging, recovered });
+    let opened = match sink {
+        SinkSpec::Null => return Err(EngineError::Internal(format!("{} has no writer", node.name))),
+        SinkSpec::File { path, format } => {
+            FileSink { path: path.clone(), format: *format }.open(&node.schema, transactions.as_ref())
+        }
+        SinkSpec::Sqlite { path, table } => {
+            SqliteSink { path: path.clone(), table: table.clone() }.open(&node.schema, transactions.as_ref())
+        }
+        SinkSpec::Retained(spec) => {
+            let folder = durable.map(|durable| durable.folder.retained(&spec.step));
+            let (Some(folder), Some(transactions)) = (folder, &transactions) else {
+                return Err(EngineError::Internal(format!("{} has no checkpoints", node.name)));
+            };
+            retained::open(&folder, spec, &node.schema, transactions, control)
+        }
+        SinkSpec::Stdout { format } => StdoutSink { format: *format }.open(&node.schema),
+    };
+    opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
+}

@@ -1,0 +1,332 @@
+//! Where a run begins: opens the pipeline's state, chooses the checkpoint, and sees to it that everything in it fits.
+//!
+//! Nothing of a checkpoint is used before all of it was verified, and nothing outside the state folder is touched here:
+//! a run that is refused leaves everything as it was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ringmill_connect::{Journal, Replay};
+use ringmill_failpoint::hit;
+use ringmill_state::{Delta, Manifest, Misfit, NodeId, NodeIds, ShardStore, StateError, StateFolder};
+use serde_json::Value;
+
+use super::assemble::{udf_fingerprint, window_fingerprint};
+use super::graph::Graph;
+use super::outputs::writing_sinks;
+use super::snapshot::StartingPoint;
+use crate::checkpoint::{ManifestFrame, NoMatch, NodeIdentity, NodeTable};
+use crate::error::EngineError;
+use crate::metrics::{CheckpointBoard, CheckpointFigures, NodeCounts, RecoveredFrom, Snapshot};
+use crate::plan::{CheckpointSpec, Node, NodeKind, Plan, SinkSpec, SourceConnector, StartFrom, dead_letter_store};
+
+const FRESH: &str = "start anew with --fresh, which deletes the checkpoints";
+
+/// A pipeline's durable state, and what the run goes on from.
+pub struct Durable {
+    /// Locked for as long as the run lasts.
+    pub folder: Arc<StateFolder>,
+    /// Everything that is there is to be deleted.
+    is_fresh: bool,
+    manifest: Option<Manifest>,
+    nodes: NodeTable,
+}
+
+impl Durable {
+    /// Opens the state of a plan with checkpoints.
+    pub fn open(plan: &Plan, spec: &CheckpointSpec) -> Result<Durable, EngineError> {
+        let failed = |error| EngineError::Durable { action: "open the pipeline's state".into(), error };
+        hit("recovery.begin");
+        let folder = StateFolder::open(&spec.path).map_err(failed)?;
+        hit("recovery.locked");
+        check_replay(plan)?;
+        let manifest = choose(plan, spec, &folder)?;
+        hit("recovery.chosen");
+        let nodes = match_nodes(plan, manifest.as_ref())?;
+        if let Some(manifest) = &manifest {
+            if let Some(renamed) = NodeIds::new(Some(manifest)).renamed(&plan.name) {
+                tracing::warn!(
+                    "checkpoint {} is one of pipeline {:?}, now {:?}",
+                    manifest.epoch,
+                    renamed.was,
+                    renamed.is
+                );
+            }
+            for (_, name) in nodes.put_aside() {
+                tracing::warn!("{name} is gone; what checkpoint {} has of it is not used any more", manifest.epoch);
+            }
+            for source in plan.nodes.iter().filter(|node| is_lost(node)) {
+                tracing::warn!("{} cannot be read again: what it gave after the checkpoint is lost", source.name);
+            }
+            tracing::info!("going on from checkpoint {}", manifest.epoch);
+        }
+        let is_fresh = spec.start == StartFrom::Beginning;
+        Ok(Durable { folder: Arc::new(folder), is_fresh, manifest, nodes })
+    }
+
+    /// The last epoch that ended; 0: none.
+    pub fn epoch(&self) -> u64 {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.epoch)
+    }
+
+    /// Where sources and nodes go on.
+    pub fn starting_point(&self, plan: &Plan) -> StartingPoint {
+        let sources = self.manifest.iter().flat_map(|manifest| &manifest.sources);
+        let index = |name: &str| plan.nodes.iter().position(|node| node.name == name);
+        let partitions = sources.filter_map(|source| Some((index(&source.node)?, source.partitions.clone())));
+        let journal = |name: &str| Journal { folder: self.folder.journal(name), is_emptied: self.is_fresh };
+        let is_journaled = |node: &Node| matches!(&node.kind, NodeKind::Source(source) if source.connector.replay() == Replay::Journaled);
+        let nodes = plan.nodes.iter().enumerate().filter(|(_, node)| is_journaled(node));
+        StartingPoint {
+            node_ids: self.nodes.ids().to_vec(),
+            partitions: partitions.collect(),
+            journals: nodes.map(|(index, node)| (index, journal(&node.name))).collect(),
+        }
+    }
+
+    /// Figures of the runs before, by index in the plan.
+    pub fn base_counts(&self) -> Vec<NodeCounts> {
+        self.nodes.base_counts()
+    }
+
+    /// A sink's own folder.
+    pub fn staging(&self, sink: &str) -> Result<PathBuf, EngineError> {
+        let failed = |error| EngineError::Durable { action: format!("make the folder of sink {sink}"), error };
+        self.folder.staging(sink).map_err(failed)
+    }
+
+    /// What a sink made durable for the checkpoint; null where the checkpoint does not know it.
+    pub fn staged(&self, sink: &str) -> Option<(u64, &Value)> {
+        let manifest = self.manifest.as_ref()?;
+        let record = manifest.sinks.iter().find(|record| record.node == sink);
+        Some((manifest.epoch, record.map_or(&Value::Null, |record| &record.staged)))
+    }
+
+    /// What all manifests of the run have in common.
+    pub fn frame(&self, plan: &Plan) -> ManifestFrame {
+        let sources = plan.nodes.iter().enumerate().filter(|(_, node)| matches!(node.kind, NodeKind::Source(_)));
+        ManifestFrame {
+            pipeline: plan.name.clone(),
+            shards: plan.shards,
+            nodes: self.nodes.clone(),
+            sources: sources.map(|(index, node)| (index, node.name.clone())).collect(),
+            sinks: writing_sinks(plan).map(|(_, node, _)| node.name.clone()).collect(),
+        }
+    }
+
+    /// What is shown at the start.
+    pub fn board(&self, plan: &Plan) -> CheckpointBoard {
+        let is_source = |index: &usize| matches!(plan.nodes[*index].kind, NodeKind::Source(_));
+        let counts = self.base_counts();
+        let rows_in = (0..counts.len()).filter(is_source).map(|index| counts[index].rows_in).sum();
+        let recovered = self.manifest.as_ref().map(|manifest| RecoveredFrom {
+            epoch: manifest.epoch,
+            created_ms: manifest.created_ms,
+            is_final: manifest.is_final,
+            rows_in,
+        });
+        let figures = CheckpointFigures {
+            epoch: self.epoch(),
+            state: "starting".into(),
+            recovered,
+            ..CheckpointFigures::default()
+        };
+        CheckpointBoard { figures, committed_ns: None }
+    }
+
+    /// Removes what the run does not go on from: newer checkpoints, or all of them for a fresh start. To be called when
+    /// everything but the sinks is open, for there is no way back.
+    pub fn settle(&mut self) -> Result<(), EngineError> {
+        let failed =
+            |error| EngineError::Durable { action: "remove checkpoints that are not gone on from".into(), error };
+        match Arc::get_mut(&mut self.folder) {
+            Some(folder) if self.is_fresh => folder.delete_all().map_err(failed)?,
+            _ => self.folder.forget_newer(self.epoch()).map_err(failed)?,
+        }
+        hit("recovery.settled");
+        Ok(())
+    }
+
+    /// Says so if the checkpoint held everything that there was to be read.
+    pub fn note_end(&self, snapshot: &Snapshot) {
+        let recovered = snapshot.checkpoint.as_ref().and_then(|checkpoint| checkpoint.recovered.as_ref());
+        if let Some(recovered) = recovered.filter(|recovered| recovered.rows_in == snapshot.rows_in) {
+            tracing::info!("there was nothing new to read since checkpoint {}", recovered.epoch);
+        }
+    }
+
+    /// Makes each shard's store and gives the shard's nodes their state back, all shards at once. With each store comes
+    /// what is to be deleted from it.
+    pub fn restore(&self, graphs: &mut [Graph]) -> Result<Vec<(ShardStore, Delta)>, EngineError> {
+        let shards = graphs.len();
+        hit("recovery.restore");
+        let restored: Vec<Result<(ShardStore, Delta), EngineError>> = std::thread::scope(|scope| {
+            let restore = |(shard, graph)| scope.spawn(move || self.restore_shard(graph, shard, shards));
+            let threads: Vec<_> = graphs.iter_mut().enumerate().map(restore).collect();
+            let lost = |_| Err(EngineError::Internal("a recovering thread panicked".into()));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
+        });
+        hit("recovery.restored");
+        restored.into_iter().collect()
+    }
+
+    fn restore_shard(
+        &self,
+        graph: &mut Graph,
+        shard: usize,
+        shards: usize,
+    ) -> Result<(ShardStore, Delta), EngineError> {
+        let failed = |error| EngineError::Durable { action: format!("recover the state of shard {shard}"), error };
+        let mut gone = Delta::default();
+        let store = match &self.manifest {
+            None => ShardStore::create(&self.folder, shard).map_err(failed)?,
+            Some(manifest) => {
+                let store = ShardStore::recover(&self.folder, manifest, shard, shards).map_err(failed)?;
+                let ids = self.nodes.ids();
+                let id_of = |index: usize| ids.get(index).copied().unwrap_or(NodeId::MAX);
+                let visited = store.for_each(|entry, value| {
+                    if !graph.restore(id_of, entry, value).map_err(Visit::Node)? {
+                        gone.delete(entry);
+                    }
+                    Ok(())
+                });
+                visited.map_err(|error| match error {
+                    Visit::Store(error) => failed(error),
+                    Visit::Node(error) => error,
+                })?;
+                store
+            }
+        };
+        graph.restored(self.epoch())?;
+        Ok((store, gone))
+    }
+}
+
+/// Why a store was not read to its end.
+enum Visit {
+    Store(StateError),
+    Node(EngineError),
+}
+
+impl From<StateError> for Visit {
+    fn from(error: StateError) -> Self {
+        Visit::Store(error)
+    }
+}
+
+/// The checkpoint to go on from, verified.
+fn choose(plan: &Plan, spec: &CheckpointSpec, folder: &StateFolder) -> Result<Option<Manifest>, EngineError> {
+    let failed = |error| EngineError::Durable { action: "read the checkpoints".into(), error };
+    match spec.start {
+        StartFrom::Beginning => Ok(None),
+        StartFrom::Newest => {
+            let (manifest, damaged) = folder.newest_sound().map_err(failed)?;
+            for error in &damaged {
+                tracing::error!("{error}");
+            }
+            let Some(worst) = damaged.first() else { return Ok(manifest) };
+            let Some(manifest) = manifest else {
+                let message = format!("no checkpoint can be read: {worst}");
+                return Err(EngineError::Recovery { message, hint: format!("put the file back, or {FRESH}") });
+            };
+            if let Some(sink) = bound_sink(plan) {
+                let message = format!(
+                    "{worst}; checkpoint {} before it is whole, but sink {sink:?} may have shown rows that came after it, \
+                     and would show them again",
+                    manifest.epoch
+                );
+                return Err(EngineError::Recovery { message, hint: format!("put the file back, or {FRESH}") });
+            }
+            tracing::error!("falling back to checkpoint {}: rows that came after it are read again", manifest.epoch);
+            Ok(Some(manifest))
+        }
+        StartFrom::Checkpoint(epoch) => {
+            let newest = folder.checkpoints().map_err(failed)?.first().map_or(0, |info| info.epoch);
+            if let Some(sink) = bound_sink(plan).filter(|_| epoch < newest) {
+                let message = format!(
+                    "checkpoint {epoch} is older than checkpoint {newest}, and sink {sink:?} has shown the rows between \
+                     them exactly once; they cannot be taken back"
+                );
+                let hint = format!("go on from checkpoint {newest} (leave --from-checkpoint out), or {FRESH}");
+                return Err(EngineError::Recovery { message, hint });
+            }
+            let manifest = folder.verify(epoch).map_err(|error| match error {
+                error @ (StateError::Missing { .. } | StateError::Damaged { .. }) => EngineError::Recovery {
+                    message: error.to_string(),
+                    hint: "`ringmill checkpoints list` shows those that are there".into(),
+                },
+                error => failed(error),
+            })?;
+            Ok(Some(manifest))
+        }
+    }
+}
+
+/// What is shown exactly once must be read again after a crash. Plans refuse what they know; pipes are seen here.
+fn check_replay(plan: &Plan) -> Result<(), EngineError> {
+    let asked_for = writing_sinks(plan).filter(|(_, node, _)| dead_letter_store::stored_node(&node.name).is_none());
+    let Some(sink) = asked_for.filter(|(_, _, sink)| sink.is_bound()).map(|(_, node, _)| &node.name).next() else {
+        return Ok(());
+    };
+    let lost = plan.nodes.iter().find(|node| is_lost(node));
+    lost.map_or(Ok(()), |source| {
+        let message = format!(
+            "sink {sink:?} shows every row exactly once, but what source {:?} reads cannot be read again after a crash",
+            source.name
+        );
+        let hint = "read regular files, leave [checkpoint] out, or use a sink that shows rows at least once".into();
+        Err(EngineError::Recovery { message, hint })
+    })
+}
+
+fn is_lost(node: &Node) -> bool {
+    matches!(&node.kind, NodeKind::Source(source) if source.connector.replay() == Replay::Lost)
+}
+
+/// A sink whose output forbids to go back.
+fn bound_sink(plan: &Plan) -> Option<&str> {
+    writing_sinks(plan).find(|(_, _, sink)| sink.is_bound()).map(|(_, node, _)| node.name.as_str())
+}
+
+fn match_nodes(plan: &Plan, manifest: Option<&Manifest>) -> Result<NodeTable, EngineError> {
+    let nodes = plan.nodes.iter().map(|node| identity(plan, node)).collect::<Result<Vec<_>, _>>()?;
+    NodeTable::match_up(&nodes, manifest).map_err(|error| match error {
+        NoMatch::State(error) => EngineError::Durable { action: "number the nodes".into(), error },
+        NoMatch::Misfits(misfits) => {
+            let epoch = manifest.map_or(0, |manifest| manifest.epoch);
+            let misfits = misfits.iter().map(Misfit::to_string).collect::<Vec<_>>().join("; ");
+            let message = format!("the pipeline cannot go on from checkpoint {epoch}: {misfits}");
+            let hint = format!("{FRESH}, undo the change, or give the step a new name, with which it begins anew");
+            EngineError::Recovery { message, hint }
+        }
+    })
+}
+
+/// What a node says about itself: see [`NodeIdentity`].
+fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
+    let (kind, fingerprint, udf_version) = match &node.kind {
+        NodeKind::Source(source) => {
+            let connector = match &source.connector {
+                SourceConnector::Generator(_) => "generator",
+                SourceConnector::File(_) => "file",
+                SourceConnector::Stdin(_) => "stdin",
+            };
+            ("source", connector.to_owned(), None)
+        }
+        NodeKind::Window(_) => ("window", window_fingerprint(plan, node)?, None),
+        NodeKind::Udf(udf) => ("udf", udf_fingerprint(plan, node, udf), Some(udf.description.version)),
+        NodeKind::Filter(_) => ("filter", String::new(), None),
+        NodeKind::Sink(sink) => {
+            let target = match sink {
+                SinkSpec::Null => "null".to_owned(),
+                SinkSpec::File { path, format } => format!("file {} as {format:?}", path.display()),
+                SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
+                SinkSpec::Retained(spec) => format!("retained results of {}", spec.step),
+                // What was printed is not looked at again.
+                SinkSpec::Stdout { .. } => String::new(),
+            };
+            ("sink", target, None)
+        }
+    };
+    Ok(NodeIdentity { name: node.name.clone(), kind, fingerprint, udf_version })
+}

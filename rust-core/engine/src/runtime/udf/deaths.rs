@@ -1,0 +1,178 @@
+//! What follows the death of a worker, and what leads to one.
+//!
+//! A worker answers in order, so of what a dead one left unanswered the oldest is the batch that it was working on: the
+//! suspect. The others are innocent and are published again, unchanged and in order, to its successor. So is the suspect,
+//! once, for a worker may die of something else; if it kills again it is set aside until it is the first in order, and
+//! tried in parts ([`super::retrial`]). The shard never waits for any of it.
+
+use ringmill_ring::{Submission, SubmissionKind, monotonic_ns};
+
+use super::link::{SHORTAGE_NS, Sentence, State};
+use super::restarts::Verdict;
+use super::{Failure, Outcome, UdfOperator};
+use crate::error::EngineError;
+use crate::runtime::operator::ShardContext;
+use crate::runtime::supervisor::Death;
+
+/// Deaths that a batch may be the suspect of before it is set aside.
+const DEATHS_MAX: u32 = 2;
+/// A batch of a worker that comes back later than this goes to another one.
+const STRANDED_NS: u64 = 50_000_000;
+
+impl UdfOperator {
+    /// Has workers killed whose oldest batch has taken too long.
+    pub(super) fn watch_deadlines(&mut self, context: &mut ShardContext<'_>) {
+        let Some(timeout_ns) = self.timeout_ns else { return };
+        for worker in &mut self.workers {
+            let Some(deadline_ns) = worker.deadline_ns(timeout_ns) else { continue };
+            if context.now_ns > deadline_ns {
+                let reason = format!("gave no answer within {} and was killed", in_words(timeout_ns));
+                worker.condemn(Sentence { reason, has_suspect: true, is_expected: false });
+            } else {
+                context.wake_at(deadline_ns + 1);
+            }
+        }
+    }
+
+    /// Draws the consequences of a death; what the worker had published was polled before.
+    pub(super) fn bury(
+        &mut self,
+        index: usize,
+        death: Death,
+        context: &mut ShardContext<'_>,
+    ) -> Result<(), EngineError> {
+        ringmill_failpoint::hit("supervisor.death.told");
+        let worker = &mut self.workers[index];
+        let was_running = worker.state == State::Running;
+        let unanswered = match worker.replace() {
+            Ok(unanswered) => unanswered,
+            Err(error) => {
+                tracing::warn!(worker = %worker.name, "cannot make room for its successor yet: {error}");
+                worker.put_off(death, context.now_ns);
+                context.wake_at(context.now_ns + SHORTAGE_NS);
+                return Ok(());
+            }
+        };
+        let sentence = worker.sentence.take();
+        let reason = sentence.as_ref().map_or(death.how, |sentence| sentence.reason.clone());
+        let mut is_expected = sentence.as_ref().is_some_and(|sentence| sentence.is_expected);
+        let has_suspect = was_running && sentence.is_none_or(|sentence| sentence.has_suspect);
+        let failure =
+            Failure { error: format!("worker {} {reason}", worker.name), detail: death.detail, is_death: true };
+        let batch = unanswered.first().map_or(0, |oldest| oldest.submission.batch);
+        tracing::warn!(worker = %worker.name, pid = death.pid, batch, "a worker {reason}");
+        for (order, resubmission) in unanswered.iter().enumerate() {
+            let suspected = (order == 0 && has_suspect).then_some(&failure);
+            is_expected |= self.take_back(index, &resubmission.submission, suspected, context.now_ns);
+        }
+        self.forget_step(index);
+        let worker = &mut self.workers[index];
+        worker.state = match worker.restarts.note_death(context.now_ns, &reason, is_expected) {
+            Verdict::StartAt(at_ns) => State::Restarting { at_ns },
+            Verdict::Failed => {
+                tracing::error!(worker = %worker.name, "FAILED: {}; it is not started again", worker.restarts.story());
+                State::Failed
+            }
+        };
+        if self.workers.iter().all(|worker| worker.state == State::Failed) {
+            let stories = self.workers.iter().map(|worker| format!("{} {}", worker.name, worker.restarts.story()));
+            let (step, workers) = (self.name.clone(), stories.collect::<Vec<_>>().join("; "));
+            return Err(EngineError::WorkersFailed { step, workers, traceback: failure.detail });
+        }
+        self.start_if_due(index, context);
+        Ok(())
+    }
+
+    /// Takes an unanswered batch back from a dead worker; says whether the death was brought about on purpose.
+    fn take_back(&mut self, index: usize, submission: &Submission, suspected: Option<&Failure>, now_ns: u64) -> bool {
+        if self.take_back_kept(index, submission) {
+            return false;
+        }
+        if let Some(is_expected) = self.take_back_trial(index, submission.slot, suspected, now_ns) {
+            return is_expected;
+        }
+        let place = submission.batch.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
+        let Some(entry) = place.and_then(|place| self.flight.get_mut(place)) else { return false };
+        entry.outcome = Outcome::Held;
+        let Some(failure) = suspected else { return false };
+        entry.deaths += 1;
+        if entry.deaths < DEATHS_MAX {
+            return false;
+        }
+        entry.outcome = Outcome::Died(Box::new(failure.clone()));
+        self.workers[index].in_flight -= 1;
+        true
+    }
+
+    /// Starts a dead worker again if it is time, and gives it what its predecessor left.
+    pub(super) fn start_if_due(&mut self, index: usize, context: &mut ShardContext<'_>) {
+        let State::Restarting { at_ns } = self.workers[index].state else { return };
+        if at_ns > context.now_ns {
+            return context.wake_at(at_ns);
+        }
+        if let Err(error) = self.workers[index].start() {
+            tracing::warn!(worker = %self.workers[index].name, "cannot be started yet: {error}");
+            let at_ns = context.now_ns + SHORTAGE_NS;
+            self.workers[index].state = State::Restarting { at_ns };
+            return context.wake_at(at_ns);
+        }
+        ringmill_failpoint::hit("supervisor.restart.ordered");
+        self.restore_worker(index);
+        if !self.workers[index].is_restoring {
+            self.publish_held(index);
+        }
+    }
+
+    /// Gives a worker the batches that are held for it.
+    pub(super) fn publish_held(&mut self, index: usize) {
+        let (epoch, byte_length, publish_ns) = (self.epoch(), self.request.bytes() as u32, monotonic_ns());
+        let held = |entry: &super::InFlight| entry.worker == index && matches!(entry.outcome, Outcome::Held);
+        for (place, entry) in self.flight.iter_mut().enumerate().filter(|(_, entry)| held(entry)) {
+            let Some(slot) = entry.slot else { continue };
+            entry.outcome = Outcome::Pending;
+            entry.publish_ns = publish_ns;
+            self.workers[index].channel.publish(&Submission {
+                kind: SubmissionKind::Batch,
+                slot,
+                byte_length,
+                row_count: entry.rows,
+                batch: self.head + place as u64,
+                epoch,
+                ingest_ns: entry.ingest_ns,
+                publish_ns,
+            });
+        }
+    }
+
+    /// The worker will not answer what is held for it for a while, and another one could.
+    pub(super) fn is_stranded(&self, index: usize, now_ns: u64) -> bool {
+        let is_away = match self.workers[index].state {
+            State::Failed => true,
+            State::Restarting { at_ns } => at_ns > now_ns + STRANDED_NS,
+            State::Starting | State::Running => false,
+        };
+        is_away && self.workers.iter().any(|worker| worker.state == State::Running)
+    }
+}
+
+/// A duration in the largest unit that leaves nothing over.
+fn in_words(duration_ns: u64) -> String {
+    match duration_ns {
+        ns if ns.is_multiple_of(1_000_000_000) => format!("{}s", ns / 1_000_000_000),
+        ns if ns.is_multiple_of(1_000_000) => format!("{}ms", ns / 1_000_000),
+        ns if ns.is_multiple_of(1_000) => format!("{}us", ns / 1_000),
+        ns => format!("{ns}ns"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_told_in_the_unit_that_fits() {
+        for (ns, words) in [(2_000_000_000, "2s"), (1_500_000_000, "1500ms"), (250_000, "250us"), (7, "7ns")] {
+            assert_eq!(in_words(ns), words);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Tumbling and sliding windows as entries: one for each key of each window that is open.
+
+use ringmill_state::{NodeDelta, group_of};
+
+use super::{AlignedWindows, EARLY};
+use crate::window::entry::{Reader, Refused, VERSION, WINDOWS, number_of_window, read_cell, window_number, write_cell};
+use crate::window::key::Keys;
+use crate::window::step::Step;
+
+/// Entries that are brought near ahead of their turn.
+const AHEAD: usize = 8;
+
+impl AlignedWindows {
+    /// Writes what has changed.
+    pub fn snapshot(&mut self, step: &Step, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeDelta<'_>) {
+        for number in self.closed.drain(..) {
+            out.delete_window(WINDOWS, window_number(number));
+        }
+        let (entries, value) = room;
+        let (shown, word_bytes) = (step.shown(), step.keys.word_bytes());
+        for open in &mut self.open {
+            open.changed.take(entries);
+            open.is_stored |= !entries.is_empty();
+            let (table, window) = (&open.table, window_number(open.number));
+            for (at, &entry) in entries.iter().enumerate() {
+                if let Some(next) = entries.get(at + AHEAD) {
+                    table.prefetch(*next);
+                }
+                value.clear();
+                value.extend([VERSION, 0]);
+                value.extend_from_slice(&entry.to_le_bytes());
+                write_cell(&step.layout, shown, &table.words()[table.payload(entry)..], &table.arena, 1, value);
+                out.put(WINDOWS, window, group_of(table.hash(entry)), table.key(entry, word_bytes), value);
+            }
+        }
+    }
+
+    /// Takes the entry of the first of the keys back.
+    pub fn restore(
+        &mut self,
+        step: &mut Step,
+        window: u64,
+        keys: &Keys<'_>,
+        from: &mut Reader<'_>,
+    ) -> Result<(), Refused> {
+        let (flags, rank) = (from.byte()?, from.half()?);
+        let at = self.find_or_open(step, number_of_window(window))?;
+        let open = &mut self.open[at];
+        let known = open.table.entry_count();
+        open.table.resolve(keys, &[0], &step.layout.initial, &mut step.budget, &mut self.found)?;
+        if open.table.entry_count() == known {
+            return Err(Refused::Damaged("its key is there twice"));
+        }
+        open.is_stored = true;
+        open.ranks.push(rank);
+        let cell = open.table.payload(known);
+        let shown = step.shown();
+        let (words, arena) = open.table.parts_mut();
+        read_cell(&step.layout, shown, flags, (&mut words[cell..], arena), &mut step.budget, from)?;
+        if let Some(history) = &mut step.history {
+            words[cell + history.word] = u64::from(history.statistics.restored(keys, &mut step.budget)?.0);
+        }
+        Ok(())
+    }
+
+    /// All entries were taken back: brings them into their order and notes what went out already.
+    pub fn restored(&mut self, step: &mut Step) {
+        let mut order: Vec<u32> = Vec::new();
+        for at in 0..self.open.len() {
+            let end_ns = self.end_ns(self.open[at].number);
+            let open = &mut self.open[at];
+            let count = open.table.entry_count();
+            let ranks = std::mem::take(&mut open.ranks);
+            order.clear();
+            order.extend(0..count);
+            // Keys of different shards may have the same rank.
+            order.sort_by_key(|&entry| (ranks[entry as usize], open.table.hash(entry)));
+            open.table.reorder(&order);
+            let moved = (0..count).filter(|&new| ranks[order[new as usize] as usize] != new);
+            moved.for_each(|new| open.changed.mark(new));
+            open.fired = end_ns <= step.watermark_ns;
+            if open.fired {
+                open.next = count;
+                self.fired = at + 1;
+            } else if let (Some(word), true) = (self.again_word, step.progress.has_floors()) {
+                for entry in 0..count {
+                    let group = group_of(open.table.hash(entry));
+                    if step.progress.reached_ns(group, step.watermark_ns) >= end_ns {
+                        let cell = open.table.payload(entry);
+                        open.table.parts_mut().0[cell + word] = EARLY;
+                        open.early += 1;
+                    }
+                }
+            }
+        }
+        self.close(step);
+    }
+}

@@ -1,0 +1,127 @@
+//! Sessions as entries: one for each, by the number of the row that came first, which no other session of its key has.
+
+use ringmill_state::{NodeDelta, group_of};
+
+use super::{CELL, FIRED, GONE, IDLE, LAST, LINK, NONE, SEQUENCE, START, STATE, STORED, SessionWindows};
+use crate::window::entry::{Reader, Refused, SESSIONS, VERSION, check_count, read_cell, write_cell};
+use crate::window::error::StateFull;
+use crate::window::key::Keys;
+use crate::window::key_table::prefetch;
+use crate::window::step::Step;
+
+/// Sessions that are brought near ahead of their turn.
+const AHEAD: usize = 8;
+
+/// Sessions that were written out and have merged or are over.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// First row, key group, end of the key.
+    sessions: Vec<(u64, u16, usize)>,
+    keys: Vec<u8>,
+}
+
+impl Gone {
+    fn push(&mut self, sequence: u64, group: u16, key: &[u8]) {
+        self.keys.extend_from_slice(key);
+        self.sessions.push((sequence, group, self.keys.len()));
+    }
+
+    /// Bytes of memory taken.
+    pub fn bytes(&self) -> u64 {
+        (self.sessions.capacity() * size_of::<(u64, u16, usize)>() + self.keys.capacity()) as u64
+    }
+
+    fn write(&mut self, out: &mut NodeDelta<'_>) {
+        let mut start = 0;
+        for (sequence, group, end) in self.sessions.drain(..) {
+            out.delete(SESSIONS, sequence, group, &self.keys[start..end]);
+            start = end;
+        }
+        self.keys.clear();
+    }
+}
+
+impl SessionWindows {
+    /// What was written of a session is wrong from now on.
+    pub fn forget_stored(&mut self, session: u32) {
+        if self.has(session, STORED) {
+            let key = self.get(session, LINK) as u32;
+            let group = group_of(self.keys.hash(key));
+            self.gone.push(self.get(session, SEQUENCE), group, self.keys.key(key, self.word_bytes));
+            *self.word(session, STATE) &= !STORED;
+        }
+    }
+
+    /// Writes what has changed.
+    pub fn snapshot(&mut self, step: &Step, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeDelta<'_>) {
+        self.gone.write(out);
+        let (sessions, value) = room;
+        self.changed.take(sessions);
+        for (at, &session) in sessions.iter().enumerate() {
+            if let Some(next) = sessions.get(at + 2 * AHEAD) {
+                prefetch(&self.sessions, *next as usize * self.stride);
+                prefetch(&self.sessions, *next as usize * self.stride + CELL);
+            }
+            if let Some(next) = sessions.get(at + AHEAD) {
+                self.keys.prefetch(self.get(*next, LINK) as u32);
+            }
+            if self.has(session, GONE) {
+                continue;
+            }
+            value.clear();
+            value.extend([VERSION, 0]);
+            value.extend_from_slice(&self.get(session, START).to_le_bytes());
+            value.extend_from_slice(&self.get(session, LAST).to_le_bytes());
+            let cell = &self.sessions[session as usize * self.stride + CELL..];
+            write_cell(&step.layout, step.shown(), cell, &self.arena, 1, value);
+            let key = self.get(session, LINK) as u32;
+            let group = group_of(self.keys.hash(key));
+            out.put(SESSIONS, self.get(session, SEQUENCE), group, self.keys.key(key, self.word_bytes), value);
+            *self.word(session, STATE) |= STORED;
+        }
+    }
+
+    /// Takes a session of the first of the keys back.
+    pub fn restore(
+        &mut self,
+        step: &mut Step,
+        sequence: u64,
+        keys: &Keys<'_>,
+        from: &mut Reader<'_>,
+    ) -> Result<(), Refused> {
+        let (flags, start, last) = (from.byte()?, from.word()?, from.word()?);
+        if start as i64 > last as i64 {
+            return Err(Refused::Damaged("a session ends before it starts"));
+        }
+        self.keys.resolve(keys, &[0], &[u64::from(NONE)], &mut step.budget, &mut self.found)?;
+        let key = self.found[0];
+        let session = self.new_slot(&mut step.budget)?;
+        let link = u64::from(self.head(key)) << 32 | u64::from(key);
+        let at = session as usize * self.stride;
+        let words = &mut self.sessions[at..at + self.stride];
+        words[..CELL].copy_from_slice(&[start, last, check_count(sequence)?, link, STORED, IDLE, 0]);
+        words[CELL..].copy_from_slice(&step.layout.initial);
+        let cell = &mut words[CELL..];
+        read_cell(&step.layout, step.shown(), flags, (&mut *cell, &mut self.arena), &mut step.budget, from)?;
+        if let Some(history) = &mut step.history {
+            cell[history.word] = u64::from(history.statistics.restored(keys, &mut step.budget)?.0);
+        }
+        self.set_head(key, session);
+        Ok(())
+    }
+
+    /// All sessions were taken back: notes what went out already and sets the timers.
+    pub fn restored(&mut self, step: &mut Step) -> Result<(), StateFull> {
+        for session in 0..(self.sessions.len() / self.stride) as u32 {
+            let end = self.end_ns(session);
+            let group = group_of(self.keys.hash(self.get(session, LINK) as u32));
+            if end <= step.progress.reached_ns(group, step.watermark_ns) {
+                *self.word(session, STATE) |= FIRED;
+                self.set_timer(step, session, end.saturating_add(step.lateness_ns))?;
+            } else {
+                self.set_timer(step, session, end)?;
+            }
+        }
+        Ok(())
+    }
+}

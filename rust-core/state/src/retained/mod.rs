@@ -1,0 +1,304 @@
+//! Retained results: the rows of closed windows, kept for a while and read by key and time.
+//!
+//! One RocksDB for each step. The rows of an epoch, the epoch's number and the [book](book) are one batch, so a store
+//! holds an epoch as a whole or not at all, and applying one again changes nothing. A later row of the same key and window
+//! start takes the place of the earlier.
+//!
+//! Rows go by event time: when the newest window that was ever retained ended `retain` after theirs, or when the rows
+//! together are larger than `bytes_max`, the oldest first. Either raises the *floor*: what ended at the floor or before
+//! is not shown any more, and the next compaction leaves it out. When a fifth of what is there is dead, a compaction is
+//! begun; nothing is ever searched for.
+//!
+//! Nothing is known here about columns: a key is what [`KeyPart`]s make of it, a row is bytes.
+
+mod book;
+mod frame;
+mod key;
+mod options;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use ringmill_failpoint::hit;
+use rocksdb::{DB, WriteBatch};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::disk;
+use crate::error::StateError;
+use book::Book;
+
+pub use book::Amount;
+pub use key::KeyPart;
+pub use reader::{RetainedRange, RetainedReader};
+
+/// Dead bytes that are worth a compaction, however little lives.
+const DEAD_BYTES_MIN: u64 = 8 << 20;
+/// So many times the dead bytes may live without a compaction.
+const LIVE_PER_DEAD: u64 = 4;
+
+/// One row with where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedRow<'a> {
+    /// Its key columns, as [`KeyPart::write`] makes them.
+    pub key: &'a [u8],
+    /// Start of its window.
+    pub start_ns: i64,
+    /// End of its window.
+    pub end_ns: i64,
+    /// The row itself.
+    pub row: &'a [u8],
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedLimits {
+    /// A row goes when the newest window ended so long after its own.
+    pub retain_ns: i64,
+    /// Most bytes of rows and their keys, before compression; `None`: whatever comes in that time.
+    pub bytes_max: Option<u64>,
+}
+
+/// The epoch that a store holds, and whose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The output that wrote it; another one for an output that began anew.
+    pub writer: String,
+    /// The last epoch with rows.
+    pub epoch: u64,
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedFigures {
+    /// Rows that are shown. Those of a slice of time that has partly gone count until all of it has.
+    pub live: Amount,
+    /// Windows that ended at this time or before are gone.
+    pub floor_ns: i64,
+    /// The latest end of a window; `None`: there was none.
+    pub newest_end_ns: Option<i64>,
+}
+
+/// The retained rows of one step, for the process that owns the state folder. One thread applies epochs; any may read.
+pub struct RetainedStore {
+    path: PathBuf,
+    limits: RetainedLimits,
+    about: Value,
+    /// The book's, for compactions and readers.
+    floor: Arc<AtomicI64>,
+    /// `None` after an opening that failed.
+    db: RwLock<Option<Arc<DB>>>,
+    ledger: Mutex<Ledger>,
+}
+
+struct Ledger {
+    book: Book,
+    /// A write failed: the store has to be opened again.
+    is_broken: bool,
+    compaction: Option<Compaction>,
+}
+
+struct Compaction {
+    thread: JoinHandle<()>,
+    /// Dead bytes when it began.
+    dead_bytes: u64,
+}
+
+impl RetainedStore {
+    /// Opens the store in `path` as it is, or makes an empty one. `about` is for those who read it.
+    ///
+    /// # Errors
+    /// What RocksDB or the file system says.
+    pub fn open(path: &Path, limits: RetainedLimits, about: &Value) -> Result<RetainedStore, StateError> {
+        // One after the other, so that the name of each is durable.
+        path.parent().map_or(Ok(()), disk::private_folder)?;
+        disk::private_folder(path)?;
+        let floor = Arc::new(AtomicI64::new(i64::MIN));
+        let (db, mut book) = open(path, &limits, about, &floor)?;
+        book.set_about(about);
+        let ledger = Mutex::new(Ledger { book, is_broken: false, compaction: None });
+        let about = about.clone();
+        Ok(RetainedStore { path: path.to_owned(), limits, about, floor, db: RwLock::new(Some(Arc::new(db))), ledger })
+    }
+
+    /// Removes what is in `path`, and opens an empty store there.
+    ///
+    /// # Errors
+    /// What RocksDB or the file system says.
+    pub fn begin(path: &Path, limits: RetainedLimits, about: &Value) -> Result<RetainedStore, StateError> {
+        hit("sink.retained.begin");
+        disk::remove_folder(path)?;
+        hit("sink.retained.removed");
+        RetainedStore::open(path, limits, about)
+    }
+
+    /// The last epoch with rows; `None`: there was none.
+    #[must_use]
+    pub fn committed(&self) -> Option<Committed> {
+        self.ledger().book.committed().cloned()
+    }
+
+    /// What is there.
+    #[must_use]
+    pub fn figures(&self) -> RetainedFigures {
+        let book = &self.ledger().book;
+        RetainedFigures { live: book.live(), floor_ns: book.floor_ns(), newest_end_ns: book.newest_end_ns() }
+    }
+
+    /// Looks at the rows as they are now.
+    ///
+    /// # Errors
+    /// The store is just being opened again after an error.
+    pub fn reader(&self) -> Result<RetainedReader, StateError> {
+        let db = self.db()?;
+        Ok(RetainedReader::within(db, self.floor.load(Ordering::Relaxed), self.about.clone(), self.path.clone()))
+    }
+
+    /// Adds the rows of an epoch, made by [`RetainedRow::write_frame`], unless they are there. Durable when it returns.
+    ///
+    /// # Errors
+    /// What RocksDB says. The same call may be made again; nothing of the epoch is shown before one succeeds.
+    pub fn apply(&self, epoch: &Committed, frames: &[u8]) -> Result<(), StateError> {
+        let mut ledger = self.ledger();
+        if ledger.is_broken {
+            self.reopen(&mut ledger)?;
+        }
+        if ledger.book.committed() == Some(epoch) {
+            return Ok(());
+        }
+        let db = self.db()?;
+        let mut book = ledger.book.clone();
+        let mut batch = self.batch(&db, &mut book, frames)?;
+        book.set_committed(epoch);
+        book.write(&mut batch).map_err(|error| self.error("write to", error.to_string()))?;
+        hit("sink.retained.apply");
+        if let Err(error) = db.write_opt(batch, &options::write()) {
+            ledger.is_broken = true;
+            return Err(StateError::store("write to", &self.path)(error));
+        }
+        hit("sink.retained.applied");
+        self.floor.store(book.floor_ns(), Ordering::Relaxed);
+        ledger.book = book;
+        self.tend(&mut ledger, &db);
+        Ok(())
+    }
+
+    /// The rows as changes, each key once; they are entered in the book.
+    fn batch(&self, db: &DB, book: &mut Book, frames: &[u8]) -> Result<WriteBatch, StateError> {
+        let mut rows = Vec::new();
+        for row in frame::rows(frames) {
+            rows.push(row.ok_or_else(|| self.error("write to", "a staged row is damaged".to_owned()))?);
+        }
+        // A stable order: of rows with the same key and window the last one counts.
+        rows.sort_by_key(|row| (row.key, row.start_ns));
+        let newest_before = book.newest_start_ns();
+        let (starts, ends) = (rows.iter().map(|row| row.start_ns), rows.iter().map(|row| row.end_ns));
+        if let (Some(start_ns), Some(end_ns)) = (starts.max(), ends.max()) {
+            book.advance(start_ns, end_ns, self.limits.retain_ns);
+        }
+        let mut batch = WriteBatch::default();
+        for (index, row) in rows.iter().enumerate() {
+            let is_last = rows.get(index + 1).is_none_or(|next| (next.key, next.start_ns) != (row.key, row.start_ns));
+            if !is_last || !book.is_live(row.end_ns) {
+                continue;
+            }
+            let (key, value) = (key::stored_key(row.key, row.start_ns), key::stored_value(row));
+            let old = match Some(row.start_ns) <= newest_before {
+                true => db.get_pinned(&key).map_err(StateError::store("read", &self.path))?,
+                false => None,
+            };
+            let old = old.and_then(|old| Some((key::row(&key, &old)?.end_ns, (key.len() + old.len()) as u64)));
+            book.put(row.end_ns, (key.len() + value.len()) as u64, old);
+            batch.put(key, value);
+        }
+        if let Some(bytes_max) = self.limits.bytes_max {
+            book.fit(bytes_max);
+        }
+        Ok(batch)
+    }
+
+    /// Begins a compaction if enough is dead and none is under way.
+    fn tend(&self, ledger: &mut Ledger, db: &Arc<DB>) {
+        if let Some(compaction) = ledger.compaction.take_if(|compaction| compaction.thread.is_finished()) {
+            ledger.book.buried(compaction.dead_bytes);
+        }
+        let dead_bytes = ledger.book.dead_bytes();
+        if ledger.compaction.is_some() || dead_bytes < DEAD_BYTES_MIN.max(ledger.book.live().bytes / LIVE_PER_DEAD) {
+            return;
+        }
+        let db = Arc::clone(db);
+        let spawned = std::thread::Builder::new().name("retained".to_owned()).spawn(move || compact(&db));
+        // Without a thread it waits for the next epoch.
+        ledger.compaction = spawned.ok().map(|thread| Compaction { thread, dead_bytes });
+    }
+
+    /// Writes all files anew without what is dead, and waits for it.
+    ///
+    /// # Errors
+    /// The store is just being opened again after an error.
+    pub fn compact(&self) -> Result<(), StateError> {
+        compact(&*self.db()?);
+        Ok(())
+    }
+
+    /// Closes the store and opens it again, after an error.
+    fn reopen(&self, ledger: &mut Ledger) -> Result<(), StateError> {
+        let mut slot = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(db) = slot.take() {
+            db.cancel_all_background_work(true);
+            ledger.compaction.take().map(|compaction| compaction.thread.join());
+            if let Err(db) = Arc::try_unwrap(db) {
+                *slot = Some(db);
+                // Somebody still reads; a read takes no long time.
+                return Err(StateError::Broken { path: self.path.clone() });
+            }
+        }
+        let (db, mut book) = open(&self.path, &self.limits, &self.about, &self.floor)?;
+        book.set_about(&self.about);
+        *slot = Some(Arc::new(db));
+        (ledger.book, ledger.is_broken) = (book, false);
+        hit("sink.retained.reopened");
+        Ok(())
+    }
+
+    fn db(&self) -> Result<Arc<DB>, StateError> {
+        let slot = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        slot.clone().ok_or_else(|| StateError::Broken { path: self.path.clone() })
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, action: &'static str, message: String) -> StateError {
+        StateError::Store { action, path: self.path.clone(), message }
+    }
+}
+
+impl Drop for RetainedStore {
+    fn drop(&mut self) {
+        let compaction = self.ledger().compaction.take();
+        if let (Some(compaction), Ok(db)) = (compaction, self.db()) {
+            db.cancel_all_background_work(false);
+            // One that panicked has changed nothing.
+            let _ = compaction.thread.join();
+        }
+    }
+}
+
+fn compact(db: &DB) {
+    db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options::compaction());
+}
+
+fn open(path: &Path, limits: &RetainedLimits, about: &Value, floor: &Arc<AtomicI64>) -> Result<(DB, Book), StateError> {
+    let db = DB::open(&options::owner(floor), path).map_err(StateError::store("open", path))?;
+    let book = Book::read(&db).map_err(StateError::store("read", path))?;
+    let book = book.unwrap_or_else(|| Book::new(limits, about));
+    floor.store(book.floor_ns(), Ordering::Relaxed);
+    Ok((db, book))
+}

@@ -1,0 +1,133 @@
+//! What the killing tests share: seeded chance, sizes by environment variable, and where a kill fell.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A small reproducible generator (SplitMix64); its seed is printed by every test that uses it.
+pub struct Chance(u64);
+
+impl Chance {
+    /// From the environment variable `RINGMILL_KILL_SEED`, else from the clock; says which.
+    pub fn from_environment(test: &str) -> Chance {
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seed = number("RINGMILL_KILL_SEED").unwrap_or_else(|| clock.map_or(1, |time| time.as_nanos() as u64));
+        println!("{test}: RINGMILL_KILL_SEED={seed}");
+        Chance(seed)
+    }
+
+    /// From this seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Chance {
+        Chance(seed)
+    }
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Less than `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.number() % bound.max(1)
+    }
+
+    /// Between the two.
+    pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        least + Duration::from_micros(self.below((most - least).as_micros() as u64))
+    }
+}
+
+/// How many rounds a test makes: `variable` (set by `scripts/soak`), else `default`.
+pub fn rounds(variable: &str, default: u64) -> u64 {
+    number(variable).unwrap_or(default)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+/// Kills a process at once, as a machine's out-of-memory killer or an impatient person would.
+pub fn kill_now(pid: i32) {
+    // It may have ended by itself just now.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Lets a run go on until `is_time`, and then for `time`, unless it ends before; then kills it. Whether it was still
+/// running.
+pub fn kill_after(child: &mut Child, mut is_time: impl FnMut() -> bool, time: Duration) -> bool {
+    let mut until = None;
+    while until.is_none_or(|until| Instant::now() < until) {
+        if child.try_wait().expect("a child can be waited for").is_some() {
+            return false;
+        }
+        if until.is_none() && is_time() {
+            until = Some(Instant::now() + time);
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    kill_now(child.id() as i32);
+    let status = child.wait().expect("a child can be waited for");
+    status.code().is_none()
+}
+
+/// The newest checkpoint in a state folder; 0: none.
+pub fn newest_checkpoint(state: &Path) -> u64 {
+    names(&state.join("checkpoints")).iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Where in the checkpoint protocol kills fell.
+#[derive(Default)]
+pub struct Fallen(BTreeMap<&'static str, u64>);
+
+impl Fallen {
+    /// Looks at what a killed core left in its state folder.
+    pub fn note(&mut self, state: &Path) {
+        let checkpoints = names(&state.join("checkpoints"));
+        let partial = checkpoints.iter().any(|name| name.ends_with(".partial"));
+        let newest = checkpoints.iter().filter_map(|name| name.parse::<u64>().ok()).max();
+        let mut staged = Vec::new();
+        for sink in names(&state.join("staging")) {
+            let epochs = names(&state.join("staging").join(sink));
+            staged.extend(epochs.iter().filter_map(|name| name.strip_suffix(".staged")?.parse::<u64>().ok()));
+        }
+        let stage = match (newest, partial) {
+            (None, false) => "before the first checkpoint",
+            (_, true) => "while a checkpoint was written",
+            (Some(newest), false) if staged.contains(&newest) => {
+                "after the commit point, before the sinks had shown it"
+            }
+            (Some(_), false) => "between checkpoints",
+        };
+        *self.0.entry(stage).or_default() += 1;
+    }
+
+    /// Kills in all.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+impl fmt::Display for Fallen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (stage, count) in &self.0 {
+            writeln!(f, "  {count:6} {stage}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Dead letters that no sink takes are kept exactly once, also when the core is killed, and can be run again.
+
+use std::process::{Command, Output};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringmill_system_tests::{Job, ringmill};
+use serde_json::Value;
+
+const ROWS: u64 = 20_000;
+
+/// Fails for eight of the rows until it is mended.
+const FUNCTIONS: &str = "
+import pathlib
+
+mended = pathlib.Path(__file__).with_name('mended')
+
+@rm.udf(outputs={'double': rm.int64})
+def double(x: np.ndarray):
+    if (x % 2500 == 7).any() and not mended.exists():
+        raise ValueError('a seven')
+    return x * 2
+";
+
+fn job() -> Job {
+    let pipeline = r#"
+[pipeline]
+shards = 1
+
+[checkpoint]
+path = "state"
+interval = "20ms"
+
+[sources.numbers]
+kind = "file"
+path = "numbers.ndjson"
+fields = { x = "int64" }
+rate = 20_000
+
+[steps.doubles]
+kind = "udf"
+inputs = ["numbers"]
+function = "functions:double"
+on_error = "dead_letter"
+
+[sinks.out]
+kind = "file"
+inputs = ["doubles"]
+path = "out.ndjson"
+"#;
+    let job = Job::new(pipeline, FUNCTIONS);
+    let mut lines: String = (0..ROWS).map(|x| format!("{{\"x\":{x}}}\n")).collect();
+    lines.push_str("nonsense\n");
+    job.write("numbers.ndjson", lines);
+    job
+}
+
+fn dlq(job: &Job, arguments: &[&str]) -> Output {
+    let mut command = Command::new(ringmill());
+    command.arg("dlq").args(arguments).current_dir(job.folder()).env("XDG_RUNTIME_DIR", job.folder());
+    let output = command.output().expect("ringmill starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The stored letters of a source or step.
+fn letters(job: &Job, name: &str) -> Vec<Value> {
+    let output = dlq(job, &["show", "pipeline.toml", "--step", name, "--json"]);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("a letter")).collect()
+}
+
+fn column(rows: &[Value], name: &str) -> Vec<i64> {
+    rows.iter().map(|row| row[name].as_i64().unwrap_or_else(|| panic!("{name} in {row}"))).collect()
+}
+
+#[test]
+fn letters_are_kept_once_through_a_kill_and_can_be_replayed() {
+    let job = job();
+    let mut child = job.start(&[]);
+    // The first letters are committed, and the run has most of its rows before it.
+    let part = job.path("state/dead_letters/doubles");
+    while std::fs::read_dir(&part).map_or(0, |parts| parts.flatten().filter(is_part).count()) == 0 {
+        assert_eq!(child.try_wait().expect("wait"), None, "the run has ended");
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL).expect("kill");
+    child.wait().expect("wait");
+    let ended = job.run(&[]);
+    assert_eq!(ended.figure("/rows/dead_letters"), 9);
+    assert!(ended.figure("/checkpoints/recovered/rows_in") < ROWS);
+
+    let guilty: Vec<i64> = (0..ROWS as i64).filter(|x| x % 2500 == 7).collect();
+    let stored = letters(&job, "doubles");
+    let records: Vec<Value> = stored
+        .iter()
+        .map(|letter| serde_json::from_str(letter["record"].as_str().expect("a row")).expect("JSON"))
+        .collect();
+    assert_eq!(column(&records, "x"), guilty);
+    assert!(stored.iter().all(|letter| letter["reason"] == "ValueError: a seven"));
+    let broken = letters(&job, "numbers");
+    assert_eq!((broken.len(), &broken[0]["record"]), (1, &Value::from("nonsense")));
+    let expected: Vec<i64> = (0..ROWS as i64).filter(|x| x % 2500 != 7).collect();
+    assert_eq!(column(&job.rows("out.ndjson"), "x"), expected);
+
+    job.write("mended", "");
+    dlq(&job, &["replay", "pipeline.toml", "--step", "doubles", "--into", "again"]);
+    let again = job.rows("again/out.ndjson");
+    assert_eq!(column(&again, "x"), guilty);
+    assert_eq!(column(&again, "double"), guilty.iter().map(|x| 2 * x).collect::<Vec<_>>());
+    for name in ["doubles.dead_letters.ndjson", "doubles.unreadable.ndjson"] {
+        assert_eq!(job.read(&format!("again/{name}")), "", "{name}");
+    }
+    // The pipeline's own output and store are as they were.
+    assert_eq!(letters(&job, "doubles").len(), guilty.len());
+    assert_eq!(job.rows("out.ndjson").len(), expected.len());
+}
+
+fn is_part(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with("part-")
+}

@@ -1,0 +1,234 @@
+//! The core is killed at the n-th hit of every named place of the checkpoint protocol, for every n: nothing is lost,
+//! repeated or shown too early. No Python: what Python adds is killed elsewhere.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use ringmill_system_tests::chaos::{Chance, rounds};
+use ringmill_system_tests::{Job, ringmill};
+
+/// How many runs may end before they come by a place that another run came by.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// A file of rows, a folder of windows and a table of them, from a source that is read in four checkpoints or so.
+fn job() -> Job {
+    let pipeline = r#"
+[pipeline]
+shards = 2
+
+[checkpoint]
+path = "state"
+interval = "10ms"
+keep = 2
+
+[sources.sensors]
+kind = "generator"
+keys = 20
+rows = 4_000
+rate = 20_000
+event_time = "timestamp"
+
+[steps.averages]
+kind = "window"
+inputs = ["sensors"]
+key = ["device_id"]
+window = { tumbling = "10s" }
+aggregates = { mean = "mean(temperature)", readings = "count()" }
+
+[sinks.rows]
+kind = "file"
+inputs = ["sensors"]
+path = "rows.ndjson"
+
+[sinks.windows]
+kind = "file"
+inputs = ["averages"]
+path = "windows/"
+format = "json"
+
+[sinks.table]
+kind = "sqlite"
+inputs = ["averages"]
+path = "windows.sqlite"
+table = "averages"
+"#;
+    Job::new(pipeline, "")
+}
+
+/// Runs it, killed at a place if one is given; whether it came to its end.
+fn run(job: &Job, failpoint: Option<&str>) -> bool {
+    let mut command = Command::new(ringmill());
+    command.args(["run", "pipeline.toml", "--quiet"]).current_dir(job.folder()).env("XDG_RUNTIME_DIR", job.folder());
+    if let Some(failpoint) = failpoint {
+        command.env("RINGMILL_FAILPOINT", failpoint);
+    }
+    let output = command.stdin(Stdio::null()).output().expect("the ringmill command is built (scripts/setup)");
+    let code = output.status.code();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(code.is_none_or(|code| code == 0), "{failpoint:?}: it ended with {code:?} instead: {said}");
+    code == Some(0)
+}
+
+/// What the file and the parts show, sorted, since two shards share them.
+fn shown(job: &Job) -> Vec<Vec<String>> {
+    let sorted = |text: String| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let rows = std::fs::read_to_string(job.path("rows.ndjson")).unwrap_or_default();
+    let mut windows = String::new();
+    for part in std::fs::read_dir(job.path("windows")).into_iter().flatten().flatten() {
+        if !part.file_name().as_encoded_bytes().starts_with(b".") {
+            windows += &std::fs::read_to_string(part.path()).expect("a part that is shown can be read");
+        }
+    }
+    vec![sorted(rows), sorted(windows), sorted(table(job))]
+}
+
+/// The rows of the table as text.
+fn table(job: &Job) -> String {
+    let Ok(database) = rusqlite::Connection::open(job.path("windows.sqlite")) else { return String::new() };
+    let Ok(mut query) = database.prepare("SELECT device_id, window_start, mean, readings FROM averages") else {
+        return String::new();
+    };
+    let row = |row: &rusqlite::Row<'_>| {
+        let columns: Vec<String> = (0..4).map(|column| format!("{:?}", row.get_ref_unwrap(column))).collect();
+        Ok(columns.join(" ") + "\n")
+    };
+    query.query_map([], row).expect("the table can be read").map(|row| row.expect("a row can be read")).collect()
+}
+
+/// How often each place is reached in a run from the beginning.
+fn places() -> BTreeMap<String, u64> {
+    let job = job();
+    let record = job.path("places");
+    assert!(run(&job, Some(&format!("record:{}", record.display()))));
+    let mut places = BTreeMap::new();
+    for line in job.read("places").lines() {
+        let (name, hits) = line.split_once(' ').expect("a place and a number");
+        let hits: u64 = hits.parse().expect("a place and a number");
+        let most = places.entry(name.to_owned()).or_default();
+        *most = hits.max(*most);
+    }
+    places
+}
+
+/// No row that is shown is not to be shown, and none twice.
+fn assert_part_of(shown: &[Vec<String>], whole: &[Vec<String>], place: &str) {
+    for (shown, whole) in shown.iter().zip(whole) {
+        let mut whole = whole.iter();
+        let is_part = shown.iter().all(|line| whole.any(|other| other == line));
+        assert!(is_part, "{place}: something is shown that an undisturbed run does not show, or twice");
+    }
+}
+
+#[test]
+fn a_core_killed_at_every_named_place_goes_on_as_if_nothing_had_been() {
+    let undisturbed = job();
+    assert!(run(&undisturbed, None));
+    let whole = shown(&undisturbed);
+    assert_eq!(whole[0].len(), 4_000);
+    assert_eq!(whole[1].len(), whole[2].len());
+    // In the test the first hits of each place, in the soak all of them.
+    let hits_max = rounds("RINGMILL_FAILPOINT_HITS", 1);
+    let (mut kills, mut never_reached) = (0, Vec::new());
+    let places = places();
+    for (name, hits) in &places {
+        let (mut reached, mut attempts) = (0, 0);
+        while reached < (*hits).min(hits_max) && attempts < ATTEMPTS_MAX {
+            let job = job();
+            let place = format!("kill:{name}:{}", reached + 1);
+            if run(&job, Some(&place)) {
+                // How many checkpoints a run takes is a matter of time, so a run may end before this hit comes.
+                attempts += 1;
+                continue;
+            }
+            reached += 1;
+            kills += 1;
+            assert_part_of(&shown(&job), &whole, &place);
+            // The first start after it dies at the same place while it recovers, if it comes by.
+            kills += u64::from(!run(&job, Some(&format!("kill:{name}:1"))));
+            assert_part_of(&shown(&job), &whole, &place);
+            assert!(run(&job, None), "{place}");
+            assert!(shown(&job) == whole, "{place}: the outputs differ from those of an undisturbed run");
+        }
+        if reached == 0 {
+            never_reached.push(name);
+        }
+    }
+    println!("{} places, {kills} kills", places.len());
+    places.iter().for_each(|(name, hits)| println!("  {hits:6} {name}"));
+    assert!(never_reached.is_empty(), "not reached a second time: {never_reached:?}");
+    assert!(places.len() > 30, "places are recorded");
+}
+
+#[test]
+fn a_damaged_state_folder_is_noticed_or_harmless() {
+    let mut chance = Chance::from_environment("damage");
+    let undisturbed = job();
+    assert!(run(&undisturbed, None));
+    let whole = shown(&undisturbed);
+    let (mut refused, mut harmless) = (0, 0);
+    // A kill may come before the first checkpoint is there; then there is nothing to be damaged.
+    for _ in 0..rounds("RINGMILL_DAMAGED_RUNS", 20) {
+        let job = job();
+        let place = ["sink.file.appended", "coordinator.manifest.written", "coordinator.sink.staged"];
+        let place = place[chance.below(3) as usize];
+        assert!(!run(&job, Some(&format!("kill:{place}:{}", 1 + chance.below(2)))), "it dies at {place}");
+        let Some(damaged) = damage(&job, &mut chance) else { continue };
+        let before = shown(&job);
+        let mut command = Command::new(ringmill());
+        command.args(["run", "pipeline.toml", "--quiet"]).current_dir(job.folder());
+        command.env("XDG_RUNTIME_DIR", job.folder()).stdin(Stdio::null());
+        let output = command.output().expect("the ringmill command is built (scripts/setup)");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => {
+                assert!(shown(&job) == whole, "{damaged}: silently wrong: {said}");
+                harmless += 1;
+            }
+            Some(code) if code < 100 => {
+                assert!(!said.trim().is_empty(), "{damaged}: it was refused without a word");
+                assert_part_of(&shown(&job), &whole, &damaged);
+                assert!(shown(&job).iter().map(Vec::len).sum::<usize>() >= before.iter().map(Vec::len).sum());
+                refused += 1;
+            }
+            code => panic!("{damaged}: it ended with {code:?}: {said}"),
+        }
+    }
+    println!("{refused} damages refused, {harmless} harmless");
+    assert!(refused > 0, "some damage was noticed");
+}
+
+/// Flips a bit of, or cuts, some file of a checkpoint or of the staged rows; says which.
+fn damage(job: &Job, chance: &mut Chance) -> Option<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![job.path("state/checkpoints"), job.path("state/staging")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if entry.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return None;
+    }
+    let path = &files[chance.below(files.len() as u64) as usize];
+    let mut content = std::fs::read(path).expect("a file can be read");
+    let at = chance.below(content.len() as u64) as usize;
+    let what = if chance.below(2) == 0 {
+        content.truncate(at);
+        "cut at"
+    } else {
+        content[at] ^= 1 << chance.below(8);
+        "a bit flipped in"
+    };
+    std::fs::write(path, content).expect("a file can be written");
+    Some(format!("{what} byte {at} of {}", path.display()))
+}
