@@ -31,7 +31,11 @@ completion. How time, windows and errors behave is told in [semantics](semantics
 def reference(schema: Schema) -> str:
     """The whole document."""
     properties = schema["properties"]
-    parts = [HEAD, "## `[pipeline]`\n", properties["pipeline"]["description"] + "\n", *tables(properties["pipeline"])]
+    parts = [HEAD]
+    for section in ("pipeline", "checkpoint", "serve"):
+        parts.append(f"## `[{section}]`\n")
+        parts.append(properties[section]["description"] + "\n")
+        parts.extend(tables(properties[section]))
     for section, title in (("sources", "Sources"), ("steps", "Steps"), ("sinks", "Sinks")):
         parts.append(f"## {title}: `[{section}.NAME]`\n")
         parts.append(properties[section]["description"] + "\n")

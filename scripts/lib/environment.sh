@@ -62,6 +62,19 @@ python_base=$(find_python)
 requirements=$root/python-workers/requirements-dev.txt
 venv=$cache/venv-$({ "$python_base" -VV && cat "$requirements"; } | sha256sum | cut -c1-12)
 
+# RocksDB's Rust bindings are generated with libclang, which nobody has: PyPI's, in a place of its own, because RocksDB
+# (13 minutes on two cores) is compiled anew when one of these variables changes.
+libclang_version=18.1.1
+libclang=$cache/libclang-$libclang_version
+export LIBCLANG_PATH=$libclang/clang/native
+set_clang_arguments() {
+  if command -v cc >/dev/null; then
+    BINDGEN_EXTRA_CLANG_ARGS=-I$(cc -print-file-name=include)
+    export BINDGEN_EXTRA_CLANG_ARGS
+  fi
+}
+set_clang_arguments
+
 export RINGMILL_CACHE=$cache
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 export RINGMILL_BIN=$CARGO_TARGET_DIR/release/ringmill
