@@ -65,7 +65,7 @@ venv=$cache/venv-$({ "$python_base" -VV && cat "$requirements"; } | sha256sum | 
 # RocksDB's Rust bindings are generated with libclang, which nobody has: PyPI's, in a place of its own, because RocksDB
 # (13 minutes on two cores) is compiled anew when one of these variables changes.
 libclang_version=18.1.1
-libclang=$cache/libclang-$libclang_version
+libclang=${XDG_CACHE_HOME:-$HOME/.cache}/ringmill/libclang-$libclang_version
 export LIBCLANG_PATH=$libclang/clang/native
 set_clang_arguments() {
   if command -v cc >/dev/null; then
