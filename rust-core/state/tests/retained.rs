@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -85,12 +85,12 @@ fn fill_and_go_on() {
         epoch += 1;
         let (committed, frames) = (Committed { writer: "test".into(), epoch }, frames(epoch));
         fill(&disk.join("ballast"), free);
-        let tried = store.apply(&committed, &frames);
+        let tried = store.apply(&committed, Cursor::new(&frames));
         if let Err(error) = &tried {
             assert!(error.is_out_of_space(), "{error}");
             assert_ne!(store.committed(), Some(committed.clone()));
             // The next try opens the store again, and has no room for that either.
-            if let Err(error) = store.apply(&committed, &frames) {
+            if let Err(error) = store.apply(&committed, Cursor::new(&frames)) {
                 assert!(error.is_out_of_space() || matches!(error, StateError::Broken { .. }), "{error}");
             }
             if let Ok(rows) = shown(&store) {
@@ -99,7 +99,7 @@ fn fill_and_go_on() {
             failures += 1;
         }
         fs::remove_file(disk.join("ballast")).expect("make room");
-        store.apply(&committed, &frames).expect("with room");
+        store.apply(&committed, Cursor::new(&frames)).expect("with room");
         let wanted = (epoch.saturating_sub(RETAINED as u64 - 1).max(1)..=epoch).map(|epoch| (epoch, ROWS)).collect();
         assert_eq!(shown(&store).expect("read"), wanted);
         assert_eq!(store.committed(), Some(committed));

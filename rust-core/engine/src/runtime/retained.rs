@@ -1,10 +1,9 @@
 //! The sink of a step's retained results: rows with their keys into a staging log, and at the commit into the store.
 //!
-//! The store takes the rows of an epoch and its number in one batch and knows by it, after a crash, what it has; so the
-//! sink is one of those that show every row exactly once. It begins anew when the output does: at a fresh start, or when
+//! The store takes the rows of an epoch block by block and knows, after a crash, how far it has come; so the sink is one
+//! of those that show every row exactly once. It begins anew when the output does: at a fresh start, or when
 //! the checkpoint knows nothing of it.
 
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,15 +156,12 @@ impl RetainedWriter {
             return Ok(());
         }
         if !is_applied {
-            let Some(mut file) = self.log.read(rows)? else {
+            let Some(file) = self.log.read(rows)? else {
                 let reason = format!("it lacks the rows of epoch {}, and the staged rows are gone", rows.epoch);
                 return Err(self.refuse(reason));
             };
-            let mut frames = Vec::with_capacity(rows.bytes as usize);
-            let read = file.read_to_end(&mut frames);
-            read.map_err(|source| ConnectError::Read { name: self.name.clone(), offset: 0, source })?;
             let epoch = Committed { writer: self.writer.clone(), epoch: rows.epoch };
-            self.store.apply(&epoch, &frames).map_err(|error| database(&self.name, &error))?;
+            self.store.apply(&epoch, &file).map_err(|error| database(&self.name, &error))?;
         }
         self.newest = Some(rows.epoch);
         Ok(())

@@ -43,6 +43,9 @@ impl Amount {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Head {
     committed: Option<Committed>,
+    /// An epoch of which only the beginning is there.
+    #[serde(default)]
+    begun: Option<Begun>,
     /// The latest end of a window.
     newest_end_ns: Option<i64>,
     /// The latest start of a window.
@@ -55,6 +58,13 @@ struct Head {
     dead_bytes: u64,
     /// What its owner says about it.
     about: Value,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Begun {
+    epoch: Committed,
+    /// So many bytes of its frames.
+    bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +82,7 @@ impl Book {
         let about = about.clone();
         let head = Head {
             committed: None,
+            begun: None,
             newest_end_ns: None,
             newest_start_ns: None,
             floor_ns: i64::MIN,
@@ -122,8 +133,17 @@ impl Book {
         self.head.committed.as_ref()
     }
 
-    pub fn set_committed(&mut self, committed: &Committed) {
-        self.head.committed = Some(committed.clone());
+    /// Bytes of this epoch's frames that are there already.
+    pub fn begun(&self, epoch: &Committed) -> u64 {
+        self.head.begun.as_ref().filter(|begun| begun.epoch == *epoch).map_or(0, |begun| begun.bytes)
+    }
+
+    /// So many bytes of this epoch's frames are there; `None`: all of them.
+    pub fn note(&mut self, epoch: &Committed, bytes: Option<u64>) {
+        self.head.begun = bytes.map(|bytes| Begun { epoch: epoch.clone(), bytes });
+        if bytes.is_none() {
+            self.head.committed = Some(epoch.clone());
+        }
     }
 
     pub fn set_about(&mut self, about: &Value) {

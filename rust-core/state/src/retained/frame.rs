@@ -1,4 +1,6 @@
-//! Rows on their way into the store: one after the other in a sink's staging log.
+//! Rows on their way into the store: one after the other in a sink's staging log, read in blocks.
+
+use std::io::{self, Read};
 
 use super::RetainedRow;
 
@@ -26,6 +28,59 @@ impl RetainedRow<'_> {
         out[head + 8..head + 16].copy_from_slice(&start_ns.to_le_bytes());
         out[head + 16..head + 24].copy_from_slice(&end_ns.to_le_bytes());
     }
+}
+
+/// The frames of an epoch, a block of whole ones at a time.
+pub(super) struct Blocks<R> {
+    input: R,
+    /// The first bytes are the block that was given out last.
+    buffer: Vec<u8>,
+    given: usize,
+    is_end: bool,
+    block_bytes: usize,
+}
+
+impl<R: Read> Blocks<R> {
+    /// Blocks of at most so many bytes, or of one row that is longer.
+    pub fn new(input: R, block_bytes: usize) -> Blocks<R> {
+        Blocks { input, buffer: Vec::new(), given: 0, is_end: false, block_bytes }
+    }
+
+    /// Reads the next block.
+    pub fn advance(&mut self) -> io::Result<()> {
+        self.buffer.drain(..self.given);
+        self.given = whole(&self.buffer);
+        let mut wanted = self.block_bytes;
+        while !self.is_end && self.buffer.len() < wanted {
+            let room = wanted - self.buffer.len();
+            self.is_end = (&mut self.input).take(room as u64).read_to_end(&mut self.buffer)? < room;
+            self.given = whole(&self.buffer);
+            if self.given == 0 {
+                wanted = 2 * self.buffer.len();
+            }
+        }
+        Ok(())
+    }
+
+    /// The block; empty if there was nothing more, or nothing that is a row.
+    pub fn block(&self) -> &[u8] {
+        &self.buffer[..self.given]
+    }
+
+    /// Whether there is no further block.
+    pub fn is_last(&self) -> bool {
+        self.is_end && self.given == self.buffer.len()
+    }
+}
+
+/// Bytes of the whole rows at the beginning.
+fn whole(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    let mut end = 0;
+    while next(&mut rest).is_some() {
+        end = bytes.len() - rest.len();
+    }
+    end
 }
 
 /// The rows of `bytes`; `None` where something in it is no row.

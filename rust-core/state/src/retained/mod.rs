@@ -1,8 +1,9 @@
 //! Retained results: the rows of closed windows, kept for a while and read by key and time.
 //!
-//! One RocksDB for each step. The rows of an epoch, the epoch's number and the [book](book) are one batch, so a store
-//! holds an epoch as a whole or not at all, and applying one again changes nothing. A later row of the same key and window
-//! start takes the place of the earlier.
+//! One RocksDB for each step. The rows of an epoch are added in blocks. A block's rows, how far the epoch has come, and the
+//! [book](book) are one batch, so nothing counts twice: an epoch that was broken off goes on where it stood, and one that
+//! is there is not added again. An epoch is added only after it was committed, so what a reader sees of one that has not
+//! come to its end is never taken back. A later row of the same key and window start takes the place of the earlier.
 //!
 //! Rows go by event time: when the newest window that was ever retained ended `retain` after theirs, or when the rows
 //! together are larger than `bytes_max`, the oldest first. Either raises the *floor*: what ended at the floor or before
@@ -19,6 +20,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -32,6 +34,7 @@ use serde_json::Value;
 use crate::disk;
 use crate::error::StateError;
 use book::Book;
+use frame::Blocks;
 
 pub use book::Amount;
 pub use key::KeyPart;
@@ -41,6 +44,11 @@ pub use reader::{RetainedRange, RetainedReader};
 const DEAD_BYTES_MIN: u64 = 8 << 20;
 /// So many times the dead bytes may live without a compaction.
 const LIVE_PER_DEAD: u64 = 4;
+
+/// Bytes of an epoch that are added at once: as fast as larger ones. Few in tests, so that epochs have several.
+const BLOCK_BYTES: usize = if cfg!(test) { 256 } else { 4 << 20 };
+/// Memory of a block on its way: as it was read, sorted, and as a batch.
+const BLOCK_MEMORY_BYTES: u64 = 4 * BLOCK_BYTES as u64;
 
 /// One row with where it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,11 +167,19 @@ impl RetainedStore {
         Ok(RetainedReader::within(db, self.floor.load(Ordering::Relaxed), self.about.clone(), self.path.clone()))
     }
 
-    /// Adds the rows of an epoch, made by [`RetainedRow::write_frame`], unless they are there. Durable when it returns.
+    /// Memory that a store takes, at most, unless rows are longer than a block.
+    #[must_use]
+    pub const fn memory_bytes() -> u64 {
+        options::MEMORY_BYTES + BLOCK_MEMORY_BYTES
+    }
+
+    /// Adds the rows of a committed epoch, made by [`RetainedRow::write_frame`], unless they are there. Durable when it
+    /// returns.
     ///
     /// # Errors
-    /// What RocksDB says. The same call may be made again; nothing of the epoch is shown before one succeeds.
-    pub fn apply(&self, epoch: &Committed, frames: &[u8]) -> Result<(), StateError> {
+    /// What RocksDB says, and what reading the frames says. The same call may be made again, also by another process, and
+    /// goes on with what is not there yet.
+    pub fn apply(&self, epoch: &Committed, mut frames: impl Read + Seek) -> Result<(), StateError> {
         let mut ledger = self.ledger();
         if ledger.is_broken {
             self.reopen(&mut ledger)?;
@@ -172,18 +188,33 @@ impl RetainedStore {
             return Ok(());
         }
         let db = self.db()?;
-        let mut book = ledger.book.clone();
-        let mut batch = self.batch(&db, &mut book, frames)?;
-        book.set_committed(epoch);
-        book.write(&mut batch).map_err(|error| self.error("write to", error.to_string()))?;
-        hit("sink.retained.apply");
-        if let Err(error) = db.write_opt(batch, &options::write()) {
-            ledger.is_broken = true;
-            return Err(StateError::store("write to", &self.path)(error));
+        let unreadable = |error| StateError::io("read the staged rows for", &self.path)(error);
+        let mut done_bytes = ledger.book.begun(epoch);
+        frames.seek(SeekFrom::Start(done_bytes)).map_err(unreadable)?;
+        let mut blocks = Blocks::new(frames, BLOCK_BYTES);
+        loop {
+            blocks.advance().map_err(unreadable)?;
+            let (block, is_last) = (blocks.block(), blocks.is_last());
+            if block.is_empty() && !is_last {
+                return Err(self.error("write to", "a staged row is damaged".to_owned()));
+            }
+            let mut book = ledger.book.clone();
+            let mut batch = self.batch(&db, &mut book, block)?;
+            done_bytes += block.len() as u64;
+            book.note(epoch, if is_last { None } else { Some(done_bytes) });
+            book.write(&mut batch).map_err(|error| self.error("write to", error.to_string()))?;
+            hit("sink.retained.apply");
+            if let Err(error) = db.write_opt(batch, &options::write()) {
+                ledger.is_broken = true;
+                return Err(StateError::store("write to", &self.path)(error));
+            }
+            hit("sink.retained.applied");
+            self.floor.store(book.floor_ns(), Ordering::Relaxed);
+            ledger.book = book;
+            if is_last {
+                break;
+            }
         }
-        hit("sink.retained.applied");
-        self.floor.store(book.floor_ns(), Ordering::Relaxed);
-        ledger.book = book;
         self.tend(&mut ledger, &db);
         Ok(())
     }

@@ -12,7 +12,11 @@ use rocksdb::{
 use super::key::row;
 
 const MEMTABLE_BYTES: usize = 32 << 20;
+/// One that is filled and one that is written out.
+const MEMTABLES: usize = 2;
 const CACHE_BYTES: usize = 32 << 20;
+/// What a store takes of memory for itself.
+pub(super) const MEMORY_BYTES: u64 = (MEMTABLES * MEMTABLE_BYTES + CACHE_BYTES) as u64;
 /// The log of files is read at every start; RocksDB starts it anew when it is longer.
 const FILE_LOG_BYTES: usize = 1 << 20;
 /// Tables of the store that are open at a time; many systems allow a process 1,024 files in all.
@@ -20,12 +24,17 @@ const OPEN_TABLES: i32 = 128;
 /// Bits of a filter for each key: whether a row takes the place of another is asked for every row, and the answer is
 /// nearly always no.
 const FILTER_BITS: f64 = 10.0;
+/// The part of a memtable that is a filter of the same kind.
+const MEMTABLE_FILTER: f64 = 0.02;
 
 /// For the owner. Compaction leaves out rows whose windows ended at `floor` or before.
 pub(super) fn owner(floor: &Arc<AtomicI64>) -> Options {
     let mut options = any();
     options.create_if_missing(true);
     options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(MEMTABLES as i32);
+    options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER);
+    options.set_memtable_whole_key_filtering(true);
     options.set_max_background_jobs(2);
     options.set_max_open_files(OPEN_TABLES);
     options.set_max_manifest_file_size(FILE_LOG_BYTES);

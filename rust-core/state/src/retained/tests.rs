@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -144,7 +145,7 @@ fn apply(store: &RetainedStore, number: u64, rows: &[(&str, i64, &str)]) {
     for (name, start, row) in rows {
         frame(&mut frames, &key(name), start * SECOND, (start + 1) * SECOND, row.as_bytes());
     }
-    store.apply(&epoch(number), &frames).expect("apply");
+    store.apply(&epoch(number), Cursor::new(&frames)).expect("apply");
 }
 
 fn get(reader: &RetainedReader, name: &str) -> Vec<String> {
@@ -239,8 +240,59 @@ fn a_damaged_staged_row_is_refused_and_nothing_of_its_epoch_is_there() {
     let mut frames = Vec::new();
     frame(&mut frames, &key("a"), 0, SECOND, b"row");
     frames.truncate(frames.len() - 1);
-    assert!(store.apply(&epoch(1), &frames).is_err());
+    assert!(store.apply(&epoch(1), Cursor::new(&frames)).is_err());
     assert_eq!((store.committed(), stored(&store)), (None, 0));
+}
+
+/// Frames of which the disk gives only so many bytes before it fails.
+struct Failing<'a> {
+    frames: Cursor<&'a [u8]>,
+    until: u64,
+}
+
+impl Read for Failing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.until.saturating_sub(self.frames.position()) {
+            0 => Err(io::Error::other("the disk is gone")),
+            left => self.frames.by_ref().take(left).read(buffer),
+        }
+    }
+}
+
+impl Seek for Failing<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.frames.seek(to)
+    }
+}
+
+#[test]
+fn an_epoch_that_was_broken_off_goes_on_where_it_stood_and_nothing_counts_twice() {
+    let mut frames = Vec::new();
+    for number in 0..200i64 {
+        // Each window comes twice, the second time long after the first.
+        let start = number % 100 * SECOND;
+        frame(&mut frames, &key("a"), start, start + SECOND, format!("row {number}").as_bytes());
+    }
+    let undisturbed = Place::new(1_000, None);
+    let whole = undisturbed.open();
+    whole.apply(&epoch(7), Cursor::new(&frames)).expect("apply");
+    let place = Place::new(1_000, None);
+    let mut most = 0;
+    for until in (0..frames.len() as u64).step_by(700) {
+        let store = place.open();
+        let failing = Failing { frames: Cursor::new(&frames), until };
+        assert!(store.apply(&epoch(7), failing).is_err());
+        assert_eq!(store.committed(), None);
+        let rows = all(&store.reader().expect("read"));
+        assert!(rows.len() >= most, "what was there is there");
+        most = rows.len();
+    }
+    assert!(most > 50, "an epoch has many blocks");
+    let store = place.open();
+    store.apply(&epoch(7), Cursor::new(&frames)).expect("apply");
+    assert_eq!((store.committed(), store.figures()), (Some(epoch(7)), whole.figures()));
+    assert_eq!(all(&store.reader().expect("read")), all(&whole.reader().expect("read")));
+    assert_eq!(stored(&store), 100);
 }
 
 #[test]
