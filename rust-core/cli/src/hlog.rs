@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use ringmill_connect::create_output;
 use ringmill_engine::Stage;
 
 /// Intervals that may wait for the disk.
@@ -45,7 +46,7 @@ impl IntervalLog {
     /// # Errors
     /// What the file system says.
     pub fn create(path: &Path, pipeline: &str, started: SystemTime) -> io::Result<IntervalLog> {
-        let file = LineWriter::new(File::create(path)?);
+        let file = LineWriter::new(create_output(File::options().write(true).truncate(true), path)?);
         let comment = format!("ringmill {}, pipeline {pipeline}, nanoseconds", env!("CARGO_PKG_VERSION"));
         let (sender, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()

@@ -1,7 +1,10 @@
 //! `--report FILE.json`: the figures of a run for programs.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
+use ringmill_connect::create_output;
 use ringmill_engine::{CheckpointFigures, NodeCounts, Plan, Snapshot, Stage, Summary, WorkerSnapshot};
 use serde::{Serialize, Serializer};
 
@@ -208,7 +211,7 @@ impl Report {
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
-        std::fs::write(path, text)
+        create_output(File::options().write(true).truncate(true), path)?.write_all(text.as_bytes())
     }
 }
 

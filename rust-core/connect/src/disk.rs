@@ -7,12 +7,19 @@ use std::{
     path::Path,
 };
 
-/// Creates a file, or empties it; a symbolic link is refused.
+use crate::user_mask::share_file;
+
+/// Creates a file, or empties it; a symbolic link is refused. One that is for others too is shared with them as far as the
+/// user's umask goes.
 pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
     faults::next()?;
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
-    options.open(path)
+    let file = options.open(path)?;
+    if mode & 0o077 != 0 {
+        share_file(&file)?;
+    }
+    Ok(file)
 }
 
 /// Writes all of `bytes` at `offset`. After an error some of them may be there.

@@ -34,6 +34,7 @@ mod stdout;
 #[cfg(test)]
 mod testing;
 mod text;
+mod user_mask;
 mod writer;
 
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
@@ -49,6 +50,7 @@ pub use sqlite::SqliteSink;
 pub use staging::{Sealed, StagePoints, StagingLog};
 pub use stdin::StdinSpec;
 pub use stdout::StdoutSink;
+pub use user_mask::{create_output, create_output_folder, set_user_mask, user_mask};
 pub use writer::{Promise, Transactions, Writer};
 
 /// Longest record that a text source takes, unless its spec says otherwise.

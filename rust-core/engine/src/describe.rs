@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::plan::UdfDescription;
+use crate::user_mask::give_umask_back;
 
 /// A function named in a configuration.
 #[derive(Clone, Debug, Serialize)]
@@ -65,6 +66,7 @@ pub fn describe(python: &Path, functions: &[FunctionRef]) -> Result<Vec<Describe
     let request = serde_json::to_vec(&Request { functions }).map_err(|error| failed(error.to_string(), b""))?;
     let mut command = Command::new(python);
     command.args(["-m", "ringmill.describe"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    give_umask_back(&mut command);
     let mut child =
         command.spawn().map_err(|error| failed(format!("cannot start {}: {error}", python.display()), b""))?;
     if let Some(mut stdin) = child.stdin.take() {

@@ -18,6 +18,7 @@ mod random;
 pub mod rundir;
 mod runtime;
 mod time;
+mod user_mask;
 pub mod window;
 
 pub use error::EngineError;

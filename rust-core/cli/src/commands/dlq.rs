@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use ringmill_connect::create_output_folder;
+
 use super::{print, run};
 use crate::arguments::{DlqCommand, ReplayArguments, RunArguments, ShowArguments};
 use crate::config::suggest::did_you_mean;
@@ -149,7 +151,7 @@ fn replay(arguments: &ReplayArguments, screen: crate::terminal::Screen) -> Resul
 
 fn make_folder(folder: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::Run(Hinted::new(format!("{} cannot be made: {error}", folder.display())));
-    fs::create_dir_all(folder).map_err(failed)?;
+    create_output_folder(folder).map_err(failed)?;
     if fs::read_dir(folder).map_err(failed)?.next().is_some() {
         let message = format!("{} is not empty", folder.display());
         return Err(Failure::Usage(Hinted::new(message).hint("name a folder that is not there yet")));

@@ -5,7 +5,7 @@ mod parts;
 mod plain;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use std::{
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, Format, Promise, Transactions, Writer, disk, encoder};
+use crate::{ConnectError, Format, Promise, Transactions, Writer, create_output, create_output_folder, disk, encoder};
 
 /// A file, or a folder of files, as a sink.
 ///
@@ -68,9 +68,10 @@ impl FileSink {
 /// Creates a file, or empties it. Its folder must exist.
 fn create(path: &Path) -> Result<File, ConnectError> {
     let mut options = File::options();
-    let created = options.read(true).write(true).create(true).truncate(true).open(path).or_else(|error| {
+    options.write(true).truncate(true);
+    let created = create_output(options.clone().read(true), path).or_else(|error| {
         // Some pipes and devices are open to writing only.
-        if error.kind() == io::ErrorKind::PermissionDenied { File::create(path) } else { Err(error) }
+        if error.kind() == io::ErrorKind::PermissionDenied { create_output(&options, path) } else { Err(error) }
     });
     created.map_err(|error| {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -92,6 +93,6 @@ fn create_folder(path: &Path) -> Result<(), ConnectError> {
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.map_or(Ok(()), create_folder)?;
-    let created = fs::create_dir(path).and_then(|()| disk::sync_name(path));
+    let created = create_output_folder(path).and_then(|()| disk::sync_name(path));
     created.map_err(|source| ConnectError::Open { path: path.to_owned(), source })
 }

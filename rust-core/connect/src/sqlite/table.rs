@@ -1,6 +1,6 @@
 //! The table, the table of epochs, and rows into them.
 
-use std::{io::BufRead, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io::BufRead, sync::Arc, time::Duration};
 
 use ringmill_failpoint::hit;
 use ringmill_wire::Schema;
@@ -10,7 +10,7 @@ use super::{
     SqliteSink,
     rows::{bind, declared_type},
 };
-use crate::{ConnectError, Fault};
+use crate::{ConnectError, Fault, create_output};
 
 /// How long a lock of somebody else is waited for before it is a transient error.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -29,10 +29,14 @@ impl SqliteTable {
     /// Opens the database and creates what is missing in it.
     pub fn open(sink: &SqliteSink, schema: &Arc<Schema>, lock_wait: Duration) -> Result<SqliteTable, ConnectError> {
         let path = sink.path.display().to_string();
-        let failed = |error| database_error(&path, &error);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         hit("sink.sqlite.create");
-        let connection = Connection::open_with_flags(&sink.path, flags).map_err(failed)?;
+        // SQLite cannot say why it cannot create a file, and would not share it as the user's umask says.
+        let created = create_output(File::options().read(true).write(true), &sink.path);
+        created.map_err(|source| ConnectError::Open { path: sink.path.clone(), source })?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&sink.path, flags);
+        let connection = connection.map_err(|error| unopened(&path, &error))?;
+        let failed = |error| database_error(&path, &connection, &error);
         connection.busy_timeout(lock_wait).map_err(failed)?;
         // The folder too is synced before a commit is reported, as the staged rows are removed afterwards.
         connection.pragma_update(None, "synchronous", "EXTRA").map_err(failed)?;
@@ -54,7 +58,7 @@ impl SqliteTable {
     }
 
     pub fn failed(&self, error: &rusqlite::Error) -> ConnectError {
-        database_error(&self.path, error)
+        database_error(&self.path, &self.connection, error)
     }
 
     /// The refusal of what is not as the checkpoint left it.
@@ -95,14 +99,14 @@ impl SqliteTable {
         conclude: impl FnOnce(&Transaction<'_>) -> Result<(), ConnectError>,
     ) -> Result<(), ConnectError> {
         let path = self.path.clone();
-        let failed = |error| database_error(&path, &error);
         hit("sink.sqlite.begin");
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let begun = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
+        let transaction = begun.map_err(|error| self.failed(&error))?;
         insert(&transaction, &self.insert, &self.schema, lines, &path)?;
         hit("sink.sqlite.inserted");
         conclude(&transaction)?;
         hit("sink.sqlite.commit");
-        transaction.commit().map_err(failed)?;
+        transaction.commit().map_err(|error| self.failed(&error))?;
         hit("sink.sqlite.committed");
         Ok(())
     }
@@ -128,7 +132,7 @@ fn insert(
     mut lines: impl BufRead,
     path: &str,
 ) -> Result<(), ConnectError> {
-    let failed = |error| database_error(path, &error);
+    let failed = |error| database_error(path, transaction, &error);
     let mut statement = transaction.prepare(sql).map_err(failed)?;
     let mut line = Vec::new();
     for number in 1_u64.. {
@@ -155,14 +159,19 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// An error of the database at `path`.
+/// An error of a database that could not be opened; its file is there.
+fn unopened(path: &str, error: &rusqlite::Error) -> ConnectError {
+    ConnectError::Database { name: path.to_owned(), reason: error.to_string(), fault: Fault::Permanent }
+}
+
+/// What `connection` to the database at `path` has just said.
 ///
-/// SQLite says "disk I/O error" or "unable to open database file" where a file or a journal cannot be made for lack of
-/// space, as it does for a broken disk; only the first gets better by waiting.
-pub fn database_error(path: &str, error: &rusqlite::Error) -> ConnectError {
+/// SQLite says "disk I/O error" or "unable to open database file" where a journal cannot be made for lack of space, or a
+/// quota is spent, as it does for a broken disk; only the first gets better by waiting.
+pub fn database_error(path: &str, connection: &Connection, error: &rusqlite::Error) -> ConnectError {
     let fault = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Fault::OutOfSpace,
-        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if is_full(path) => Fault::OutOfSpace,
+        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if lacks_space(connection) => Fault::OutOfSpace,
         Some(
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
@@ -175,13 +184,10 @@ pub fn database_error(path: &str, error: &rusqlite::Error) -> ConnectError {
     ConnectError::Database { name: path.to_owned(), reason: error.to_string(), fault }
 }
 
-/// Whether the file system that holds `path` has no room for another block or another file.
-fn is_full(path: &str) -> bool {
-    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
-    let statistics = nix::sys::statvfs::statvfs(folder.unwrap_or(Path::new(".")));
-    statistics.is_ok_and(|statistics| {
-        // Some file systems make room for files as they need it, and say that they have room for none.
-        let lacks_files = statistics.files() > 0 && statistics.files_available() == 0;
-        statistics.blocks_available() == 0 || lacks_files
-    })
+/// Whether the system's reason for the last file that could not be opened, read or written is that there is no room.
+#[allow(unsafe_code)]
+fn lacks_space(connection: &Connection) -> bool {
+    // SAFETY: the handle is that of an open connection, which nobody else uses meanwhile.
+    let reason = unsafe { rusqlite::ffi::sqlite3_system_errno(connection.handle()) };
+    matches!(reason, libc::ENOSPC | libc::EDQUOT)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::table::{SqliteTable, epoch_of, set_epoch};
+use super::table::{SqliteTable, database_error, epoch_of, set_epoch};
 use crate::{
     ConnectError, Transactions, Writer,
     staging::{Sealed, StagePoints, Staged, StagingLog, damaged, stage_points},
@@ -120,7 +120,6 @@ impl EpochWriter {
             Err(source) => return Err(ConnectError::Open { path, source }),
         };
         let database = self.table.path.clone();
-        let failed = |error| super::table::database_error(&database, &error);
         let sums = Cell::new((0, 0));
         let lines = BufReader::with_capacity(256 << 10, Summed { file, sums: &sums });
         let (writer, newest) = (&self.writer, self.newest);
@@ -130,6 +129,7 @@ impl EpochWriter {
                 return Err(damaged(&path, rows, bytes, crc32c));
             }
             // Nobody else can have written since the transaction began; somebody may have before.
+            let failed = |error| database_error(&database, transaction, &error);
             let found = epoch_of(transaction, writer).map_err(failed)?;
             if found != newest {
                 let reason = format!("epoch {found:?} was committed by another run at the same time");

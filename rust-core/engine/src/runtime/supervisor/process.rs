@@ -17,6 +17,7 @@ use super::post::Death;
 use super::{WorkerSpec, WorkerUsage};
 use crate::error::EngineError;
 use crate::runtime::worker_log::{LineBuffer, Tail, log_line, log_raw};
+use crate::user_mask::give_umask_back;
 
 /// How much sooner than the core a worker is taken when the machine is out of memory (of 1,000).
 const OOM_SCORE: &CStr = c"500";
@@ -55,6 +56,7 @@ impl Process {
         command.args(["-m", "ringmill.worker", "--config", &config.to_string()]);
         command.envs(spec.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        give_umask_back(&mut command);
         in_child(&mut command, inherited, std::process::id(), spec);
         let mut child = command.spawn().map_err(failed)?;
         let pid = child.id() as i32;
