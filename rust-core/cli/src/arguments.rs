@@ -15,7 +15,8 @@ use crate::logging::{LogFormat, LogLevel};
     name = "ringmill",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 failed at run time, 2 bad configuration or command line."
+    after_help = "Exit codes: 0 done, 1 failed at run time, 2 bad configuration or command line, 75 ended while it \
+                  waited for space."
 )]
 pub struct Arguments {
     /// What to do.

@@ -10,6 +10,9 @@ use crate::config::mistake::Mistakes;
 pub const FAILED: u8 = 1;
 /// Exit code for a bad configuration or command line.
 pub const MISUSED: u8 = 2;
+/// Exit code for a run that was ended before everything could be done, for which the next run has what it needs:
+/// `EX_TEMPFAIL` of sysexits.h.
+pub const UNFINISHED: u8 = 75;
 /// Exit code after a second SIGINT or SIGTERM: 128 + SIGINT, as shells have it.
 pub const INTERRUPTED: u8 = 130;
 
@@ -30,6 +33,9 @@ pub enum Failure {
     /// The run failed.
     #[error("{0}")]
     Run(Hinted),
+    /// The user wanted an end before everything could be done.
+    #[error("{0}")]
+    Unfinished(Hinted),
     /// The user wanted an end at once.
     #[error("ended at once; what was under way is lost")]
     Interrupted,
@@ -80,6 +86,7 @@ impl From<EngineError> for Failure {
         match error {
             EngineError::Describe { .. } => Failure::Usage(hinted),
             EngineError::Aborted => Failure::Interrupted,
+            EngineError::Unfinished { .. } => Failure::Unfinished(hinted),
             _ => Failure::Run(hinted),
         }
     }
@@ -95,6 +102,7 @@ fn hint(error: &EngineError) -> Option<String> {
              another interpreter with `python` in [pipeline] or $RINGMILL_PYTHON"
         }
         EngineError::State { .. } => "raise `state_memory` in [pipeline], use shorter windows or fewer keys",
+        EngineError::Unfinished { .. } => "make room, then run it again",
         EngineError::KeyedState { .. } => "raise `state_memory` in [pipeline], or use fewer keys",
         EngineError::Udf { .. } => {
             "to go on without the rows that fail, set on_error = \"dead_letter\" or on_error = \"skip\" for the step"
@@ -114,6 +122,7 @@ impl Failure {
         match self {
             Failure::Configuration { .. } | Failure::Usage(_) => MISUSED,
             Failure::Run(_) => FAILED,
+            Failure::Unfinished(_) => UNFINISHED,
             Failure::Interrupted => INTERRUPTED,
             Failure::Logged(code) => *code,
         }
@@ -126,7 +135,7 @@ impl Failure {
                 let details: String = details.iter().map(|text| format!("{}\n\n", text.trim_end())).collect();
                 format!("{details}{}", mistakes.render(fancy))
             }
-            Failure::Usage(hinted) | Failure::Run(hinted) => {
+            Failure::Usage(hinted) | Failure::Run(hinted) | Failure::Unfinished(hinted) => {
                 let details =
                     hinted.details.as_ref().map_or_else(String::new, |text| format!("{}\n\n", text.trim_end()));
                 format!("{details}error: {hinted}\n")

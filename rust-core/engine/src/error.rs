@@ -157,6 +157,14 @@ pub enum EngineError {
         /// What the state layer said.
         error: StateError,
     },
+    /// The run was to end while something that it waited for, space for example, had not come.
+    #[error("the run was ended before this could be done: {reason}; {left}")]
+    Unfinished {
+        /// What could not be done, and why.
+        reason: String,
+        /// What that leaves undone.
+        left: String,
+    },
     /// One row is larger than a whole micro-batch.
     #[error(
         "{node}: one row needs more room than a whole micro-batch has ({room} bytes for each variable-length column); raise batch_bytes"
@@ -193,6 +201,15 @@ impl EngineError {
             | Self::WorkersFailed { traceback, .. } => traceback.as_deref(),
             Self::Describe { stderr, .. } if !stderr.is_empty() => Some(stderr),
             _ => None,
+        }
+    }
+
+    /// Whether it is over once there is room on the disk again.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Connect { error, .. } => error.is_out_of_space(),
+            Self::Durable { error, .. } => error.is_out_of_space(),
+            _ => false,
         }
     }
 

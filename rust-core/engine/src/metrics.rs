@@ -404,6 +404,11 @@ impl Control {
         self.request_abort();
     }
 
+    /// The run goes on to its end, and has failed then.
+    pub(crate) fn fail_at_end(&self, error: EngineError) {
+        lock(&self.failure).get_or_insert(error);
+    }
+
     /// For as long as the guard lives, a panic of this thread ends the run instead of leaving the others to wait for it.
     pub(crate) fn guard(self: &std::sync::Arc<Self>) -> PanicGuard {
         PanicGuard(self.clone())

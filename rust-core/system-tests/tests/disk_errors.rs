@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, kill_now, rounds};
 use ringmill_system_tests::power::{Kind, OPENED_NEW, Outputs, Pipeline, Record, Recording, run};
 
@@ -70,9 +72,14 @@ fn count(figure: &AtomicU64) {
     figure.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Windows into a file, filtered rows into parts and into a table.
+fn pipeline() -> Pipeline {
+    Pipeline::new(2, ROWS, RATE).with_table()
+}
+
 /// How many calls of these kinds an undisturbed run makes, about.
 fn calls(kinds: &[Kind]) -> u64 {
-    let pipeline = Pipeline::new(2, ROWS, RATE);
+    let pipeline = pipeline();
     assert!(run(&mut pipeline.watched(false, "record")).status.success());
     let recording = Recording::read(&pipeline.path("log"));
     let is_meant = |record: &Record<'_>| kinds.contains(&record.kind) && !is_reopening(record);
@@ -85,7 +92,7 @@ fn is_reopening(record: &Record<'_>) -> bool {
 
 /// Runs with one fault, then without; whether the fault was met.
 fn check(fault: &str, expected: &Outputs, figures: &Figures) -> bool {
-    let pipeline = Pipeline::new(2, ROWS, RATE);
+    let pipeline = pipeline();
     let output = run(&mut pipeline.watched(false, fault));
     let recording = Recording::read(&pipeline.path("log"));
     let Some(record) = recording.records().find(|record| record.kind == Kind::Fault) else { return false };
@@ -94,7 +101,7 @@ fn check(fault: &str, expected: &Outputs, figures: &Figures) -> bool {
     let context = format!("{fault} at {where_it_was}:\n{said}");
     assert!(output.status.code().is_some() && !said.contains("panicked"), "{context}");
     count(&figures.met);
-    let has_waited = said.contains("paused: ") || said.contains("waiting for space");
+    let has_waited = said.contains("trying again every second");
     if output.status.success() {
         assert!(pipeline.outputs() == *expected, "the output differs from that of an undisturbed run; {context}");
         if has_waited {
@@ -108,8 +115,8 @@ fn check(fault: &str, expected: &Outputs, figures: &Figures) -> bool {
         let reasons =
             ["No space left on device", "Disk quota exceeded", "Input/output error", "disk I/O error", "is full"];
         assert!(reasons.iter().any(|reason| said.contains(reason)), "the error does not say what is wrong; {context}");
+        assert!(fault.contains("EIO"), "the run did not wait for space; {context}");
         let is_at_start = pipeline.outputs().iter().all(String::is_empty);
-        assert!(is_at_start || fault.contains("EIO"), "a run that had begun did not wait for space; {context}");
         count(&figures.ended);
         figures.ended_at_start.fetch_add(u64::from(is_at_start), Ordering::Relaxed);
     }
@@ -133,7 +140,7 @@ fn check_all(test: &str, calls: u64, fault: impl Fn(u64, &mut Chance) -> String 
     let step = if is_every { 1 } else { (calls / wanted).max(1) };
     let faults: Vec<(u64, Chance)> =
         (0..wanted).map(|index| (1 + index * step + chance.below(step), Chance::of(chance.number()))).collect();
-    let (expected, figures) = (Pipeline::new(2, ROWS, RATE).undisturbed(), Figures::default());
+    let (expected, figures) = (pipeline().undisturbed(), Figures::default());
     let (left, misses) = (Mutex::new(faults.into_iter()), AtomicU64::new(0));
     let next = || left.lock().expect("no other thread has failed").next();
     std::thread::scope(|scope| {
@@ -197,7 +204,7 @@ fn read_until_it_waits(child: &mut Child) -> String {
 
 /// How many writes a run makes before it has rows, about.
 fn writes_at_start() -> u64 {
-    let pipeline = Pipeline::new(2, ROWS, RATE);
+    let pipeline = pipeline();
     assert!(run(&mut pipeline.watched(false, "record")).status.success());
     let recording = Recording::read(&pipeline.path("log"));
     let is_staging = |record: &Record<'_>| record.kind == Kind::Open && record.path.ends_with(b".staged");
@@ -208,10 +215,10 @@ fn writes_at_start() -> u64 {
 #[test]
 fn a_run_that_is_killed_while_it_waits_for_space_has_lost_nothing() {
     let mut chance = Chance::from_environment("killed while waiting");
-    let expected = Pipeline::new(2, ROWS, RATE).undisturbed();
+    let expected = pipeline().undisturbed();
     let first = writes_at_start() + 5;
     for _ in 0..rounds("RINGMILL_DISK_ERRORS", 16).div_ceil(6).min(50) {
-        let pipeline = Pipeline::new(2, ROWS, RATE);
+        let pipeline = pipeline();
         let fault = format!("fail:ENOSPC:write:{}:forever", first + chance.below(20));
         let mut command = pipeline.watched(false, &fault);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -239,14 +246,37 @@ fn can_mount() -> bool {
     tried.is_ok_and(|Output { status, .. }| status.success())
 }
 
+/// Sends a run one SIGTERM while it waits for space, and checks that this ends it, and how.
+fn check_that_one_signal_ends(pipeline: &Pipeline, fault: &str, expected: &Outputs) {
+    let mut command = pipeline.watched(false, fault);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let said = read_until_it_waits(&mut child);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75), "{fault}: {said}");
+    for (shown, whole) in pipeline.outputs().iter().zip(expected) {
+        let whole: BTreeSet<&str> = whole.lines().collect();
+        assert!(shown.lines().all(|line| whole.contains(line)), "{fault}: something is shown that should not be");
+    }
+    check_restart(pipeline, expected, fault);
+}
+
+#[test]
+fn one_signal_ends_a_run_that_waits_for_space_and_the_next_run_goes_on() {
+    let mut chance = Chance::from_environment("ended while waiting");
+    let expected = pipeline().undisturbed();
+    check_that_one_signal_ends(&pipeline(), "fail:ENOSPC:space:1:forever", &expected);
+    let fault = format!("fail:ENOSPC:write:{}:forever", writes_at_start() + 5 + chance.below(20));
+    check_that_one_signal_ends(&pipeline(), &fault, &expected);
+}
+
 #[test]
 fn a_small_disk_that_is_full_and_then_grows_makes_a_run_wait_and_go_on() {
     if !can_mount() {
         println!("SKIPPED: only root can mount a small disk");
         return;
     }
-    let expected = Pipeline::new(2, ROWS, RATE).undisturbed();
-    let pipeline = Pipeline::new(2, ROWS, RATE);
+    let expected = pipeline().undisturbed();
+    let pipeline = pipeline();
     let mut child = start_on_a_small_disk(&pipeline);
     let said = read_until_it_waits(&mut child);
     let mut grow = Command::new("nsenter");

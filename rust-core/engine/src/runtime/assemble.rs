@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 use ringmill_connect::{Encoder, Partition, Resume, Waker, encoder};
-use ringmill_state::{NodeId, PartitionRecord};
+use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
 use super::checkpoint_thread::{Message, SinkCommand};
@@ -15,6 +15,7 @@ use super::filter::FilterOperator;
 use super::graph::Graph;
 use super::operator::{DEAD_LETTERS, LATE, Operator, ROWS};
 use super::outputs::Outputs;
+use super::patience::with_space;
 use super::recovery::Durable;
 use super::retained::RetainedEncoder;
 use super::signal::ShardSignal;
@@ -69,6 +70,7 @@ impl<'a> Assembly<'a> {
         plan: &'a Plan,
         signals: &'a [Arc<ShardSignal>],
         start: StartingPoint,
+        control: &Control,
     ) -> Result<Self, EngineError> {
         let wakers: Vec<Waker> = signals.iter().map(waker).collect();
         let mut partitions: HashMap<(usize, usize), Vec<Box<dyn Partition>>> = HashMap::new();
@@ -76,12 +78,15 @@ impl<'a> Assembly<'a> {
             let NodeKind::Source(source) = &node.kind else { continue };
             let records = start.partitions.get(&index);
             let resume = records.map(|records| records.iter().map(resume).collect::<Vec<Resume<'_>>>());
-            let opened = match &source.connector {
-                SourceConnector::Generator(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
-                SourceConnector::File(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
-                SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+            let open = || {
+                let opened = match &source.connector {
+                    SourceConnector::Generator(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
+                    SourceConnector::File(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
+                    SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+                };
+                opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
             };
-            let opened = opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
+            let opened = with_space(control, &format!("source {}", node.name), open)?;
             for (shard, partition) in opened {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
@@ -338,6 +343,10 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
             NodeKind::Source(_) => ("batches", shards * (bytes(&node.schema, variable) + DeadLetterBatch::bytes())),
             NodeKind::Filter(_) => ("batches", shards * bytes(&node.schema, window_variable)),
             NodeKind::Sink(SinkSpec::Null) => continue,
+            NodeKind::Sink(SinkSpec::Retained(spec)) => {
+                budget.push((format!("{} retained results", spec.step), RetainedStore::memory_bytes()));
+                ("chunks", shards * chunk_memory_bytes())
+            }
             NodeKind::Sink(_) => ("chunks", shards * chunk_memory_bytes()),
             NodeKind::Window(_) => {
                 state = true;

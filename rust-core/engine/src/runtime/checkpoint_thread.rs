@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use ringmill_failpoint::hit;
@@ -17,16 +17,12 @@ use ringmill_state::{Manifest, PartialCheckpoint, StateError, StateFolder};
 use serde_json::Value;
 
 use super::checkpoint_link::CheckpointLink;
+use super::patience::{LEFT_TO_NEXT_RUN, Patience, Spent};
 use super::snapshot::BarrierRequest;
 use crate::checkpoint::{Action, Coordinator, CoordinatorConfig, Event, ManifestFrame, Part, ShardContent};
 use crate::error::EngineError;
 use crate::metrics::{CheckpointBoard, Control};
 use crate::plan::CheckpointSpec;
-
-/// How long whoever lacks space waits before trying again.
-pub(super) const RETRY: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
-/// How often it looks meanwhile whether the run was aborted.
-pub(super) const LOOK: Duration = if cfg!(test) { Duration::from_millis(5) } else { Duration::from_millis(50) };
 
 /// Who pauses when the checkpoint folder cannot be written.
 const FOLDER: &str = "checkpoints";
@@ -249,9 +245,9 @@ impl Driver {
         }
     }
 
-    /// Tries until there is space; any other error ends the run.
+    /// Tries until there is space; any other error ends the run, and so does a drain that would have to wait.
     fn persist<T>(&mut self, action: &str, mut attempt: impl FnMut() -> Result<T, StateError>) -> Result<T, Stop> {
-        let mut is_paused = false;
+        let (mut patience, mut is_paused) = (Patience::default(), false);
         loop {
             match attempt() {
                 Ok(value) => {
@@ -270,7 +266,13 @@ impl Driver {
                         self.parts.control.pause(FOLDER, &reason);
                         self.note(Event::Paused { part: Part::Folder, reason });
                     }
-                    wait(&self.parts.control).map_err(|Aborted| Stop::Aborted)?;
+                    patience.wait(&self.parts.control).map_err(|spent| match spent {
+                        Spent::Aborted => Stop::Aborted,
+                        Spent::Draining => Stop::Failed(EngineError::Unfinished {
+                            reason: format!("{action}: {error}"),
+                            left: LEFT_TO_NEXT_RUN.into(),
+                        }),
+                    })?;
                 }
                 Err(error) => return Err(Stop::Failed(EngineError::Durable { action: action.to_owned(), error })),
             }
@@ -296,19 +298,4 @@ impl Driver {
         board.figures.state = self.coordinator.state();
         self.parts.control.set_checkpoint(board.clone());
     }
-}
-
-/// The run was aborted during a wait.
-pub(super) struct Aborted;
-
-/// Waits before something that failed for lack of space is tried again.
-pub(super) fn wait(control: &Control) -> Result<(), Aborted> {
-    let until = Instant::now() + RETRY;
-    while Instant::now() < until {
-        if control.is_aborted() {
-            return Err(Aborted);
-        }
-        std::thread::sleep(LOOK);
-    }
-    Ok(())
 }

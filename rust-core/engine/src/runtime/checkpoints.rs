@@ -48,7 +48,7 @@ impl<'a> Checkpoints<'a> {
         control: &Arc<Control>,
     ) -> Result<(Vec<ShardCheckpoints>, CheckpointThreads), EngineError> {
         let Self { plan, spec, durable, reports, messages } = self;
-        let stores = durable.restore(graphs)?;
+        let stores = durable.restore(graphs, control)?;
         let news = reports.clone();
         let wake: ringmill_connect::Waker = Arc::new(move || {
             // Where the queue is full, the thread will look anyway.

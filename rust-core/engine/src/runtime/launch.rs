@@ -52,9 +52,9 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     let signals = (0..plan.shards).map(|_| ShardSignal::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
     let signals = signals.map_err(|error| EngineError::Channel { worker: "(doorbell)".into(), error })?;
     signals.iter().for_each(|signal| control.add_waker(ringer(signal)));
-    let mut durable = plan.checkpoint.as_ref().map(|spec| Durable::open(plan, spec)).transpose()?;
+    let mut durable = plan.checkpoint.as_ref().map(|spec| Durable::open(plan, spec, control)).transpose()?;
     let start = durable.as_ref().map_or_else(StartingPoint::default, |durable| durable.starting_point(plan));
-    let mut assembly = Assembly::open_sources(plan, &signals, start)?;
+    let mut assembly = Assembly::open_sources(plan, &signals, start, control)?;
     hit("recovery.sources");
     let workers = start_workers(plan, &signals, control)?;
     let workers_started = workers.handles.len() as u64;
@@ -64,7 +64,7 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     if let (Some(onlookers), Some(supervisor)) = (&onlookers, &supervisor) {
         supervisor.set_directory(onlookers.directory());
     }
-    let settled = durable.as_mut().map_or(Ok(()), Durable::settle);
+    let settled = durable.as_mut().map_or(Ok(()), |durable| durable.settle(control));
     let outcome = settled.and_then(|()| run_shards(plan, &mut assembly, &signals, control, durable.as_ref()));
     if outcome.is_err() {
         control.request_abort();

@@ -15,6 +15,7 @@ mod graph;
 mod launch;
 mod operator;
 mod outputs;
+mod patience;
 mod recovery;
 mod retained;
 mod shard;

@@ -7,6 +7,7 @@ use crossbeam::channel::{Sender, bounded};
 use ringmill_connect::{FileSink, SqliteSink, StdoutSink, Transactions, Writer};
 
 use super::checkpoint_thread::{Message, SinkCommand};
+use super::patience::with_space;
 use super::recovery::Durable;
 use super::retained;
 use super::signal::ShardSignal;
@@ -48,7 +49,8 @@ impl Outputs {
         checkpoints: Option<(&Durable, &Sender<Message>)>,
     ) -> Result<(), EngineError> {
         for (number, (index, node, sink)) in writing_sinks(plan).enumerate() {
-            let writer = open_writer(node, sink, checkpoints.map(|(durable, _)| durable), control)?;
+            let open = || open_writer(node, sink, checkpoints.map(|(durable, _)| durable), control);
+            let writer = with_space(control, &format!("sink {}", node.name), open)?;
             let commits = checkpoints.map(|(durable, reports)| {
                 let (sender, commands) = bounded(COMMANDS);
                 self.commands.push(sender);

@@ -14,10 +14,11 @@ use serde_json::Value;
 use super::assemble::{udf_fingerprint, window_fingerprint};
 use super::graph::Graph;
 use super::outputs::writing_sinks;
+use super::patience::with_space;
 use super::snapshot::StartingPoint;
 use crate::checkpoint::{ManifestFrame, NoMatch, NodeIdentity, NodeTable};
 use crate::error::EngineError;
-use crate::metrics::{CheckpointBoard, CheckpointFigures, NodeCounts, RecoveredFrom, Snapshot};
+use crate::metrics::{CheckpointBoard, CheckpointFigures, Control, NodeCounts, RecoveredFrom, Snapshot};
 use crate::plan::{CheckpointSpec, Node, NodeKind, Plan, SinkSpec, SourceConnector, StartFrom, dead_letter_store};
 
 const FRESH: &str = "start anew with --fresh, which deletes the checkpoints";
@@ -34,10 +35,10 @@ pub struct Durable {
 
 impl Durable {
     /// Opens the state of a plan with checkpoints.
-    pub fn open(plan: &Plan, spec: &CheckpointSpec) -> Result<Durable, EngineError> {
+    pub fn open(plan: &Plan, spec: &CheckpointSpec, control: &Control) -> Result<Durable, EngineError> {
         let failed = |error| EngineError::Durable { action: "open the pipeline's state".into(), error };
         hit("recovery.begin");
-        let folder = StateFolder::open(&spec.path).map_err(failed)?;
+        let folder = with_space(control, STATE, || StateFolder::open(&spec.path).map_err(failed))?;
         hit("recovery.locked");
         check_replay(plan)?;
         let manifest = choose(plan, spec, &folder)?;
@@ -136,13 +137,13 @@ impl Durable {
 
     /// Removes what the run does not go on from: newer checkpoints, or all of them for a fresh start. To be called when
     /// everything but the sinks is open, for there is no way back.
-    pub fn settle(&mut self) -> Result<(), EngineError> {
+    pub fn settle(&mut self, control: &Control) -> Result<(), EngineError> {
         let failed =
             |error| EngineError::Durable { action: "remove checkpoints that are not gone on from".into(), error };
-        match Arc::get_mut(&mut self.folder) {
-            Some(folder) if self.is_fresh => folder.delete_all().map_err(failed)?,
-            _ => self.folder.forget_newer(self.epoch()).map_err(failed)?,
-        }
+        with_space(control, STATE, || match Arc::get_mut(&mut self.folder) {
+            Some(folder) if self.is_fresh => folder.delete_all().map_err(failed),
+            _ => self.folder.forget_newer(self.epoch()).map_err(failed),
+        })?;
         hit("recovery.settled");
         Ok(())
     }
@@ -157,11 +158,11 @@ impl Durable {
 
     /// Makes each shard's store and gives the shard's nodes their state back, all shards at once. With each store comes
     /// what is to be deleted from it.
-    pub fn restore(&self, graphs: &mut [Graph]) -> Result<Vec<(ShardStore, Delta)>, EngineError> {
+    pub fn restore(&self, graphs: &mut [Graph], control: &Control) -> Result<Vec<(ShardStore, Delta)>, EngineError> {
         let shards = graphs.len();
         hit("recovery.restore");
         let restored: Vec<Result<(ShardStore, Delta), EngineError>> = std::thread::scope(|scope| {
-            let restore = |(shard, graph)| scope.spawn(move || self.restore_shard(graph, shard, shards));
+            let restore = |(shard, graph)| scope.spawn(move || self.restore_shard(graph, shard, shards, control));
             let threads: Vec<_> = graphs.iter_mut().enumerate().map(restore).collect();
             let lost = |_| Err(EngineError::Internal("a recovering thread panicked".into()));
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
@@ -175,32 +176,39 @@ impl Durable {
         graph: &mut Graph,
         shard: usize,
         shards: usize,
+        control: &Control,
     ) -> Result<(ShardStore, Delta), EngineError> {
         let failed = |error| EngineError::Durable { action: format!("recover the state of shard {shard}"), error };
         let mut gone = Delta::default();
-        let store = match &self.manifest {
-            None => ShardStore::create(&self.folder, shard).map_err(failed)?,
-            Some(manifest) => {
-                let store = ShardStore::recover(&self.folder, manifest, shard, shards).map_err(failed)?;
-                let ids = self.nodes.ids();
-                let id_of = |index: usize| ids.get(index).copied().unwrap_or(NodeId::MAX);
-                let visited = store.for_each(|entry, value| {
-                    if !graph.restore(id_of, entry, value).map_err(Visit::Node)? {
-                        gone.delete(entry);
-                    }
-                    Ok(())
-                });
-                visited.map_err(|error| match error {
-                    Visit::Store(error) => failed(error),
-                    Visit::Node(error) => error,
-                })?;
-                store
-            }
-        };
+        let opened = with_space(control, &format!("the state of shard {shard}"), || {
+            let opened = match &self.manifest {
+                None => ShardStore::create(&self.folder, shard),
+                Some(manifest) => ShardStore::recover(&self.folder, manifest, shard, shards),
+            };
+            opened.map_err(failed)
+        });
+        let store = opened?;
+        if self.manifest.is_some() {
+            let ids = self.nodes.ids();
+            let id_of = |index: usize| ids.get(index).copied().unwrap_or(NodeId::MAX);
+            let visited = store.for_each(|entry, value| {
+                if !graph.restore(id_of, entry, value).map_err(Visit::Node)? {
+                    gone.delete(entry);
+                }
+                Ok(())
+            });
+            visited.map_err(|error| match error {
+                Visit::Store(error) => failed(error),
+                Visit::Node(error) => error,
+            })?;
+        }
         graph.restored(self.epoch())?;
         Ok((store, gone))
     }
 }
+
+/// What lacks space, for people.
+const STATE: &str = "the pipeline's state";
 
 /// Why a store was not read to its end.
 enum Visit {

@@ -13,7 +13,8 @@ use ringmill_failpoint::hit;
 use ringmill_state::{Delta, FileRecord, ShardStore, StateError};
 
 use super::checkpoint_link::StoreEnd;
-use super::checkpoint_thread::{CheckpointEvent, Message, OpenCheckpoint, wait};
+use super::checkpoint_thread::{CheckpointEvent, Message, OpenCheckpoint};
+use super::patience::{LEFT_TO_NEXT_RUN, Patience, Spent};
 use super::snapshot::ShardSnapshot;
 use crate::checkpoint::{Event, Part, ShardContent};
 use crate::error::EngineError;
@@ -81,9 +82,9 @@ impl StoreThread {
         Ok(true)
     }
 
-    /// Tries until there is space; `None`: the run was aborted meanwhile.
+    /// Tries until there is space, or the run is to end; `None`: the run was aborted meanwhile.
     fn persist(&mut self, snapshot: &mut ShardSnapshot, to: &Path) -> Result<Option<Vec<FileRecord>>, EngineError> {
-        let mut is_paused = false;
+        let (mut patience, mut is_paused) = (Patience::default(), false);
         loop {
             match self.attempt(snapshot, to, is_paused) {
                 Ok(files) => {
@@ -105,8 +106,13 @@ impl StoreThread {
                         self.control.pause(&self.name(), &reason);
                         self.report(Event::Paused { part: Part::Shard(self.shard), reason });
                     }
-                    if wait(&self.control).is_err() {
-                        return Ok(None);
+                    match patience.wait(&self.control) {
+                        Ok(()) => {}
+                        Err(Spent::Aborted) => return Ok(None),
+                        Err(Spent::Draining) => {
+                            let reason = format!("write the state of shard {}: {error}", self.shard);
+                            return Err(EngineError::Unfinished { reason, left: LEFT_TO_NEXT_RUN.into() });
+                        }
                     }
                 }
                 Err(error) => return Err(EngineError::Durable { action: "write a shard's state".into(), error }),

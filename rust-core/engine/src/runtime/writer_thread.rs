@@ -14,7 +14,8 @@ use ringmill_connect::{ConnectError, Writer};
 use ringmill_failpoint::hit;
 use ringmill_ring::monotonic_ns;
 
-use super::checkpoint_thread::{CheckpointEvent, LOOK, Message, RETRY, SinkCommand};
+use super::checkpoint_thread::{CheckpointEvent, Message, SinkCommand};
+use super::patience::{LEFT_TO_NEXT_RUN, LOOK, Patience, RETRY, Spent};
 use super::signal::ShardSignal;
 use crate::checkpoint::{Alignment, Event, Part};
 use crate::error::EngineError;
@@ -162,6 +163,7 @@ pub fn start_writer(
         mailbox: control.add_mailbox(),
         histograms: StageHistograms::default(),
         returns,
+        unwritten_rows: 0,
     };
     let spawned = std::thread::Builder::new().name(format!("sink-{name}"));
     let (ending, ended) = bounded(0);
@@ -195,6 +197,8 @@ enum Stop {
     Aborted,
     /// This sink ends the run.
     Failed(EngineError),
+    /// The run is to be drained, and what this sink lacks does not come.
+    GivenUp(ConnectError),
 }
 
 struct Thread {
@@ -206,18 +210,44 @@ struct Thread {
     mailbox: Arc<Mailbox>,
     histograms: StageHistograms,
     returns: Vec<(Sender<Chunk>, Arc<ShardSignal>)>,
+    /// Rows that were given up.
+    unwritten_rows: u64,
 }
 
 impl Thread {
     fn run(mut self, queue: &Receiver<ToWriter>) {
         let outcome = self.serve(queue).and_then(|()| self.persist(|writer| writer.finish()));
-        self.mailbox.post_final(None, self.histograms);
-        if let Err(Stop::Failed(error)) = outcome {
-            if let Some(link) = &self.commits {
-                let _ = link.reports.send(Message::Event(Event::Failed { part: Part::Sink(link.sink) }));
-            }
-            self.control.fail(error);
+        match outcome {
+            Ok(()) | Err(Stop::Aborted) => {}
+            Err(Stop::Failed(error)) => self.fail(error),
+            Err(Stop::GivenUp(error)) => self.give_up(queue, &error),
         }
+        self.mailbox.post_final(None, self.histograms);
+    }
+
+    fn fail(&self, error: EngineError) {
+        if let Some(link) = &self.commits {
+            self.report(Event::Failed { part: Part::Sink(link.sink) });
+        }
+        self.control.fail(error);
+    }
+
+    /// Ends the run. With checkpoints nothing of the epoch can be committed, here or elsewhere. Without them the other
+    /// sinks get all of their rows: ours are taken and counted until there are none left.
+    fn give_up(&self, queue: &Receiver<ToWriter>, error: &ConnectError) {
+        let reason = format!("write to sink {}: {error}", self.name);
+        if self.commits.is_some() {
+            return self.fail(EngineError::Unfinished { reason, left: LEFT_TO_NEXT_RUN.into() });
+        }
+        let mut rows = self.unwritten_rows;
+        for message in queue {
+            if let ToWriter::Chunk(chunk) = message {
+                rows += chunk.rows;
+                self.give_back(chunk);
+            }
+        }
+        let left = format!("the output is incomplete: {rows} rows were not written");
+        self.control.fail_at_end(EngineError::Unfinished { reason, left });
     }
 
     /// Until everything was written and, with checkpoints, committed.
@@ -263,7 +293,11 @@ impl Thread {
     }
 
     fn write(&mut self, mut chunk: Chunk) -> Result<(), Stop> {
-        self.persist(|writer| writer.write(chunk.epoch, &chunk.bytes))?;
+        if let Err(stop) = self.persist(|writer| writer.write(chunk.epoch, &chunk.bytes)) {
+            self.unwritten_rows += chunk.rows;
+            self.give_back(chunk);
+            return Err(stop);
+        }
         let ended_ns = monotonic_ns();
         for (ingest_ns, given_ns, rows) in chunk.times.drain(..) {
             self.histograms.record(Stage::Sink, ended_ns.saturating_sub(given_ns), rows);
@@ -272,12 +306,17 @@ impl Thread {
             }
         }
         self.mailbox.post_histograms(&mut self.histograms);
+        self.give_back(chunk);
+        Ok(())
+    }
+
+    fn give_back(&self, mut chunk: Chunk) {
         chunk.bytes.clear();
+        chunk.times.clear();
         chunk.rows = 0;
         let (give_back, signal) = &self.returns[chunk.from];
         let _ = give_back.try_send(chunk);
         signal.notify();
-        Ok(())
     }
 
     /// All rows of `epoch` were written: makes them durable and says so.
@@ -314,9 +353,9 @@ impl Thread {
         }
     }
 
-    /// Tries until it works; what cannot get better by waiting ends the run.
+    /// Tries until it works; what cannot get better by waiting ends the run, and so does a drain that would have to wait.
     fn persist<T>(&mut self, mut attempt: impl FnMut(&mut dyn Writer) -> Result<T, ConnectError>) -> Result<T, Stop> {
-        let mut is_paused = false;
+        let (mut patience, mut is_paused) = (Patience::default(), false);
         loop {
             match attempt(self.writer.as_mut()) {
                 Ok(value) => {
@@ -330,7 +369,11 @@ impl Thread {
                         self.pause(&error);
                         is_paused = true;
                     }
-                    self.wait()?;
+                    match patience.is_left(&self.control) {
+                        Ok(()) => self.wait()?,
+                        Err(Spent::Aborted) => return Err(Stop::Aborted),
+                        Err(Spent::Draining) => return Err(Stop::GivenUp(error)),
+                    }
                 }
                 Err(error) => return Err(Stop::Failed(EngineError::Connect { node: self.name.clone(), error })),
             }
