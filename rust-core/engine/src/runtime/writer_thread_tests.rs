@@ -199,3 +199,41 @@ fn an_aborted_run_does_not_wait_for_space() {
     drop((lanes, commands));
     assert!(control.take_failure().is_none());
 }
+
+#[test]
+fn a_drain_that_finds_no_space_ends_the_run_and_shows_nothing() {
+    let mut bench = Bench::new(&[libc::ENOSPC; 100]);
+    let control = bench.control.clone();
+    bench.put(0, 5, "a");
+    assert!(matches!(bench.report(), Event::Paused { .. }));
+    control.request_drain();
+    assert_eq!(bench.report(), Event::Failed { part: Part::Sink(3) });
+    assert!(bench.end().iter().all(|call| call == "write 5 a!"));
+    assert!(matches!(control.take_failure(), Some(EngineError::Unfinished { .. })));
+    assert!(control.is_aborted());
+}
+
+#[test]
+fn without_checkpoints_the_rows_that_a_full_disk_costs_are_taken_and_counted() {
+    let script = Arc::new(Mutex::new(Script { errors: [libc::ENOSPC; 100].into(), ..Script::default() }));
+    let (signals, control) = ([Arc::new(ShardSignal::new().unwrap())], Arc::new(Control::default()));
+    control.request_drain();
+    let (thread, mut lanes) = start_writer("out", Box::new(Scripted(script)), None, &signals, &control).unwrap();
+    for number in 0..3 * CHUNKS {
+        let chunk = loop {
+            // Chunks come back, though nothing can be written.
+            if let Some(chunk) = lanes[0].chunk() {
+                break chunk;
+            }
+            std::thread::yield_now();
+        };
+        chunk.bytes.extend_from_slice(number.to_string().as_bytes());
+        chunk.rows = 2;
+        assert!(lanes[0].send());
+    }
+    drop(lanes);
+    thread.join().unwrap();
+    let Some(EngineError::Unfinished { left, .. }) = control.take_failure() else { panic!("the run has not failed") };
+    assert_eq!(left, format!("the output is incomplete: {} rows were not written", 2 * 3 * CHUNKS));
+    assert!(!control.is_aborted(), "the other sinks get their rows");
+}
