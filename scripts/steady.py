@@ -30,6 +30,8 @@ MEASURED_SECONDS = 10
 """How long the sustainable rate is measured."""
 FULL_SECONDS = 5.0
 """How long the disk stays full."""
+PARTS_AT_WORK = 3
+"""A run that has shown so many parts since the last fault is at work; one that starts shows at most one or two."""
 GROWTH_MAX = 1.25
 """How much more memory the second half of the run may need than the first."""
 SLACK_BYTES = 32 << 20
@@ -52,7 +54,7 @@ function = "functions:score"
 timeout = "2s"
 restarts_max = 100
 
-[steps.windows]
+[steps.highest]
 kind = "window"
 inputs = ["scores"]
 key = ["device_id"]
@@ -61,7 +63,7 @@ aggregates = {{ readings = "count()", most = "max(score)" }}
 
 [sinks.windows]
 kind = "file"
-inputs = ["windows"]
+inputs = ["highest"]
 path = "windows/"
 format = "json"
 """
@@ -90,6 +92,7 @@ class Windows:
     folder: Path
     readings: int = 0
     rows: int = 0
+    parts: int = 0
     newest: dict[str, str] = field(default_factory=dict)
     """The last window of each device."""
 
@@ -104,6 +107,7 @@ class Windows:
                 self.newest[device] = start
                 self.readings += row["readings"]
                 self.rows += 1
+            self.parts += 1
             part.unlink()
 
 
@@ -183,12 +187,11 @@ def hang(run: Run) -> str:
 def fill_disk(run: Run) -> str:
     """Nobody can write anything for a while."""
     ballast = run.folder / "ballast"
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:
         size = 1 << 20
         while size:
             try:
                 file.write(bytes(size))
-                file.flush()
             except OSError:
                 size //= 2
     time.sleep(FULL_SECONDS)
@@ -232,19 +235,19 @@ def is_flat(figures: list[int], slack: int) -> bool:
 def disturbed(run: Run, windows: Windows, fault_every: float, small_disk: bool) -> list[Usage]:
     """Runs to the end in spite of a fault every so often; what was used before each."""
     usages: list[Usage] = []
-    names, started, readings = faults(small_disk), time.monotonic(), 0
+    names, started, readings, parts = faults(small_disk), time.monotonic(), 0, 0
     next_fault = last = started
     next_fault += fault_every
     while not run.has_ended():
         time.sleep(0.2)
         windows.take()
         now = time.monotonic()
-        if now < next_fault:
+        if now < next_fault or windows.parts < parts + PARTS_AT_WORK:
             continue
         next_fault = now + fault_every
         usages.append(run.usage())
         rate = (windows.readings - readings) / (now - last)
-        last, readings = now, windows.readings
+        last, readings, parts = now, windows.readings, windows.parts
         what = FAULTS[next(names)](run)
         usage = usages[-1]
         print(

@@ -17,7 +17,7 @@ pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(path)?;
     if mode & 0o077 != 0 {
-        share_file(&file)?;
+        share_file(&file, mode)?;
     }
     Ok(file)
 }

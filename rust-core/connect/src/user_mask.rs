@@ -38,16 +38,16 @@ pub fn create_output(options: &OpenOptions, path: &Path) -> io::Result<File> {
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let file = options.clone().create(true).open(path)?;
-            share_file(&file)?;
+            share_file(&file, FILE)?;
             Ok(file)
         }
         opened => opened,
     }
 }
 
-/// Lets others use a new file as far as the user's umask lets them.
-pub(crate) fn share_file(file: &File) -> io::Result<()> {
-    user_mask().map_or(Ok(()), |mask| file.set_permissions(fs::Permissions::from_mode(FILE & !mask)))
+/// Gives a new file the mode that the user's umask leaves.
+pub(crate) fn share_file(file: &File, mode: u32) -> io::Result<()> {
+    user_mask().map_or(Ok(()), |mask| file.set_permissions(fs::Permissions::from_mode(mode & !mask)))
 }
 
 /// Makes a folder for outputs, and those above it, unless it is there.

@@ -101,6 +101,16 @@ impl StateFolder {
         self.path.join(JOURNALS).join(file_name(source))
     }
 
+    /// Makes a folder within that of the dead letters.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn make_dead_letters(&self, folder: &Path) -> Result<(), StateError> {
+        self.check_writable()?;
+        disk::private_folder(&self.dead_letters())?;
+        disk::private_folder(&disk::plain_path(folder))
+    }
+
     /// Where dead letters go that no sink takes; nothing is made.
     #[must_use]
     pub fn dead_letters(&self) -> PathBuf {

@@ -94,7 +94,7 @@ fn check(job: &Job) {
 #[test]
 fn nothing_accumulates_over_many_kills_and_restarts() {
     let mut chance = Chance::from_environment("leftovers");
-    let wanted = rounds("RINGMILL_LEFTOVERS", 12);
+    let wanted = rounds("RINGMILL_LEFTOVERS", 8);
     let job = Job::new(PIPELINE, FUNCTIONS);
     std::fs::create_dir(job.path("tmp")).unwrap();
     let (state, segments) = (job.path("state"), named_segments());

@@ -1,6 +1,11 @@
 //! The table, the table of epochs, and rows into them.
 
-use std::{fs::File, io::BufRead, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File},
+    io::{self, BufRead},
+    sync::Arc,
+    time::Duration,
+};
 
 use ringmill_failpoint::hit;
 use ringmill_wire::Schema;
@@ -166,12 +171,21 @@ fn unopened(path: &str, error: &rusqlite::Error) -> ConnectError {
 
 /// What `connection` to the database at `path` has just said.
 ///
-/// SQLite says "disk I/O error" or "unable to open database file" where a journal cannot be made for lack of space, or a
-/// quota is spent, as it does for a broken disk; only the first gets better by waiting.
+/// SQLite says "unable to open database file" where a journal cannot be made for lack of space, and "disk I/O error" where
+/// a quota is spent, as it does for a broken disk; only the first gets better by waiting.
 pub fn database_error(path: &str, connection: &Connection, error: &rusqlite::Error) -> ConnectError {
+    let mut reason = error.to_string();
     let fault = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Fault::OutOfSpace,
-        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if lacks_space(connection) => Fault::OutOfSpace,
+        Some(ErrorCode::CannotOpen) => match make_probe(path) {
+            Ok(()) => Fault::Transient,
+            Err(error) => {
+                reason = format!("{reason}: {error}");
+                let is_full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+                if is_full { Fault::OutOfSpace } else { Fault::Permanent }
+            }
+        },
+        Some(ErrorCode::SystemIoFailure) if lacks_space(connection) => Fault::OutOfSpace,
         Some(
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
@@ -181,7 +195,15 @@ pub fn database_error(path: &str, connection: &Connection, error: &rusqlite::Err
         ) => Fault::Transient,
         _ => Fault::Permanent,
     };
-    ConnectError::Database { name: path.to_owned(), reason: error.to_string(), fault }
+    ConnectError::Database { name: path.to_owned(), reason, fault }
+}
+
+/// Finds out why SQLite cannot make its journal, or that it can by now. (It then tries to open a journal that is there,
+/// and what the system says to that hides the reason.)
+fn make_probe(path: &str) -> io::Result<()> {
+    let probe = format!("{path}-probe");
+    File::create(&probe)?;
+    fs::remove_file(&probe)
 }
 
 /// Whether the system's reason for the last file that could not be opened, read or written is that there is no room.

@@ -14,6 +14,7 @@ use super::signal::ShardSignal;
 use super::writer_thread::{CommitLink, WriterLane, WriterThread, start_writer};
 use crate::error::EngineError;
 use crate::metrics::Control;
+use crate::plan::dead_letter_store::stored_node;
 use crate::plan::{Node, NodeKind, Plan, SinkSpec};
 
 /// Commands on their way to a sink: a commit, and the end behind it.
@@ -73,6 +74,10 @@ fn open_writer(
     let staging = durable.filter(|_| sink.is_bound()).map(|durable| durable.staging(&node.name)).transpose()?;
     let recovered = durable.and_then(|durable| durable.staged(&node.name));
     let transactions = staging.as_deref().map(|staging| Transactions { staging, recovered });
+    if let (Some(durable), SinkSpec::File { path, .. }, Some(_)) = (durable, sink, stored_node(&node.name)) {
+        let failed = |error| EngineError::Durable { action: format!("make the folder of {}", node.name), error };
+        durable.folder.make_dead_letters(path).map_err(failed)?;
+    }
     let opened = match sink {
         SinkSpec::Null => return Err(EngineError::Internal(format!("{} has no writer", node.name))),
         SinkSpec::File { path, format } => {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,7 @@ use crate::{
 };
 
 const POINTS: StagePoints = stage_points!("sink.parts");
-/// Parts are for everybody whom the umask lets read them.
+/// Parts are for everybody whom the user's umask lets read them, and who may use the folder.
 const MODE: u32 = 0o666;
 
 /// The folder and the hidden files in it.
@@ -34,7 +35,9 @@ impl Folder {
         hit("sink.parts.create");
         create_folder(path)?;
         hit("sink.parts.created");
-        Ok(Folder { path: path.to_owned(), format, header, log: StagingLog::new(path, ".part-", MODE, &POINTS) })
+        let data = fs::metadata(path).map_err(|source| ConnectError::Open { path: path.to_owned(), source })?;
+        let log = StagingLog::new(path, ".part-", MODE & data.permissions().mode(), &POINTS);
+        Ok(Folder { path: path.to_owned(), format, header, log })
     }
 
     fn name(&self, epoch: u64) -> String {
