@@ -22,6 +22,7 @@ impl BatchWriter {
         for index in 0..self.columns.len() {
             self.copy_column(index, &view.column(index), rows.start..rows.start + count);
         }
+        self.tag_rows((rows.start..rows.start + count).map(|row| view.tag(row)));
         self.rows += count as u32;
         count
     }
@@ -44,6 +45,7 @@ impl BatchWriter {
         for index in 0..self.columns.len() {
             self.copy_column_selected(index, &view.column(index), &selection[..count]);
         }
+        self.tag_rows(selection[..count].iter().map(|row| view.tag(*row as usize)));
         self.rows += count as u32;
         count
     }
@@ -62,7 +64,7 @@ impl BatchWriter {
                 return Err(full);
             }
         }
-        self.finish_row();
+        self.finish_tagged_row(view.tag(row));
         Ok(())
     }
 

@@ -34,6 +34,15 @@ impl HeapBatch {
         batch
     }
 
+    /// The same batch, whose rows carry tags ([`BatchWriter::carry_tags`]) if `are_tagged`.
+    #[must_use]
+    pub fn tagged(mut self, are_tagged: bool) -> HeapBatch {
+        if are_tagged {
+            self.writer.carry_tags();
+        }
+        self
+    }
+
     /// The batch's template.
     #[must_use]
     pub fn template(&self) -> &Arc<Template> {

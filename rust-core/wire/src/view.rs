@@ -48,6 +48,7 @@ pub struct BatchView<'a> {
     schema: &'a Schema,
     rows: usize,
     source: Source<'a>,
+    tags: &'a [u64],
 }
 
 impl<'a> BatchView<'a> {
@@ -66,11 +67,25 @@ impl<'a> BatchView<'a> {
             assert_eq!(field.data_type, part.data_type, "column `{}`", field.name);
             assert!(part.rows as usize >= rows, "column `{}` has {} rows, not {rows}", field.name, part.rows);
         }
-        BatchView { schema, rows, source: Source::Parts(columns) }
+        BatchView { schema, rows, source: Source::Parts(columns), tags: &[] }
     }
 
     pub(crate) fn of_writer(writer: &'a BatchWriter) -> BatchView<'a> {
-        BatchView { schema: writer.template().schema(), rows: writer.rows() as usize, source: Source::Writer(writer) }
+        let (schema, rows) = (writer.template().schema(), writer.rows() as usize);
+        BatchView { schema, rows, source: Source::Writer(writer), tags: &writer.tags }
+    }
+
+    /// The same rows with these tags, the first row's first.
+    #[must_use]
+    pub fn with_tags(self, tags: &'a [u64]) -> BatchView<'a> {
+        BatchView { tags, ..self }
+    }
+
+    /// The row's tag ([`BatchWriter::carry_tags`]); 0 if it has none.
+    #[inline]
+    #[must_use]
+    pub fn tag(&self, row: usize) -> u64 {
+        self.tags.get(row).copied().unwrap_or(0)
     }
 
     /// How many rows there are.

@@ -55,6 +55,9 @@ pub struct BatchWriter {
     /// `rows_max` while open, 0 while closed: then every push fails its bounds check.
     pub(crate) rows_limit: u32,
     memory: *mut u8,
+    /// Each row's tag, up to the last row that has one.
+    pub(crate) tags: Vec<u64>,
+    pub(crate) carries_tags: bool,
     /// The region, if the writer belongs to a [`crate::HeapBatch`].
     pub(crate) owned: Option<AlignedMemory>,
 }
@@ -69,7 +72,37 @@ impl BatchWriter {
     #[must_use]
     pub fn new(template: Arc<Template>) -> BatchWriter {
         let columns = template.columns().iter().map(Column::new).collect();
-        BatchWriter { template, columns, rows: 0, rows_limit: 0, memory: std::ptr::null_mut(), owned: None }
+        BatchWriter {
+            template,
+            columns,
+            rows: 0,
+            rows_limit: 0,
+            memory: std::ptr::null_mut(),
+            tags: Vec::new(),
+            carries_tags: false,
+            owned: None,
+        }
+    }
+
+    /// From now on rows carry *tags*: a number beside each row that never enters the region. Rows that are copied from a
+    /// view bring theirs along; a row that nobody has tagged has 0. Allocates once.
+    pub fn carry_tags(&mut self) {
+        self.carries_tags = true;
+        self.tags.reserve_exact(self.template.capacity().rows_max as usize);
+    }
+
+    /// Whether rows carry tags.
+    #[inline]
+    #[must_use]
+    pub fn carries_tags(&self) -> bool {
+        self.carries_tags
+    }
+
+    /// Takes the tags of a batch that was closed, and leaves room for those of the next: `room` should have as much
+    /// capacity as [`BatchWriter::carry_tags`] asks for. What was in it is lost.
+    pub fn swap_tags(&mut self, room: &mut Vec<u64>) {
+        room.clear();
+        std::mem::swap(&mut self.tags, room);
     }
 
     /// Starts a batch in a region. An open batch is given up.
@@ -98,6 +131,7 @@ impl BatchWriter {
         }
         self.memory = start;
         self.rows = 0;
+        self.tags.clear();
         self.rows_limit = self.template.capacity().rows_max;
     }
 
@@ -253,11 +287,29 @@ impl BatchWriter {
         self.rows += 1;
     }
 
+    /// Ends a row like [`BatchWriter::finish_row`], with a tag if rows carry them.
+    #[inline]
+    pub fn finish_tagged_row(&mut self, tag: u64) {
+        self.tag_rows(std::iter::once(tag));
+        self.finish_row();
+    }
+
+    /// Sets the tags of the rows behind the last finished one, which are about to be finished.
+    #[inline]
+    pub fn tag_rows(&mut self, tags: impl ExactSizeIterator<Item = u64>) {
+        if self.carries_tags {
+            assert!(tags.len() <= self.rows_free() as usize, "{} tags, {} rows are free", tags.len(), self.rows_free());
+            self.tags.resize(self.rows as usize, 0);
+            self.tags.extend(tags);
+        }
+    }
+
     /// Takes back what was pushed since the last finished row.
     pub fn discard_row(&mut self) {
         for column in &mut self.columns {
             column.truncate(self.rows);
         }
+        self.tags.truncate(self.rows as usize);
     }
 
     /// Room for `n` more rows of a fixed-width column, to be filled by the caller and then finished with
