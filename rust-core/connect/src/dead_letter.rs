@@ -28,7 +28,9 @@ pub trait DeadLetters {
 /// The columns of every `NAME.dead_letters` stream: `origin`, `reason` (of a function's row the exception, or how the
 /// worker died of it), `detail` (the traceback), `partition`, `offset`, `record` (the bytes, if they are valid UTF-8; of a
 /// function's row its columns as JSON), `record_bytes` (otherwise) and `attempts` (how often the function was given the
-/// row).
+/// row); of a function's row also `key` (its key's columns as JSON), and where it came straight from a source `source`,
+/// `original` (the record that it was made of, if it is valid UTF-8), `original_bytes` (otherwise) and `original_missing`
+/// (why it cannot be read any more).
 pub fn dead_letter_schema() -> Arc<Schema> {
     let field = |name: &str, data_type, nullable| Field { name: name.to_owned(), data_type, nullable };
     let fields = vec![
@@ -40,6 +42,11 @@ pub fn dead_letter_schema() -> Arc<Schema> {
         field("record", DataType::Utf8, true),
         field("record_bytes", DataType::Binary, true),
         field("attempts", DataType::UInt32, true),
+        field("key", DataType::Utf8, true),
+        field("source", DataType::Utf8, true),
+        field("original", DataType::Utf8, true),
+        field("original_bytes", DataType::Binary, true),
+        field("original_missing", DataType::Utf8, true),
     ];
     Arc::new(Schema::new(fields).expect("the names are distinct"))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringmill_wire::BatchWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConnectError, DeadLetters};
+use crate::{ConnectError, DeadLetters, Places, Within};
 
 /// Where a partition stands: what it has consumed so far. [`Partition::seek`] continues behind it; a source opened with
 /// it as a [`Resume`] does, and checks before that it is still the same source.
@@ -30,6 +30,9 @@ pub struct Position {
     /// of a journaled stream whose format has one: the header by which what follows `offset` is read
     #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_text")]
     pub header: Option<Arc<str>>,
+    /// `offset` lies within a record that is too long and is a dead letter already
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Within>,
 }
 
 /// By what a file is known again whose path has stayed the same.
@@ -130,6 +133,12 @@ pub trait Partition: Send {
 
     /// Continues behind `position`; refused by sources that cannot go back.
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError>;
+
+    /// Rows that are written into batches whose rows carry tags are tagged with where they came from; `source` is the
+    /// source's name. Before the first poll.
+    fn note_places(&mut self, places: &Arc<Places>, source: &str) {
+        let _ = (places, source);
+    }
 
     /// No checkpoint that is kept needs anything before `position` any more: a journal may forget it. Never waits.
     fn acknowledge(&mut self, position: &Position) {

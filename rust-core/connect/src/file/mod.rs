@@ -9,7 +9,7 @@ use ringmill_wire::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, FieldSpec, Format, Partitions, Replay, Resume, Waker, schema_of,
+    ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker, schema_of,
     text::{self, Part, TextOptions},
 };
 use resume::FileShare;
@@ -50,11 +50,11 @@ impl FileSpec {
         schema_of(&self.fields)
     }
 
-    /// Regular files can be read again; FIFOs and devices cannot.
+    /// Regular files can be read again; FIFOs and devices come only once, and are journaled.
     pub fn replay(&self) -> Replay {
         let is_stream = |path: &PathBuf| text::is_regular(path).is_ok_and(|regular| regular == Some(false));
         let paths = self.paths().unwrap_or_default();
-        if paths.iter().any(is_stream) { Replay::Lost } else { Replay::Seekable }
+        if paths.iter().any(is_stream) { Replay::Journaled } else { Replay::Seekable }
     }
 
     /// Finds the files and gives them, in the order of their names, to one shard after the other. Files that cannot be
@@ -68,10 +68,21 @@ impl FileSpec {
         wakers: &[Waker],
         resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
+        self.open_journaled(shards, wakers, None, resume)
+    }
+
+    /// The same; each FIFO is read through a journal of its own, and makes a partition of its own whatever the order.
+    pub fn open_journaled(
+        &self,
+        shards: usize,
+        wakers: &[Waker],
+        journal: Option<&Journal>,
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
         let shards = shards.max(1);
         let waker = |shard: usize| wakers.get(shard).cloned().unwrap_or_else(|| Arc::new(|| {}));
         let plan = match resume {
-            None => self.deal(self.find()?, shards, 0),
+            None => self.deal(self.find()?, shards, 0, journal),
             Some(resume) => {
                 let found = match self.find() {
                     Err(ConnectError::NoMatch { .. }) => Vec::new(),
@@ -80,7 +91,7 @@ impl FileSpec {
                 let (mut plan, new) = resume::plan(resume, &found, &self.path)?;
                 let shards_of_new = if self.order == Order::Sequential { 1 } else { shards };
                 let number = self.next_number(resume);
-                plan.extend(self.deal(new, shards_of_new, number));
+                plan.extend(self.deal(new, shards_of_new, number, journal));
                 plan
             }
         };
@@ -94,24 +105,21 @@ impl FileSpec {
         let mut partitions = Partitions::with_capacity(plan.len());
         for (index, share) in plan.into_iter().enumerate() {
             let shard = index % shards;
-            partitions.push((shard, Box::new(share.open(&options, &waker(shard))?)));
+            partitions.push((shard, Box::new(share.open(&options, &waker(shard), journal)?)));
         }
         Ok(partitions)
     }
 
     /// Makes partitions of files of which nothing has been read; those of several files are numbered from `number` on.
-    fn deal(&self, parts: Vec<Part>, shards: usize, number: usize) -> Vec<FileShare> {
-        match self.order {
-            Order::Parallel => {
-                parts.into_iter().map(|part| FileShare::new(part.name.to_string(), vec![part], false)).collect()
-            }
-            Order::Sequential => (0..parts.len().min(shards))
-                .map(|shard| {
-                    let own = parts.iter().skip(shard).step_by(shards).cloned().collect();
-                    FileShare::new(format!("{}#{}", self.path, number + shard), own, true)
-                })
-                .collect(),
-        }
+    fn deal(&self, parts: Vec<Part>, shards: usize, number: usize, journal: Option<&Journal>) -> Vec<FileShare> {
+        let is_alone = |part: &Part| self.order == Order::Parallel || journal.is_some() && !part.regular;
+        let (alone, joined): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(is_alone);
+        let several = (0..joined.len().min(shards)).map(|shard| {
+            let own = joined.iter().skip(shard).step_by(shards).cloned().collect();
+            FileShare::new(format!("{}#{}", self.path, number + shard), own, true)
+        });
+        let alone = alone.into_iter().map(|part| FileShare::new(part.name.to_string(), vec![part], false));
+        several.chain(alone).collect()
     }
 
     /// The number that the next partition of several files gets.

@@ -1,10 +1,11 @@
 //! Which partition reads which files, and from where.
 
-use std::{os::unix::fs::MetadataExt, path::PathBuf};
+use std::{fs::File, os::unix::fs::MetadataExt, path::PathBuf};
 
 use crate::{
-    ConnectError, Position, Resume, Waker,
-    text::{Part, TextOptions, TextPartition},
+    ConnectError, Journal, Position, Resume, Waker,
+    journal::Journaled,
+    text::{Part, TextOptions, TextPartition, of_stream},
 };
 
 /// One partition, not yet opened.
@@ -36,7 +37,15 @@ impl FileShare {
         matches!(self.from, From::Position { ended: true, .. } | From::Gone { .. })
     }
 
-    pub fn open(self, options: &TextOptions, waker: &Waker) -> Result<TextPartition, ConnectError> {
+    pub fn open(
+        self,
+        options: &TextOptions,
+        waker: &Waker,
+        journal: Option<&Journal>,
+    ) -> Result<TextPartition, ConnectError> {
+        if let (Some(journal), [Part { regular: false, .. }]) = (journal, &self.parts[..]) {
+            return self.open_stream(options, waker, journal);
+        }
         let first = match &self.from {
             From::Start => 0,
             From::Position { position, .. } => current(position, &self.parts),
@@ -61,6 +70,33 @@ impl FileShare {
                     (error, _) => error,
                 })?;
             }
+        }
+        Ok(partition)
+    }
+}
+
+impl FileShare {
+    /// A FIFO: what the journal has behind the position comes first.
+    fn open_stream(
+        self,
+        options: &TextOptions,
+        waker: &Waker,
+        journal: &Journal,
+    ) -> Result<TextPartition, ConnectError> {
+        let (name, path) = (self.name, self.parts[0].path.clone());
+        let journal = journal.of_stream(&name)?;
+        let journaled = Journaled::new(&journal, options.record_bytes_max, || of_stream(File::open(path)?));
+        let mut partition = TextPartition::of_journal(&name, options, journaled, waker.clone())?;
+        let position = match self.from {
+            From::Position { position, .. } => position,
+            From::Start | From::Gone { .. } => Position::default(),
+        };
+        if position.identity.is_some() {
+            let reason = "it was a regular file, and is a pipe now".to_owned();
+            return Err(ConnectError::Resume { partition: name, reason });
+        }
+        if !journal.is_emptied {
+            partition.resume_journal(&position)?;
         }
         Ok(partition)
     }

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    ConnectError, FileSpec, Format, GeneratorSpec, Order, Partitions, Poll, RECORD_BYTES_MAX, Replay, Resume,
+    ConnectError, FileSpec, Format, GeneratorSpec, Journal, Order, Partitions, Poll, RECORD_BYTES_MAX, Replay, Resume,
     schema_of,
     testing::{self, Letters, fields},
 };
@@ -312,13 +312,13 @@ fn a_checkpoint_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_fifo_begins_anew_and_says_so() {
+fn a_fifo_without_a_journal_begins_anew() {
     let place = Place::new(Order::Parallel, Format::Json);
     place.put("a", 0..10);
     assert_eq!(place.spec().replay(), Replay::Seekable);
     let made = std::process::Command::new("mkfifo").arg(place.path("fifo")).status().unwrap();
     assert!(made.success());
-    assert_eq!(place.spec().replay(), Replay::Lost);
+    assert_eq!(place.spec().replay(), Replay::Journaled);
     let saved = run(&mut place.open(1, None).unwrap(), 1, &columns(), &mut BTreeMap::new());
     let saved: Vec<Saved> = saved.into_iter().filter(|saved| saved.name.ends_with("fifo")).collect();
     let partitions = place.open(1, Some(&saved)).unwrap();
@@ -363,4 +363,79 @@ fn a_generator_continues_exactly_where_it_was_whatever_the_shards() {
     alien[0].position = serde_json::json!({"offset": 1, "rows": 1});
     let error = open(|resume| spec.open(1, &[], resume), Some(&alien)).err().unwrap().to_string();
     assert!(error.contains("its position is not one of a generator"), "{error}");
+}
+
+#[test]
+fn a_file_is_gone_on_with_within_a_record_that_is_too_long() {
+    for (format, filling) in [(Format::Json, "a,\"b\" "), (Format::Csv, "a,\n\"\"b")] {
+        let place = Place::new(Order::Parallel, format);
+        let long = filling.repeat(3 << 20 >> 2);
+        let header = if format == Format::Csv { "x,t\n" } else { "" };
+        let text = format!("{header}{}\"{long}\"\n{}", place.text("a", 0..3), place.text("a", 3..6));
+        fs::write(place.path("a"), text).unwrap();
+        let (mut rows, mut letters, mut saved) = (Vec::new(), Letters::default(), None::<Saved>);
+        let schema = place.spec().schema().unwrap();
+        let mut within = 0;
+        loop {
+            let resume = saved.take().map(|saved| vec![saved]);
+            let mut partition = place.open(1, resume.as_deref()).unwrap().remove(0).1;
+            let mut batch = testing::batch(&schema, 2, 1 << 10);
+            let poll = testing::poll(&mut *partition, &mut batch, &mut letters, 2).unwrap();
+            rows.extend_from_slice(batch.view().column(0).values::<i64>());
+            if poll == Poll::End {
+                break;
+            }
+            within += u64::from(partition.position().within.is_some());
+            let position = serde_json::to_value(partition.position()).unwrap();
+            saved = Some(Saved { name: partition.name().to_owned(), position, ended: false });
+        }
+        assert_eq!(rows, [0, 1, 2, 3, 4, 5], "{format:?}");
+        assert_eq!(letters.taken.len(), 1);
+        assert!(letters.taken[0].reason.contains("longer than record_bytes_max"));
+        assert!(within >= 2, "{within}");
+    }
+}
+
+#[test]
+fn a_journaled_fifo_is_gone_on_with_and_is_no_regular_file() {
+    let place = Place::new(Order::Sequential, Format::Json);
+    place.put("a", 0..2);
+    assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+    let folder = place.folder.path().with_extension("journal");
+    let journal = Journal { folder: folder.join("in"), is_emptied: false, on_wait: std::sync::Arc::new(|_, _| {}) };
+    let reopen =
+        |saved: Option<&[Saved]>| open(|resume| place.spec().open_journaled(1, &[], Some(&journal), resume), saved);
+    let write = |rows: std::ops::Range<usize>| {
+        let (path, text) = (place.path("pipe"), place.text("pipe", rows));
+        std::thread::spawn(move || fs::write(path, text).unwrap())
+    };
+    let read = |partition: &mut dyn crate::Partition| {
+        let (text, letters) = testing::read_all(partition, &columns().0, Format::Json, 100).unwrap();
+        assert!(letters.is_empty());
+        text
+    };
+    let mut partitions = reopen(None).unwrap();
+    assert_eq!(partitions.len(), 2);
+    let writer = write(0..5);
+    let mut pipe = partitions.remove(1).1;
+    assert_eq!(read(&mut *pipe), place.text("pipe", 0..5));
+    writer.join().unwrap();
+    let name = pipe.name().to_owned();
+    drop((pipe, partitions));
+    // Nothing of it was in a checkpoint: it comes again, and then what comes in.
+    let beginning = serde_json::json!({"offset": 0, "rows": 0});
+    let saved = [Saved { name: name.clone(), position: beginning, ended: false }];
+    let writer = write(5..7);
+    let mut partitions = reopen(Some(&saved)).unwrap();
+    let mut pipe = partitions.remove(0).1;
+    assert_eq!(read(&mut *pipe), place.text("pipe", 0..7));
+    writer.join().unwrap();
+    let position = serde_json::to_value(pipe.position()).unwrap();
+    drop((pipe, partitions));
+    fs::remove_file(place.path("pipe")).unwrap();
+    place.put("pipe", 0..100);
+    let saved = [Saved { name, position, ended: false }];
+    let refusal = reopen(Some(&saved)).err().unwrap().to_string();
+    assert!(refusal.ends_with("it was a pipe, and is a regular file now"), "{refusal}");
+    fs::remove_dir_all(folder).unwrap();
 }

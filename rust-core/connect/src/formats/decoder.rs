@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ringmill_wire::{BatchWriter, DataType};
 
 use super::{
-    Format,
+    Format, Within,
     column::{Refusal, Row},
     csv::CsvDecoder,
     json::JsonDecoder,
@@ -46,6 +46,13 @@ impl Decoder {
         }
     }
 
+    pub fn format(&self) -> Format {
+        match self {
+            Decoder::Json(_) => Format::Json,
+            Decoder::Csv(_) => Format::Csv,
+        }
+    }
+
     /// Whether the stream's header is still to come.
     pub fn needs_header(&self) -> bool {
         matches!(self, Decoder::Csv(csv) if csv.needs_header())
@@ -65,6 +72,22 @@ impl Decoder {
         match self {
             Decoder::Json(json) => json.restart(),
             Decoder::Csv(csv) => csv.restart(header),
+        }
+    }
+
+    /// Inside a record that is too long and already buried: where.
+    pub fn within(&self) -> Option<Within> {
+        match self {
+            Decoder::Json(json) => json.within(),
+            Decoder::Csv(csv) => csv.within(),
+        }
+    }
+
+    /// The next bytes are the rest of such a record.
+    pub fn go_on_within(&mut self, within: Option<Within>) {
+        match self {
+            Decoder::Json(json) => json.go_on_within(within),
+            Decoder::Csv(csv) => csv.go_on_within(within),
         }
     }
 
@@ -91,6 +114,8 @@ pub(crate) struct Records<'a, 'c> {
     partition: &'a str,
     /// offset, in the stream, of the first of the bytes being decoded
     pub offset: u64,
+    /// tag of a row whose record begins there; those of later ones are counted from it
+    pub tag: u64,
     /// records consumed
     pub consumed: u32,
     consumed_max: u32,
@@ -118,6 +143,7 @@ impl<'a, 'c> Records<'a, 'c> {
             context,
             partition,
             offset: 0,
+            tag: 0,
             consumed: 0,
             consumed_max,
         }
@@ -140,7 +166,7 @@ impl<'a, 'c> Records<'a, 'c> {
     pub fn end(&mut self, outcome: Result<(), Refusal>, at: usize, record: &[u8]) -> Result<(), Stop> {
         match outcome {
             Ok(()) => {
-                self.row.out.finish_row();
+                self.row.out.finish_tagged_row(self.tag + at as u64);
                 self.consumed += 1;
                 return Ok(());
             }

@@ -4,6 +4,7 @@ mod column;
 mod csv;
 mod decoder;
 mod json;
+mod skip;
 mod text;
 mod timestamp;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ConnectError;
 
 pub(crate) use decoder::{Decoder, Progress, Records, Scratch, Stop};
+pub use skip::Within;
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -86,6 +86,12 @@ impl Cursor {
         self.since_start_ns.checked_add(rounds.checked_mul(self.period_ns)?)
     }
 
+    /// An index that none of the next `rows` rows passes.
+    pub fn row_max(&self, rows: u64) -> u64 {
+        let rounds = rows / self.keys_here + 2;
+        self.row.saturating_add(rounds.saturating_mul(self.keys))
+    }
+
     /// Continues behind the first `done` rows of this partition.
     pub fn go_to(&mut self, done: u64) {
         self.done = done.min(self.rows_here);

@@ -1,5 +1,7 @@
 //! Fills batches, column by column.
 
+use std::sync::Arc;
+
 use ringmill_wire::BatchWriter;
 
 use super::{
@@ -11,6 +13,7 @@ use super::{
 use crate::{
     ConnectError, Partition, Poll, PollContext, Position, Share,
     pace::{Admission, Pace},
+    places::{Original, Places, Tagger},
 };
 
 /// Rows filled at a time: the scratch of one chunk (16 KiB) stays in the first-level cache.
@@ -26,6 +29,8 @@ pub(super) struct GeneratorPartition {
     columns: Vec<Quantity>,
     cursor: Cursor,
     pace: Option<Pace>,
+    /// makes the tags of its rows, if they carry any
+    tagger: Option<Tagger>,
     chunk: Box<Chunk>,
 }
 
@@ -53,6 +58,7 @@ impl GeneratorPartition {
             columns,
             pace: spec.rate.map(|rate| Pace::new(rate * share)),
             cursor,
+            tagger: None,
             chunk: Box::new(Chunk {
                 bits: [0; CHUNK],
                 keys: [0; CHUNK],
@@ -71,7 +77,23 @@ impl GeneratorPartition {
         }
     }
 
+    /// Tags the next rows with their indices.
+    fn tag(&mut self, out: &mut BatchWriter, count: usize) {
+        let Some(tagger) = &mut self.tagger else { return };
+        let (mut cursor, name) = (self.cursor.clone(), &self.name);
+        let first = cursor.row;
+        let tag = tagger.tag(first, cursor.row_max(count as u64), || (name.as_str().into(), Original::None));
+        out.tag_rows((0..count).map(|_| {
+            let row = cursor.row;
+            cursor.advance();
+            if tag == 0 { 0 } else { tag + (row - first) }
+        }));
+    }
+
     fn fill(&mut self, out: &mut BatchWriter, count: usize) {
+        if out.carries_tags() {
+            self.tag(out, count);
+        }
         self.chunk.walk(&mut self.cursor, &self.values, count);
         for column in 0..self.columns.len() {
             self.fill_column(out, column, count);
@@ -205,6 +227,10 @@ impl Partition for GeneratorPartition {
     fn position(&self) -> Position {
         let (offset, rows, share) = (self.cursor.row, self.cursor.done(), Some(self.share.clone()));
         Position { offset, rows, share, ..Position::default() }
+    }
+
+    fn note_places(&mut self, places: &Arc<Places>, source: &str) {
+        self.tagger = Some(Tagger::new(places, source));
     }
 
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {

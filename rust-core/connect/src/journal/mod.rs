@@ -22,7 +22,11 @@ mod tests;
 mod thread;
 mod walk;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     ConnectError, Waker,
@@ -35,19 +39,48 @@ use thread::{Link, Work};
 const BYTES_MAX: u64 = 1 << 30;
 
 /// Where a source that comes only once keeps what it has read, for as long as a checkpoint may need it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Journal {
     /// its own folder, made when the first bytes come
     pub folder: PathBuf,
     /// what is in it will be removed before the first poll: it is not looked at when the source is opened
     pub is_emptied: bool,
+    /// told why reading waits for the journal in this folder, for people, and when it goes on (`None`)
+    pub on_wait: OnWait,
 }
+
+/// See [`Journal::on_wait`]. Called from the reading thread.
+pub type OnWait = Arc<dyn Fn(&Path, Option<&str>) + Send + Sync>;
+
+impl Journal {
+    /// That of one of several streams of a source, beside the source's own. Refuses a name that makes no folder's name.
+    pub(crate) fn of_stream(&self, name: &str) -> Result<Journal, ConnectError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let mut folder = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        folder.push('@');
+        for byte in name.bytes() {
+            if is_plain(byte) { folder.push(byte.into()) } else { folder.push_str(&format!("%{byte:02X}")) }
+        }
+        if folder.len() > NAME_BYTES_MAX {
+            return Err(ConnectError::Spec {
+                option: "path",
+                value: name.to_owned(),
+                rule: "the name of a pipe that is journaled must be shorter",
+            });
+        }
+        Ok(Journal { folder: self.folder.with_file_name(folder), ..self.clone() })
+    }
+}
+
+/// Longest name of a folder.
+const NAME_BYTES_MAX: usize = 255;
 
 /// A stream that is read through a journal.
 pub(crate) struct Journaled {
     folder: PathBuf,
     bytes_max: u64,
     segment_bytes: u64,
+    on_wait: OnWait,
     open: Option<Open>,
     link: Arc<Link>,
 }
@@ -65,6 +98,7 @@ impl Journaled {
             folder: journal.folder.clone(),
             bytes_max: BYTES_MAX.max(2 * record_bytes_max as u64 + 2 * SEGMENT_BYTES),
             segment_bytes: SEGMENT_BYTES,
+            on_wait: Arc::clone(&journal.on_wait),
             open: Some(Box::new(open)),
             link: Arc::default(),
         }
@@ -74,6 +108,10 @@ impl Journaled {
     pub fn check(&self, from: u64) -> Result<(), ConnectError> {
         walk::check_folder(&self.folder)?;
         walk::walk(&self.folder, from, |_, _| true).map(drop)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Whether the stream was not begun to be read yet, so that it may still be chosen from where.
@@ -89,6 +127,7 @@ impl Journaled {
             segment_bytes: self.segment_bytes,
             bytes_max: self.bytes_max,
             link: Arc::clone(&self.link),
+            on_wait: Arc::clone(&self.on_wait),
         };
         ReaderThread::run(move |outlet| work.run(from, open, outlet), waker)
     }
@@ -97,6 +136,12 @@ impl Journaled {
     pub fn acknowledge(&self, offset: u64) {
         self.link.acknowledge(offset);
     }
+}
+
+/// Hands what a journal holds of one stream from offset `from` on over, until `visit` wants no more.
+pub(crate) fn read_from(folder: &Path, from: u64, mut visit: impl FnMut(&[u8]) -> bool) -> Result<(), ConnectError> {
+    let is_next = |head: &record::Head| head.kind == record::Kind::Begin && head.offset > from;
+    walk::walk(folder, from, |head, bytes| !is_next(head) && visit(bytes)).map(drop)
 }
 
 impl Drop for Journaled {

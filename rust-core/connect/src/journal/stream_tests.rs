@@ -37,7 +37,7 @@ fn open_with<R: Read + Send + 'static>(
     position: &Position,
     read: impl FnOnce() -> R + Send + 'static,
 ) -> Result<TextPartition, ConnectError> {
-    let journal = Journal { folder: folder.to_owned(), is_emptied: false };
+    let journal = Journal { folder: folder.to_owned(), is_emptied: false, on_wait: Arc::new(|_, _| {}) };
     let mut journaled = Journaled::new(&journal, 100, || of_stream(read()));
     journaled.segment_bytes = 300;
     let mut partition = TextPartition::of_journal("stdin", &options(format), journaled, Arc::new(|| {}))?;
@@ -297,4 +297,79 @@ fn killed_at_every_place_each_line_is_a_row_once() {
         }
     }
     println!("{kills} kills at {} places: {places:?}", places.len());
+}
+
+/// Records of which some are much too long, of quotes and line ends where the format has them.
+fn uneven(format: Format, lengths: &[usize]) -> Vec<u8> {
+    let mut text = Vec::new();
+    if format == Format::Csv {
+        text.extend(b"x\n");
+    }
+    for (x, length) in lengths.iter().enumerate() {
+        let mut filling = b"a\"\"b,\n\r".repeat(length / 7);
+        match format {
+            Format::Json if filling.is_empty() => text.extend(format!("{{\"x\":{x}}}").bytes()),
+            Format::Csv if filling.is_empty() => text.extend(x.to_string().bytes()),
+            Format::Json => {
+                filling.retain(|byte| *byte != b'\n');
+                text.extend(filling);
+            }
+            Format::Csv => {
+                text.push(b'"');
+                text.extend(filling);
+                text.push(b'"');
+            }
+        }
+        text.push(b'\n');
+    }
+    text
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    /// Also within a record that is too long, whose end nobody has seen.
+    #[test]
+    fn gone_on_with_after_any_poll_a_stream_gives_the_same_rows_and_dead_letters(
+        lengths in proptest::collection::vec(proptest::prop_oneof![
+            3 => proptest::prelude::Just(0_usize),
+            1 => 120_usize..900,
+        ], 1..12),
+        format in proptest::sample::select(vec![Format::Json, Format::Csv]),
+        deaths in proptest::collection::vec(proptest::bool::weighted(0.3), 1..60),
+    ) {
+        let place = tempfile::tempdir().unwrap();
+        let text = uneven(format, &lengths);
+        let schema = schema_of(&fields(&["x:int64"])).unwrap();
+        let read = |deaths: &[bool]| {
+            let (mut rows, mut letters) = (Vec::new(), Letters::default());
+            let mut position = Position::default();
+            let mut deaths = deaths.iter().chain(std::iter::repeat(&false));
+            'lives: loop {
+                let folder = place.path().join("journal");
+                let pieces = Pieces(io::Cursor::new(if folder.exists() { Vec::new() } else { text.clone() }));
+                let mut partition = open(&folder, format, &position, pieces).unwrap();
+                loop {
+                    let mut batch = testing::batch(&schema, 3, 100);
+                    let poll = testing::poll(&mut partition, &mut batch, &mut letters, 3).unwrap();
+                    rows.extend_from_slice(batch.view().column(0).values::<i64>());
+                    if poll == Poll::End {
+                        return (rows, letters.taken);
+                    }
+                    if poll == Poll::Idle {
+                        std::thread::yield_now();
+                    } else if *deaths.next().unwrap() {
+                        let saved = serde_json::to_string(&partition.position()).unwrap();
+                        position = serde_json::from_str(&saved).unwrap();
+                        continue 'lives;
+                    }
+                }
+            }
+        };
+        // The first reading makes the journal; the next ones find everything in it.
+        let (rows, letters) = read(&[]);
+        let short = lengths.iter().enumerate().filter(|(_, length)| **length == 0);
+        assert_eq!(rows, short.map(|(x, _)| x as i64).collect::<Vec<_>>());
+        assert_eq!(rows.len() + letters.len(), lengths.len());
+        assert_eq!(read(&deaths), (rows, letters));
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    OnWait,
     log::Log,
     record::{Kind, RECORD_HEAD_BYTES},
     walk::walk,
@@ -74,6 +75,24 @@ pub(super) struct Work {
     /// reading stops when the journal holds so many bytes
     pub bytes_max: u64,
     pub link: Arc<Link>,
+    pub on_wait: OnWait,
+}
+
+/// Reading waits for the journal, as the log and whoever watches the run are told; until it is dropped.
+struct Waiting<'a>(&'a Work);
+
+impl<'a> Waiting<'a> {
+    fn new(work: &'a Work, reason: &str) -> Waiting<'a> {
+        tracing::warn!("{reason}");
+        (work.on_wait)(&work.folder, Some(reason));
+        Waiting(work)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        (self.0.on_wait)(&self.0.folder, None);
+    }
 }
 
 /// Why the thread ended before the stream did.
@@ -150,7 +169,7 @@ impl Work {
     /// Removes what is not needed any more, and waits until one more read has room.
     fn wait_for_room(&self, log: &mut Log) -> Result<(), Stop> {
         let mut guard = self.link.hold()?;
-        let mut is_told = false;
+        let mut waiting = None;
         loop {
             let removed = log.remove_before(self.link.acknowledged.load(Ordering::Relaxed));
             if let Err(error) = removed.as_ref()
@@ -161,11 +180,11 @@ impl Work {
             if log.bytes() + READ_BYTES as u64 <= self.bytes_max {
                 return Ok(());
             }
-            if !is_told {
+            waiting.get_or_insert_with(|| {
                 let (path, bytes) = (self.folder.display(), self.bytes_max);
-                tracing::warn!("journal {path} holds {bytes} bytes: reading waits for the next checkpoints");
-                is_told = true;
-            }
+                let reason = format!("reading waits for the next checkpoints: journal {path} holds {bytes} bytes");
+                Waiting::new(self, &reason)
+            });
             guard = self.link.pause(guard)?;
         }
     }
@@ -173,20 +192,24 @@ impl Work {
     /// Makes a record durable, however long the disk has no room for it.
     fn append(&self, log: &mut Log, kind: Kind, record: &mut [u8]) -> Result<(), Stop> {
         let mut guard = self.link.hold()?;
-        let mut is_told = false;
+        let mut waiting = None;
         loop {
             match log.append(kind, record) {
                 Ok(()) => {
-                    if is_told {
+                    if waiting.is_some() {
                         tracing::info!("journal {} is written again", self.folder.display());
                     }
                     return Ok(());
                 }
                 Err(error) if error.is_transient() => {
-                    if !is_told {
-                        tracing::warn!("reading pauses until the journal can be written: {error}");
-                        is_told = true;
-                    }
+                    waiting.get_or_insert_with(|| {
+                        let path = self.folder.display();
+                        let reason = match error.is_out_of_space() {
+                            true => format!("paused: no space for journal {path}"),
+                            false => format!("paused: journal {path}: {error}"),
+                        };
+                        Waiting::new(self, &reason)
+                    });
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -62,17 +62,29 @@ impl Compression {
 
 /// A regular file while it is read, to be known again later.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     file: File,
     is_plain: bool,
 }
 
 impl Source {
     pub fn open(path: &Path) -> io::Result<Source> {
-        let file = File::open(path)?;
+        Source::of(File::open(path)?)
+    }
+
+    pub fn of(file: File) -> io::Result<Source> {
         let mut first = [0; MAGIC_BYTES];
         let count = file.read_at(&mut first, 0)?;
         Ok(Source { file, is_plain: Compression::of(&first[..count]) == Compression::None })
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its bytes are its content.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
     /// The content from byte `offset` on. A compressed file is decompressed up to there.

@@ -10,6 +10,7 @@ mod feed;
 use std::{
     fs::File,
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,11 +22,11 @@ use crate::{
     formats::{Decoder, Records, Scratch, Stop},
     journal::Journaled,
     pace::{Admission, Pace},
+    places::{Form, Original, Places, Tagger},
 };
-use content::Source;
 use feed::{Fed, Feed};
 
-pub(crate) use content::{Content, of_stream};
+pub(crate) use content::{Content, Source, of_stream};
 pub(crate) use feed::{Outlet, Piece, ReaderThread};
 
 /// Bytes read at a time from regular files: large enough to drown the system call, small enough for the second-level cache.
@@ -106,6 +107,8 @@ pub(crate) struct TextPartition {
     identity: Option<FileIdentity>,
     /// through which the stream is read
     journal: Option<Journaled>,
+    /// makes the tags of its rows, if they carry any
+    tagger: Option<Tagger>,
     /// of the journal's stream being read, if its format has one
     header: Option<Arc<str>>,
     /// what is in the buffer is the rest of one of a journal's streams, and another one follows
@@ -149,6 +152,7 @@ impl TextPartition {
             source: None,
             identity: None,
             journal: None,
+            tagger: None,
             header: None,
             boundary: None,
             buffer: Vec::new(),
@@ -242,6 +246,7 @@ impl TextPartition {
         self.offset = offset;
         self.decoder.restart(offset == 0);
         self.identity = None;
+        self.leave_place();
         let Part { path, regular, .. } = &self.parts[part];
         let feed = if *regular {
             let content = Source::open(path).and_then(|source| {
@@ -367,6 +372,7 @@ impl TextPartition {
         if self.boundary.take().is_some() {
             self.consume(self.end - self.start);
             (self.ended, self.at_start, self.header) = (false, true, None);
+            self.leave_place();
             self.decoder.restart(true);
             return Ok(true);
         }
@@ -383,8 +389,10 @@ impl TextPartition {
 
     /// Decodes what is in the buffer; how many records that consumed, and why it stopped.
     fn decode(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>, records_max: u32) -> (u32, Stop) {
-        let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, records_max);
-        records.offset = self.offset;
+        let tag = self.tag();
+        let partition = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
+        let mut records = Records::new(out, context, partition, &self.fields, &mut self.scratch, records_max);
+        (records.offset, records.tag) = (self.offset, tag);
         let bytes = &self.buffer[self.start..self.end];
         let at_end = self.ended && self.boundary != Some(Boundary::Cut);
         let progress = self.decoder.decode(bytes, at_end, &mut records);
@@ -392,6 +400,32 @@ impl TextPartition {
         self.consume(progress.consumed);
         self.rows += u64::from(consumed);
         (consumed, progress.stop)
+    }
+
+    /// The tag of a row whose record begins at `offset`; 0 if rows carry none.
+    fn tag(&mut self) -> u64 {
+        let Some(tagger) = &mut self.tagger else { return 0 };
+        let end = self.offset + (self.end - self.start) as u64;
+        tagger.tag(self.offset, end, || {
+            let form = Form { format: self.decoder.format(), record_bytes_max: self.record_bytes_max };
+            let part = self.parts.get(self.part);
+            let original = match (&self.journal, &self.source, part) {
+                (Some(journal), ..) => Original::Journal { folder: journal.folder().to_owned(), form },
+                (None, Some(source), Some(Part { path, .. })) => {
+                    // A file of which nothing can be found out has no inode of this number.
+                    let inode = source.file().metadata().map_or(0, |metadata| metadata.ino());
+                    Original::File { path: path.clone(), inode, form }
+                }
+                _ => Original::Stream,
+            };
+            (part.map_or_else(|| self.name.as_str().into(), |part| Arc::clone(&part.name)), original)
+        })
+    }
+
+    fn leave_place(&mut self) {
+        if let Some(tagger) = &mut self.tagger {
+            tagger.leave();
+        }
     }
 
     fn read_records(
@@ -442,11 +476,15 @@ impl TextPartition {
             |partition: &TextPartition, reason| ConnectError::Resume { partition: partition.name.clone(), reason };
         let part = self.part_of(position).map_err(|error| refuse(self, error.to_string()))?;
         let Some(Part { path, name, .. }) = self.parts.get(part).filter(|part| part.regular) else { return Ok(()) };
+        if position.identity.is_none() && position.offset > 0 {
+            return Err(refuse(self, format!("{name}: it was a pipe, and is a regular file now")));
+        }
         if let Some(identity) = &position.identity {
             let source = Source::open(path).map_err(|error| refuse(self, format!("{name}: {error}")))?;
             let checked = source.check(identity, position.offset).map_err(|error| error.to_string());
             checked.and_then(|checked| checked).map_err(|reason| refuse(self, format!("{name}: {reason}")))?;
-            if position.rows > 0 && source.continues_a_line(position.offset).unwrap_or(true) {
+            let is_between = position.rows > 0 && position.within.is_none();
+            if is_between && source.continues_a_line(position.offset).unwrap_or(true) {
                 let reason = format!(
                     "{name}: it ended with a line without its end, at byte {}, and goes on there now",
                     position.offset
@@ -514,6 +552,7 @@ impl Partition for TextPartition {
             identity: self.identity.or_else(|| self.identity()),
             share: None,
             header: self.header.clone(),
+            within: self.decoder.within(),
         }
     }
 
@@ -521,6 +560,10 @@ impl Partition for TextPartition {
         if let Some(journal) = &self.journal {
             journal.acknowledge(position.offset);
         }
+    }
+
+    fn note_places(&mut self, places: &Arc<Places>, source: &str) {
+        self.tagger = Some(Tagger::new(places, source));
     }
 
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
@@ -534,6 +577,7 @@ impl Partition for TextPartition {
             }
             (self.offset, self.rows, self.at_start) = (position.offset, position.rows, position.offset == 0);
             self.header.clone_from(&position.header);
+            self.decoder.go_on_within(position.within);
             return Ok(());
         }
         let part = self.part_of(position)?;
@@ -550,6 +594,7 @@ impl Partition for TextPartition {
         if position.offset > self.offset {
             self.enter(part, position.offset).map_err(|error| self.refuse_seek(position, error.to_string()))?;
         }
+        self.decoder.go_on_within(position.within);
         self.rows = position.rows;
         if let Some(pace) = &mut self.pace {
             pace.restart();

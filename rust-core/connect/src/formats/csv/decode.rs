@@ -9,7 +9,7 @@ use ringmill_wire::DataType;
 use crate::{
     ConnectError, FieldSpec,
     formats::{
-        Progress, Records, Stop,
+        Format, Progress, Records, Stop, Within,
         column::{Column, Refusal, Row},
     },
 };
@@ -27,7 +27,7 @@ pub(crate) struct CsvDecoder {
     record_bytes_max: usize,
     fields: Fields,
     /// within a record that is too long and already buried
-    skipping: bool,
+    skipping: Option<Within>,
 }
 
 /// Splits records into fields.
@@ -69,7 +69,7 @@ impl CsvDecoder {
             header_due: true,
             record_bytes_max,
             fields: Fields { reader: Reader::new(), text: vec![0; 4096], ends: vec![0; 64], ranges: Vec::new() },
-            skipping: false,
+            skipping: None,
         })
     }
 
@@ -78,8 +78,7 @@ impl CsvDecoder {
     }
 
     pub fn restart(&mut self, header: bool) {
-        self.skipping = false;
-        self.fields.reader.reset();
+        self.skipping = None;
         self.header_due = header || self.header_fields.is_none();
     }
 
@@ -116,16 +115,25 @@ impl CsvDecoder {
         Ok(Some(start + length))
     }
 
+    pub fn within(&self) -> Option<Within> {
+        self.skipping
+    }
+
+    pub fn go_on_within(&mut self, within: Option<Within>) {
+        // Of a source whose format was another one nothing is known but that it is within a record.
+        self.skipping = within.map(|within| if within == Within::Line { Within::Value } else { within });
+    }
+
     pub fn decode(&mut self, bytes: &[u8], at_end: bool, records: &mut Records<'_, '_>) -> Progress {
         let mut at = 0;
-        if self.skipping {
-            match self.fields.skip(bytes) {
+        if let Some(within) = &mut self.skipping {
+            match within.pass(bytes) {
                 Some(length) => at = length,
                 None => {
                     return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
                 }
             }
-            self.skipping = false;
+            self.skipping = None;
         }
         loop {
             let blank = bytes[at..].iter().position(|&byte| !is_line_end(byte));
@@ -138,7 +146,7 @@ impl CsvDecoder {
                 Ok(length) => at += length,
                 Err(stop) => return Progress { consumed: at, stop },
             }
-            if self.skipping {
+            if self.skipping.is_some() {
                 return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
             }
         }
@@ -152,9 +160,10 @@ impl CsvDecoder {
                 return Err(Stop::NeedMore);
             }
             records.too_long(at, rest, self.record_bytes_max);
-            self.fields.reader.reset();
-            self.skipping = self.fields.skip(rest).is_none();
-            return Ok(rest.len());
+            let mut within = Within::start(Format::Csv);
+            let length = within.pass(rest);
+            self.skipping = length.is_none().then_some(within);
+            return Ok(length.unwrap_or(rest.len()));
         };
         let record = trim_line_end(&rest[..length]);
         if record.len() > self.record_bytes_max {
@@ -235,22 +244,6 @@ impl Fields {
             start = end;
         }
         Split::Record { length: read, unquoted: true }
-    }
-
-    /// Goes on through the record that the reader is in; how many bytes it still had, or `None` if it goes on.
-    fn skip(&mut self, bytes: &[u8]) -> Option<usize> {
-        let mut read = 0;
-        loop {
-            let rest = &bytes[read..];
-            if rest.is_empty() {
-                return None;
-            }
-            let (result, nin, _, _) = self.reader.read_record(rest, &mut self.text, &mut self.ends);
-            read += nin;
-            if matches!(result, ReadRecordResult::Record | ReadRecordResult::End) {
-                return Some(read);
-            }
-        }
     }
 }
 

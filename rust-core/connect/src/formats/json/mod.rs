@@ -19,7 +19,7 @@ use ringmill_wire::DataType;
 use sonic_rs::{Read, parser::Parser, reader::Reader};
 
 use super::{
-    Progress, Records, Stop,
+    Progress, Records, Stop, Within,
     column::{Column, Refusal, Row},
 };
 use crate::{ConnectError, FieldSpec};
@@ -60,11 +60,19 @@ impl JsonDecoder {
         self.skipping = false;
     }
 
+    pub fn within(&self) -> Option<Within> {
+        self.skipping.then_some(Within::Line)
+    }
+
+    pub fn go_on_within(&mut self, within: Option<Within>) {
+        self.skipping = within.is_some();
+    }
+
     pub fn decode(&mut self, bytes: &[u8], at_end: bool, records: &mut Records<'_, '_>) -> Progress {
         let mut at = 0;
         if self.skipping {
-            match memchr(b'\n', bytes) {
-                Some(end) => at = end + 1,
+            match Within::Line.pass(bytes) {
+                Some(length) => at = length,
                 None => {
                     return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
                 }
