@@ -1,6 +1,7 @@
 //! Pipelines that are cut off and go on: in the end everything is there once.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -447,4 +448,118 @@ fn a_file_that_has_grown_is_read_on_from_where_it_ended() {
     std::fs::write(&input, text(0..1_500)).unwrap();
     assert_eq!(go().snapshot.rows_in, 1_500);
     assert_eq!(lines(&out).len(), 1_500);
+}
+
+/// A file of events that grows between runs, counted by key in windows.
+struct Growing {
+    folder: tempfile::TempDir,
+    window: WindowKind,
+    lateness_s: i64,
+}
+
+impl Growing {
+    fn new(window: WindowKind, lateness_s: i64) -> Growing {
+        Growing { folder: tempfile::tempdir().unwrap(), window, lateness_s }
+    }
+
+    /// Appends events, each a key and a second, and runs to the end; gives the number of late rows so far, and what is new
+    /// in the output: key, seconds of the window, count.
+    fn run(&self, shards: usize, events: &[(&str, i64)]) -> (u64, Vec<(String, i64, i64, u64)>) {
+        let (input, out) = (self.folder.path().join("in.ndjson"), self.folder.path().join("out.ndjson"));
+        let before = lines(&out);
+        let mut file = std::fs::File::options().create(true).append(true).open(&input).unwrap();
+        for (key, second) in events {
+            writeln!(file, "{{\"timestamp\":{},\"key\":\"{key}\"}}", second * 1000).unwrap();
+        }
+        let field = |name: &str, data_type| FieldSpec { name: name.into(), data_type, nullable: false, path: None };
+        let fields = vec![field("timestamp", DataType::Timestamp(TimeUnit::Millisecond)), field("key", DataType::Utf8)];
+        let spec = FileSpec {
+            path: input.to_string_lossy().into_owned(),
+            format: Format::Json,
+            fields,
+            rate: None,
+            order: Order::Parallel,
+            record_bytes_max: 1 << 20,
+        };
+        let window = NodeKind::Window(WindowSpec {
+            key: vec!["key".into()],
+            window: self.window,
+            allowed_lateness_ns: self.lateness_s * SECOND,
+            aggregates: vec![NamedAggregate { name: "rows".into(), expression: "count()".into() }],
+            statistics: None,
+        });
+        let nodes = vec![
+            node("in", &[], source(SourceConnector::File(spec))),
+            node("windows", &["in"], window),
+            node("out", &["windows"], file(out.clone())),
+        ];
+        let path = self.folder.path().join("state");
+        let spec = CheckpointSpec { path, interval_ns: SECOND, keep: 1, start: StartFrom::Newest };
+        let summary = run(plan(shards, Some(spec), nodes).unwrap(), Arc::new(Control::default())).unwrap();
+        let mut rows = lines(&out);
+        for line in before {
+            rows.remove(rows.iter().position(|other| *other == line).expect("what was shown stays"));
+        }
+        (summary.snapshot.rows_late, rows.iter().map(|line| counted(line)).collect())
+    }
+}
+
+const SECOND: i64 = 1_000_000_000;
+
+fn counted(line: &str) -> (String, i64, i64, u64) {
+    let row: serde_json::Value = serde_json::from_str(line).unwrap();
+    let second = |name: &str| {
+        let time: jiff::Timestamp = row[name].as_str().unwrap().parse().unwrap();
+        time.as_second()
+    };
+    let key = row["key"].as_str().unwrap().to_owned();
+    (key, second("window_start"), second("window_end"), row["rows"].as_u64().unwrap())
+}
+
+fn window(key: &str, start: i64, end: i64, rows: u64) -> (String, i64, i64, u64) {
+    (key.to_owned(), start, end, rows)
+}
+
+#[test]
+fn rows_that_a_file_gets_after_its_end_are_counted_and_windows_that_fired_stay_closed() {
+    for shards in [[1, 1, 1], [2, 2, 2], [2, 3, 1]] {
+        let file = Growing::new(WindowKind::Tumbling { size_ns: 10 * SECOND }, 0);
+        // The end makes the last windows fire, also that of `b`, which has hardly begun.
+        let (late, rows) = file.run(shards[0], &[("a", 1), ("a", 12), ("b", 21)]);
+        assert_eq!((late, rows), (0, vec![window("a", 0, 10, 1), window("a", 10, 20, 1), window("b", 20, 30, 1)]));
+        // What is not over yet goes on; of the windows until 30 everything has been said, whatever the key.
+        let (late, rows) = file.run(shards[1], &[("b", 29), ("a", 25), ("b", 30), ("a", 31), ("c", 44)]);
+        assert_eq!((late, rows), (2, vec![window("a", 30, 40, 1), window("b", 30, 40, 1), window("c", 40, 50, 1)]));
+        let (late, rows) = file.run(shards[2], &[]);
+        assert_eq!((late, rows), (2, vec![]));
+        let (late, rows) = file.run(shards[0], &[("a", 50)]);
+        assert_eq!((late, rows), (2, vec![window("a", 50, 60, 1)]));
+    }
+}
+
+#[test]
+fn with_allowed_lateness_windows_that_fired_at_the_end_fire_again_for_what_the_file_gets_later() {
+    for shards in [1, 2] {
+        let file = Growing::new(WindowKind::Tumbling { size_ns: 10 * SECOND }, 15);
+        let (_, rows) = file.run(shards, &[("a", 1), ("a", 21), ("b", 22)]);
+        assert_eq!(rows, [window("a", 0, 10, 1), window("a", 20, 30, 1), window("b", 20, 30, 1)]);
+        // Windows that ended 15 seconds before 30 are over.
+        let (late, rows) = file.run(shards, &[("a", 8), ("b", 19), ("a", 23), ("c", 24), ("a", 31)]);
+        let again = [window("a", 20, 30, 2), window("a", 30, 40, 1), window("b", 10, 20, 1), window("c", 20, 30, 1)];
+        assert_eq!((late, rows), (1, again.to_vec()));
+    }
+}
+
+#[test]
+fn sessions_and_sliding_windows_go_on_after_the_end_too() {
+    for shards in [1, 2] {
+        let file = Growing::new(WindowKind::Session { gap_ns: 10 * SECOND }, 0);
+        assert_eq!(file.run(shards, &[("a", 1), ("a", 5)]).1, [window("a", 1, 15, 2)]);
+        let (late, rows) = file.run(shards, &[("a", 4), ("a", 20), ("a", 26), ("b", 30)]);
+        assert_eq!((late, rows), (1, vec![window("a", 20, 36, 2), window("b", 30, 40, 1)]));
+        let file = Growing::new(WindowKind::Sliding { size_ns: 10 * SECOND, every_ns: 5 * SECOND }, 0);
+        assert_eq!(file.run(shards, &[("a", 12)]).1, [window("a", 5, 15, 1), window("a", 10, 20, 1)]);
+        let (late, rows) = file.run(shards, &[("a", 13), ("a", 19), ("a", 21)]);
+        assert_eq!((late, rows), (1, vec![window("a", 15, 25, 2), window("a", 20, 30, 1)]));
+    }
 }

@@ -32,8 +32,11 @@ use crate::metrics::{NodeCounts, StageHistograms, WorkerSnapshot};
 /// A position in a stream: everything before it was passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// No row with an earlier event time (nanoseconds since 1970) follows, except late ones.
+    /// No row with an earlier event time (nanoseconds since 1970) follows, except late ones; `i64::MAX`: everything was
+    /// read.
     pub watermark_ns: i64,
+    /// The newest event time that the sources have met so far; `i64::MIN`: none.
+    pub newest_ns: i64,
     /// When the row that moved the watermark was read; monotonic nanoseconds.
     pub ingest_ns: u64,
     /// Rows after this position must not share a micro-batch with rows before it, so that what is late does not
@@ -48,7 +51,8 @@ pub struct Mark {
 
 impl Mark {
     /// Before anything is known.
-    pub const START: Mark = Mark { watermark_ns: i64::MIN, ingest_ns: 0, cut: false, barrier: 0, end: false };
+    pub const START: Mark =
+        Mark { watermark_ns: i64::MIN, newest_ns: i64::MIN, ingest_ns: 0, cut: false, barrier: 0, end: false };
 }
 
 /// Rows on their way from one node to another.
@@ -222,7 +226,8 @@ pub trait Operator: Send {
     }
 }
 
-/// The marks of a node's inputs, joined: the least watermark, the least barrier, the end when all have ended.
+/// The marks of a node's inputs, joined: the least watermark, the newest time, the least barrier, the end when all have
+/// ended.
 #[derive(Debug)]
 pub struct InputMarks {
     marks: Vec<Mark>,
@@ -241,7 +246,8 @@ impl InputMarks {
         let watermark_ns = self.marks.iter().map(|mark| mark.watermark_ns).min().unwrap_or(i64::MIN);
         let barrier = self.marks.iter().map(|mark| mark.barrier).min().unwrap_or(0);
         let end = self.marks.iter().all(|mark| mark.end);
-        self.joined = Mark { watermark_ns, ingest_ns: mark.ingest_ns, cut: mark.cut, barrier, end };
+        let newest_ns = self.marks.iter().map(|mark| mark.newest_ns).max().unwrap_or(i64::MIN);
+        self.joined = Mark { watermark_ns, newest_ns, ingest_ns: mark.ingest_ns, cut: mark.cut, barrier, end };
         self.joined
     }
 
@@ -333,7 +339,7 @@ mod tests {
     use super::*;
 
     fn mark(watermark_ns: i64, barrier: u64, end: bool) -> Mark {
-        Mark { watermark_ns, ingest_ns: 7, cut: false, barrier, end }
+        Mark { watermark_ns, ingest_ns: 7, barrier, end, ..Mark::START }
     }
 
     #[test]
@@ -343,6 +349,13 @@ mod tests {
         assert_eq!(marks.update(1, mark(50, 0, false)).watermark_ns, 50);
         assert_eq!(marks.update(1, mark(i64::MAX, 0, true)), mark(100, 0, false));
         assert!(marks.update(0, mark(i64::MAX, 0, true)).end);
+    }
+
+    #[test]
+    fn joined_mark_has_the_newest_time_of_any_input() {
+        let mut marks = InputMarks::new(2);
+        marks.update(0, Mark { newest_ns: 70, ..mark(i64::MAX, 0, false) });
+        assert_eq!(marks.update(1, Mark { newest_ns: 30, ..mark(i64::MAX, 0, false) }).newest_ns, 70);
     }
 
     #[test]

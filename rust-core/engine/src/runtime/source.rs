@@ -240,7 +240,15 @@ impl SourceOperator {
         }
         if end != self.mark.end || watermark_ns > self.mark.watermark_ns {
             let watermark_ns = watermark_ns.max(self.mark.watermark_ns);
-            self.mark = Mark { watermark_ns, ingest_ns: context.now_ns, cut: false, end, ..self.mark };
+            let newest_ns = self.newest_ns();
+            self.mark = Mark { watermark_ns, newest_ns, ingest_ns: context.now_ns, cut: false, end, ..self.mark };
+        }
+    }
+
+    fn newest_ns(&self) -> i64 {
+        match self.time.column {
+            Some(_) => self.partitions.iter().map(|state| state.newest_ns).max().unwrap_or(i64::MIN),
+            None => wall_clock_ns(),
         }
     }
 

@@ -72,7 +72,15 @@ impl WindowNode {
 
     /// What the inputs' mark means for the results.
     fn outgoing(&self, mark: Mark) -> Mark {
-        Mark { watermark_ns: self.windows.watermark(), ..mark }
+        let is_over = mark.watermark_ns == i64::MAX;
+        Mark { watermark_ns: if is_over { i64::MAX } else { self.windows.watermark() }, ..mark }
+    }
+
+    /// The watermark of the windows where everything was read: just so far that all of them fire, for there may be more
+    /// to read in the next run.
+    fn final_watermark(&self, newest_ns: i64) -> i64 {
+        let newest_ns = if self.time_column.is_none() { newest_ns.max(wall_clock_ns()) } else { newest_ns };
+        self.windows.last_end_ns(newest_ns)
     }
 
     fn unfit(&self, error: &impl std::fmt::Display) -> EngineError {
@@ -133,7 +141,11 @@ impl Operator for WindowNode {
     fn mark(&mut self, input: usize, mark: Mark, _: &mut ShardContext<'_>) -> Result<(), EngineError> {
         let joined = self.inputs.update(input, mark);
         if joined.watermark_ns > self.mark.watermark_ns {
-            self.windows.advance(joined.watermark_ns, joined.ingest_ns);
+            let watermark_ns = match joined.watermark_ns {
+                i64::MAX => self.final_watermark(joined.newest_ns),
+                watermark_ns => watermark_ns,
+            };
+            self.windows.advance(watermark_ns, joined.ingest_ns);
         }
         self.mark = self.outputs.replace(self.mark, joined);
         Ok(())

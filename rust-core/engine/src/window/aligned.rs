@@ -132,6 +132,13 @@ impl AlignedWindows {
         clamp(i128::from(number) * i128::from(self.every_ns) + i128::from(self.size_ns))
     }
 
+    /// When the last window ends that is open, or that covers this time (`i64::MIN`: none).
+    pub fn last_end_ns(&self, newest_ns: i64) -> i64 {
+        let covering = (newest_ns > i64::MIN).then(|| self.end_ns(self.covering(newest_ns).1));
+        let open = self.open.back().map(|open| self.end_ns(open.number));
+        covering.max(open).unwrap_or(i64::MIN)
+    }
+
     /// Takes the rows of a block (`first..first + count` of the batch); gives how many, fewer if `late` is full.
     pub fn push(&mut self, step: &mut Step, block: &Rows<'_>, late: &mut BatchWriter) -> Result<usize, StateFull> {
         let (count, times) = (block.count(), block.times);

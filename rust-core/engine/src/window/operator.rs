@@ -172,6 +172,15 @@ impl WindowOperator {
         }
     }
 
+    /// When the last window ends that has rows, or that a row of that time falls into. Looks at every session.
+    #[must_use]
+    pub fn last_end_ns(&self, newest_ns: i64) -> i64 {
+        match &self.windows {
+            Windows::Aligned(windows) => windows.last_end_ns(newest_ns),
+            Windows::Session(windows) => windows.last_end_ns(newest_ns),
+        }
+    }
+
     /// Whether there are results to be emitted.
     #[must_use]
     pub fn has_output(&self) -> bool {

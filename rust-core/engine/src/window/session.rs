@@ -133,6 +133,13 @@ impl SessionWindows {
         (self.get(session, LAST) as i64).saturating_add(self.gap_ns)
     }
 
+    /// When the last session ends that is there, or that a row of this time makes (`i64::MIN`: none).
+    pub fn last_end_ns(&self, newest_ns: i64) -> i64 {
+        let made = (newest_ns > i64::MIN).then(|| newest_ns.saturating_add(self.gap_ns));
+        let there = (0..(self.sessions.len() / self.stride) as u32).filter(|session| !self.has(*session, GONE));
+        made.max(there.map(|session| self.end_ns(session)).max()).unwrap_or(i64::MIN)
+    }
+
     fn has(&self, session: u32, flag: u64) -> bool {
         self.get(session, STATE) & flag != 0
     }
