@@ -31,6 +31,21 @@ pub struct Letter {
     /// How often the function was given the row.
     #[serde(default)]
     pub attempts: Option<u32>,
+    /// The row's key as JSON.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The source that it came from.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// The record that a function's row was made of.
+    #[serde(default)]
+    pub original: Option<String>,
+    /// The same in base64, if it is not UTF-8.
+    #[serde(default)]
+    pub original_bytes: Option<String>,
+    /// Why it is not there.
+    #[serde(default)]
+    pub original_missing: Option<String>,
 }
 
 /// Why letters cannot be read.

@@ -40,7 +40,7 @@ fn letters_are_shown_with_their_reason_place_and_record() {
     let folder = stored();
     let all = folder.run(&["dlq", "show", "pipeline.toml"]);
     let parts = [
-        "readings: 1 dead letter\n\n  not UTF-8\n    at   a.ndjson, byte 42\n    base64  /w==\n",
+        "readings: 1 dead letter\n\n  not UTF-8\n    at   a.ndjson, byte 42\n    row  (base64) /w==\n",
         "scores: 23 dead letters, the newest 20\n\n  ValueError: 3 (2 attempts)\n    row  {\"x\":3}\n    Traceback\n",
         "ValueError: 22",
     ];

@@ -8,6 +8,8 @@
 //! A source says by [`Replay`] whether it can continue from a checkpoint, a sink by [`Promise`] what a recovery does to
 //! its output; one that comes only once is read through a [`Journal`]. How rows are shown exactly once stands in [`Writer`]'s module.
 //!
+//! Rows that are written into batches whose rows carry tags can be traced to their records ([`Places`]).
+//!
 //! Guarantees: no call blocks the thread that polls (FIFOs and standard input are read by threads of their own);
 //! steady-state polling and encoding allocate nothing; no input can cause a panic; every record of the input becomes
 //! exactly one row or one [`DeadLetter`].

@@ -6,6 +6,7 @@
 
 mod build;
 pub mod dead_letter_store;
+pub mod provenance;
 pub mod retained;
 
 use std::collections::BTreeMap;

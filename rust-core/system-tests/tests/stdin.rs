@@ -1,4 +1,4 @@
-//! Standard input with checkpoints: a core that dies, however it dies, has lost nothing that was durable.
+//! Standard input and FIFOs with checkpoints: a core that dies, however it dies, has lost nothing that was durable.
 
 use std::io::Write;
 use std::path::Path;
@@ -39,7 +39,8 @@ fn start(job: &Job) -> (Child, ChildStdin) {
 
 /// How many bytes of the stream are in the journal's files: records are a head, in which the length stands, and bytes.
 fn kept(job: &Job) -> u64 {
-    let segments = std::fs::read_dir(job.path("state/journal/lines")).into_iter().flatten().flatten();
+    let journals = std::fs::read_dir(job.path("state/journal")).into_iter().flatten().flatten();
+    let segments = journals.flat_map(|journal| std::fs::read_dir(journal.path()).into_iter().flatten().flatten());
     let mut bytes = 0;
     for segment in segments {
         let segment = std::fs::read(segment.path()).unwrap_or_default();
@@ -148,4 +149,45 @@ fn a_fresh_run_forgets_the_journal_and_a_lost_one_is_refused() {
         .map(|file| file.metadata().expect("it is there").len())
         .sum();
     assert_eq!(bytes, 4 * HEAD_BYTES as u64 + line(4).len() as u64);
+}
+
+#[test]
+fn a_fifo_is_journaled_too_and_goes_on_under_a_writer_that_stays() {
+    let mut chance = Chance::from_environment("a FIFO");
+    let pipeline = PIPELINE.replace("kind = \"stdin\"", "kind = \"file\"\npath = \"pipe*.ndjson\"");
+    let job = Job::new(&pipeline, "");
+    nix::unistd::mkfifo(&job.path("pipe.ndjson"), nix::sys::stat::Mode::S_IRWXU).expect("the folder can be written");
+    // Whoever holds both ends never waits for the other, and keeps what was not read.
+    let mut pipe = std::fs::File::options().read(true).write(true).open(job.path("pipe.ndjson")).expect("a FIFO");
+    let (out, wanted) = (job.path("out.ndjson"), rounds("RINGMILL_STDIN_KILLS", 6));
+    let (mut next, mut sent) = (0, 0);
+    for round in 0..wanted {
+        let mut child = job.start(&[]);
+        for _ in 0..1 + chance.below(3) {
+            let lines = 1 + chance.below(5_000);
+            let burst: String = (next..next + lines).map(line).collect();
+            pipe.write_all(burst.as_bytes()).expect("the run reads");
+            next += lines;
+            sent += burst.len() as u64;
+            until(&mut child, || kept(&job) == sent);
+            if chance.below(2) == 0 {
+                until(&mut child, || shown_last(&out) == Some(next - 1));
+            }
+        }
+        match round % 2 {
+            0 => kill_now(child.id() as i32),
+            _ => kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there"),
+        }
+        let status = child.wait().expect("a child can be waited for");
+        assert_eq!(status.code(), (round % 2 == 1).then_some(0));
+        let rows = shown(&out);
+        assert!(rows.iter().copied().eq(0..rows.len() as u64), "rows are whole, in order and once");
+    }
+    pipe.write_all(line(next).as_bytes()).expect("it has room");
+    let mut child = job.start(&[]);
+    until(&mut child, || kept(&job) == sent + line(next).len() as u64);
+    drop(pipe);
+    let ended = job.wait(child);
+    assert_eq!(ended.figure("/rows/in"), next + 1);
+    assert!(shown(&out).into_iter().eq(0..=next));
 }

@@ -94,13 +94,18 @@ fn text(origin: &str, total: u64, last: &VecDeque<(Letter, String)>) -> String {
     for (letter, _) in last {
         let attempts = letter.attempts.map_or_else(String::new, |attempts| format!(" ({attempts} attempts)"));
         out.push_str(&format!("\n  {}{attempts}\n", letter.reason));
-        if let (Some(partition), Some(offset)) = (&letter.partition, letter.offset) {
-            out.push_str(&format!("    at   {partition}, byte {offset}\n"));
+        if let Some(key) = &letter.key {
+            out.push_str(&format!("    key  {}\n", head(key)));
         }
-        match (&letter.record, &letter.record_bytes) {
-            (Some(record), _) => out.push_str(&format!("    row  {}\n", head(record))),
-            (None, Some(bytes)) => out.push_str(&format!("    base64  {}\n", head(bytes))),
-            (None, None) => {}
+        if let (Some(partition), Some(offset)) = (&letter.partition, letter.offset) {
+            let source = letter.source.as_deref().filter(|source| *source != origin);
+            let source = source.map_or_else(String::new, |source| format!("{source}: "));
+            out.push_str(&format!("    at   {source}{partition}, byte {offset}\n"));
+        }
+        out.push_str(&record("row", &letter.record, &letter.record_bytes));
+        out.push_str(&record("from", &letter.original, &letter.original_bytes));
+        if let Some(reason) = &letter.original_missing {
+            out.push_str(&format!("    from a record that cannot be read: {reason}\n"));
         }
         for line in letter.detail.iter().flat_map(|detail| detail.lines()) {
             out.push_str(&format!("    {line}\n"));
@@ -108,6 +113,14 @@ fn text(origin: &str, total: u64, last: &VecDeque<(Letter, String)>) -> String {
     }
     out.push('\n');
     out
+}
+
+fn record(name: &str, text: &Option<String>, bytes: &Option<String>) -> String {
+    match (text, bytes) {
+        (Some(text), _) => format!("    {name:4} {}\n", head(text)),
+        (None, Some(bytes)) => format!("    {name:4} (base64) {}\n", head(bytes)),
+        (None, None) => String::new(),
+    }
 }
 
 fn head(text: &str) -> String {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, Partition, Resume, Waker, encoder};
+use ringmill_connect::{Encoder, Partition, Places, Resume, Waker, encoder};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -22,13 +22,14 @@ use super::signal::ShardSignal;
 use super::sink::{NullTarget, SinkOperator, SinkTarget};
 use super::snapshot::StartingPoint;
 use super::source::{SourceOperator, SourceTime};
-use super::udf::{KeyedState, UdfOperator, UdfParts, WorkerLink};
+use super::udf::{KeyedState, Tracing, UdfOperator, UdfParts, WorkerLink};
 use super::window::WindowNode;
 use super::workers::{FAILURE_BYTES, udf_layouts};
 use super::writer_thread::{WriterLane, WriterThread, chunk_memory_bytes};
 use crate::error::EngineError;
 use crate::expression::Expression;
 use crate::metrics::{Control, NodeCounts};
+use crate::plan::provenance::{are_rows_traced, consumers, key_columns};
 use crate::plan::{
     Node, NodeKind, Plan, Port, SinkSpec, SourceConnector, SourceSpec, UdfDescription, UdfSpec, event_time_unit,
 };
@@ -60,6 +61,8 @@ pub struct Assembly<'a> {
     lanes: HashMap<usize, Vec<WriterLane>>,
     exchanges: HashMap<usize, Lanes>,
     links: HashMap<(usize, usize), Vec<WorkerLink>>,
+    /// What the tags of traced rows stand for.
+    places: Arc<Places>,
     /// The sinks' threads.
     pub threads: Vec<WriterThread>,
 }
@@ -69,9 +72,16 @@ impl<'a> Assembly<'a> {
     pub fn open_sources(
         plan: &'a Plan,
         signals: &'a [Arc<ShardSignal>],
-        start: StartingPoint,
-        control: &Control,
+        mut start: StartingPoint,
+        control: &Arc<Control>,
     ) -> Result<Self, EngineError> {
+        for journal in start.journals.values_mut() {
+            let control = control.clone();
+            journal.on_wait = Arc::new(move |folder, reason| match reason {
+                Some(reason) => control.pause(&folder.to_string_lossy(), reason),
+                None => control.resume(&folder.to_string_lossy()),
+            });
+        }
         let wakers: Vec<Waker> = signals.iter().map(waker).collect();
         let mut partitions: HashMap<(usize, usize), Vec<Box<dyn Partition>>> = HashMap::new();
         for (index, node) in plan.nodes.iter().enumerate() {
@@ -81,7 +91,9 @@ impl<'a> Assembly<'a> {
             let open = || {
                 let opened = match &source.connector {
                     SourceConnector::Generator(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
-                    SourceConnector::File(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
+                    SourceConnector::File(spec) => {
+                        spec.open_journaled(plan.shards, &wakers, start.journals.get(&index), resume.as_deref())
+                    }
                     SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                 };
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
@@ -91,8 +103,8 @@ impl<'a> Assembly<'a> {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
         }
-        let (lanes, exchanges, links) = Default::default();
-        Ok(Self { plan, signals, start, partitions, lanes, exchanges, links, threads: Vec::new() })
+        let (lanes, exchanges, links, places) = Default::default();
+        Ok(Self { plan, signals, start, partitions, lanes, exchanges, links, places, threads: Vec::new() })
     }
 
     /// Opens the sinks and starts their threads; files are created here. With checkpoints the ways to the sinks come back.
@@ -152,7 +164,7 @@ impl<'a> Assembly<'a> {
         let input = input_schema(node)?;
         if !self.exchanges.contains_key(&index) {
             let template = heap_template(node, input, variable_bytes(self.plan))?;
-            self.exchanges.insert(index, Lanes::new(self.plan.shards, &template));
+            self.exchanges.insert(index, Lanes::new(self.plan.shards, &template, are_rows_traced(self.plan, index)));
         }
         let operator = self.operator(index, node, shard, 1)?;
         let lanes = &self.exchanges[&index];
@@ -183,7 +195,8 @@ impl<'a> Assembly<'a> {
                 let predicate =
                     bound.map_err(|error| EngineError::Internal(format!("{}: {}", node.name, error.message)))?;
                 let variable = variable_bytes(self.plan).max(WINDOW_VARIABLE_BYTES);
-                Box::new(FilterOperator::new(node.name.clone(), predicate, heap_batch(node, input, variable)?, inputs))
+                let out = heap_batch(node, input, variable)?.tagged(are_rows_traced(self.plan, index));
+                Box::new(FilterOperator::new(node.name.clone(), predicate, out, inputs))
             }
             NodeKind::Udf(udf) => {
                 let Some((_, layouts)) = udf_layouts(node)? else {
@@ -201,6 +214,9 @@ impl<'a> Assembly<'a> {
                     has_snapshots: udf.description.snapshot,
                     workers: self.links.remove(&(index, shard)).unwrap_or_default(),
                     inputs,
+                    key: key_columns(self.plan, index),
+                    tracing: are_rows_traced(self.plan, index)
+                        .then(|| Tracing { places: self.places.clone(), waker: waker(&self.signals[shard]) }),
                 })?)
             }
             NodeKind::Sink(sink) => {
@@ -230,7 +246,11 @@ impl<'a> Assembly<'a> {
         source: &SourceSpec,
         shard: usize,
     ) -> Result<Box<dyn Operator>, EngineError> {
-        let partitions = self.partitions.remove(&(index, shard)).unwrap_or_default();
+        let mut partitions = self.partitions.remove(&(index, shard)).unwrap_or_default();
+        let are_traced = are_rows_traced(self.plan, index);
+        if are_traced {
+            partitions.iter_mut().for_each(|partition| partition.note_places(&self.places, &node.name));
+        }
         let time = SourceTime {
             column: event_time_unit(&node.schema, source.event_time.as_deref()),
             out_of_orderness_ns: source.out_of_orderness_ns,
@@ -238,7 +258,7 @@ impl<'a> Assembly<'a> {
             max_future_ns: source.max_future_ns,
             is_needed: feeds_window(self.plan, index),
         };
-        let batch = heap_batch(node, &node.schema, variable_bytes(self.plan))?;
+        let batch = heap_batch(node, &node.schema, variable_bytes(self.plan))?.tagged(are_traced);
         let dead =
             DeadLetterBatch::new(&node.name).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
         let mut operator = SourceOperator::new(node.name.clone(), index, partitions, time, batch, dead);
@@ -461,11 +481,6 @@ fn connect_inputs(graph: &mut Graph, seats: &[usize], node: &Node, seat: usize) 
 fn feeds_window(plan: &Plan, index: usize) -> bool {
     consumers(plan, index)
         .any(|consumer| matches!(plan.nodes[consumer].kind, NodeKind::Window(_)) || feeds_window(plan, consumer))
-}
-
-fn consumers(plan: &Plan, index: usize) -> impl Iterator<Item = usize> {
-    let reads = move |node: &Node| node.inputs.iter().any(|input| input.node == index && input.port == Port::Rows);
-    (0..plan.nodes.len()).filter(move |consumer| reads(&plan.nodes[*consumer]))
 }
 
 /// The UDF step into whose slots a source can parse directly: its only reader, which reads nothing else and has room for

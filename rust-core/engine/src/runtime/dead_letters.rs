@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringmill_connect::dead_letter_schema;
+use ringmill_connect::{Origin, dead_letter_schema};
 use ringmill_wire::{Capacity, HeapBatch, Template, WireError};
 
 use super::operator::{Offer, Rows};
@@ -12,6 +12,42 @@ const BYTES_MAX: u32 = 4 << 20;
 /// Longest text kept of a reason or a traceback, and longest record; a batch with this much room free has room.
 const TEXT_MAX: usize = 64 << 10;
 const RECORD_MAX: usize = 1 << 20;
+
+/// A row that no function took, or for which it failed.
+#[derive(Clone, Copy)]
+pub struct RowLetter<'a> {
+    /// The exception, or how the worker died.
+    pub reason: &'a str,
+    /// A traceback.
+    pub detail: Option<&'a str>,
+    /// How often the function was given the row.
+    pub attempts: Option<u32>,
+    /// The row's columns as JSON.
+    pub record: &'a [u8],
+    /// Its key's columns as JSON.
+    pub key: Option<&'a str>,
+    /// The record that it was made of.
+    pub origin: Option<&'a Origin>,
+}
+
+struct Place<'a> {
+    source: &'a str,
+    partition: &'a str,
+    offset: u64,
+}
+
+/// What a letter says.
+#[derive(Default)]
+struct Letter<'a> {
+    reason: &'a str,
+    detail: Option<&'a str>,
+    place: Option<Place<'a>>,
+    attempts: Option<u32>,
+    record: &'a [u8],
+    key: Option<&'a str>,
+    original: Option<&'a [u8]>,
+    missing: Option<&'a str>,
+}
 
 /// Dead letters of one node, in the schema of [`dead_letter_schema`].
 pub struct DeadLetterBatch {
@@ -33,7 +69,7 @@ impl DeadLetterBatch {
 
     /// Bytes of memory one such batch takes.
     pub fn bytes() -> u64 {
-        8 * u64::from(BYTES_MAX)
+        11 * u64::from(BYTES_MAX)
     }
 
     /// Letters waiting.
@@ -56,46 +92,62 @@ impl DeadLetterBatch {
 
     /// A record that did not parse or fit.
     pub fn push_record(&mut self, reason: &str, partition: &str, offset: u64, record: &[u8]) {
-        self.push(reason, None, Some((partition, offset)), None, record);
+        let source = self.origin.clone();
+        let place = Place { source: &source, partition, offset };
+        self.push(&Letter { reason, record, place: Some(place), ..Letter::default() });
     }
 
-    /// A row that no function took, or for which it failed in so many attempts; `record` is the row as JSON, `detail` a
-    /// traceback.
-    pub fn push_row(&mut self, reason: &str, detail: Option<&str>, attempts: Option<u32>, record: &[u8]) {
-        self.push(reason, detail, None, attempts, record);
+    /// A row that no function took, or for which it failed.
+    pub fn push_row(&mut self, letter: &RowLetter<'_>) {
+        let RowLetter { reason, detail, attempts, record, key, origin } = *letter;
+        let place = origin.map(|from| Place { source: &from.source, partition: &from.partition, offset: from.offset });
+        let (original, missing) = match origin.map(|from| &from.record) {
+            Some(Ok(original)) => (original.as_deref(), None),
+            Some(Err(missing)) => (None, Some(missing.as_str())),
+            None => (None, None),
+        };
+        self.push(&Letter { reason, detail, place, attempts, record, key, original, missing });
     }
 
-    fn push(
-        &mut self,
-        reason: &str,
-        detail: Option<&str>,
-        place: Option<(&str, u64)>,
-        attempts: Option<u32>,
-        record: &[u8],
-    ) {
+    fn push(&mut self, letter: &Letter<'_>) {
         self.total += 1;
-        let record = &record[..record.len().min(RECORD_MAX)];
-        let (reason, detail) = (head(reason, TEXT_MAX / 2), detail.map(|text| head(text, TEXT_MAX / 2)));
-        let partition = place.map(|(partition, _)| head(partition, TEXT_MAX / 2));
-        self.record_bytes += record.len();
-        self.text_bytes +=
-            (self.origin.len() + reason.len()).max(detail.map_or(0, str::len)).max(partition.map_or(0, str::len));
+        fn text(text: &str) -> &[u8] {
+            head(text, TEXT_MAX / 2).as_bytes()
+        }
+        let record = &letter.record[..letter.record.len().min(RECORD_MAX)];
+        let original = letter.original.map(|original| &original[..original.len().min(RECORD_MAX)]);
+        let place = letter.place.as_ref();
+        // What stands in the columns of text, in their order, and then in those of records.
+        let texts = [
+            Some(text(&self.origin)),
+            Some(text(letter.reason)),
+            letter.detail.map(text),
+            place.map(|place| text(place.partition)),
+            letter.key.map(text),
+            place.map(|place| text(place.source)),
+            letter.missing.map(text),
+        ];
+        self.text_bytes += texts.iter().flatten().map(|text| text.len()).max().unwrap_or(0);
+        self.record_bytes += record.len().max(original.map_or(0, <[u8]>::len));
+        let [origin, reason, detail, partition, key, source, missing] = texts;
+        let (record, record_bytes) = text_or_bytes(Some(record));
+        let (original, original_bytes) = text_or_bytes(original);
         let writer = self.batch.writer();
         // `has_room` is asked before every push, so these fit; a letter that did not would be counted and lost its text.
-        let mut fits = writer.push_str(0, &self.origin).is_ok();
-        fits &= writer.push_str(1, reason).is_ok();
-        fits &= push_optional(writer, 2, detail.map(str::as_bytes));
-        fits &= push_optional(writer, 3, partition.map(str::as_bytes));
+        let mut fits = true;
+        for (column, value) in [(0, origin), (1, reason), (2, detail), (3, partition), (5, record), (6, record_bytes)] {
+            fits &= push_optional(writer, column, value);
+        }
         match place {
-            Some((_, offset)) => writer.push(4, offset),
+            Some(place) => writer.push(4, place.offset),
             None => writer.push_null(4),
         }
-        let text = std::str::from_utf8(record).is_ok();
-        fits &= push_optional(writer, 5, text.then_some(record));
-        fits &= push_optional(writer, 6, (!text).then_some(record));
-        match attempts {
+        match letter.attempts {
             Some(attempts) => writer.push(7, attempts),
             None => writer.push_null(7),
+        }
+        for (column, value) in [(8, key), (9, source), (10, original), (11, original_bytes), (12, missing)] {
+            fits &= push_optional(writer, column, value);
         }
         if fits { writer.finish_row() } else { writer.discard_row() }
     }
@@ -110,6 +162,14 @@ impl DeadLetterBatch {
     pub fn clear(&mut self) {
         self.batch.clear();
         (self.record_bytes, self.text_bytes) = (0, 0);
+    }
+}
+
+/// Bytes as text, if they are, and otherwise as bytes.
+fn text_or_bytes(bytes: Option<&[u8]>) -> (Option<&[u8]>, Option<&[u8]>) {
+    match bytes {
+        Some(bytes) if std::str::from_utf8(bytes).is_ok() => (Some(bytes), None),
+        bytes => (None, bytes),
     }
 }
 
@@ -150,12 +210,35 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_of_a_row_says_how_often_it_was_tried() {
+    fn a_letter_of_a_row_says_its_key_its_place_and_how_often_it_was_tried() {
         let mut letters = DeadLetterBatch::new("scores").unwrap();
-        letters.push_row("ValueError: no", Some("Traceback"), Some(14), b"{}");
+        let mut push = |record| {
+            let (source, partition) = ("sensors".into(), "a.csv".into());
+            let origin = Origin { source, partition, offset: 42, record };
+            letters.push_row(&RowLetter {
+                reason: "ValueError: no",
+                detail: Some("Traceback"),
+                attempts: Some(14),
+                record: b"{}",
+                key: Some("{\"id\":1}"),
+                origin: Some(&origin),
+            });
+        };
+        push(Ok(Some(b"1,2".to_vec())));
+        push(Ok(Some(vec![0xff])));
+        push(Err("a.csv is another file now".to_owned()));
         let view = letters.batch.view();
-        assert_eq!((view.column(2).bytes(0), view.column(7).values::<u32>()), (&b"Traceback"[..], &[14][..]));
-        assert!(!view.column(4).is_valid(0));
+        let text = |column: usize, row: usize| {
+            let column = view.column(column);
+            column.is_valid(row).then(|| column.bytes(row).escape_ascii().to_string())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!((text(2, 0), view.column(7).values::<u32>()), (some("Traceback"), &[14; 3][..]));
+        assert_eq!((text(8, 0), text(9, 0)), (some("{\\\"id\\\":1}"), some("sensors")));
+        assert_eq!((text(3, 0), view.column(4).values::<u64>()), (some("a.csv"), &[42; 3][..]));
+        assert_eq!([text(10, 0), text(11, 0), text(12, 0)], [some("1,2"), None, None]);
+        assert_eq!([text(10, 1), text(11, 1), text(12, 1)], [None, some("\\xff"), None]);
+        assert_eq!([text(10, 2), text(11, 2), text(12, 2)], [None, None, some("a.csv is another file now")]);
     }
 
     #[test]

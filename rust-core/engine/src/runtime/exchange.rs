@@ -43,12 +43,13 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// For that many shards and batches of that layout.
-    pub fn new(shards: usize, template: &Arc<Template>) -> Self {
+    /// For that many shards and batches of that layout; whether their rows carry tags.
+    pub fn new(shards: usize, template: &Arc<Template>, are_tagged: bool) -> Self {
         let lane = || {
             let lane = Lane { full: Arc::new(ArrayQueue::new(PACKETS)), empty: Arc::new(ArrayQueue::new(PACKETS)) };
             for _ in 0..PACKETS {
-                let packet = Packet { batch: HeapBatch::new(template.clone()), ingest_ns: 0, mark: None };
+                let batch = HeapBatch::new(template.clone()).tagged(are_tagged);
+                let packet = Packet { batch, ingest_ns: 0, mark: None };
                 let _ = lane.empty.push(Box::new(packet));
             }
             lane
@@ -399,7 +400,7 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64)]).unwrap());
         let template = Template::new(schema, Capacity { rows_max: 4, variable_bytes_max: 0 }).unwrap();
         let signals = (0..shards).map(|_| Arc::new(ShardSignal::new().unwrap())).collect();
-        (Lanes::new(shards, &Arc::new(template)), signals)
+        (Lanes::new(shards, &Arc::new(template), false), signals)
     }
 
     /// Puts a packet with one row on its way from a shard to shard 0.

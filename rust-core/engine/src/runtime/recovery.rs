@@ -75,7 +75,11 @@ impl Durable {
         let sources = self.manifest.iter().flat_map(|manifest| &manifest.sources);
         let index = |name: &str| plan.nodes.iter().position(|node| node.name == name);
         let partitions = sources.filter_map(|source| Some((index(&source.node)?, source.partitions.clone())));
-        let journal = |name: &str| Journal { folder: self.folder.journal(name), is_emptied: self.is_fresh };
+        let journal = |name: &str| Journal {
+            folder: self.folder.journal(name),
+            is_emptied: self.is_fresh,
+            on_wait: Arc::new(|_, _| {}),
+        };
         let is_journaled = |node: &Node| matches!(&node.kind, NodeKind::Source(source) if source.connector.replay() == Replay::Journaled);
         let nodes = plan.nodes.iter().enumerate().filter(|(_, node)| is_journaled(node));
         StartingPoint {

@@ -42,7 +42,7 @@ impl ShardSnapshot {
 }
 
 /// Where a run goes on; the default is the beginning.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct StartingPoint {
     /// Each node's number in the stores, by index in the plan; without an entry it is the index.
     pub node_ids: Vec<NodeId>,

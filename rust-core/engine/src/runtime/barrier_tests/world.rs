@@ -125,7 +125,7 @@ impl Builder<'_> {
             let seat = if matches!(node.kind, Kind::Window) && self.topology.shards > 1 {
                 let template = batch(&schema()).template().clone();
                 let shards = self.topology.shards;
-                let lanes = self.lanes.entry(index).or_insert_with(|| Lanes::new(shards, &template));
+                let lanes = self.lanes.entry(index).or_insert_with(|| Lanes::new(shards, &template, false));
                 let hasher = KeyHasher::new(vec![1]);
                 let sender = lanes.sender(shard, "window".into(), hasher, self.signals, node.inputs.len());
                 let receiver = lanes.receiver(shard, self.signals);

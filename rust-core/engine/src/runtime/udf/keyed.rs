@@ -124,7 +124,7 @@ impl KeyedState {
             for (at, (column, word)) in self.columns.iter().zip(&words[payload + 1..]).enumerate() {
                 push_fixed(self.inputs + at, column.data_type, &word.to_le_bytes()[..column.width], writer);
             }
-            writer.finish_row();
+            writer.finish_tagged_row(view.tag(row));
             words[payload] |= BUSY;
             self.busy.push_back(entry);
         }
@@ -229,7 +229,7 @@ impl UdfOperator {
             let taken = keyed.copy_rows(&delivery.view, rows, &mut self.writer);
             first += taken;
             if taken == 0 && self.writer.rows() == 0 {
-                if !self.refuse_row(&delivery.view, first) {
+                if !self.refuse_row(&delivery.view, first)? {
                     break;
                 }
                 first += 1;

@@ -8,6 +8,7 @@
 
 mod deaths;
 mod keyed;
+mod letters;
 mod link;
 mod open_batch;
 mod restarts;
@@ -24,6 +25,8 @@ use ringmill_state::{EntryKey, NodeId};
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, HeapBatch, Lengths, Schema, Template};
 
 pub use self::keyed::KeyedState;
+pub use self::letters::Tracing;
+use self::letters::{KeyText, Traces};
 pub use self::link::{LinkParts, WorkerLink};
 use self::open_batch::OpenBatch;
 use self::retrial::Retrial;
@@ -57,6 +60,8 @@ struct InFlight {
     /// `None` when it was given up for a retrial.
     slot: Option<u32>,
     rows: u32,
+    /// Its rows' tags, if they are traced.
+    tags: Vec<u64>,
     /// Deaths that it is the suspect of.
     deaths: u32,
     ingest_ns: u64,
@@ -115,6 +120,11 @@ pub struct UdfOperator {
     /// The log was told that the function fails for most rows.
     has_complained: bool,
     dead: DeadLetterBatch,
+    /// How its rows are traced to their records, if they are.
+    traces: Option<Traces>,
+    /// The columns of its rows' key, until they are needed.
+    key_columns: Option<Vec<usize>>,
+    key_text: Option<KeyText>,
     row_encoder: Box<dyn Encoder>,
     text: Vec<u8>,
     inputs: InputMarks,
@@ -155,6 +165,10 @@ pub struct UdfParts {
     pub workers: Vec<WorkerLink>,
     /// Streams it reads.
     pub inputs: usize,
+    /// Columns that are its rows' key; empty: there is none.
+    pub key: Vec<usize>,
+    /// How its rows are traced to their records, if they are.
+    pub tracing: Option<Tracing>,
 }
 
 impl UdfOperator {
@@ -170,8 +184,17 @@ impl UdfOperator {
         let names = parts.workers.iter().map(|worker| worker.name.as_str());
         let snapshots = parts.has_snapshots.then(|| Snapshots::new(names));
         let slots: usize = parts.workers.iter().map(WorkerLink::slots).sum();
+        let rows_max = parts.request.capacity().rows_max;
+        let traces = parts.tracing.map(|tracing| Traces::new(tracing, slots + 1, rows_max));
+        let mut writer = BatchWriter::new(parts.request.clone());
+        if traces.is_some() {
+            writer.carry_tags();
+        }
         Ok(Self {
-            writer: BatchWriter::new(parts.request.clone()),
+            writer,
+            traces,
+            key_columns: Some(parts.key),
+            key_text: None,
             response: HeapBatch::new(parts.response),
             lengths: Lengths::default(),
             flight: VecDeque::with_capacity(slots + 1),
@@ -337,17 +360,13 @@ impl UdfOperator {
     }
 
     /// A row that fits no micro-batch goes to dead letters; `false`: no room there now.
-    fn refuse_row(&mut self, view: &BatchView<'_>, row: usize) -> bool {
-        if !self.dead.has_room() {
-            return false;
-        }
+    fn refuse_row(&mut self, view: &BatchView<'_>, row: usize) -> Result<bool, EngineError> {
         let room = self.request.capacity().variable_bytes_max;
         let reason =
             format!("the row needs more than the {room} bytes that batch_bytes gives each variable-length column");
         self.text.clear();
         self.row_encoder.encode(view, row..row + 1, &mut self.text);
-        self.dead.push_row(&reason, None, None, self.text.strip_suffix(b"\n").unwrap_or(&self.text));
-        true
+        self.push_letter((view, row), view.tag(row), &reason, None, None)
     }
 
     /// Gives the head's slot back; returns the mark that followed it.
@@ -359,6 +378,9 @@ impl UdfOperator {
         }
         if let Some(slot) = head.slot {
             self.workers[head.worker].channel.release(slot);
+        }
+        if let Some(traces) = &mut self.traces {
+            traces.give_back(head.tags);
         }
         head.mark
     }
@@ -431,7 +453,7 @@ impl Operator for UdfOperator {
             let copied = self.writer.copy_rows(&delivery.view, first..end);
             first += copied;
             if copied == 0 && self.writer.rows() == 0 {
-                if !self.refuse_row(&delivery.view, first) {
+                if !self.refuse_row(&delivery.view, first)? {
                     break;
                 }
                 first += 1;
@@ -472,12 +494,13 @@ impl Operator for UdfOperator {
                 let (Some(offering), Some(head)) = (&self.offering, self.flight.front()) else {
                     return self.idle_mark.map(|mark| Offer { rows: None, mark: Some(mark) });
                 };
-                let (rows, is_last) = match *offering {
-                    Offering::Head => (head.rows, true),
-                    Offering::Part { rows } => (rows, self.is_last_part()),
+                let (rows, is_last, first) = match *offering {
+                    Offering::Head => (head.rows, true, 0),
+                    Offering::Part { rows } => (rows, self.is_last_part(), self.first_row_of_part()),
                 };
                 // SAFETY: `compose` made the parts from slots that stay unchanged until they are released on delivery.
                 let view = unsafe { BatchView::from_parts(&self.output, rows as usize, &self.parts) };
+                let view = view.with_tags(head.tags.get(first..).unwrap_or_default());
                 let rows = Rows { view, first: 0, ingest_ns: head.ingest_ns };
                 Some(Offer { rows: Some(rows), mark: head.mark.filter(|_| is_last) })
             }

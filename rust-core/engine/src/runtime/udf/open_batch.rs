@@ -3,7 +3,7 @@
 use ringmill_ring::{Submission, SubmissionKind, monotonic_ns};
 
 use super::link::State;
-use super::{InFlight, Outcome, UdfOperator, WorkerLink};
+use super::{InFlight, Outcome, Traces, UdfOperator, WorkerLink};
 use crate::runtime::operator::Mark;
 
 /// See the module.
@@ -45,6 +45,8 @@ impl UdfOperator {
     pub(super) fn publish(&mut self) {
         let Some(open) = self.open.take() else { return };
         let closed = self.writer.close();
+        let mut tags = self.traces.as_mut().map(Traces::take_room).unwrap_or_default();
+        self.writer.swap_tags(&mut tags);
         let publish_ns = monotonic_ns();
         let epoch = self.epoch();
         let worker = &mut self.workers[open.worker];
@@ -68,6 +70,7 @@ impl UdfOperator {
             worker: open.worker,
             slot: Some(open.slot),
             rows: closed.rows,
+            tags,
             deaths: 0,
             ingest_ns: open.ingest_ns,
             publish_ns,

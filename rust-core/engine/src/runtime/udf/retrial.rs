@@ -275,17 +275,15 @@ impl UdfOperator {
             self.skipped += 1;
             return Ok(true);
         }
-        if self.on_error == OnError::DeadLetter && !self.dead.has_room() {
-            return Ok(false);
-        }
         let view = retrial.rows.view();
         self.text.clear();
         self.row_encoder.encode(&view, row as usize..row as usize + 1, &mut self.text);
-        let record = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
         if self.on_error == OnError::DeadLetter {
-            self.dead.push_row(&failure.error, failure.detail.as_deref(), Some(retrial.attempts(row)), record);
-            return Ok(true);
+            let tag = self.flight.front().and_then(|head| head.tags.get(row as usize)).copied().unwrap_or(0);
+            let (detail, attempts) = (failure.detail.as_deref(), Some(retrial.attempts(row)));
+            return self.push_letter((&view, row as usize), tag, &failure.error, detail, attempts);
         }
+        let record = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
         let beginning = String::from_utf8_lossy(&record[..record.len().min(RECORD_BYTES_MAX)]).into_owned();
         let record = if record.len() > RECORD_BYTES_MAX { format!("{beginning}…") } else { beginning };
         Err(EngineError::Udf {
@@ -312,6 +310,11 @@ impl UdfOperator {
         }
         self.retrial = Some(retrial);
         None
+    }
+
+    /// The row of its batch with which the part that is offered begins.
+    pub(super) fn first_row_of_part(&self) -> usize {
+        self.retrial.as_ref().map_or(0, |retrial| retrial.first_row())
     }
 
     /// Whether the part that is offered ends its batch.
