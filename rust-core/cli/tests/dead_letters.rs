@@ -57,6 +57,26 @@ fn letters_are_shown_with_their_reason_place_and_record() {
 }
 
 #[test]
+fn letters_of_rows_are_shown_with_their_key_and_the_record_that_they_were_made_of() {
+    let folder = Folder::new(PIPELINE);
+    let path = folder.path("state/dead_letters/scores");
+    std::fs::create_dir_all(&path).expect("create");
+    let common = "\"origin\":\"scores\",\"reason\":\"ValueError\",\"key\":\"{\\\"id\\\":7}\",\"source\":\"sensors\",\"partition\":\"a.csv\",\"offset\":42";
+    let letters = [
+        format!("{{{common},\"record\":\"{{}}\",\"original\":\"7,1.5\"}}"),
+        format!("{{{common},\"original_bytes\":\"/w==\"}}"),
+        format!("{{{common},\"original_missing\":\"a.csv is another file now\"}}"),
+    ];
+    std::fs::write(path.join("part-0000000001.json"), letters.join("\n") + "\n").expect("write");
+    let parts = [
+        "    key  {\"id\":7}\n    at   sensors: a.csv, byte 42\n    row  {}\n    from 7,1.5\n",
+        "    from (base64) /w==\n",
+        "    from a record that cannot be read: a.csv is another file now\n",
+    ];
+    folder.run(&["dlq", "show", "state"]).expect(0, &parts);
+}
+
+#[test]
 fn no_letters_are_no_failure_and_foreign_lines_are() {
     let folder = Folder::new(PIPELINE);
     folder.run(&["dlq", "show", "pipeline.toml"]).expect(0, &["no dead letters in "]);
