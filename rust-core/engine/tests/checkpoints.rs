@@ -467,9 +467,9 @@ impl Growing {
     fn run(&self, shards: usize, events: &[(&str, i64)]) -> (u64, Vec<(String, i64, i64, u64)>) {
         let (input, out) = (self.folder.path().join("in.ndjson"), self.folder.path().join("out.ndjson"));
         let before = lines(&out);
-        let mut file = std::fs::File::options().create(true).append(true).open(&input).unwrap();
+        let mut to = std::fs::File::options().create(true).append(true).open(&input).unwrap();
         for (key, second) in events {
-            writeln!(file, "{{\"timestamp\":{},\"key\":\"{key}\"}}", second * 1000).unwrap();
+            writeln!(to, "{{\"timestamp\":{},\"key\":\"{key}\"}}", second * 1000).unwrap();
         }
         let field = |name: &str, data_type| FieldSpec { name: name.into(), data_type, nullable: false, path: None };
         let fields = vec![field("timestamp", DataType::Timestamp(TimeUnit::Millisecond)), field("key", DataType::Utf8)];
@@ -494,7 +494,7 @@ impl Growing {
             node("out", &["windows"], file(out.clone())),
         ];
         let path = self.folder.path().join("state");
-        let spec = CheckpointSpec { path, interval_ns: SECOND, keep: 1, start: StartFrom::Newest };
+        let spec = CheckpointSpec { path, interval_ns: 1_000_000_000, keep: 1, start: StartFrom::Newest };
         let summary = run(plan(shards, Some(spec), nodes).unwrap(), Arc::new(Control::default())).unwrap();
         let mut rows = lines(&out);
         for line in before {

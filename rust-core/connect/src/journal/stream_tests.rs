@@ -373,3 +373,25 @@ proptest::proptest! {
         assert_eq!(read(&deaths), (rows, letters));
     }
 }
+
+#[test]
+fn who_watches_is_told_that_reading_waits_for_the_journal_and_when_it_does_no_more() {
+    let place = tempfile::tempdir().unwrap();
+    let (told, tells) = std::sync::mpsc::channel();
+    let on_wait: crate::OnWait = Arc::new(move |folder, reason| {
+        let _ = told.send((folder.to_owned(), reason.map(str::to_owned)));
+    });
+    let journal = Journal { folder: place.path().join("lines"), is_emptied: false, on_wait };
+    let lines = b"{\"x\":1}\n".repeat(20);
+    let mut journaled = Journaled::new(&journal, 100, || of_stream(Pieces(io::Cursor::new(lines))));
+    // Room for one read.
+    journaled.bytes_max = super::thread::READ_BYTES as u64;
+    let mut partition = TextPartition::of_journal("stdin", &options(Format::Json), journaled, Arc::new(|| {})).unwrap();
+    let mut batch = testing::batch(&schema_of(&fields(&["x:int64"])).unwrap(), 10, 100);
+    testing::poll(&mut partition, &mut batch, &mut Letters::default(), 1).unwrap();
+    let (folder, reason) = tells.recv().unwrap();
+    assert_eq!(folder, journal.folder);
+    assert!(reason.unwrap().starts_with("reading waits for the next checkpoints: journal "));
+    drop(partition);
+    assert_eq!(tells.recv().unwrap(), (folder, None));
+}
