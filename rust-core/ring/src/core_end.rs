@@ -30,6 +30,30 @@ pub struct ChannelConfig {
     pub generation: u64,
 }
 
+/// How large a channel's response file is; see [`ResponseMemory`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseLayout(Geometry);
+
+/// Memory for the answers of a worker to come. Making it is most of the work of [`CoreEnd::replace_worker`] (the kernel
+/// clears it, some milliseconds for 16 MiB), and can be done on any thread.
+pub struct ResponseMemory(File);
+
+impl ResponseMemory {
+    /// Take the memory from the kernel.
+    ///
+    /// # Errors
+    /// [`RingError::OutOfMemory`] with the bytes needed, or [`RingError::System`].
+    pub fn make(layout: ResponseLayout) -> Result<ResponseMemory, RingError> {
+        File::of_response(memory_file::reserve(&layout.0)?, layout.0).map(ResponseMemory)
+    }
+}
+
+impl std::fmt::Debug for ResponseMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ResponseMemory({} bytes)", self.0.geometry.file_bytes)
+    }
+}
+
 /// What the worker says of itself. For logs and for finding hangs; nothing here is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct WorkerState {
@@ -117,19 +141,32 @@ impl CoreEnd {
     /// [`RingError::BadConfig`] if `generation` is not greater than the one before, [`RingError::OutOfMemory`] with the
     /// bytes needed, or [`RingError::System`]. Everything is then as before, and the call may be repeated.
     pub fn replace_worker(&mut self, generation: u64) -> Result<Vec<Resubmission>, RingError> {
-        if generation <= self.generation {
-            let rule = "greater than that of the worker before";
-            return Err(RingError::BadConfig { field: "generation", value: generation, rule });
-        }
-        let (geometry, start) = (self.response.geometry, self.link.position());
+        self.check_generation(generation)?;
+        self.replace_worker_with(generation, ResponseMemory::make(self.response_layout())?)
+    }
+
+    /// [`CoreEnd::replace_worker`] with memory that was made before.
+    ///
+    /// # Errors
+    /// As there; the memory is then gone.
+    ///
+    /// # Panics
+    /// If the memory was made for another layout.
+    pub fn replace_worker_with(
+        &mut self,
+        generation: u64,
+        memory: ResponseMemory,
+    ) -> Result<Vec<Resubmission>, RingError> {
+        self.check_generation(generation)?;
+        let (response, geometry, start) = (memory.0, self.response.geometry, self.link.position());
+        assert_eq!(response.geometry, geometry, "response memory of another layout");
         let header = Header::new(&geometry, self.response_schema_hash, generation, start);
-        let descriptor = memory_file::create(&geometry, &header)?;
+        memory_file::write_all(&response.descriptor, 0, &header.encode())?;
         let mut answer = Vec::new();
         for (slot, bytes) in self.link.slots.answered() {
             self.copy_response(slot, bytes, &mut answer);
-            memory_file::write_all(&descriptor, geometry.slot_offset(slot) as u64, &answer)?;
+            memory_file::write_all(&response.descriptor, geometry.slot_offset(slot) as u64, &answer)?;
         }
-        let response = File::of_response(descriptor, geometry)?;
 
         let parts = parts(&self.request.mapping, &self.request.geometry, &response.mapping, &geometry, start);
         // SAFETY: as in `create`; the link forgets the old response before its mapping is dropped below.
@@ -138,6 +175,20 @@ impl CoreEnd {
         self.response = response;
         self.generation = generation;
         Ok(unanswered)
+    }
+
+    fn check_generation(&self, generation: u64) -> Result<(), RingError> {
+        if generation <= self.generation {
+            let rule = "greater than that of the worker before";
+            return Err(RingError::BadConfig { field: "generation", value: generation, rule });
+        }
+        Ok(())
+    }
+
+    /// How large the response file is, for [`ResponseMemory::make`].
+    #[must_use]
+    pub fn response_layout(&self) -> ResponseLayout {
+        ResponseLayout(self.response.geometry)
     }
 
     /// How many workers the channel's place has seen: the generation of the present one.
@@ -249,6 +300,16 @@ impl CoreEnd {
     #[must_use]
     pub fn leased_slots(&self) -> usize {
         self.link.slots.leased_count() as usize
+    }
+
+    /// Whether user code of the worker still looks into this slot: it must not be published then.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    #[inline]
+    #[must_use]
+    pub fn is_leased(&self, slot: u32) -> bool {
+        self.link.slots.is_leased(slot)
     }
 
     /// Give a slot pair back: never published, or answered and consumed. If it is leased it becomes free when the

@@ -64,7 +64,7 @@ mod worker_end;
 mod worker_link;
 
 pub use clock::monotonic_ns;
-pub use core_end::{ChannelConfig, CoreEnd, WorkerState};
+pub use core_end::{ChannelConfig, CoreEnd, ResponseLayout, ResponseMemory, WorkerState};
 pub use descriptor::{Completion, CompletionKind, NO_SLOT, Resubmission, Submission, SubmissionKind};
 pub use doorbell::Doorbell;
 pub use error::{FileRole, ProtocolViolation, RingError};

@@ -14,6 +14,13 @@ const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW
 
 /// Make a memory file with all its memory, its header written; not sealed yet.
 pub(crate) fn create(geometry: &Geometry, header: &Header) -> Result<OwnedFd, RingError> {
+    let descriptor = reserve(geometry)?;
+    write_all(&descriptor, 0, &header.encode())?;
+    Ok(descriptor)
+}
+
+/// Make a memory file with all its memory, full of zeros; not sealed yet.
+pub(crate) fn reserve(geometry: &Geometry) -> Result<OwnedFd, RingError> {
     let (name, what) = match geometry.role {
         FileRole::Request => ("ringmill-request", "request memory"),
         FileRole::Response => ("ringmill-response", "response memory"),
@@ -28,11 +35,10 @@ pub(crate) fn create(geometry: &Geometry, header: &Header) -> Result<OwnedFd, Ri
     let descriptor = memfd_create(name, flags).map_err(failed("memfd_create"))?;
     // Also sets the size. From here on no access can fail for want of memory.
     fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as libc::off_t).map_err(failed("fallocate"))?;
-    write_all(&descriptor, 0, &header.encode())?;
     Ok(descriptor)
 }
 
-/// Write into a file that is not sealed yet.
+/// Write into a file that is not sealed against writing.
 pub(crate) fn write_all(descriptor: &OwnedFd, offset: u64, bytes: &[u8]) -> Result<(), RingError> {
     let mut written = 0;
     while written < bytes.len() {

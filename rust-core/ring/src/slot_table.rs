@@ -68,6 +68,11 @@ impl SlotTable {
     }
 
     #[inline]
+    pub fn is_leased(&self, slot: u32) -> bool {
+        self.slots[slot as usize].leased
+    }
+
+    #[inline]
     pub fn acquire(&mut self) -> Option<u32> {
         let slot = self.free.pop()?;
         self.slots[slot as usize].phase = Phase::Filling;

@@ -7,8 +7,8 @@ use crate::support::{ANSWER, QUESTION, Worker, attach, attached, batch, check_pa
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::uio::pwrite;
 use ringmill_ring::{
-    Completion, CompletionKind, CoreEnd, Doorbell, NO_SLOT, ProtocolViolation, RingError, Submission, SubmissionKind,
-    Wait, WorkerEnd, inspect,
+    Completion, CompletionKind, CoreEnd, Doorbell, NO_SLOT, ProtocolViolation, ResponseMemory, RingError, Submission,
+    SubmissionKind, Wait, WorkerEnd, inspect,
 };
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -287,6 +287,29 @@ fn a_generation_that_does_not_grow_is_refused_and_changes_nothing() {
     take(&mut core, 1);
     core.replace_worker(u64::MAX).unwrap();
     assert!(core.replace_worker(u64::MAX).is_err());
+}
+
+#[test]
+fn memory_made_by_another_thread_serves_the_successor_and_keeps_what_was_answered() {
+    let mut core = create(4, 256);
+    let mut dead = attached(&core);
+    ask(&mut core, 1);
+    ask(&mut core, 2);
+    answer(&mut dead, true);
+    let first = take(&mut core, 1);
+    assert!(core.is_leased(first.slot));
+    drop(dead);
+    let layout = core.response_layout();
+    let memory = || std::thread::spawn(move || ResponseMemory::make(layout).unwrap()).join().unwrap();
+    assert!(core.replace_worker_with(1, memory()).is_err());
+    let unanswered = core.replace_worker_with(2, memory()).unwrap();
+    assert_eq!((unanswered.len(), core.is_leased(first.slot)), (1, false));
+    check_payload(core.response_memory(first.slot), 1, ANSWER);
+    let mut worker = attached(&core);
+    assert_eq!(worker.generation(), 2);
+    core.publish(&unanswered[0].submission);
+    answer(&mut worker, false);
+    consume(&mut core, 2);
 }
 
 #[test]
