@@ -71,8 +71,9 @@ fn of_udf(node: &Node, udf: &UdfSpec, has_checkpoints: bool) -> Vec<String> {
     let mut lines = vec![
         format!("rows that fail or kill their worker {failing}{retries}"),
         format!(
-            "timeout {}, memory limit {}",
+            "timeout {}, to get ready {}, memory limit {}",
             watch.timeout_ns.map_or_else(none, duration),
+            duration(watch.restart.start_ns_max),
             watch.memory_bytes_max.map_or_else(none, bytes)
         ),
     ];
@@ -91,13 +92,12 @@ fn of_memory(udf: &UdfSpec, has_checkpoints: bool) -> Vec<String> {
     }
     match (kind, snapshot) {
         (UdfKind::Class, false) => lines.push(format!("note: what {name} keeps in `self` dies with its worker")),
-        (UdfKind::Class, true) if has_checkpoints => lines.push(format!(
-            "note: when a worker dies, {name} is restored to the last checkpoint's snapshot; rows answered since then are \
-             not learnt again"
-        )),
-        (UdfKind::Class, true) => lines.push(format!(
-            "note: without [checkpoint] {name}.snapshot() is never called: what it keeps in `self` dies with its worker"
-        )),
+        (UdfKind::Class, true) if has_checkpoints => {
+            lines.push(format!("what {name} keeps in `self` outlives its worker and is in every checkpoint"));
+        }
+        (UdfKind::Class, true) => {
+            lines.push(format!("note: what {name} keeps in `self` outlives its worker and dies with the run"));
+        }
         (UdfKind::Function, _) => {}
     }
     lines

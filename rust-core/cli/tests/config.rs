@@ -335,16 +335,24 @@ fn supervision_is_understood_and_has_defaults() {
         udf.supervision
     };
     let restart = RestartSpec { deaths_max: 11, ..RestartSpec::default() };
-    let default = Supervision { retry_backoff_ns: 100_000_000, restart, ..Supervision::default() };
+    let default =
+        Supervision { retry_backoff_ns: 100_000_000, replay_bytes_max: 32 << 20, restart, ..Supervision::default() };
     assert_eq!(supervision(""), default);
-    let keys = "timeout = \"30s\"\nmemory_limit = \"2GiB\"\nretries = 3\nretry_backoff = \"20ms\"\nrestart_backoff = \"20s\"\nrestarts_max = 0";
+    let keys = "timeout = \"30s\"\nmemory_limit = \"2GiB\"\nretries = 3\nretry_backoff = \"20ms\"\nrestart_backoff = \"20s\"\nrestarts_max = 0\nstart_timeout = \"2m\"\nreplay_memory = \"1GiB\"";
     let expected = Supervision {
         retries: 3,
         retry_backoff_ns: 20_000_000,
         timeout_ns: Some(30_000_000_000),
         memory_bytes_max: Some(2 << 30),
+        replay_bytes_max: 1 << 30,
         // The longest wait is never shorter than the first.
-        restart: RestartSpec { backoff_ns: 20_000_000_000, backoff_ns_max: 20_000_000_000, deaths_max: 1, ..restart },
+        restart: RestartSpec {
+            backoff_ns: 20_000_000_000,
+            backoff_ns_max: 20_000_000_000,
+            deaths_max: 1,
+            start_ns_max: 120_000_000_000,
+            ..restart
+        },
     };
     assert_eq!(supervision(keys), expected);
     check(

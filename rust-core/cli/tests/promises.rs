@@ -94,23 +94,22 @@ fn a_step_says_what_becomes_of_what_its_function_keeps() {
     let said = of_function("key = [\"device_id\"]", keyed);
     assert_eq!(said[2..], ["level: kept for each device_id"]);
     let learnt = |description: &mut UdfDescription| (description.kind, description.snapshot) = (UdfKind::Class, true);
-    let never =
-        "note: without [checkpoint] Model.snapshot() is never called: what it keeps in `self` dies with its worker";
-    assert_eq!(of_function("", learnt)[2..], [never]);
+    let said = "note: what Model keeps in `self` outlives its worker and dies with the run";
+    assert_eq!(of_function("", learnt)[2..], [said]);
 }
 
 #[test]
 fn a_step_says_how_it_is_watched() {
     assert_eq!(
         of_step("", UdfKind::Function),
-        ["rows that fail or kill their worker end the run", "timeout none, memory limit none"]
+        ["rows that fail or kill their worker end the run", "timeout none, to get ready 1m, memory limit none"]
     );
     let keys = "timeout = \"30s\"\nmemory_limit = \"2GiB\"\nretries = 3\non_error = \"dead_letter\"";
     assert_eq!(
         of_step(keys, UdfKind::Class),
         [
             "rows that fail or kill their worker go to u.dead_letters, after 3 retries",
-            "timeout 30s, memory limit 2.00 GiB",
+            "timeout 30s, to get ready 1m, memory limit 2.00 GiB",
             "note: what Model keeps in `self` dies with its worker",
         ]
     );

@@ -13,7 +13,6 @@ pub mod expression;
 pub mod metrics;
 mod nearest;
 pub mod plan;
-#[cfg(test)]
 mod random;
 pub mod rundir;
 mod runtime;

@@ -54,6 +54,7 @@ pub struct NodeSpec {
 }
 
 /// What a node does.
+#[expect(clippy::large_enum_variant, reason = "there is one for each step, and none is moved about")]
 #[derive(Clone, Debug)]
 pub enum NodeKind {
     /// Rows come in here.
@@ -128,11 +129,19 @@ pub struct RestartSpec {
     pub deaths_max: u32,
     /// See `deaths_max`.
     pub window_ns: u64,
+    /// One that is not ready after so long, or not restored to what it is to have learnt, is killed.
+    pub start_ns_max: u64,
 }
 
 impl Default for RestartSpec {
     fn default() -> Self {
-        Self { backoff_ns: 100_000_000, backoff_ns_max: 10_000_000_000, deaths_max: 10, window_ns: 60_000_000_000 }
+        Self {
+            backoff_ns: 100_000_000,
+            backoff_ns_max: 10_000_000_000,
+            deaths_max: 10,
+            window_ns: 60_000_000_000,
+            start_ns_max: 60_000_000_000,
+        }
     }
 }
 
@@ -147,6 +156,9 @@ pub struct Supervision {
     pub timeout_ns: Option<u64>,
     /// Most memory a worker may take; `None`: what the machine has.
     pub memory_bytes_max: Option<u64>,
+    /// For a class with `snapshot()`: bytes of the log of what each worker was given since its last one. It holds a few
+    /// batches at least.
+    pub replay_bytes_max: u64,
     /// How its workers are started again.
     pub restart: RestartSpec,
 }

@@ -1,4 +1,4 @@
-//! Reproducible chance for tests: SplitMix64 (Steele, Lea, Flood 2014).
+//! Reproducible chance: SplitMix64 (Steele, Lea, Flood 2014).
 
 /// The same seed gives the same numbers.
 #[derive(Clone)]
@@ -15,17 +15,19 @@ impl Random {
     }
 
     /// Less than `bound`, which is not 0.
+    #[cfg(test)]
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// True once in so many times.
+    #[cfg(test)]
     pub fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 }
 
-/// Scatters the bits of a number.
+/// Scatters the bits of a number: neighbours become unrelated.
 pub fn mix(number: u64) -> u64 {
     Random(number).next()
 }

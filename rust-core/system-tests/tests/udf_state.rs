@@ -3,7 +3,9 @@
 //!
 //!   RINGMILL_UDF_STATE_KILLS  kills in each of the killing tests (default 10)
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::process::Child;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -19,29 +21,48 @@ def ewma(temperature: np.ndarray, level, n):
     return {'ewma': level, 'readings': n + 1, 'level': level, 'n': n + 1}
 ";
 
+/// Every total depends on all rows before it, on each of them once, and on nothing else. What `setup()` drew by lot is part
+/// of what it keeps, and a batch that fails leaves it with a wrong total.
 const TOTALS: &str = "
-import os, time
+import os, pathlib, time
 
-@rm.udf(outputs={'total': rm.int64})
+SIZE = int(os.environ.get('KEEP_BYTES', '100_000'))
+
+def stage(name):
+    pathlib.Path(f'stage-{os.getpid()}').write_text(name)
+
+@rm.udf(outputs={'total': rm.int64, 'learner': rm.int64})
 class Totals:
     def setup(self):
         self.total = 0
+        self.learner = int.from_bytes(os.urandom(6), 'little') if 'LOT' in os.environ else 0
         self.seconds = float(os.environ.get('KEEP_SECONDS', '0'))
 
-    def __call__(self, temperature):
-        totals = self.total + 1 + np.arange(len(temperature))
-        self.total += len(temperature)
-        return totals
+    def __call__(self, timestamp, temperature):
+        totals = self.total + np.cumsum(np.round(temperature * 1000).astype(np.int64) + 1)
+        self.total = int(totals[-1])
+        time.sleep(self.seconds / 20)
+        milliseconds = timestamp.astype('int64') % 1_000_000
+        if 'POISON' in os.environ and (milliseconds == 345_670).any():
+            os._exit(7)
+        if 'POISON' in os.environ and (milliseconds % 50_000 == 20).any():
+            raise ValueError('bad weather')
+        return {'total': totals, 'learner': np.full(len(totals), self.learner)}
 
     def snapshot(self):
-        # Larger than a slot, so that it comes in pieces.
+        stage('snapshot')
         time.sleep(self.seconds)
-        return self.total.to_bytes(8, 'little') + bytes(100_000)
+        # Larger than a slot, so that it comes in pieces.
+        kept = self.total.to_bytes(8, 'little') + self.learner.to_bytes(8, 'little') + bytes(SIZE)
+        stage('batches')
+        return kept
 
     def restore(self, state):
-        assert len(state) == 100_008
+        assert len(state) == 16 + SIZE
+        stage('restore')
         time.sleep(self.seconds)
         self.total = int.from_bytes(state[:8], 'little')
+        self.learner = int.from_bytes(state[8:16], 'little')
 ";
 
 const ROWS: u64 = 200_000;
@@ -261,31 +282,103 @@ fn state_that_no_longer_fits_is_refused_naming_the_step() {
     assert_eq!(job.read("out.ndjson"), before, "a run that is refused leaves everything as it was");
 }
 
-#[test]
-fn a_worker_that_dies_is_restored_to_the_last_checkpoint_and_learns_nothing_twice() {
-    let mut chance = Chance::from_environment("worker kills with snapshots");
-    let job = Job::new(&pipeline(&format!("{BY_WORKER}\nrestarts_max = 1_000"), CHECKPOINTS), TOTALS);
-    // Many kills fall into a snapshot or a restore.
-    let mut child = job.command(&[]).env("KEEP_SECONDS", "0.02").spawn().unwrap();
-    let (mut killed_at, wanted) = (Vec::new(), rounds("RINGMILL_UDF_STATE_KILLS", 10));
-    while killed_at.len() < wanted as usize && child.try_wait().unwrap().is_none() {
-        let newest = newest_checkpoint(&job.path("state"));
-        if newest > *killed_at.last().unwrap_or(&2) {
-            std::thread::sleep(chance.between(Duration::ZERO, Duration::from_millis(100)));
-            children_of(child.id()).into_iter().for_each(kill_now);
-            killed_at.push(newest);
-        }
-        std::thread::sleep(Duration::from_millis(1));
+/// Kills workers at random moments until the run ends, or `wanted` have been killed; every second one soon after it began
+/// to be given what its predecessor had learnt. Returns what the killed were at.
+fn kill_workers(job: &Job, child: &mut Child, chance: &mut Chance, wanted: u64) -> BTreeMap<String, u64> {
+    let mut stages: BTreeMap<String, u64> = BTreeMap::new();
+    let stage_of = |pid: i32| std::fs::read_to_string(job.path(&format!("stage-{pid}"))).unwrap_or_default();
+    let mut victims: Vec<i32> = Vec::new();
+    while stages.values().sum::<u64>() < wanted && child.try_wait().unwrap().is_none() {
+        let workers = children_of(child.id()).into_iter().filter(|pid| !victims.contains(pid));
+        let Some(worker) = workers.rev().find(|pid| !stage_of(*pid).is_empty()) else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        let longest = Duration::from_millis(if victims.len() % 2 == 1 { 60 } else { 300 });
+        std::thread::sleep(chance.between(Duration::ZERO, longest));
+        *stages.entry(stage_of(worker)).or_default() += 1;
+        victims.push(worker);
+        kill_now(worker);
     }
+    println!("workers killed, by the last that they said they were at: {stages:?}");
+    stages
+}
+
+#[test]
+fn what_a_class_has_learnt_is_that_of_an_undisturbed_run_though_its_worker_is_killed_at_any_moment() {
+    let mut chance = Chance::from_environment("worker kills with snapshots");
+    let expected = reference(BY_WORKER, TOTALS);
+    // A small log: snapshots are taken between checkpoints, and without any.
+    let step = format!("{BY_WORKER}\nrestarts_max = 10_000\nrestart_backoff = \"1ms\"\nreplay_memory = \"1MiB\"");
+    for checkpoints in [CHECKPOINTS, ""] {
+        let job = Job::new(&pipeline(&step, checkpoints), TOTALS);
+        let log = File::create(job.path("log")).unwrap();
+        let mut child = job.command(&[]).env("KEEP_SECONDS", "0.02").stderr(log).spawn().unwrap();
+        let killed = kill_workers(&job, &mut child, &mut chance, rounds("RINGMILL_UDF_STATE_KILLS", 4));
+        let ended = job.wait(child);
+        assert_eq!(ended.code, Some(0), "{}", job.read("log"));
+        assert_eq!(ended.figure("/rows/in"), ROWS);
+        assert!(killed.values().sum::<u64>() >= 2, "{killed:?}");
+        assert!(job.read("out.ndjson") == expected, "the output differs from that of an undisturbed run");
+    }
+}
+
+/// Fails unless the totals of each learner are those of the rows that it passed, in the order in which they came out.
+fn check_totals(rows: &[Value]) -> usize {
+    let mut totals: HashMap<i64, i64> = HashMap::new();
+    for row in rows {
+        let total = totals.entry(row["learner"].as_i64().unwrap()).or_default();
+        *total += (row["temperature"].as_f64().unwrap() * 1000.0).round_ties_even() as i64 + 1;
+        assert_eq!(row["total"].as_i64(), Some(*total), "{row}");
+    }
+    totals.len()
+}
+
+#[test]
+fn rows_that_fail_or_kill_teach_nothing_and_every_other_is_learnt_once_by_one_worker() {
+    let mut chance = Chance::from_environment("poison, kills and snapshots");
+    let dead = "[sinks.dead]\nkind = \"file\"\ninputs = [\"kept.dead_letters\"]\npath = \"dead.ndjson\"\n";
+    let step = format!(
+        "{BY_WORKER}\non_error = \"dead_letter\"\nbatch_rows = 32\nrestarts_max = 10_000\nrestart_backoff = \"1ms\""
+    );
+    for workers in [1, 2] {
+        let job = Job::new(&format!("{}{dead}", pipeline(&step, "")), TOTALS);
+        let settings =
+            ["sources.sensors.rows=20_000", "sources.sensors.keys=100", &format!("steps.kept.workers={workers}")];
+        let mut command = job.command(&settings);
+        command.env("KEEP_SECONDS", "0.002").env("KEEP_BYTES", "5_000").env("LOT", "").env("POISON", "");
+        let mut child = command.stderr(File::create(job.path("log")).unwrap()).spawn().unwrap();
+        kill_workers(&job, &mut child, &mut chance, rounds("RINGMILL_UDF_STATE_KILLS", 2));
+        let ended = job.wait(child);
+        assert_eq!(ended.code, Some(0), "{}", job.read("log"));
+        let (rows, dead) = (job.rows("out.ndjson"), job.rows("dead.ndjson"));
+        assert_eq!(rows.len() + dead.len(), 20_000);
+        assert_eq!(dead.len(), 5);
+        assert_eq!(check_totals(&rows), workers, "what setup() drew by lot was drawn again");
+    }
+}
+
+#[test]
+fn a_restore_that_hangs_is_ended_by_the_start_timeout_and_tried_again() {
+    let functions = TOTALS.replace("stage('restore')", "stage('restore')\n        self.hang_once()")
+        + "
+    def hang_once(self):
+        if not os.path.exists('hung'):
+            pathlib.Path('hung').touch()
+            time.sleep(1_000_000)
+";
+    let expected = reference(BY_WORKER, &functions);
+    let job = Job::new(&pipeline(&format!("{BY_WORKER}\nstart_timeout = \"4s\""), ""), &functions);
+    let mut child = job.command(&[]).env("KEEP_SECONDS", "0.001").spawn().unwrap();
+    while std::fs::metadata(job.path("out.ndjson")).map_or(0, |file| file.len()) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended too soon");
+        std::thread::yield_now();
+    }
+    children_of(child.id()).into_iter().for_each(kill_now);
     let ended = job.wait(child);
     assert_eq!(ended.figure("/rows/in"), ROWS);
-    let totals: Vec<i64> = job.rows("out.ndjson").iter().map(|row| row["total"].as_i64().unwrap()).collect();
-    assert_eq!(totals.len(), ROWS as usize);
-    assert!(!killed_at.is_empty(), "no worker was killed");
-    let falls: Vec<i64> = totals.windows(2).filter(|pair| pair[1] <= pair[0]).map(|pair| pair[1]).collect();
-    assert!(falls.len() <= killed_at.len(), "{falls:?} after deaths at checkpoints {killed_at:?}");
-    assert!(falls.iter().all(|total| *total > 1), "{falls:?}: it began anew");
-    assert!(totals.windows(2).all(|pair| pair[1] <= pair[0] + 1), "rows were learnt twice");
+    assert!(ended.stderr.contains("restore() was not done within 4s (start_timeout)"), "{}", ended.stderr);
+    assert!(job.read("out.ndjson") == expected, "the output differs from that of an undisturbed run");
 }
 
 #[test]
@@ -305,7 +398,7 @@ fn a_snapshot_that_fails_ends_the_run_and_says_so() {
     assert_ne!(ended.code, Some(0));
     let said = "kept: snapshot() failed: ValueError: nothing learnt";
     assert!(ended.stderr.contains(said) && ended.stderr.contains("Traceback"), "{}", ended.stderr);
-    let job = Job::new(&pipeline(BY_WORKER, CHECKPOINTS), &TOTALS.replace("bytes(100_000)", "bytes(65 << 20)"));
+    let job = Job::new(&pipeline(BY_WORKER, CHECKPOINTS), &TOTALS.replace("bytes(SIZE)", "bytes(65 << 20)"));
     let ended = job.run(&[]);
     assert_ne!(ended.code, Some(0));
     assert!(ended.stderr.contains("kept: snapshot() failed: it gives more than 64 MiB"), "{}", ended.stderr);

@@ -1,18 +1,19 @@
 //! Workers that die, hang, lie or eat memory: every other row comes out exactly once and in order.
 //!
 //!   RINGMILL_WORKER_KILLS  workers killed in the middle of a batch (default 50)
-//!   RINGMILL_SEED          the moments at which they are killed (default: anything)
+//!   RINGMILL_KILL_SEED     the moments at which they are killed (default: anything)
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::Child;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_engine::rundir;
+use ringmill_system_tests::chaos::{Chance, rounds};
 use ringmill_system_tests::{Ended, Job, children_of, is_alive, read_until};
 use serde_json::Value;
 
@@ -49,29 +50,6 @@ inputs = ["twice.dead_letters"]
 path = "dead.ndjson"
 "#
     )
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// Numbers that look like chance and come again from the same seed (Marsaglia's xorshift).
-struct Chance(u64);
-
-impl Chance {
-    fn from_environment() -> Chance {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let seed = number("RINGMILL_SEED", u64::from(now.subsec_nanos()));
-        println!("RINGMILL_SEED={seed}");
-        Chance(seed | 1 << 40)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 /// Follows the rows that appear in a file.
@@ -126,8 +104,8 @@ def double(temperature: np.ndarray):
 
 #[test]
 fn a_worker_killed_mid_batch_is_replaced_and_every_row_leaves_once_and_in_order() {
-    let rounds = number("RINGMILL_WORKER_KILLS", 50);
-    let mut chance = Chance::from_environment();
+    let rounds = rounds("RINGMILL_WORKER_KILLS", 50);
+    let mut chance = Chance::from_environment("workers killed mid-batch");
     let job = Job::new(&pipeline("batch_rows = 64\nrestarts_max = 10_000"), SLOW_WITH_PID);
     let mut command = job.command(&["sources.sensors.rows=100_000_000", "sources.sensors.rate=10_000"]);
     let mut child = command.env("UDF_SECONDS", "0.004").stderr(File::create(job.path("log")).unwrap()).spawn().unwrap();
@@ -195,7 +173,7 @@ def double(timestamp, temperature: np.ndarray):
         raise ValueError('bad weather')
     return temperature * 2
 ";
-    let mut chance = Chance::from_environment();
+    let mut chance = Chance::from_environment("kills, crashes and exceptions");
     let step = "batch_rows = 128\nrestarts_max = 10_000\non_error = \"dead_letter\"";
     let job = Job::new(&pipeline(step), functions);
     let settings = ["sources.sensors.rows=60_000", "pipeline.shards=2", "steps.twice.workers=2"];
@@ -417,6 +395,36 @@ def double(temperature: np.ndarray):
     for words in ["no worker is left", "exited with code 7", "could not start", "the model is gone", "Traceback"] {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
+}
+
+#[test]
+fn a_worker_that_hangs_while_it_starts_is_killed_and_replaced_or_ends_the_run_if_it_is_the_first() {
+    let functions = "
+import os, pathlib, sys, time
+
+if '--config' in sys.argv:
+    mark = pathlib.Path(f'hangs-{len(list(pathlib.Path().glob(\"started-*\")))}')
+    pathlib.Path(f'started-{os.getpid()}').touch()
+    if mark.exists():
+        time.sleep(1_000_000)
+
+@rm.udf(outputs={'double': rm.float64})
+def double(temperature: np.ndarray):
+    if len(list(pathlib.Path().glob('started-*'))) == 1:
+        os._exit(7)
+    return temperature * 2
+";
+    let said = |seconds: u32| format!("its imports and setup() were not done within {seconds}s (start_timeout)");
+    let first = Job::new(&pipeline("start_timeout = \"1s\""), functions);
+    first.write("hangs-0", "");
+    let ended = first.run(&[]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&said(1)) && ended.stderr.contains("twice/0/0"), "{}", ended.stderr);
+    let second = Job::new(&pipeline("start_timeout = \"4s\""), functions);
+    second.write("hangs-1", "");
+    let ended = second.run(&[]);
+    assert_eq!((ended.figure("/rows/out/out"), ended.figure("/rows/out/dead")), (10_000, 0));
+    assert!(ended.stderr.contains(&said(4)), "{}", ended.stderr);
 }
 
 #[test]

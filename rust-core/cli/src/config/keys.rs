@@ -368,9 +368,19 @@ static UDF: &[Key] = &[
         "A worker that takes longer for a batch is killed and replaced; at least 10ms. Default: none.",
     ),
     optional(
+        "start_timeout",
+        Kind::Length,
+        "A worker that is not ready so long after its start (imports, setup()), or not done with restore(), is killed and replaced; at least 1s. Default: 60s.",
+    ),
+    optional(
         "memory_limit",
         Kind::Size,
         "Most memory that a worker may allocate (heap and private mappings); beyond it Python raises MemoryError or dies of it. At least 64MiB. Default: none.",
+    ),
+    optional(
+        "replay_memory",
+        Kind::Size,
+        "For a class with snapshot(): memory for the batches that each worker was given since its last snapshot, which its successor is given again. When half of it is full, a snapshot is taken in between. Holds four micro-batches at least. Default: 32MiB.",
     ),
     optional(
         "restart_backoff",

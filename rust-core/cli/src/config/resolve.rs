@@ -36,6 +36,10 @@ const RETRY_BACKOFF_NS: u64 = 100_000_000;
 const RESTARTS_MAX: u32 = 10;
 /// A scheduler on a busy machine holds a healthy worker up for some milliseconds.
 const TIMEOUT_NS_MIN: u64 = 10_000_000;
+/// Least `start_timeout`: an interpreter with NumPy takes a good part of it.
+const START_NS_MIN: u64 = 1_000_000_000;
+/// `replay_memory`.
+const REPLAY_BYTES: u64 = 32 << 20;
 /// One byte less is refused.
 const WORKER_BYTES_MIN: u64 = 64 << 20;
 /// 32-bit offsets address no more.
@@ -463,17 +467,21 @@ fn supervision(table: &Table, around: &mut Surroundings<'_>) -> Supervision {
     let none = (0, "0s");
     let hour = (HOUR_NS.unsigned_abs(), "1h");
     let backoff_ns = within(table, "restart_backoff", none, hour, around).unwrap_or(default.backoff_ns);
+    let start_ns_max =
+        within(table, "start_timeout", (START_NS_MIN, "1s"), (DAY_NS, "24h"), around).unwrap_or(default.start_ns_max);
     let restarts = table.integer("restarts_max").map_or(RESTARTS_MAX, natural);
     Supervision {
         retries: retries.map_or(0, natural),
         retry_backoff_ns: within(table, "retry_backoff", none, hour, around).unwrap_or(RETRY_BACKOFF_NS),
         timeout_ns: within(table, "timeout", (TIMEOUT_NS_MIN, "10ms"), (DAY_NS, "24h"), around),
         memory_bytes_max,
+        replay_bytes_max: table.size("replay_memory").unwrap_or(REPLAY_BYTES),
         restart: RestartSpec {
             backoff_ns,
             backoff_ns_max: default.backoff_ns_max.max(backoff_ns),
             // The death that follows the last restart is the one too many.
             deaths_max: restarts + 1,
+            start_ns_max,
             ..default
         },
     }

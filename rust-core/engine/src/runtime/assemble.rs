@@ -63,6 +63,8 @@ pub struct Assembly<'a> {
     links: HashMap<(usize, usize), Vec<WorkerLink>>,
     /// What the tags of traced rows stand for.
     places: Arc<Places>,
+    /// By shard, where each node sits in the graph.
+    seats: Vec<Vec<usize>>,
     /// The sinks' threads.
     pub threads: Vec<WriterThread>,
 }
@@ -103,8 +105,8 @@ impl<'a> Assembly<'a> {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
         }
-        let (lanes, exchanges, links, places) = Default::default();
-        Ok(Self { plan, signals, start, partitions, lanes, exchanges, links, places, threads: Vec::new() })
+        let (lanes, exchanges, links, places, seats) = Default::default();
+        Ok(Self { plan, signals, start, partitions, lanes, exchanges, links, places, seats, threads: Vec::new() })
     }
 
     /// Opens the sinks and starts their threads; files are created here. With checkpoints the ways to the sinks come back.
@@ -126,12 +128,13 @@ impl<'a> Assembly<'a> {
         self.links = links;
     }
 
-    /// The graph of one shard; to be called for shard 0, 1, … in order.
+    /// The graph of one shard, without the sinks that write; to be called for shard 0, 1, … in order.
     pub fn graph(&mut self, shard: usize) -> Result<Graph, EngineError> {
         let mut graph = Graph::default();
         let mut seats: Vec<usize> = Vec::with_capacity(self.plan.nodes.len());
         for (index, node) in self.plan.nodes.iter().enumerate() {
             let seat = match &node.kind {
+                NodeKind::Sink(sink) if sink.format().is_some() => usize::MAX,
                 NodeKind::Window(_) | NodeKind::Udf(_) if self.plan.shards > 1 && key_of(node).is_some() => {
                     self.add_exchanged(&mut graph, &seats, index, node, shard)?
                 }
@@ -149,7 +152,22 @@ impl<'a> Assembly<'a> {
                 graph.set_direct(seats[index], seats[consumer]);
             }
         }
+        self.seats.push(seats);
         Ok(graph)
+    }
+
+    /// Adds the sinks that write, which are open by now, to all graphs.
+    pub fn add_sinks(&mut self, graphs: &mut [Graph]) -> Result<(), EngineError> {
+        for (shard, graph) in graphs.iter_mut().enumerate() {
+            for (index, node) in self.plan.nodes.iter().enumerate() {
+                let (NodeKind::Sink(sink), Some(lanes)) = (&node.kind, self.lanes.get_mut(&index)) else { continue };
+                let target = SinkTarget::Writer { encoder: sink_encoder(node, sink)?, lane: lanes.remove(0) };
+                let operator = SinkOperator::new(node.name.clone(), target, node.inputs.len());
+                let seat = graph.add(Box::new(operator), index, true);
+                connect_inputs(graph, &self.seats[shard], node, seat);
+            }
+        }
+        Ok(())
     }
 
     /// Adds a node with a key behind an exchange.
@@ -202,6 +220,7 @@ impl<'a> Assembly<'a> {
                 let Some((_, layouts)) = udf_layouts(node)? else {
                     return Err(EngineError::Internal("not a UDF".into()));
                 };
+                let replay_bytes = layouts.replay_bytes(udf);
                 Box::new(UdfOperator::new(UdfParts {
                     name: node.name.clone(),
                     on_error: udf.on_error,
@@ -211,7 +230,7 @@ impl<'a> Assembly<'a> {
                     output: node.schema.clone(),
                     id: self.start.node_id(index),
                     keyed: keyed_state(self.plan, node, udf)?,
-                    has_snapshots: udf.description.snapshot,
+                    replay_bytes,
                     workers: self.links.remove(&(index, shard)).unwrap_or_default(),
                     inputs,
                     key: key_columns(self.plan, index),
@@ -219,22 +238,9 @@ impl<'a> Assembly<'a> {
                         .then(|| Tracing { places: self.places.clone(), waker: waker(&self.signals[shard]) }),
                 })?)
             }
-            NodeKind::Sink(sink) => {
-                let target = match (sink.format(), self.lanes.get_mut(&index)) {
-                    (Some(format), Some(lanes)) => {
-                        let encoder = match sink {
-                            SinkSpec::Retained(_) => {
-                                RetainedEncoder::new(&node.schema).map(|encoder| Box::new(encoder) as Box<dyn Encoder>)
-                            }
-                            _ => encoder(format, &node.schema),
-                        };
-                        let encoder =
-                            encoder.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
-                        SinkTarget::Writer { encoder, lane: lanes.remove(0) }
-                    }
-                    _ => SinkTarget::Null(NullTarget::new(self.start.node_id(index), shard, self.plan.shards)),
-                };
-                Box::new(SinkOperator::new(node.name.clone(), target, inputs))
+            NodeKind::Sink(_) => {
+                let target = NullTarget::new(self.start.node_id(index), shard, self.plan.shards);
+                Box::new(SinkOperator::new(node.name.clone(), SinkTarget::Null(target), inputs))
             }
         })
     }
@@ -266,6 +272,15 @@ impl<'a> Assembly<'a> {
         operator.set_checkpoints_kept(self.plan.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.keep));
         Ok(Box::new(operator))
     }
+}
+
+fn sink_encoder(node: &Node, sink: &SinkSpec) -> Result<Box<dyn Encoder>, EngineError> {
+    let made = match (sink, sink.format()) {
+        (SinkSpec::Retained(_), _) => RetainedEncoder::new(&node.schema).map(|encoder| Box::new(encoder) as Box<_>),
+        (_, Some(format)) => encoder(format, &node.schema),
+        (_, None) => return Err(EngineError::Internal(format!("{} writes nothing", node.name))),
+    };
+    made.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
 }
 
 /// The columns by which a node's rows are brought to the shard of their key; `None`: they stay where they are.
@@ -385,6 +400,10 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     let bytes = exchange.map_or(0, |template| Lanes::memory_bytes(plan.shards, &template));
                     budget.extend((bytes > 0).then(|| (format!("{} batches", node.name), bytes)));
                 }
+                let log = layouts.as_ref().and_then(|(_, layouts)| layouts.replay_bytes(udf));
+                budget.extend(log.map(|bytes| {
+                    (format!("{} replay logs, at most", node.name), shards * udf.workers as u64 * bytes as u64)
+                }));
                 let slot = layouts
                     .map_or(0, |(_, layouts)| layouts.request.bytes() + layouts.response.bytes().max(FAILURE_BYTES));
                 (

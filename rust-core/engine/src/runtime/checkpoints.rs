@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use ringmill_state::{Delta, ShardStore};
 
 use super::checkpoint_link::{CheckpointLink, ShardCheckpoints, connect};
 use super::checkpoint_thread::{CheckpointThread, Message, OpenCheckpoint, SinkCommand};
-use super::graph::Graph;
 use super::recovery::Durable;
 use super::signal::ShardSignal;
 use super::store_thread::StoreThread;
@@ -39,16 +39,15 @@ impl<'a> Checkpoints<'a> {
         Self { plan, spec, durable, reports, messages }
     }
 
-    /// Gives the shards' nodes their state back and starts the threads; `commands` are the ways to the sinks.
+    /// Starts the threads, with each shard's store and what is to be deleted from it; `commands` are the ways to the sinks.
     pub fn start(
         self,
-        graphs: &mut [Graph],
+        stores: Vec<(ShardStore, Delta)>,
         commands: Vec<Sender<SinkCommand>>,
         signals: &[Arc<ShardSignal>],
         control: &Arc<Control>,
     ) -> Result<(Vec<ShardCheckpoints>, CheckpointThreads), EngineError> {
         let Self { plan, spec, durable, reports, messages } = self;
-        let stores = durable.restore(graphs, control)?;
         let news = reports.clone();
         let wake: ringmill_connect::Waker = Arc::new(move || {
             // Where the queue is full, the thread will look anyway.

@@ -40,6 +40,8 @@ struct Seat {
 #[derive(Default)]
 pub struct Graph {
     seats: Vec<Seat>,
+    /// Nodes that know where the run goes on.
+    restored: usize,
 }
 
 impl Graph {
@@ -121,13 +123,24 @@ impl Graph {
         }
     }
 
-    /// All state was given back; the graph goes on after `epoch` (0: at the beginning).
+    /// All state was given back; the graph goes on after `epoch` (0: at the beginning). To be called again for nodes that
+    /// are added later.
     pub fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
-        for seat in &mut self.seats {
+        for seat in &mut self.seats[self.restored..] {
             seat.epoch = epoch;
             seat.operator.restored(epoch)?;
         }
+        self.restored = self.seats.len();
         Ok(())
+    }
+
+    /// Every node could begin. Whatever is missing will ring the shard's doorbell.
+    pub fn is_ready(&mut self) -> Result<bool, EngineError> {
+        let mut is_ready = true;
+        for seat in &mut self.seats {
+            is_ready &= seat.operator.is_ready()?;
+        }
+        Ok(is_ready)
     }
 
     /// Tells all nodes that the shard is going to sleep; `false`: there is news.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ringmill_failpoint::hit;
 
 use super::assemble::{Assembly, node_counts};
 use super::checkpoints::Checkpoints;
+use super::graph::Graph;
 use super::recovery::Durable;
 use super::shard::Shard;
 use super::signal::ShardSignal;
@@ -17,6 +19,9 @@ use crate::error::EngineError;
 use crate::metrics::{Control, Snapshot};
 use crate::plan::Plan;
 use crate::rundir;
+
+/// How often starting workers are looked at where nothing wakes us.
+const READY_LOOK: Duration = Duration::from_millis(50);
 
 /// How a run went.
 #[derive(Clone)]
@@ -39,7 +44,7 @@ pub struct Summary {
 
 /// Runs a pipeline until its sources end, [`Control::request_drain`], or an error. Blocks.
 ///
-/// Sources and workers are started before any sink is opened, so a run that cannot start leaves the outputs of the
+/// Sources are open and workers ready before any sink is opened, so a run that cannot start leaves the outputs of the
 /// last one alone.
 pub fn run(plan: Plan, control: Arc<Control>) -> Result<Summary, EngineError> {
     let outcome = run_to_end(&plan, &control);
@@ -64,8 +69,7 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     if let (Some(onlookers), Some(supervisor)) = (&onlookers, &supervisor) {
         supervisor.set_directory(onlookers.directory());
     }
-    let settled = durable.as_mut().map_or(Ok(()), |durable| durable.settle(control));
-    let outcome = settled.and_then(|()| run_shards(plan, &mut assembly, &signals, control, durable.as_ref()));
+    let outcome = run_shards(plan, &mut assembly, &signals, control, durable.as_mut());
     if outcome.is_err() {
         control.request_abort();
     }
@@ -120,18 +124,32 @@ fn run_shards(
     assembly: &mut Assembly<'_>,
     signals: &[Arc<ShardSignal>],
     control: &Arc<Control>,
-    durable: Option<&Durable>,
+    mut durable: Option<&mut Durable>,
 ) -> Result<(), EngineError> {
+    let mut graphs = (0..plan.shards).map(|index| assembly.graph(index)).collect::<Result<Vec<_>, _>>()?;
+    // The workers' interpreters start meanwhile. Where all is to be deleted, that comes first.
+    let early = durable.as_deref().filter(|durable| durable.goes_on());
+    let restored = early.map(|durable| durable.restore(&mut graphs, control)).transpose()?;
+    await_ready(&mut graphs, signals, control)?;
+    durable.as_deref_mut().map_or(Ok(()), |durable| durable.settle(control))?;
+    let durable = durable.as_deref();
+    let stores = match (restored, durable) {
+        (Some(stores), _) => stores,
+        (None, Some(durable)) => durable.restore(&mut graphs, control)?,
+        (None, None) => Vec::new(),
+    };
     let checkpoints = plan.checkpoint.as_ref().zip(durable);
     let checkpoints = checkpoints.map(|(spec, durable)| Checkpoints::new(plan, spec, durable));
     let links = checkpoints.as_ref().map(|checkpoints| (checkpoints.durable, &checkpoints.reports));
     let commands = assembly.open_sinks(control, links)?;
     hit("recovery.sinks");
-    let mut graphs = (0..plan.shards).map(|index| assembly.graph(index)).collect::<Result<Vec<_>, _>>()?;
+    assembly.add_sinks(&mut graphs)?;
     let (ends, checkpoint_threads) = match checkpoints {
         None => (Vec::new(), None),
         Some(checkpoints) => {
-            let (ends, threads) = checkpoints.start(&mut graphs, commands, signals, control)?;
+            let epoch = checkpoints.durable.epoch();
+            graphs.iter_mut().try_for_each(|graph| graph.restored(epoch))?;
+            let (ends, threads) = checkpoints.start(stores, commands, signals, control)?;
             (ends, Some(threads))
         }
     };
@@ -153,6 +171,20 @@ fn run_shards(
         threads.join();
     }
     outcome
+}
+
+/// Waits until all workers are ready, or one of them could not start.
+fn await_ready(graphs: &mut [Graph], signals: &[Arc<ShardSignal>], control: &Control) -> Result<(), EngineError> {
+    for (graph, signal) in graphs.iter_mut().zip(signals) {
+        while !graph.is_ready()? {
+            if control.is_aborted() {
+                return Err(EngineError::Aborted);
+            }
+            signal.sleep(READY_LOOK);
+            signal.doorbell().clear();
+        }
+    }
+    Ok(())
 }
 
 /// One thread for each shard, until all have ended.

@@ -178,6 +178,11 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Whether it could begin; asked before the first round until it says so. What is missing rings the shard's doorbell.
+    fn is_ready(&mut self) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
     /// Its row counts.
     fn counts(&self, counts: &mut NodeCounts);
 

@@ -65,6 +65,11 @@ impl Durable {
         Ok(Durable { folder: Arc::new(folder), is_fresh, manifest, nodes })
     }
 
+    /// There is a checkpoint to go on from.
+    pub fn goes_on(&self) -> bool {
+        self.manifest.is_some()
+    }
+
     /// The last epoch that ended; 0: none.
     pub fn epoch(&self) -> u64 {
         self.manifest.as_ref().map_or(0, |manifest| manifest.epoch)

@@ -1,16 +1,15 @@
-//! Makes the channels of all UDF steps, starts their workers, and waits until they are ready.
+//! Makes the channels of all UDF steps and starts their workers.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ringmill_ring::{ChannelConfig, CompletionKind, CoreEnd};
+use ringmill_ring::{ChannelConfig, CoreEnd};
 use ringmill_wire::{Capacity, Field, Schema, Template, WireError};
 use serde_json::json;
 
 use super::signal::ShardSignal;
-use super::supervisor::{Death, Supervisor, WorkerPost, WorkerSpec};
+use super::supervisor::{Supervisor, WorkerPost, WorkerSpec};
 use super::udf::{LinkParts, WorkerLink};
 use crate::error::EngineError;
 use crate::metrics::Control;
@@ -19,6 +18,8 @@ use crate::rundir::ChannelHandle;
 
 /// Least room of a response slot: a failure's message and traceback travel in it, however small the batch.
 pub const FAILURE_BYTES: usize = 16 << 10;
+/// Largest batches for which a replay log has room at least: with so many, one that is not half full takes any other.
+const REPLAY_BATCHES_MIN: usize = 4;
 
 /// Micro-batch layouts of a UDF step.
 pub struct UdfLayouts {
@@ -26,6 +27,15 @@ pub struct UdfLayouts {
     pub request: Arc<Template>,
     /// The function's columns, and what is to be kept.
     pub response: Arc<Template>,
+}
+
+impl UdfLayouts {
+    /// Bytes of each worker's replay log, if the function is a class with snapshots.
+    pub fn replay_bytes(&self, udf: &UdfSpec) -> Option<usize> {
+        let least = REPLAY_BATCHES_MIN * self.request.bytes();
+        let bytes = usize::try_from(udf.supervision.replay_bytes_max).unwrap_or(usize::MAX);
+        udf.description.snapshot.then(|| bytes.max(least))
+    }
 }
 
 /// The layouts of a UDF step; `None` for other nodes.
@@ -45,7 +55,7 @@ pub fn udf_layouts(node: &Node) -> Result<Option<(&UdfSpec, UdfLayouts)>, Engine
     Ok(Some((udf, UdfLayouts { request, response })))
 }
 
-/// All workers, ready.
+/// All workers, on their way.
 pub struct Workers {
     /// By plan node and shard.
     pub links: HashMap<(usize, usize), Vec<WorkerLink>>,
@@ -65,7 +75,7 @@ struct Starting {
     handle: (OwnedFd, OwnedFd),
 }
 
-/// Starts every worker of the plan and waits until each said it is ready or one of them failed.
+/// Starts every worker of the plan; their links say when they are ready.
 pub fn start_workers(
     plan: &Plan,
     signals: &[Arc<ShardSignal>],
@@ -92,11 +102,6 @@ pub fn start_workers(
         return Ok(Workers { links: HashMap::new(), supervisor: None, handles: Vec::new() });
     }
     let supervisor = Supervisor::start(specs, control)?;
-    if let Err(error) = wait_until_ready(&mut starting, signals, control) {
-        control.request_abort();
-        supervisor.finish()?;
-        return Err(control.take_failure().unwrap_or(error));
-    }
     let mut links: HashMap<(usize, usize), Vec<WorkerLink>> = HashMap::new();
     let mut handles = Vec::with_capacity(starting.len());
     for (place, one) in starting.into_iter().enumerate() {
@@ -156,6 +161,7 @@ fn prepare(
         doorbell,
         cpu: None,
         memory_bytes_max: udf.supervision.memory_bytes_max,
+        response: channel.response_layout(),
         post: post.clone(),
         signal: signal.clone(),
     };
@@ -166,44 +172,5 @@ fn prepare(
 impl Starting {
     fn fds(&self) -> Result<(OwnedFd, OwnedFd), EngineError> {
         self.channel.worker_fds().map_err(|error| EngineError::Channel { worker: self.name.clone(), error })
-    }
-}
-
-fn wait_until_ready(
-    starting: &mut [Starting],
-    signals: &[Arc<ShardSignal>],
-    control: &Control,
-) -> Result<(), EngineError> {
-    for one in starting {
-        loop {
-            let death = one.post.take_death();
-            match one.channel.poll() {
-                Ok(Some(completion)) if completion.kind == CompletionKind::Ready => break,
-                Ok(Some(_)) => {}
-                Ok(None) if control.is_aborted() => return Err(EngineError::Aborted),
-                Ok(None) if let Some(death) = death => return Err(stillborn(&one.name, death)),
-                Ok(None) => {
-                    if one.channel.arm_sleep() {
-                        signals[one.shard].sleep(Duration::from_millis(50));
-                    }
-                    one.channel.disarm_sleep();
-                    signals[one.shard].doorbell().clear();
-                }
-                Err(violation) => {
-                    let (worker, violation) = (one.name.clone(), violation.to_string());
-                    return Err(EngineError::Protocol { worker, violation });
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A worker that dies before the run begins ends it: what keeps it from starting now will do so again.
-fn stillborn(worker: &str, death: Death) -> EngineError {
-    let worker = worker.to_owned();
-    match death.fatal {
-        Some(message) => EngineError::WorkerStart { worker, message, traceback: death.detail },
-        None => EngineError::WorkerDied { worker, pid: death.pid, how: death.how, batch: death.batch },
     }
 }

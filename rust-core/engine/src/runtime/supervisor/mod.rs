@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ringmill_ring::{Doorbell, monotonic_ns};
+use ringmill_ring::{Doorbell, ResponseLayout, ResponseMemory, monotonic_ns};
 
 use self::post::Order;
 pub use self::post::{Death, Desk, WorkerPost};
@@ -44,6 +44,8 @@ pub struct WorkerSpec {
     pub cpu: Option<usize>,
     /// Most memory it may take.
     pub memory_bytes_max: Option<u64>,
+    /// What its successor's response memory has to be like.
+    pub response: ResponseLayout,
     /// Where its death is told.
     pub post: Arc<WorkerPost>,
     /// Wakes the shard that has to know.
@@ -194,7 +196,13 @@ impl Place {
     }
 
     fn tell(&self, death: Death) {
+        self.spec.post.put_memory(ResponseMemory::make(self.spec.response));
         self.spec.post.tell_death(death);
+        self.spec.signal.notify();
+    }
+
+    fn make_memory(&self) {
+        self.spec.post.put_memory(ResponseMemory::make(self.spec.response));
         self.spec.signal.notify();
     }
 }
@@ -260,6 +268,7 @@ impl Watch {
         for order in self.desk.take_orders() {
             match order {
                 Order::Kill { worker } => self.places[worker].kill(),
+                Order::MakeMemory { worker } => self.places[worker].make_memory(),
                 Order::Start { worker, request, response } => {
                     let is_over = self.control.is_aborted() || self.ending.load(Ordering::Acquire);
                     let place = &mut self.places[worker];

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringmill_ring::Doorbell;
+use ringmill_ring::{Doorbell, ResponseMemory, RingError};
 
 use crate::rundir::Directory;
 
@@ -31,6 +31,8 @@ pub struct WorkerPost {
     /// Written by the supervisor after `death`, cleared by the shard.
     has_died: AtomicBool,
     death: Mutex<Option<Death>>,
+    /// For the answers of the next worker, made by the supervisor so that no shard waits for it.
+    memory: Mutex<Option<Result<ResponseMemory, RingError>>>,
     /// Written by the supervisor at each start; the shard only shows it.
     pid: AtomicI32,
     /// Set by the shard when it sent `drain` or needs the worker no more: its exit is in order.
@@ -57,6 +59,20 @@ impl WorkerPost {
         self.drained.load(Ordering::Acquire)
     }
 
+    pub(super) fn put_memory(&self, memory: Result<ResponseMemory, RingError>) {
+        *lock(&self.memory) = Some(memory);
+    }
+
+    /// Whether the supervisor has made response memory for the next worker, or failed to.
+    pub fn has_memory(&self) -> bool {
+        lock(&self.memory).is_some()
+    }
+
+    /// The memory, once.
+    pub fn take_memory(&self) -> Option<Result<ResponseMemory, RingError>> {
+        lock(&self.memory).take()
+    }
+
     /// The worker is dead and collected: nothing of it runs any more.
     pub(super) fn tell_death(&self, death: Death) {
         *lock(&self.death) = Some(death);
@@ -80,6 +96,8 @@ impl WorkerPost {
 pub(super) enum Order {
     /// Kill the present process, if there is one.
     Kill { worker: usize },
+    /// Try again to make response memory for the next process.
+    MakeMemory { worker: usize },
     /// Start the next process, the one before being dead.
     Start { worker: usize, request: OwnedFd, response: OwnedFd },
 }
@@ -106,6 +124,11 @@ impl Desk {
     /// Has the next process of a dead worker started, with these ends of its channel.
     pub fn start(&self, worker: usize, request: OwnedFd, response: OwnedFd) {
         self.give(Order::Start { worker, request, response });
+    }
+
+    /// Has the response memory for the next process made, which there was no room for when the last one died.
+    pub fn make_memory(&self, worker: usize) {
+        self.give(Order::MakeMemory { worker });
     }
 
     fn give(&self, order: Order) {

@@ -20,17 +20,28 @@ const DEATHS_MAX: u32 = 2;
 const STRANDED_NS: u64 = 50_000_000;
 
 impl UdfOperator {
-    /// Has workers killed whose oldest batch has taken too long.
+    /// Has workers killed that take too long for a batch, or for getting ready for the first.
     pub(super) fn watch_deadlines(&mut self, context: &mut ShardContext<'_>) {
-        let Some(timeout_ns) = self.timeout_ns else { return };
-        for worker in &mut self.workers {
-            let Some(deadline_ns) = worker.deadline_ns(timeout_ns) else { continue };
-            if context.now_ns > deadline_ns {
-                let reason = format!("gave no answer within {} and was killed", in_words(timeout_ns));
-                worker.condemn(Sentence { reason, has_suspect: true, is_expected: false });
-            } else {
+        for index in 0..self.workers.len() {
+            let is_restoring = self.is_restoring(index);
+            let worker = &mut self.workers[index];
+            let deadline_ns = match (worker.start_deadline_ns(), self.timeout_ns) {
+                (Some(deadline_ns), _) => Some(deadline_ns),
+                (None, Some(timeout_ns)) => worker.deadline_ns(timeout_ns),
+                (None, None) if is_restoring => worker.restore_deadline_ns(),
+                (None, None) => None,
+            };
+            let Some(deadline_ns) = deadline_ns else { continue };
+            if context.now_ns <= deadline_ns {
                 context.wake_at(deadline_ns + 1);
+                continue;
             }
+            let reason = match self.timeout_ns {
+                _ if worker.start_deadline_ns().is_some() => format!("was killed: {}", worker.late_start()),
+                Some(timeout_ns) => format!("gave no answer within {} and was killed", in_words(timeout_ns)),
+                None => format!("was killed: restore() was not done within {}", worker.start_allowed()),
+            };
+            worker.condemn(Sentence { reason, has_suspect: true, is_expected: false });
         }
     }
 
@@ -65,7 +76,7 @@ impl UdfOperator {
             let suspected = (order == 0 && has_suspect).then_some(&failure);
             is_expected |= self.take_back(index, &resubmission.submission, suspected, context.now_ns);
         }
-        self.forget_step(index);
+        self.forget_process(index);
         let worker = &mut self.workers[index];
         worker.state = match worker.restarts.note_death(context.now_ns, &reason, is_expected) {
             Verdict::StartAt(at_ns) => State::Restarting { at_ns },
@@ -94,6 +105,10 @@ impl UdfOperator {
         let place = submission.batch.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
         let Some(entry) = place.and_then(|place| self.flight.get_mut(place)) else { return false };
         entry.outcome = Outcome::Held;
+        if std::mem::take(&mut entry.is_void) {
+            // What it died of may be what an earlier batch left behind.
+            return false;
+        }
         let Some(failure) = suspected else { return false };
         entry.deaths += 1;
         if entry.deaths < DEATHS_MAX {
@@ -117,21 +132,32 @@ impl UdfOperator {
             return context.wake_at(at_ns);
         }
         ringmill_failpoint::hit("supervisor.restart.ordered");
-        self.restore_worker(index);
-        if !self.workers[index].is_restoring {
-            self.publish_held(index);
-        }
+        self.publish_held(index);
     }
 
-    /// Gives a worker the batches that are held for it.
-    pub(super) fn publish_held(&mut self, index: usize) {
+    /// Gives a worker the batches that are held for it, as far as it may have them now; says whether there were any.
+    pub(super) fn publish_held(&mut self, index: usize) -> bool {
+        if !self.is_current(index) || self.hosts_retrial(index) {
+            return false;
+        }
         let (epoch, byte_length, publish_ns) = (self.epoch(), self.request.bytes() as u32, monotonic_ns());
-        let held = |entry: &super::InFlight| entry.worker == index && matches!(entry.outcome, Outcome::Held);
-        for (place, entry) in self.flight.iter_mut().enumerate().filter(|(_, entry)| held(entry)) {
-            let Some(slot) = entry.slot else { continue };
-            entry.outcome = Outcome::Pending;
-            entry.publish_ns = publish_ns;
-            self.workers[index].channel.publish(&Submission {
+        let mut moved = false;
+        for place in 0..self.flight.len() {
+            let entry = &self.flight[place];
+            let slot = match (&entry.outcome, entry.slot) {
+                _ if entry.worker != index => continue,
+                (Outcome::Held, Some(slot)) => slot,
+                // What it will have learnt from this one is not settled.
+                (Outcome::Failed { .. } | Outcome::Died(_) | Outcome::Retrial, _) if self.snapshots.is_some() => {
+                    return moved;
+                }
+                _ => continue,
+            };
+            if self.workers[index].channel.is_leased(slot) {
+                self.end_leases(index);
+                return moved;
+            }
+            let submission = Submission {
                 kind: SubmissionKind::Batch,
                 slot,
                 byte_length,
@@ -140,8 +166,17 @@ impl UdfOperator {
                 epoch,
                 ingest_ns: entry.ingest_ns,
                 publish_ns,
-            });
+            };
+            if !self.log_batch(index, &submission) {
+                return moved;
+            }
+            self.workers[index].ask(&submission);
+            let entry = &mut self.flight[place];
+            (entry.outcome, entry.publish_ns) = (Outcome::Pending, publish_ns);
+            moved = true;
         }
+        self.workers[index].is_holding = false;
+        moved
     }
 
     /// The worker will not answer what is held for it for a while, and another one could.
@@ -156,7 +191,7 @@ impl UdfOperator {
 }
 
 /// A duration in the largest unit that leaves nothing over.
-fn in_words(duration_ns: u64) -> String {
+pub(super) fn in_words(duration_ns: u64) -> String {
     match duration_ns {
         ns if ns.is_multiple_of(1_000_000_000) => format!("{}s", ns / 1_000_000_000),
         ns if ns.is_multiple_of(1_000_000) => format!("{}ms", ns / 1_000_000),

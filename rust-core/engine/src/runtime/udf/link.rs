@@ -5,10 +5,13 @@
 use std::sync::Arc;
 
 use ringmill_ring::{
-    Completion, CoreEnd, ProtocolViolation, Resubmission, RingError, Submission, SubmissionKind, monotonic_ns,
+    Completion, CompletionKind, CoreEnd, ProtocolViolation, ResponseMemory, Resubmission, RingError, Submission,
+    SubmissionKind, monotonic_ns,
 };
 
+use super::deaths::in_words;
 use super::restarts::Restarts;
+use crate::error::EngineError;
 use crate::metrics::{WorkerCondition, WorkerSnapshot};
 use crate::plan::RestartSpec;
 use crate::runtime::supervisor::{Death, Desk, WorkerPost};
@@ -46,12 +49,17 @@ pub struct WorkerLink {
     /// Its channel, request slots stamped.
     pub(super) channel: CoreEnd,
     pub(super) state: State,
+    /// When its process was ordered.
+    since_ns: u64,
+    start_ns_max: u64,
     pub(super) restarts: Restarts,
     pub(super) sentence: Option<Sentence>,
-    /// It is given what it is to have learnt; batches are held for it until then.
-    pub(super) is_restoring: bool,
-    /// Batches it was given and has not answered, those held for its successor included.
+    /// Batches are held for it, and further ones have to line up behind them.
+    pub(super) is_holding: bool,
+    /// Batches that are its to answer, those held for it included.
     pub(super) in_flight: u32,
+    /// What it was asked and has not answered: batches, pieces of snapshots, replays.
+    pub(super) asked: u32,
     slots: u32,
     post: Arc<WorkerPost>,
     desk: Arc<Desk>,
@@ -85,17 +93,20 @@ pub struct LinkParts {
 }
 
 impl WorkerLink {
-    /// A worker that has said it is ready.
+    /// A worker whose process is on its way.
     pub fn new(parts: LinkParts) -> Self {
         Self {
             slots: parts.channel.slots(),
             name: parts.name,
             channel: parts.channel,
-            state: State::Running,
+            state: State::Starting,
+            since_ns: monotonic_ns(),
+            start_ns_max: parts.restart.start_ns_max,
             restarts: Restarts::new(parts.restart),
             sentence: None,
-            is_restoring: false,
+            is_holding: false,
             in_flight: 0,
+            asked: 0,
             post: parts.post,
             desk: parts.desk,
             place: parts.place,
@@ -120,7 +131,7 @@ impl WorkerLink {
 
     /// Whether batches may be published to it.
     pub(super) fn takes_batches(&self) -> bool {
-        self.is_live() && !self.is_restoring
+        self.is_live() && !self.is_holding
     }
 
     /// Whether anything may be published to it.
@@ -135,11 +146,12 @@ impl WorkerLink {
         if told.is_some() || self.unburied.is_none() {
             return told;
         }
-        self.unburied.take_if(|(_, at_ns)| *at_ns <= now_ns).map(|(death, _)| death)
+        self.unburied.take_if(|(_, at_ns)| *at_ns <= now_ns && self.post.has_memory()).map(|(death, _)| death)
     }
 
-    /// The death will be told again in a moment.
+    /// The death will be told again in a moment, when there may be memory for the successor.
     pub(super) fn put_off(&mut self, death: Death, now_ns: u64) {
+        self.desk.make_memory(self.place);
         self.unburied = Some((death, now_ns + SHORTAGE_NS));
     }
 
@@ -148,42 +160,114 @@ impl WorkerLink {
         if self.is_distrusted { Ok(None) } else { self.channel.poll() }
     }
 
+    /// Whether the first process is ready; asked before the run begins, until it is. One that dies before ends the run:
+    /// what keeps it from starting now will do so again. Its answer rings the doorbell.
+    pub(super) fn is_ready(&mut self, now_ns: u64) -> Result<bool, EngineError> {
+        if self.state == State::Running {
+            return Ok(true);
+        }
+        self.channel.disarm_sleep();
+        loop {
+            let (death, worker) = (self.post.take_death(), &self.name);
+            match (self.channel.poll(), death) {
+                (Ok(Some(completion)), _) if completion.kind == CompletionKind::Ready => {
+                    self.note_ready();
+                    return Ok(true);
+                }
+                (Ok(Some(_)), _) => {}
+                (Ok(None), Some(death)) => return Err(stillborn(worker, death)),
+                (Ok(None), None) if self.start_deadline_ns().is_some_and(|deadline_ns| now_ns > deadline_ns) => {
+                    let (worker, message, traceback) = (worker.clone(), self.late_start(), None);
+                    return Err(EngineError::WorkerStart { worker, message, traceback });
+                }
+                (Ok(None), None) if self.channel.arm_sleep() => return Ok(false),
+                (Ok(None), None) => {}
+                (Err(violation), _) => {
+                    let (worker, violation) = (worker.clone(), violation.to_string());
+                    return Err(EngineError::Protocol { worker, violation });
+                }
+            }
+        }
+    }
+
+    /// When it should have been ready; `None` if it is, or is dead.
+    #[inline]
+    pub(super) fn start_deadline_ns(&self) -> Option<u64> {
+        (self.state == State::Starting).then(|| self.since_ns.saturating_add(self.start_ns_max))
+    }
+
+    /// What to say of one that is not.
+    pub(super) fn late_start(&self) -> String {
+        format!("its imports and setup() were not done within {}", self.start_allowed())
+    }
+
+    /// How long it may take to get ready for the first batch.
+    pub(super) fn start_allowed(&self) -> String {
+        format!("{} (start_timeout)", in_words(self.start_ns_max))
+    }
+
+    /// When restoring it to what it is to have learnt will have taken too long; `None` if it is not at that.
+    pub(super) fn restore_deadline_ns(&self) -> Option<u64> {
+        self.deadline_ns(self.start_ns_max)
+    }
+
     /// It said that it is ready.
     pub(super) fn note_ready(&mut self) {
         self.state = State::Running;
         self.oldest_since_ns = monotonic_ns();
     }
 
-    /// Publishes a batch.
+    /// Publishes a new batch.
     #[inline]
     pub(super) fn publish(&mut self, submission: &Submission) {
-        if self.in_flight == 0 {
+        self.in_flight += 1;
+        self.ask(submission);
+    }
+
+    /// Publishes anything else: a batch that was held, a piece of a snapshot.
+    #[inline]
+    pub(super) fn ask(&mut self, submission: &Submission) {
+        if self.asked == 0 {
             self.oldest_since_ns = submission.publish_ns;
         }
-        self.in_flight += 1;
+        self.asked += 1;
         self.channel.publish(submission);
     }
 
-    /// Notes an answer.
+    /// Keeps a new batch for it.
+    #[inline]
+    pub(super) fn hold(&mut self) {
+        self.in_flight += 1;
+        self.is_holding = true;
+    }
+
+    /// It has nothing to do, and nothing is held for it.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.asked == 0
+    }
+
+    /// Notes a batch's answer.
     #[inline]
     pub(super) fn note_answer(&mut self, now_ns: u64, busy_ns: u64) {
         self.in_flight -= 1;
+        self.asked -= 1;
         self.batches += 1;
         self.busy_ns += busy_ns;
         self.oldest_since_ns = now_ns;
         self.restarts.note_answer();
     }
 
-    /// Notes an answer that is no batch's.
+    /// Notes an answer that is no new batch's.
     pub(super) fn note_kept(&mut self, now_ns: u64) {
-        self.in_flight -= 1;
+        self.asked -= 1;
         self.oldest_since_ns = now_ns;
     }
 
-    /// When its oldest batch will have taken `timeout_ns`; `None` if it is not at work.
+    /// When what it is at will have taken `timeout_ns`; `None` if it is not at work.
     #[inline]
     pub(super) fn deadline_ns(&self, timeout_ns: u64) -> Option<u64> {
-        let is_at_work = self.state == State::Running && self.in_flight > 0 && self.sentence.is_none();
+        let is_at_work = self.state == State::Running && self.asked > 0 && self.sentence.is_none();
         is_at_work.then(|| self.oldest_since_ns.saturating_add(timeout_ns))
     }
 
@@ -197,6 +281,10 @@ impl WorkerLink {
 
     /// Has it killed for breaking the protocol; nothing it says from now on is heard.
     pub(super) fn distrust(&mut self, violation: &str, has_suspect: bool, is_expected: bool) {
+        if !self.is_live() {
+            // It is dead; its successor is not to suffer for it.
+            return;
+        }
         self.is_distrusted = true;
         let reason = format!("broke the ring protocol and was killed: {violation}");
         self.condemn(Sentence { reason, has_suspect, is_expected });
@@ -204,8 +292,10 @@ impl WorkerLink {
 
     /// Makes the dead worker's channel ready for the next; returns what was not answered, in order.
     pub(super) fn replace(&mut self) -> Result<Vec<Resubmission>, RingError> {
-        let unanswered = self.channel.replace_worker(self.channel.generation() + 1)?;
-        self.is_distrusted = false;
+        let memory = self.post.take_memory();
+        let memory = memory.unwrap_or_else(|| ResponseMemory::make(self.channel.response_layout()))?;
+        let unanswered = self.channel.replace_worker_with(self.channel.generation() + 1, memory)?;
+        (self.is_distrusted, self.asked) = (false, 0);
         Ok(unanswered)
     }
 
@@ -213,7 +303,7 @@ impl WorkerLink {
     pub(super) fn start(&mut self) -> Result<(), RingError> {
         let (request, response) = self.channel.worker_fds()?;
         self.desk.start(self.place, request, response);
-        self.state = State::Starting;
+        (self.state, self.since_ns) = (State::Starting, monotonic_ns());
         self.starts += 1;
         Ok(())
     }
@@ -252,5 +342,13 @@ impl WorkerLink {
             State::Failed => WorkerCondition::Failed,
         };
         snapshot.restarts = self.starts;
+    }
+}
+
+fn stillborn(worker: &str, death: Death) -> EngineError {
+    let worker = worker.to_owned();
+    match death.fatal {
+        Some(message) => EngineError::WorkerStart { worker, message, traceback: death.detail },
+        None => EngineError::WorkerDied { worker, pid: death.pid, how: death.how, batch: death.batch },
     }
 }

@@ -7,10 +7,12 @@
 //! What the death of a worker leads to is in [`deaths`], what becomes of a batch that failed in [`retrial`].
 
 mod deaths;
+mod keeping;
 mod keyed;
 mod letters;
 mod link;
 mod open_batch;
+mod replay_log;
 mod restarts;
 mod retrial;
 mod search;
@@ -68,6 +70,8 @@ struct InFlight {
     publish_ns: u64,
     mark: Option<Mark>,
     outcome: Outcome,
+    /// Its answer will not count; it will be given to the worker again.
+    is_void: bool,
 }
 
 /// What is offered to the consumers of the results.
@@ -159,8 +163,8 @@ pub struct UdfParts {
     pub id: NodeId,
     /// Per-key state, if the function keeps any.
     pub keyed: Option<KeyedState>,
-    /// Whether the function is a class with `snapshot()` and `restore()`.
-    pub has_snapshots: bool,
+    /// For a class with `snapshot()` and `restore()`: bytes of the log of what each worker was given since its last one.
+    pub replay_bytes: Option<usize>,
     /// Its workers in this shard.
     pub workers: Vec<WorkerLink>,
     /// Streams it reads.
@@ -172,7 +176,7 @@ pub struct UdfParts {
 }
 
 impl UdfOperator {
-    /// All workers are ready.
+    /// The workers' processes are on their way.
     pub fn new(parts: UdfParts) -> Result<Self, EngineError> {
         let layout = |error| EngineError::Layout { node: parts.name.clone(), error };
         let dead = DeadLetterBatch::new(&parts.name).map_err(layout)?;
@@ -182,7 +186,8 @@ impl UdfOperator {
         let row_encoder =
             encoder(Format::Json, &own).map_err(|error| EngineError::Connect { node: parts.name.clone(), error })?;
         let names = parts.workers.iter().map(|worker| worker.name.as_str());
-        let snapshots = parts.has_snapshots.then(|| Snapshots::new(names));
+        let log_writer = || BatchWriter::new(parts.request.clone());
+        let snapshots = parts.replay_bytes.map(|bytes| Snapshots::new(names, log_writer(), bytes));
         let slots: usize = parts.workers.iter().map(WorkerLink::slots).sum();
         let rows_max = parts.request.capacity().rows_max;
         let traces = parts.tracing.map(|tracing| Traces::new(tracing, slots + 1, rows_max));
@@ -190,7 +195,7 @@ impl UdfOperator {
         if traces.is_some() {
             writer.carry_tags();
         }
-        Ok(Self {
+        let mut operator = Self {
             writer,
             traces,
             key_columns: Some(parts.key),
@@ -228,7 +233,11 @@ impl UdfOperator {
             rows_in: 0,
             rows_out: 0,
             skipped: 0,
-        })
+        };
+        // A process is given what it is to have learnt before it is given anything else.
+        let keeps = operator.snapshots.is_some();
+        operator.workers.iter_mut().for_each(|worker| worker.is_holding = keeps);
+        Ok(operator)
     }
 
     fn take_completions(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
@@ -259,7 +268,7 @@ impl UdfOperator {
             taken = true;
             match completion.kind {
                 CompletionKind::Result | CompletionKind::Failed => {
-                    if !self.note_kept(index, &completion, context) {
+                    if !self.note_kept(index, &completion) {
                         self.note_answer(index, &completion, context);
                     }
                 }
@@ -273,6 +282,7 @@ impl UdfOperator {
         let failed = (completion.kind == CompletionKind::Failed).then_some(completion.byte_length);
         let now_ns = monotonic_ns();
         let busy_ns = completion.udf_end_ns.saturating_sub(completion.udf_start_ns);
+        let (mut is_void, mut is_in_turn) = (false, true);
         if !self.note_trial_answer(index, completion.slot, failed) {
             let place = completion.batch.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
             let entry = place.and_then(|place| self.flight.get_mut(place)).filter(|entry| {
@@ -283,17 +293,28 @@ impl UdfOperator {
                 let violation = format!("an answer to batch {}, which it was not given", completion.batch);
                 return self.workers[index].distrust(&violation, true, false);
             };
+            is_void = std::mem::take(&mut entry.is_void);
             entry.outcome = match failed {
+                _ if is_void => Outcome::Held,
                 Some(byte_length) => Outcome::Failed { byte_length },
                 None => Outcome::Result,
             };
             let waited_ns = completion.pickup_ns.saturating_sub(entry.publish_ns);
             context.histograms.record(Stage::RequestRing, waited_ns, u64::from(entry.rows));
         }
+        if is_void {
+            self.workers[index].hold();
+        } else {
+            is_in_turn = self.note_learnt(index, completion, failed.is_some());
+        }
         let rows = u64::from(completion.row_count);
         context.histograms.record(Stage::Udf, busy_ns, rows);
         context.histograms.record(Stage::ResponseRing, now_ns.saturating_sub(completion.udf_end_ns), rows);
         self.workers[index].note_answer(now_ns, busy_ns);
+        if !is_in_turn {
+            let violation = format!("batch {} was answered out of turn", completion.batch);
+            self.workers[index].distrust(&violation, false, false);
+        }
     }
 
     /// Looks at the batch at the head of the order: makes its result the current offer, or deals with its failure.
@@ -313,8 +334,12 @@ impl UdfOperator {
                 self.begin_retrial(context)?;
             }
             Outcome::Result => match self.compose(index, slot.unwrap_or_default(), rows)? {
-                Ok(()) => self.offering = Some(Offering::Head),
+                Ok(()) => {
+                    self.note_sound(index);
+                    self.offering = Some(Offering::Head);
+                }
                 Err(violation) => {
+                    self.note_unsound(index);
                     let failure = Box::new(self.blame(index, &violation, false));
                     if let Some(head) = self.flight.front_mut() {
                         head.deaths += 1;
@@ -405,7 +430,7 @@ impl UdfOperator {
         keyed.store(first, &self.response.view());
     }
 
-    /// A barrier has left for the results, and some worker has not said yet what it had learnt.
+    /// A barrier has left for the results, and what some worker had learnt by then is not on its way to the stores.
     fn awaits_snapshots(&self) -> bool {
         self.snapshots.as_ref().is_some_and(Snapshots::are_pending)
     }
@@ -430,11 +455,11 @@ impl Failure {
 impl Operator for UdfOperator {
     fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
         let mut moved = self.take_completions(context)?;
-        moved |= self.go_on_keeping()?;
+        moved |= self.go_on_keeping(context)?;
         self.watch_deadlines(context);
         moved |= self.serve_head(context)?;
         moved |= self.publish_if_due();
-        if self.standing.end && !self.snapshots.as_ref().is_some_and(Snapshots::are_under_way) {
+        if self.standing.end && !self.awaits_snapshots() {
             let epoch = self.epoch();
             self.workers.iter_mut().for_each(|worker| worker.drain(epoch));
         }
@@ -532,8 +557,8 @@ impl Operator for UdfOperator {
                     if is_barrier && let Some(keyed) = &mut self.keyed {
                         keyed.snapshot(&mut context.snapshot.delta.node(self.id));
                     }
-                    if is_barrier {
-                        self.begin_snapshots();
+                    if is_barrier && let Some(snapshots) = &mut self.snapshots {
+                        snapshots.begin();
                     }
                 }
             }
@@ -564,8 +589,15 @@ impl Operator for UdfOperator {
         (self.barrier, self.standing.barrier) = (epoch, epoch);
         self.inputs.restored(epoch);
         self.outputs.restored(epoch);
-        (0..self.workers.len()).for_each(|index| self.restore_worker(index));
         Ok(())
+    }
+
+    fn is_ready(&mut self) -> Result<bool, EngineError> {
+        let (mut is_ready, now_ns) = (true, monotonic_ns());
+        for worker in &mut self.workers {
+            is_ready &= worker.is_ready(now_ns)?;
+        }
+        Ok(is_ready)
     }
 
     fn is_finished(&self) -> bool {

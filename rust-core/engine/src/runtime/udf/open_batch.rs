@@ -41,7 +41,7 @@ impl UdfOperator {
         true
     }
 
-    /// Hands the open batch to its worker, or keeps it for the next process.
+    /// Hands the open batch to its worker, or keeps it until the worker may have it.
     pub(super) fn publish(&mut self) {
         let Some(open) = self.open.take() else { return };
         let closed = self.writer.close();
@@ -49,21 +49,21 @@ impl UdfOperator {
         self.writer.swap_tags(&mut tags);
         let publish_ns = monotonic_ns();
         let epoch = self.epoch();
-        let worker = &mut self.workers[open.worker];
-        let outcome = if worker.takes_batches() {
-            worker.publish(&Submission {
-                kind: SubmissionKind::Batch,
-                slot: open.slot,
-                byte_length: closed.bytes,
-                row_count: closed.rows,
-                batch: self.head + self.flight.len() as u64,
-                epoch,
-                ingest_ns: open.ingest_ns,
-                publish_ns,
-            });
+        let submission = Submission {
+            kind: SubmissionKind::Batch,
+            slot: open.slot,
+            byte_length: closed.bytes,
+            row_count: closed.rows,
+            batch: self.head + self.flight.len() as u64,
+            epoch,
+            ingest_ns: open.ingest_ns,
+            publish_ns,
+        };
+        let outcome = if self.workers[open.worker].takes_batches() && self.log_batch(open.worker, &submission) {
+            self.workers[open.worker].publish(&submission);
             Outcome::Pending
         } else {
-            worker.in_flight += 1;
+            self.workers[open.worker].hold();
             Outcome::Held
         };
         self.flight.push_back(InFlight {
@@ -76,6 +76,7 @@ impl UdfOperator {
             publish_ns,
             mark: open.mark,
             outcome,
+            is_void: false,
         });
     }
 
@@ -83,7 +84,7 @@ impl UdfOperator {
     pub(super) fn publish_if_due(&mut self) -> bool {
         let Some(open) = &self.open else { return false };
         let rows = self.writer.rows();
-        let idle = self.workers[open.worker].in_flight == 0;
+        let idle = self.workers[open.worker].is_idle();
         let due =
             rows > 0 && (idle || self.ended || self.writer.rows_free() == 0 || open.mark.is_some_and(|mark| mark.cut));
         if due {

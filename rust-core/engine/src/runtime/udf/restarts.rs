@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::plan::RestartSpec;
+use crate::random::mix;
 
 /// Reasons kept for the error that ends the story.
 const REASONS_MAX: usize = 3;
@@ -82,15 +83,8 @@ impl Restarts {
         let Some(doublings) = self.in_a_row.checked_sub(2) else { return 0 };
         let factor = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
         let delay_ns = self.spec.backoff_ns.saturating_mul(factor).min(self.spec.backoff_ns_max);
-        delay_ns - scatter(now_ns) % (delay_ns / 2 + 1)
+        delay_ns - mix(now_ns) % (delay_ns / 2 + 1)
     }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring moments give unrelated numbers.
-fn scatter(seed: u64) -> u64 {
-    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub(super) struct Retrial {
     free_deaths: u32,
     /// Since when no worker has a slot for it; 0: not so.
     starved_since_ns: u64,
+    /// Where workers keep something: the one that learns what passes.
+    host: Option<usize>,
 }
 
 /// A part that was published.
@@ -83,6 +85,7 @@ impl Retrial {
             repeats_of_row: 0,
             free_deaths: FREE_DEATHS_PER_LEVEL * levels,
             starved_since_ns: 0,
+            host: None,
         }
     }
 
@@ -190,8 +193,12 @@ impl UdfOperator {
             TrialOutcome::Result => {
                 let rows = retrial.search.range().len() as u32;
                 match self.compose(index, slot, rows)? {
-                    Ok(()) => self.offering = Some(Offering::Part { rows }),
+                    Ok(()) => {
+                        self.note_sound(index);
+                        self.offering = Some(Offering::Part { rows });
+                    }
                     Err(violation) => {
+                        self.note_unsound(index);
                         let failure = self.blame(index, &violation, true);
                         self.workers[index].channel.release(slot);
                         retrial.trial = None;
@@ -213,8 +220,13 @@ impl UdfOperator {
     /// Gives the next range to a worker; `false`: none can take it now.
     #[allow(unsafe_code)]
     fn publish_trial(&mut self, retrial: &mut Retrial, context: &mut ShardContext<'_>) -> bool {
-        let able =
-            self.workers.iter().enumerate().filter(|(_, worker)| worker.takes_batches() && worker.sentence.is_none());
+        let host = if self.snapshots.is_some() { Some(self.find_host(retrial, context.now_ns)) } else { None };
+        if host.is_some_and(|host| !self.may_try(host)) {
+            return false;
+        }
+        let able = self.workers.iter().enumerate().filter(|(index, worker)| {
+            host.map_or(worker.takes_batches(), |host| host == *index) && worker.sentence.is_none()
+        });
         let free = able.filter(|(_, worker)| worker.channel.free_slots() > 0);
         let chosen = free.min_by_key(|(_, worker)| (worker.state != State::Running, worker.in_flight));
         let Some(index) = chosen.map(|(index, _)| index) else {
@@ -231,7 +243,7 @@ impl UdfOperator {
         unsafe { retrial.writer.open(worker.channel.slot_memory(slot)) };
         retrial.writer.copy_rows(&retrial.rows.view(), range.start as usize..range.end as usize);
         let closed = retrial.writer.close();
-        worker.publish(&Submission {
+        let submission = Submission {
             kind: SubmissionKind::Batch,
             slot,
             byte_length: closed.bytes,
@@ -240,9 +252,40 @@ impl UdfOperator {
             epoch,
             ingest_ns: self.flight.front().map_or(0, |head| head.ingest_ns),
             publish_ns: monotonic_ns(),
-        });
+        };
+        if !self.log_batch(index, &submission) {
+            self.workers[index].channel.release(slot);
+            return false;
+        }
+        self.workers[index].publish(&submission);
         retrial.trial = Some(Trial { worker: index, slot, outcome: TrialOutcome::Pending });
         true
+    }
+
+    /// Where workers keep something, one of them learns the whole batch: the one it was given to, unless that is away for
+    /// long. Nothing else is published to it meanwhile.
+    fn find_host(&mut self, retrial: &mut Retrial, now_ns: u64) -> usize {
+        let owner = self.flight.front().map_or(0, |head| head.worker);
+        let mut host = retrial.host.unwrap_or(owner);
+        if self.is_stranded(host, now_ns) {
+            let running = self.workers.iter().enumerate().filter(|(_, worker)| worker.state == State::Running);
+            host = running.min_by_key(|(_, worker)| worker.in_flight).map_or(host, |(index, _)| index);
+        }
+        retrial.host = Some(host);
+        self.workers[host].is_holding = true;
+        host
+    }
+
+    /// The worker has learnt all that it was given before, so that what it learns from a try can be taken back.
+    fn may_try(&self, host: usize) -> bool {
+        let log = self.snapshots.as_ref().map(|snapshots| &snapshots.workers[host].log);
+        let is_settled = log.is_none_or(|log| log.is_answered() && log.has_room());
+        self.workers[host].is_live() && is_settled && self.is_current(host)
+    }
+
+    /// The worker is reserved for the batch that is being tried.
+    pub(super) fn hosts_retrial(&self, index: usize) -> bool {
+        self.retrial.as_ref().is_some_and(|retrial| retrial.host == Some(index))
     }
 
     /// No worker has a slot. One that is idle and has none keeps them all as leases: after a while its death ends those.
@@ -384,7 +427,7 @@ impl UdfOperator {
         Failure { error, detail: None, is_death: true }
     }
 
-    fn read_failure(&mut self, index: usize, slot: u32, byte_length: u32) -> Failure {
+    pub(super) fn read_failure(&mut self, index: usize, slot: u32, byte_length: u32) -> Failure {
         self.text.clear();
         self.workers[index].channel.copy_response(slot, byte_length, &mut self.text);
         Failure::read(&self.text)
