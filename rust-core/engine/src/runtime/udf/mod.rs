@@ -4,8 +4,9 @@
 //! [`Mark`] leaves after the batch it followed. A result is the request slot's own columns plus a verified private copy
 //! of the worker's; the slot is released when all consumers have taken it.
 //!
-//! What the death of a worker leads to is in [`deaths`], what becomes of a batch that failed in [`retrial`].
+//! What workers say is heard in [`answers`]. What the death of a worker leads to is in [`deaths`], what becomes of a batch that failed in [`retrial`].
 
+mod answers;
 mod deaths;
 mod keeping;
 mod keyed;
@@ -22,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ringmill_connect::{Encoder, Format, encoder};
-use ringmill_ring::{Completion, CompletionKind, monotonic_ns};
+use ringmill_ring::monotonic_ns;
 use ringmill_state::{EntryKey, NodeId};
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, HeapBatch, Lengths, Schema, Template};
 
@@ -38,7 +39,7 @@ use super::operator::{
     DEAD_LETTERS, Delivery, InputMarks, LATE, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext,
 };
 use crate::error::EngineError;
-use crate::metrics::{NodeCounts, Stage, WorkerSnapshot};
+use crate::metrics::{NodeCounts, WorkerSnapshot};
 use crate::plan::{OnError, Supervision};
 
 /// What became of a batch.
@@ -238,83 +239,6 @@ impl UdfOperator {
         let keeps = operator.snapshots.is_some();
         operator.workers.iter_mut().for_each(|worker| worker.is_holding = keeps);
         Ok(operator)
-    }
-
-    fn take_completions(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
-        let mut taken = false;
-        for index in 0..self.workers.len() {
-            let death = self.workers[index].take_death(context.now_ns);
-            taken |= self.poll_worker(index, context);
-            if let Some(death) = death {
-                self.bury(index, death, context)?;
-                taken = true;
-            }
-            self.start_if_due(index, context);
-        }
-        Ok(taken)
-    }
-
-    fn poll_worker(&mut self, index: usize, context: &mut ShardContext<'_>) -> bool {
-        let mut taken = false;
-        loop {
-            let completion = match self.workers[index].poll() {
-                Ok(Some(completion)) => completion,
-                Ok(None) => return taken,
-                Err(violation) => {
-                    self.workers[index].distrust(&violation.to_string(), true, false);
-                    return true;
-                }
-            };
-            taken = true;
-            match completion.kind {
-                CompletionKind::Result | CompletionKind::Failed => {
-                    if !self.note_kept(index, &completion) {
-                        self.note_answer(index, &completion, context);
-                    }
-                }
-                CompletionKind::Ready => self.workers[index].note_ready(),
-                CompletionKind::LeaseReleased => {}
-            }
-        }
-    }
-
-    fn note_answer(&mut self, index: usize, completion: &Completion, context: &mut ShardContext<'_>) {
-        let failed = (completion.kind == CompletionKind::Failed).then_some(completion.byte_length);
-        let now_ns = monotonic_ns();
-        let busy_ns = completion.udf_end_ns.saturating_sub(completion.udf_start_ns);
-        let (mut is_void, mut is_in_turn) = (false, true);
-        if !self.note_trial_answer(index, completion.slot, failed) {
-            let place = completion.batch.checked_sub(self.head).and_then(|place| usize::try_from(place).ok());
-            let entry = place.and_then(|place| self.flight.get_mut(place)).filter(|entry| {
-                let is_asked = entry.worker == index && entry.slot == Some(completion.slot);
-                is_asked && matches!(entry.outcome, Outcome::Pending)
-            });
-            let Some(entry) = entry else {
-                let violation = format!("an answer to batch {}, which it was not given", completion.batch);
-                return self.workers[index].distrust(&violation, true, false);
-            };
-            is_void = std::mem::take(&mut entry.is_void);
-            entry.outcome = match failed {
-                _ if is_void => Outcome::Held,
-                Some(byte_length) => Outcome::Failed { byte_length },
-                None => Outcome::Result,
-            };
-            let waited_ns = completion.pickup_ns.saturating_sub(entry.publish_ns);
-            context.histograms.record(Stage::RequestRing, waited_ns, u64::from(entry.rows));
-        }
-        if is_void {
-            self.workers[index].hold();
-        } else {
-            is_in_turn = self.note_learnt(index, completion, failed.is_some());
-        }
-        let rows = u64::from(completion.row_count);
-        context.histograms.record(Stage::Udf, busy_ns, rows);
-        context.histograms.record(Stage::ResponseRing, now_ns.saturating_sub(completion.udf_end_ns), rows);
-        self.workers[index].note_answer(now_ns, busy_ns);
-        if !is_in_turn {
-            let violation = format!("batch {} was answered out of turn", completion.batch);
-            self.workers[index].distrust(&violation, false, false);
-        }
     }
 
     /// Looks at the batch at the head of the order: makes its result the current offer, or deals with its failure.
