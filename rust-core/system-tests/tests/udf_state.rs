@@ -368,7 +368,7 @@ fn a_restore_that_hangs_is_ended_by_the_start_timeout_and_tried_again() {
             time.sleep(1_000_000)
 ";
     let expected = reference(BY_WORKER, &functions);
-    let job = Job::new(&pipeline(&format!("{BY_WORKER}\nstart_timeout = \"4s\""), ""), &functions);
+    let job = Job::new(&pipeline(&format!("{BY_WORKER}\nstart_timeout = \"8s\""), ""), &functions);
     let mut child = job.command(&[]).env("KEEP_SECONDS", "0.001").spawn().unwrap();
     while std::fs::metadata(job.path("out.ndjson")).map_or(0, |file| file.len()) == 0 {
         assert!(child.try_wait().unwrap().is_none(), "the run ended too soon");
@@ -377,7 +377,7 @@ fn a_restore_that_hangs_is_ended_by_the_start_timeout_and_tried_again() {
     children_of(child.id()).into_iter().for_each(kill_now);
     let ended = job.wait(child);
     assert_eq!(ended.figure("/rows/in"), ROWS);
-    assert!(ended.stderr.contains("restore() was not done within 4s (start_timeout)"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("restore() was not done within 8s (start_timeout)"), "{}", ended.stderr);
     assert!(job.read("out.ndjson") == expected, "the output differs from that of an undisturbed run");
 }
 

@@ -420,11 +420,11 @@ def double(temperature: np.ndarray):
     let ended = first.run(&[]);
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains(&said(1)) && ended.stderr.contains("twice/0/0"), "{}", ended.stderr);
-    let second = Job::new(&pipeline("start_timeout = \"4s\""), functions);
+    let second = Job::new(&pipeline("start_timeout = \"8s\""), functions);
     second.write("hangs-1", "");
     let ended = second.run(&[]);
     assert_eq!((ended.figure("/rows/out/out"), ended.figure("/rows/out/dead")), (10_000, 0));
-    assert!(ended.stderr.contains(&said(4)), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&said(8)), "{}", ended.stderr);
 }
 
 #[test]
