@@ -20,6 +20,7 @@
 //!   retained/STEP/              a RocksDB with the results of a step that are kept, see [`RetainedStore`]
 //! ```
 
+mod call;
 mod checkpoint;
 mod delta;
 mod disk;
@@ -32,6 +33,7 @@ mod node_ids;
 mod retained;
 mod store;
 
+pub use call::{Entries, NodeCall, Scan, StoreCall};
 pub use checkpoint::{CheckpointInfo, PartialCheckpoint};
 pub use delta::{Delta, NodeDelta};
 pub use error::StateError;

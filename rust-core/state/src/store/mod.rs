@@ -1,12 +1,13 @@
 //! One shard's live store: a RocksDB that takes each epoch's changes and is copied, by hard links, into checkpoints.
 //!
-//! It is scratch: the next start makes it anew from a checkpoint, so it keeps no log of its own, and what was applied
-//! since the last checkpoint may be lost with it. After an error nothing but [`ShardStore::reopen`] does anything; then
+//! It is scratch: the next start makes it anew from a checkpoint, so it keeps no log of an epoch's changes, and what was
+//! applied since the last checkpoint may be lost with it (what was put away between barriers is not, see `serve`). After an error nothing but [`ShardStore::reopen`] does anything; then
 //! everything since the last checkpoint is applied again, which is right whether or not it was in the store before.
 
 mod inherited;
 mod options;
 mod recover;
+mod serve;
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
@@ -249,11 +250,13 @@ struct Batches<'a> {
     path: &'a Path,
     batch: WriteBatch,
     bytes: usize,
+    /// They are to survive a reopening without being applied again.
+    is_logged: bool,
 }
 
 impl<'a> Batches<'a> {
     fn new(db: &'a DB, path: &'a Path) -> Self {
-        Batches { db, path, batch: WriteBatch::default(), bytes: 0 }
+        Batches { db, path, batch: WriteBatch::default(), bytes: 0, is_logged: false }
     }
 
     fn add(&mut self, bytes: usize, change: impl FnOnce(&mut WriteBatch)) -> Result<(), StateError> {
@@ -268,7 +271,8 @@ impl<'a> Batches<'a> {
         }
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        self.db.write_opt(batch, &options::write()).map_err(StateError::store("write to", self.path))?;
+        let options = if self.is_logged { options::logged_write() } else { options::write() };
+        self.db.write_opt(batch, &options).map_err(StateError::store("write to", self.path))?;
         hit("store.written");
         Ok(())
     }

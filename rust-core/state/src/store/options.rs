@@ -1,4 +1,5 @@
-//! How the stores are tuned: written once for each epoch, read at recovery only.
+//! How the stores are tuned: written once for each epoch, read at recovery
+//! and where an operator has put entries away.
 
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, Env, InfoLogger, LogLevel, Options, ReadOptions, WriteOptions,
@@ -64,6 +65,23 @@ pub(super) fn in_checkpoint() -> Options {
 pub(super) fn write() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
+    options
+}
+
+/// For what nobody keeps a copy of.
+pub(super) fn logged_write() -> WriteOptions {
+    WriteOptions::default()
+}
+
+/// For single entries that may be wanted again soon.
+pub(super) fn read() -> ReadOptions {
+    ReadOptions::default()
+}
+
+/// For a part of a window; whoever reads on comes back soon.
+pub(super) fn slice() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.fill_cache(false);
     options
 }
 

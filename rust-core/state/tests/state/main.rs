@@ -7,4 +7,5 @@ mod kills;
 mod model;
 mod ownership;
 mod round_trip;
+mod spilling;
 mod support;
