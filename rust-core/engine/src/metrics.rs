@@ -14,6 +14,7 @@ use ringmill_ring::monotonic_ns;
 use ringmill_state::{RetainedReader, RetainedStore, StateError};
 
 use crate::error::EngineError;
+use crate::window::SpillFigures;
 
 /// A measured part of a row's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -222,6 +223,8 @@ pub struct Snapshot {
     pub workers: Vec<WorkerSnapshot>,
     /// Bytes of window state, over all shards.
     pub state_bytes: u64,
+    /// What had no place in memory and was put away in the shards' stores.
+    pub spilled: SpillFigures,
     /// The node that made its producers wait longest, if any did for more than 1 % of the time.
     pub bound: Option<String>,
     /// What keeps the run from going on now and is waited out, for people; empty: nothing.
@@ -270,6 +273,7 @@ pub(crate) struct ShardCounts {
     pub nodes: Vec<NodeCounts>,
     pub workers: Vec<WorkerSnapshot>,
     pub state_bytes: u64,
+    pub spilled: SpillFigures,
 }
 
 impl ShardCounts {
@@ -277,6 +281,7 @@ impl ShardCounts {
         self.nodes.clone_from(&other.nodes);
         self.workers.clone_from(&other.workers);
         self.state_bytes = other.state_bytes;
+        self.spilled = other.spilled;
     }
 }
 
@@ -502,10 +507,11 @@ impl Control {
         let elapsed_ns = self.elapsed_ns();
         let mut nodes: BTreeMap<usize, NodeCounts> = BTreeMap::new();
         let mut workers = Vec::new();
-        let mut state_bytes = 0;
+        let (mut state_bytes, mut spilled) = (0, SpillFigures::default());
         for mailbox in lock(&self.mailboxes).iter() {
             let counts = lock(&mailbox.counts);
             state_bytes += counts.state_bytes;
+            spilled += counts.spilled;
             workers.extend(counts.workers.iter().cloned());
             for (index, node) in counts.nodes.iter().enumerate() {
                 add_counts(nodes.entry(index).or_default(), node);
@@ -524,6 +530,7 @@ impl Control {
             nodes,
             workers,
             state_bytes,
+            spilled,
             paused: lock(&self.paused).values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
             checkpoint: self.checkpoint(),
         }

@@ -7,76 +7,23 @@ mod window_support;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use ringmill_engine::window::{KeyHasher, TimeColumn, WindowKind, WindowOperator, WindowSpec};
+use ringmill_engine::window::{TimeColumn, WindowKind, WindowOperator, WindowSpec};
 use ringmill_state::{Delta, EntryKey, KEY_GROUPS, WHOLE_SHARD, group_of, shard_of};
 use ringmill_wire::TimeUnit;
 use window_support::store::{NODE, Store};
+use window_support::stream::{by_key, exactly, hashes, key_of, stream, take_step};
 use window_support::{
-    Driver, Random, Row, TIME, Value, batch, input_schema, number, push_row, random_row, random_spec, spec,
-    statistics_of,
+    Driver, Random, Row, TIME, Value, input_schema, number, random_row, random_spec, spec, statistics_of,
 };
 
 const MS: i64 = 1_000_000;
 const TEN: WindowKind = WindowKind::Tumbling { size_ns: 10 * MS };
 const ROOM: u64 = 1 << 30;
 
-/// Rows of one batch and what follows them.
-struct Step {
-    rows: Vec<Row>,
-    late_rows: u32,
-    emit_rows: u32,
-    drains: bool,
-    watermark_ns: i64,
-}
-
-fn stream(random: &mut Random, spec: &WindowSpec) -> Vec<Step> {
-    let keys = 1 + random.below(12);
-    let disorder = 1 + random.below(40);
-    let lazy = spec.allowed_lateness_ns == 0 && random.chance(2);
-    let mut now = 1_000 + random.below(100) as i64;
-    let mut steps: Vec<Step> = (0..1 + random.below(40))
-        .map(|_| {
-            let count = random.below(40);
-            let row = |_| {
-                now += random.below(4) as i64;
-                let time = now - random.below(disorder) as i64;
-                random_row(random, time, keys)
-            };
-            let rows: Vec<Row> = (0..count).map(row).collect();
-            Step {
-                rows,
-                late_rows: 1 + random.below(5) as u32,
-                emit_rows: 1 + random.below(20) as u32,
-                drains: !lazy || random.chance(2),
-                watermark_ns: (now - random.below(30) as i64) * MS,
-            }
-        })
-        .collect();
-    let last = Step { rows: Vec::new(), late_rows: 1, emit_rows: 30, drains: true, watermark_ns: i64::MAX };
-    steps.push(last);
-    steps
-}
-
-fn take_step(driver: &mut Driver, step: &Step) {
-    driver.push(&step.rows, step.late_rows);
-    if step.drains {
-        driver.drain(step.emit_rows);
-    }
-    driver.operator.advance(step.watermark_ns, 1);
-    if step.drains {
-        driver.drain(step.emit_rows);
-    }
-}
-
 fn tracking(spec: &WindowSpec) -> Driver {
     let mut driver = Driver::new(spec, ROOM);
     driver.operator.track_changes();
     driver
-}
-
-/// Every bit of it, unlike `==`, which allows for rounding.
-fn exactly<T: std::fmt::Debug>(what: &T) -> String {
-    format!("{what:?}")
 }
 
 /// Runs a stream with crashes; `None` if nobody sees them.
@@ -157,30 +104,6 @@ fn state_that_lacks_an_entry_is_found_out() {
     });
     let found = found.count();
     assert!(found > 50, "only {found} of 100 streams saw that an entry was missing");
-}
-
-/// Hashes of the rows' keys, in their order.
-fn hashes(spec: &WindowSpec, rows: &[Row]) -> Vec<u64> {
-    let schema = input_schema();
-    let mut input = batch(schema.clone(), rows.len().max(1) as u32);
-    rows.iter().for_each(|row| assert!(push_row(input.writer(), row)));
-    let columns = spec.key.iter().map(|key| schema.index_of(key).unwrap()).collect();
-    let mut hashes = Vec::new();
-    KeyHasher::new(columns).hash(&input.view(), 0..rows.len(), &mut hashes);
-    hashes
-}
-
-fn key_of(spec: &WindowSpec, row: &Row) -> String {
-    let schema = input_schema();
-    let columns = spec.key.iter().map(|key| schema.index_of(key).unwrap());
-    exactly(&columns.map(|column| row[column].clone()).collect::<Row>())
-}
-
-/// What goes out, by key and in order.
-fn by_key(spec: &WindowSpec, results: &[Row], keys: &mut BTreeMap<String, Vec<Row>>) {
-    for row in results {
-        keys.entry(exactly(&row[..spec.key.len()].to_vec())).or_default().push(row.clone());
-    }
 }
 
 fn shard_driver(spec: &WindowSpec, shard: usize, shards: usize) -> Driver {

@@ -433,6 +433,7 @@ fn window_node(
     let (mut windows, time_column) = window_operator(plan, node)?;
     if plan.checkpoint.is_some() {
         windows.track_changes();
+        windows.allow_spilling();
         windows.set_shard(shard, plan.shards);
     }
     let variable = variable_bytes(plan);

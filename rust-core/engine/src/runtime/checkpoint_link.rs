@@ -12,6 +12,7 @@ use ringmill_connect::Waker;
 
 use super::signal::ShardSignal;
 use super::snapshot::{BarrierRequest, ShardSnapshot};
+use super::store_port::{StorePort, StoreTask};
 use crate::metrics::NodeCounts;
 
 /// Snapshots on their way to a store thread: one, as at most one barrier is on its way; a place to spare for the
@@ -83,29 +84,35 @@ pub struct ShardCheckpoints {
     shard: usize,
     /// Figures of the runs before, by index in the plan.
     base: Vec<NodeCounts>,
-    to_store: Sender<Box<ShardSnapshot>>,
+    to_store: Sender<StoreTask>,
     spare: Receiver<Box<ShardSnapshot>>,
     /// The last epoch whose snapshot was handed over.
     shipped: u64,
     is_exhausted: bool,
 }
 
-/// A store thread's end: the snapshots of one shard, in order. It ends when the shard has ended.
+/// A store thread's end: the snapshots of one shard and what its nodes want, in order. It ends when the shard has ended.
 pub struct StoreEnd {
-    snapshots: Receiver<Box<ShardSnapshot>>,
+    tasks: Receiver<StoreTask>,
     spare: Sender<Box<ShardSnapshot>>,
 }
 
 /// The ends of one shard's link. `base` holds the figures of the runs before by index in the plan; it is given to one
 /// shard, and the others get an empty one.
-pub fn connect(link: &Arc<CheckpointLink>, shard: usize, base: Vec<NodeCounts>) -> (ShardCheckpoints, StoreEnd) {
-    let (to_store, snapshots) = bounded(SNAPSHOTS);
+/// There is room for a call of each of the shard's `nodes`, too.
+pub fn connect(
+    link: &Arc<CheckpointLink>,
+    shard: usize,
+    nodes: usize,
+    base: Vec<NodeCounts>,
+) -> (ShardCheckpoints, StoreEnd) {
+    let (to_store, tasks) = bounded(SNAPSHOTS + nodes);
     let (give_back, spare) = bounded(SNAPSHOTS);
     let _ = give_back.try_send(Box::default());
     let shipped = link.barrier.get().epoch;
     let checkpoints =
         ShardCheckpoints { link: link.clone(), shard, base, to_store, spare, shipped, is_exhausted: false };
-    (checkpoints, StoreEnd { snapshots, spare: give_back })
+    (checkpoints, StoreEnd { tasks, spare: give_back })
 }
 
 impl ShardCheckpoints {
@@ -131,9 +138,19 @@ impl ShardCheckpoints {
         (full.epoch, full.shard) = (epoch, self.shard);
         self.add_base(full.counts.iter_mut().map(|(node, counts)| (*node, counts)));
         // There is a place, and a store thread that is gone has failed the run.
-        let _ = self.to_store.try_send(full);
+        let _ = self.to_store.try_send(StoreTask::Snapshot(full));
         self.shipped = epoch;
         true
+    }
+
+    /// The last epoch whose snapshot was handed over.
+    pub fn shipped(&self) -> u64 {
+        self.shipped
+    }
+
+    /// A node's way to the store.
+    pub fn port(&self) -> StorePort {
+        StorePort::new(self.to_store.clone(), self.link.signals[self.shard].clone())
     }
 
     /// Adds the figures of the runs before.
@@ -164,9 +181,9 @@ impl ShardCheckpoints {
 }
 
 impl StoreEnd {
-    /// The shard's next snapshot; waits for it. `None`: the shard has ended.
-    pub fn next(&self) -> Option<Box<ShardSnapshot>> {
-        self.snapshots.recv().ok()
+    /// What is to be done next; waits for it. `None`: the shard has ended.
+    pub fn next(&self) -> Option<StoreTask> {
+        self.tasks.recv().ok()
     }
 
     /// Empties a snapshot and gives its memory back to the shard; to be called before the checkpoint is reported done.

@@ -8,6 +8,7 @@ use ringmill_state::{Delta, ShardStore};
 
 use super::checkpoint_link::{CheckpointLink, ShardCheckpoints, connect};
 use super::checkpoint_thread::{CheckpointThread, Message, OpenCheckpoint, SinkCommand};
+use super::graph::Graph;
 use super::recovery::Durable;
 use super::signal::ShardSignal;
 use super::store_thread::StoreThread;
@@ -39,9 +40,11 @@ impl<'a> Checkpoints<'a> {
         Self { plan, spec, durable, reports, messages }
     }
 
-    /// Starts the threads, with each shard's store and what is to be deleted from it; `commands` are the ways to the sinks.
+    /// Starts the threads, with each shard's store and what is to be deleted from it, and gives the nodes their way to it;
+    /// `commands` are the ways to the sinks.
     pub fn start(
         self,
+        graphs: &mut [Graph],
         stores: Vec<(ShardStore, Delta)>,
         commands: Vec<Sender<SinkCommand>>,
         signals: &[Arc<ShardSignal>],
@@ -58,8 +61,9 @@ impl<'a> Checkpoints<'a> {
         let open = Arc::new(OpenCheckpoint::default());
         let mut base = durable.base_counts();
         let (mut ends, mut threads) = (Vec::with_capacity(plan.shards), Vec::with_capacity(plan.shards + 1));
-        for (shard, (store, cleanup)) in stores.into_iter().enumerate() {
-            let (shard_end, end) = connect(&link, shard, std::mem::take(&mut base));
+        for (shard, ((store, cleanup), graph)) in stores.into_iter().zip(graphs).enumerate() {
+            let (shard_end, end) = connect(&link, shard, graph.len(), std::mem::take(&mut base));
+            graph.set_store(|| shard_end.port());
             let (open, reports, control) = (open.clone(), reports.clone(), control.clone());
             let place = durable.folder.path().to_owned();
             threads.push(StoreThread { shard, place, store, cleanup, end, open, reports, control }.start()?);

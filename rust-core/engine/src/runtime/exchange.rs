@@ -423,6 +423,7 @@ mod tests {
             draining: false,
             has_checkpoints: true,
             barrier: BarrierRequest::default(),
+            shipped_epoch: 0,
             snapshot: &mut snapshot,
         };
         while receiver.advance(&mut context).unwrap() {

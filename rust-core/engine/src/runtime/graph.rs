@@ -6,8 +6,10 @@
 use ringmill_state::{EntryKey, NodeId};
 
 use super::operator::{Delivery, Mark, Operator, PORTS, ShardContext};
+use super::store_port::StorePort;
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, ShardCounts};
+use crate::window::SpillFigures;
 
 /// From one node's port to another node's input.
 struct Edge {
@@ -123,6 +125,16 @@ impl Graph {
         }
     }
 
+    /// Gives every node a way to the shard's store.
+    pub fn set_store(&mut self, port: impl Fn() -> StorePort) {
+        self.seats.iter_mut().for_each(|seat| seat.operator.set_store(port()));
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.seats.len()
+    }
+
     /// All state was given back; the graph goes on after `epoch` (0: at the beginning). To be called again for nodes that
     /// are added later.
     pub fn restored(&mut self, epoch: u64) -> Result<(), EngineError> {
@@ -156,7 +168,7 @@ impl Graph {
     /// Writes the nodes' figures into `counts`, whose nodes have the plan's length.
     pub fn counts(&self, counts: &mut ShardCounts, now_ns: u64) {
         let mut workers = 0;
-        counts.state_bytes = 0;
+        (counts.state_bytes, counts.spilled) = (0, SpillFigures::default());
         for seat in &self.seats {
             let node = &mut counts.nodes[seat.plan_node];
             if seat.is_plan_node {
@@ -168,6 +180,7 @@ impl Graph {
             }
             workers = seat.operator.workers(&mut counts.workers, workers);
             counts.state_bytes += seat.operator.state_bytes();
+            counts.spilled += seat.operator.spilled();
         }
     }
 }

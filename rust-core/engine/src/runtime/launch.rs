@@ -149,7 +149,7 @@ fn run_shards(
         Some(checkpoints) => {
             let epoch = checkpoints.durable.epoch();
             graphs.iter_mut().try_for_each(|graph| graph.restored(epoch))?;
-            let (ends, threads) = checkpoints.start(stores, commands, signals, control)?;
+            let (ends, threads) = checkpoints.start(&mut graphs, stores, commands, signals, control)?;
             (ends, Some(threads))
         }
     };

@@ -26,8 +26,10 @@ use ringmill_state::EntryKey;
 use ringmill_wire::{BatchView, BatchWriter};
 
 use super::snapshot::{BarrierRequest, ShardSnapshot};
+use super::store_port::StorePort;
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, StageHistograms, WorkerSnapshot};
+use crate::window::SpillFigures;
 
 /// A position in a stream: everything before it was passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +108,8 @@ pub struct ShardContext<'a> {
     pub has_checkpoints: bool,
     /// The barrier that sources are asked for.
     pub barrier: BarrierRequest,
+    /// The last epoch whose snapshot was handed to the store thread.
+    pub shipped_epoch: u64,
     /// Operators write what changed here when the barrier passes them.
     pub snapshot: &'a mut ShardSnapshot,
 }
@@ -224,6 +228,14 @@ pub trait Operator: Send {
     fn state_bytes(&self) -> u64 {
         0
     }
+
+    /// What it has put away in the shard's store for lack of memory.
+    fn spilled(&self) -> SpillFigures {
+        SpillFigures::default()
+    }
+
+    /// May put state away in the shard's store from now on; before anything is given back.
+    fn set_store(&mut self, _port: StorePort) {}
 
     /// Writes its workers' figures from `workers[next]` on; returns the index behind them.
     fn workers(&self, _workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {

@@ -116,6 +116,7 @@ impl Shard {
             draining: self.control.is_draining(),
             has_checkpoints: self.checkpoints.is_some(),
             barrier,
+            shipped_epoch: self.checkpoints.as_ref().map_or(0, ShardCheckpoints::shipped),
             snapshot: &mut pace.snapshot,
         };
         let mut moved = self.graph.step(&mut context)?;

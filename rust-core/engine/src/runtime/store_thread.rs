@@ -1,6 +1,8 @@
 //! The thread that writes one shard's state: takes the shard's changes at each barrier, applies them to the shard's
 //! store, and copies the store into the checkpoint that is being written.
 //!
+//! Between two barriers it serves what the shard's nodes want of the store: they put away what they have no memory for.
+//!
 //! The shard meanwhile goes on with the next epoch. Lack of space is waited out: the next barrier does not come before
 //! this one is done.
 
@@ -16,6 +18,7 @@ use super::checkpoint_link::StoreEnd;
 use super::checkpoint_thread::{CheckpointEvent, Message, OpenCheckpoint};
 use super::patience::{LEFT_TO_NEXT_RUN, Patience, Spent};
 use super::snapshot::ShardSnapshot;
+use super::store_port::{StoreOrder, StoreTask};
 use crate::checkpoint::{Event, Part, ShardContent};
 use crate::error::EngineError;
 use crate::metrics::Control;
@@ -46,8 +49,12 @@ impl StoreThread {
         let spawned = std::thread::Builder::new().name(self.name()).spawn(move || {
             let control = self.control.clone();
             let _guard = control.guard();
-            while let Some(snapshot) = self.end.next() {
-                match self.store(snapshot) {
+            while let Some(task) = self.end.next() {
+                let done = match task {
+                    StoreTask::Snapshot(snapshot) => self.store(snapshot),
+                    StoreTask::Serve(order) => self.serve(order),
+                };
+                match done {
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(error) => {
@@ -70,7 +77,9 @@ impl StoreThread {
             // An aborted run takes its open checkpoint away.
             return if self.control.is_aborted() { Ok(false) } else { Err(EngineError::Internal(wrong)) };
         };
-        let Some(files) = self.persist(&mut snapshot, &folder)? else { return Ok(false) };
+        let files =
+            self.persist("write a shard's state", |thread, again| thread.attempt(&mut snapshot, &folder, again));
+        let Some(files) = files? else { return Ok(false) };
         let content = ShardContent {
             partitions: std::mem::take(&mut snapshot.partitions),
             counts: std::mem::take(&mut snapshot.counts),
@@ -82,18 +91,35 @@ impl StoreThread {
         Ok(true)
     }
 
-    /// Tries until there is space, or the run is to end; `None`: the run was aborted meanwhile.
-    fn persist(&mut self, snapshot: &mut ShardSnapshot, to: &Path) -> Result<Option<Vec<FileRecord>>, EngineError> {
+    /// Puts away and finds what a node wants; `false`: the run was aborted.
+    fn serve(&mut self, mut order: StoreOrder) -> Result<bool, EngineError> {
+        let served = self.persist("put state away", |thread, again| {
+            if again {
+                thread.store.reopen()?;
+            }
+            thread.store.serve(&mut order.call)
+        })?;
+        order.give_back();
+        Ok(served.is_some())
+    }
+
+    /// Tries until there is space, or the run is to end; `attempt` is told the second time that it is one again. `None`: the
+    /// run was aborted meanwhile.
+    fn persist<T>(
+        &mut self,
+        action: &str,
+        mut attempt: impl FnMut(&mut Self, bool) -> Result<T, StateError>,
+    ) -> Result<Option<T>, EngineError> {
         let (mut patience, mut is_paused) = (Patience::default(), false);
         loop {
-            match self.attempt(snapshot, to, is_paused) {
-                Ok(files) => {
+            match attempt(self, is_paused) {
+                Ok(value) => {
                     if is_paused {
                         tracing::info!("the state of shard {} can be written again", self.shard);
                         self.control.resume(&self.name());
                         self.report(Event::Resumed { part: Part::Shard(self.shard) });
                     }
-                    return Ok(Some(files));
+                    return Ok(Some(value));
                 }
                 Err(error) if error.is_out_of_space() => {
                     if !is_paused {
@@ -110,12 +136,12 @@ impl StoreThread {
                         Ok(()) => {}
                         Err(Spent::Aborted) => return Ok(None),
                         Err(Spent::Draining) => {
-                            let reason = format!("write the state of shard {}: {error}", self.shard);
+                            let reason = format!("{action} (shard {}): {error}", self.shard);
                             return Err(EngineError::Unfinished { reason, left: LEFT_TO_NEXT_RUN.into() });
                         }
                     }
                 }
-                Err(error) => return Err(EngineError::Durable { action: "write a shard's state".into(), error }),
+                Err(error) => return Err(EngineError::Durable { action: action.to_owned(), error }),
             }
         }
     }

@@ -9,10 +9,11 @@ use ringmill_state::{EntryKey, NodeId};
 use ringmill_wire::HeapBatch;
 
 use super::operator::{Delivery, InputMarks, LATE, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
+use super::store_port::StorePort;
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, Stage};
 use crate::time::wall_clock_ns;
-use crate::window::{RowTime, WindowOperator};
+use crate::window::{RowTime, SpillFigures, WindowOperator};
 
 /// The window node of one shard.
 pub struct WindowNode {
@@ -34,6 +35,8 @@ pub struct WindowNode {
     rows_in: u64,
     rows_out: u64,
     late_rows: u64,
+    /// The way to the store, if there is one.
+    store: Option<StorePort>,
 }
 
 impl WindowNode {
@@ -62,6 +65,7 @@ impl WindowNode {
             rows_in: 0,
             rows_out: 0,
             late_rows: 0,
+            store: None,
         }
     }
 
@@ -87,6 +91,29 @@ impl WindowNode {
         EngineError::Unfit { node: self.name.clone(), reason: error.to_string() }
     }
 
+    /// Brings the windows what they wanted of the store, or asks for it; whether anything was done.
+    fn serve_windows(&mut self, context: &ShardContext<'_>) -> Result<bool, EngineError> {
+        let Some(store) = &mut self.store else { return Ok(false) };
+        let mut moved = false;
+        if let Some(call) = store.take_served() {
+            let taken = self.windows.answer(call);
+            taken.map_err(|error| EngineError::Unfit { node: self.name.clone(), reason: error.to_string() })?;
+            moved = true;
+        }
+        let is_shipped = context.shipped_epoch >= self.outputs.results_epoch();
+        if is_shipped
+            && self.windows.wants_store()
+            && let Some(call) = store.next()
+        {
+            let is_written = self.windows.call(&mut call.node(self.id));
+            if is_written {
+                store.send();
+            }
+            moved |= is_written || !self.windows.wants_store();
+        }
+        Ok(moved)
+    }
+
     /// A barrier has left for the results and waits for the late rows before it.
     fn awaits_late(&self) -> bool {
         self.outputs.results_epoch() > self.outputs.epoch()
@@ -94,11 +121,17 @@ impl WindowNode {
 }
 
 impl Operator for WindowNode {
-    fn advance(&mut self, _: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+    fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
+        let moved = self.serve_windows(context)?;
         if self.out.rows() > 0 || self.has_emitted() || self.awaits_late() {
-            return Ok(false);
+            return Ok(moved);
         }
+        let wanted_store = self.windows.wants_store();
         let emitted = self.windows.emit(self.out.writer());
+        if emitted.rows == 0 && (self.windows.wants_store() || wanted_store || self.has_emitted()) {
+            // A window that fires has to come back from the store first.
+            return Ok(moved || self.windows.wants_store() != wanted_store);
+        }
         if emitted.rows == 0 {
             let room = self.out.template().capacity().variable_bytes_max;
             return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
@@ -115,7 +148,8 @@ impl Operator for WindowNode {
         context: &mut ShardContext<'_>,
     ) -> Result<usize, EngineError> {
         let is_marking = !self.outputs.has_sent(&self.mark) || self.awaits_late();
-        if is_marking || !self.has_emitted() || self.out.rows() > 0 || self.inputs.is_blocked(input) {
+        let is_busy = is_marking || !self.has_emitted() || self.windows.wants_store();
+        if is_busy || self.out.rows() > 0 || self.inputs.is_blocked(input) {
             return Ok(0);
         }
         if self.late.rows() == 0 {
@@ -131,7 +165,7 @@ impl Operator for WindowNode {
         self.late_rows += u64::from(self.late.rows() - late_before);
         if taken > 0 {
             context.histograms.record(Stage::Window, monotonic_ns() - started_ns, taken as u64);
-        } else if late_before == 0 && self.late.rows() == 0 {
+        } else if late_before == 0 && self.late.rows() == 0 && !self.windows.wants_store() {
             let room = self.late.template().capacity().variable_bytes_max;
             return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
         }
@@ -223,6 +257,14 @@ impl Operator for WindowNode {
         counts.rows_out = self.rows_out;
         counts.late = self.late_rows;
         counts.absorbed = self.rows_in - self.late_rows;
+    }
+
+    fn set_store(&mut self, port: StorePort) {
+        self.store = Some(port);
+    }
+
+    fn spilled(&self) -> SpillFigures {
+        self.windows.spilled()
     }
 
     fn state_bytes(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! in the order in which their keys came. It stays open for late rows until the allowed lateness has passed too; a key
 //! that such a row changes goes out again. The tables of closed windows are used for later ones.
 
+mod spill;
 mod state;
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use super::key::Keys;
 use super::key_table::{BLOCK, EntryLayout, KeyTable};
 use super::operator::Emitted;
 use super::step::{Rows, Step};
+use spill::{Place, Spilling};
 
 /// The entry waits in `again`.
 const WAITING: u64 = 1;
@@ -43,6 +45,7 @@ struct Open {
     changed: Changed,
     /// Some of it was written out.
     is_stored: bool,
+    place: Place,
     /// While entries are taken back: their places in the order of arrival.
     ranks: Vec<u32>,
 }
@@ -54,7 +57,8 @@ impl Open {
 
     /// Entries that are to go out for the first time.
     fn first_time(&self) -> u32 {
-        if self.fired { self.table.entry_count() - self.next - self.early } else { 0 }
+        let is_ready = self.fired && self.place != Place::Leaving;
+        if is_ready { self.table.entry_count() - self.next - self.early } else { 0 }
     }
 }
 
@@ -80,6 +84,7 @@ pub struct AlignedWindows {
     spare_changed: Vec<Changed>,
     /// Windows that were written out and are over.
     closed: Vec<i64>,
+    spilling: Spilling,
 }
 
 impl AlignedWindows {
@@ -102,6 +107,7 @@ impl AlignedWindows {
             is_tracked: false,
             spare_changed: Vec::new(),
             closed: Vec::new(),
+            spilling: Spilling::default(),
         }
     }
 
@@ -225,7 +231,7 @@ impl AlignedWindows {
             self.pending += (open.pending() - pending) as u64;
         }
         let before = open.table.arena.bytes();
-        open.table.arena.limit_growth(step.budget.remaining());
+        open.table.arena.limit_growth(&step.budget);
         let (words, arena) = open.table.parts_mut();
         let rows = Block {
             view: block.view,
@@ -294,6 +300,7 @@ impl AlignedWindows {
             early: 0,
             changed: self.spare_changed.pop().unwrap_or_else(|| Changed::new(self.is_tracked)),
             is_stored: false,
+            place: Place::Memory,
             ranks: Vec::new(),
         };
         self.open.insert(at, open);
@@ -309,6 +316,11 @@ impl AlignedWindows {
             let open = &mut self.open[self.fired];
             open.fired = true;
             open.ingest_ns = step.ingest_ns;
+            if open.place == Place::Parted {
+                // Counts as one that is pending until all of it came back.
+                open.place = Place::Leaving;
+                self.pending += 1;
+            }
             self.pending += u64::from(open.first_time());
             self.fired += 1;
         }
@@ -318,13 +330,16 @@ impl AlignedWindows {
     /// Gives up the windows at the front that are over and went out.
     fn close(&mut self, step: &mut Step) {
         while let Some(open) = self.open.front() {
-            if open.pending() > 0 || !open.fired || !step.is_over(self.end_ns(open.number)) {
+            let is_pending = open.pending() > 0 || open.place.is_firing();
+            if is_pending || !open.fired || !step.is_over(self.end_ns(open.number)) {
                 break;
             }
-            let Some(Open { number, table, mut again, mut changed, is_stored, .. }) = self.open.pop_front() else {
+            let Some(Open { number, table, mut again, mut changed, is_stored, place, .. }) = self.open.pop_front()
+            else {
                 break;
             };
             self.fired -= 1;
+            self.spilling.parted -= usize::from(place != Place::Memory);
             if is_stored {
                 self.closed.push(number);
             }
@@ -345,6 +360,10 @@ impl AlignedWindows {
         let windows = if step.progress.has_floors() { self.open.len() } else { self.fired };
         while at < windows && self.pending > 0 && out.rows_free() > 0 {
             if self.open[at].pending() == 0 {
+                if self.open[at].place.is_firing() {
+                    self.turn_over(at);
+                    break;
+                }
                 at += 1;
                 continue;
             }
@@ -415,7 +434,7 @@ impl AlignedWindows {
         let changed = self.spare_changed.iter().chain(self.open.iter().map(|open| &open.changed));
         let changed: u64 = changed.map(Changed::bytes).sum();
         let own = self.assigned.capacity() * 16 + self.open.capacity() * size_of::<Open>();
-        changed + (lists + own + self.closed.capacity() * 8) as u64
+        changed + self.spilling.bytes() + (lists + own + self.closed.capacity() * 8) as u64
     }
 }
 
@@ -449,7 +468,7 @@ fn note_changes(
 /// Settles what an arena has grown.
 pub fn settle(budget: &mut Budget, before: u64, now: u64, full: bool) -> Result<(), StateFull> {
     budget.settle(before, now);
-    if full { budget.take(budget.remaining().max(now) + 1) } else { Ok(()) }
+    if full { Err(budget.full(1)) } else { Ok(()) }
 }
 
 fn clamp(time_ns: i128) -> i64 {

@@ -3,6 +3,8 @@
 //! Blocks are powers of two of 8-byte words in one growing vector; freed blocks are kept by size and used again.
 //! Addresses are word positions, so growing moves nothing that anybody points to.
 
+use super::budget::Budget;
+
 /// No block.
 pub const NONE: u32 = u32::MAX;
 /// Block sizes: 2^0 … 2^31 words.
@@ -15,12 +17,14 @@ pub struct Arena {
     free: [u32; CLASSES],
     /// Most words; see [`Arena::limit_growth`].
     words_max: usize,
+    /// Beyond that it grows by what is needed.
+    is_soft: bool,
 }
 
 impl Arena {
     /// An empty arena that has allocated nothing.
     pub const fn new() -> Self {
-        Self { words: Vec::new(), free: [NONE; CLASSES], words_max: NONE as usize }
+        Self { words: Vec::new(), free: [NONE; CLASSES], words_max: NONE as usize, is_soft: false }
     }
 
     /// Gives all blocks back and keeps the memory.
@@ -45,9 +49,10 @@ impl Arena {
         if words <= 1 { 0 } else { (usize::BITS - (words - 1).leading_zeros()) as u8 }
     }
 
-    /// From now on the memory may grow by that many bytes at most.
-    pub fn limit_growth(&mut self, bytes: u64) {
-        self.words_max = (self.words.capacity() + (bytes / 8) as usize).min(NONE as usize);
+    /// From now on the memory may grow as far as the budget allows.
+    pub fn limit_growth(&mut self, budget: &Budget) {
+        self.words_max = (self.words.capacity() + (budget.remaining() / 8) as usize).min(NONE as usize);
+        self.is_soft = budget.is_soft();
     }
 
     /// Bytes by which a key of that length, of which so many words are kept elsewhere, makes the arena grow.
@@ -65,10 +70,13 @@ impl Arena {
         let at = self.words.len();
         let end = at + (1usize << class);
         if end > self.words.capacity() {
-            if end >= self.words_max {
+            let words = if end < self.words_max {
+                end.max(self.words.capacity() * 2).min(self.words_max)
+            } else if self.is_soft && end < NONE as usize {
+                (end + end / 8).min(NONE as usize)
+            } else {
                 return None;
-            }
-            let words = end.max(self.words.capacity() * 2).min(self.words_max);
+            };
             self.words.reserve_exact(words - at);
         }
         self.words.resize(end, 0);

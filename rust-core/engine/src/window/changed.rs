@@ -66,6 +66,25 @@ impl Changed {
         }
     }
 
+    /// Replaces `entries` by those that were noted in the word at `next` or, if there are none, in the first one behind
+    /// it that has some, and forgets them; `next` moves behind that word. Empty: there are no more.
+    pub fn take_next(&mut self, next: &mut usize, entries: &mut Vec<u32>) {
+        entries.clear();
+        let words = self.bits.as_chunks_mut().0.get_mut(*next..).unwrap_or_default();
+        for bytes in words {
+            let mut left = u64::from_le_bytes(std::mem::take(bytes));
+            let first = *next as u32 * 64;
+            *next += 1;
+            while left != 0 {
+                entries.push(first + left.trailing_zeros());
+                left &= left - 1;
+            }
+            if !entries.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.bits.fill(0);
@@ -85,6 +104,19 @@ mod tests {
         changed.take(&mut entries);
         assert_eq!(entries, [3, 63, 64, 200]);
         changed.take(&mut entries);
+        assert!(entries.is_empty());
+    }
+
+    #[test]
+    fn what_was_noted_can_be_had_word_by_word() {
+        let mut changed = Changed::new(true);
+        changed.mark_all(&[200, 3, 63], 201);
+        let (mut next, mut entries) = (0, Vec::new());
+        changed.take_next(&mut next, &mut entries);
+        assert_eq!((&entries[..], next), (&[3, 63][..], 1));
+        changed.take_next(&mut next, &mut entries);
+        assert_eq!((&entries[..], next), (&[200][..], 4));
+        changed.take_next(&mut next, &mut entries);
         assert!(entries.is_empty());
     }
 

@@ -207,13 +207,13 @@ pub fn read_cell(
     from: &mut Reader<'_>,
 ) -> Result<(), Refused> {
     let before = arena.bytes();
-    arena.limit_growth(budget.remaining());
+    arena.limit_growth(budget);
     let read = layout.parts.iter().try_for_each(|part| read_part(layout, part, &mut words[part.word..], arena, from));
     budget.settle(before, arena.bytes());
     match read {
         Ok(()) => {}
         Err(PartRefused::Damaged(refused)) => return Err(refused),
-        Err(PartRefused::ArenaFull) => budget.take(budget.remaining().max(arena.bytes()) + 1)?,
+        Err(PartRefused::ArenaFull) => return Err(budget.full(1).into()),
     }
     if flags & SHOWN != 0 {
         let mut read = [0; SHOWN_WORDS];

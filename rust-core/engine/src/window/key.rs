@@ -316,6 +316,16 @@ pub struct Keys<'a> {
     pub data: KeyData<'a>,
 }
 
+impl Keys<'_> {
+    /// Shows one row's key as it is stored; one that is a word has `word_bytes` bytes.
+    pub fn with_bytes<T>(&self, row: usize, word_bytes: usize, show: impl FnOnce(&[u8]) -> T) -> T {
+        match self.data {
+            KeyData::Words(words) => show(&words[row].to_le_bytes()[..word_bytes]),
+            KeyData::Bytes(bytes) => show(bytes.get(row)),
+        }
+    }
+}
+
 /// The keys of some rows.
 #[derive(Clone, Copy)]
 pub enum KeyData<'a> {

@@ -142,7 +142,7 @@ impl KeyTable {
         found: &mut Vec<u32>,
     ) -> Result<(), StateFull> {
         found.clear();
-        self.arena.limit_growth(budget.remaining());
+        self.arena.limit_growth(budget);
         let before = self.arena.bytes();
         for rows in rows.chunks(BLOCK) {
             match keys.data {
@@ -268,7 +268,9 @@ impl KeyTable {
         let growths = [lines.max(4), lines / 8, self.layout.stride.div_ceil(8)];
         let mut refused = Ok(());
         for growth in growths.into_iter().filter(|growth| *growth > 0) {
-            refused = budget.take(growth as u64 * 64);
+            let is_needed = growth == self.layout.stride.div_ceil(8);
+            let bytes = growth as u64 * 64;
+            refused = if is_needed { budget.take(bytes) } else { budget.take_ahead(bytes) };
             if refused.is_ok() {
                 self.entries.reserve_exact(lines + growth - self.entries.len());
                 budget.settle((lines + growth) as u64 * 64, self.entries.capacity() as u64 * 64);
@@ -305,7 +307,7 @@ impl KeyTable {
         words[payload..payload + initial.len()].copy_from_slice(initial);
         let growth = arena.growth_of_key(keys.length(row), inline);
         if keys.put(row, &mut words[1..payload], arena).is_none() {
-            return Err(budget.take(budget.remaining() + growth).expect_err("more than remains"));
+            return Err(budget.full(growth));
         }
         self.index[at] = (hash >> 32) << 32 | (u64::from(entry) + 1);
         self.live_count += 1;

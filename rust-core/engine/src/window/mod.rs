@@ -39,6 +39,7 @@ mod progress;
 mod schema;
 mod session;
 mod spec;
+mod spill;
 mod statistics;
 mod step;
 
@@ -53,3 +54,4 @@ pub use key::KeyHasher;
 pub use operator::{Emitted, RowTime, TimeColumn, WindowOperator};
 pub use schema::output_schema;
 pub use spec::{NamedAggregate, Statistic, StatisticsSpec, WindowKind, WindowSpec};
+pub use spill::SpillFigures;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ringmill_state::{EntryKey, NodeDelta, WHOLE_SHARD, group_of};
+use ringmill_state::{EntryKey, NodeCall, NodeDelta, StoreCall, WHOLE_SHARD, group_of};
 use ringmill_wire::{BatchView, BatchWriter, Schema, TimeUnit};
 
 use super::aligned::AlignedWindows;
@@ -14,6 +14,7 @@ use super::key_table::BLOCK;
 use super::progress::Counts;
 use super::session::SessionWindows;
 use super::spec::{WindowKind, WindowSpec};
+use super::spill::SpillFigures;
 use super::step::{Rows, Step, Times};
 
 /// What windows go by.
@@ -93,7 +94,8 @@ impl WindowOperator {
 
     /// Takes rows; gives how many, which is fewer only if `late` is full. A row is late if every window it falls into
     /// is over, that is if the watermark has reached the window's end plus the allowed lateness; it is then written
-    /// whole to `late`. A row for a window that fired but is not over makes its key's result go out again.
+    /// whole to `late`. A row for a window that fired but is not over makes its key's result go out again. Fewer rows are
+    /// taken, too, once [`WindowOperator::wants_store`].
     ///
     /// # Errors
     /// [`StateFull`] when the state would outgrow its bound.
@@ -108,7 +110,7 @@ impl WindowOperator {
         self.check()?;
         let first = rows.start;
         let mut next = first;
-        while next < rows.end {
+        while next < rows.end && !self.wants_store() {
             // While key groups differ in how far they have got, every row has its own watermark.
             let block_rows = if self.step.progress.has_floors() { 1 } else { BLOCK };
             let block = next..rows.end.min(next + block_rows);
@@ -147,13 +149,71 @@ impl WindowOperator {
             step.passed_ns = step.progress.reached_ns(group_of(keys.hashes[0]), step.watermark_ns);
         }
         let taken = match &mut self.windows {
-            Windows::Aligned(windows) => windows.push(step, &block, late),
+            Windows::Aligned(windows) => match windows.ready_rows(step, &block) {
+                ready if ready == block.count() => {
+                    windows.push(step, &block, late).and_then(|taken| windows.make_room(step).map(|()| taken))
+                }
+                ready => {
+                    step.passed_ns = step.watermark_ns;
+                    step.key_scratch = scratch;
+                    let rows = rows.start..rows.start + ready;
+                    return if ready == 0 { Ok(0) } else { self.push_block(view, rows, time, ingest_ns, late) };
+                }
+            },
             Windows::Session(windows) => windows.push(step, &block, late),
         };
         step.passed_ns = step.watermark_ns;
         step.key_scratch = scratch;
         step.sequence += rows.len() as u64;
         taken
+    }
+
+    /// From now on state that has no place in memory is put away in the shard's store, where the shape of the windows
+    /// allows it. After [`WindowOperator::track_changes`], before anything is taken back or pushed.
+    pub fn allow_spilling(&mut self) {
+        if let Windows::Aligned(windows) = &mut self.windows {
+            windows.allow_spilling(&mut self.step);
+        }
+    }
+
+    /// The store is needed before rows are taken again. Give out what is pending, [`call`](WindowOperator::call), and
+    /// bring the [`answer`](WindowOperator::answer); until then [`WindowOperator::push`] takes nothing.
+    #[must_use]
+    pub fn wants_store(&self) -> bool {
+        match &self.windows {
+            Windows::Aligned(windows) => windows.wants_store(),
+            Windows::Session(_) => false,
+        }
+    }
+
+    /// Writes down what the store is needed for; `false`: nothing, or not now. Every call has to be answered before the
+    /// next one, and calls and snapshots have to reach the store in their order.
+    pub fn call(&mut self, call: &mut NodeCall<'_>) -> bool {
+        match &mut self.windows {
+            Windows::Aligned(windows) => windows.call(&mut self.step, &mut self.room, call),
+            Windows::Session(_) => false,
+        }
+    }
+
+    /// Takes a call that the store has served.
+    ///
+    /// # Errors
+    /// An entry is damaged, or the state would outgrow its bound.
+    pub fn answer(&mut self, call: &StoreCall) -> Result<(), WindowError> {
+        let taken = match &mut self.windows {
+            Windows::Aligned(windows) => windows.answer(&mut self.step, call),
+            Windows::Session(_) => Ok(()),
+        };
+        self.settle_restored(taken)
+    }
+
+    /// What was put away and had back so far.
+    #[must_use]
+    pub fn spilled(&self) -> SpillFigures {
+        match &self.windows {
+            Windows::Aligned(windows) => windows.spilled(),
+            Windows::Session(_) => SpillFigures::default(),
+        }
     }
 
     /// Moves the watermark: no row with an earlier event time follows, except late ones. Windows that end by then fire.
@@ -191,7 +251,8 @@ impl WindowOperator {
     }
 
     /// Appends results to `out` until it is full or there are no more. Call again with the next batch while
-    /// [`WindowOperator::has_output`]; no rows into an empty batch means that one row is larger than a batch.
+    /// [`WindowOperator::has_output`]; no rows into an empty batch means that one row is larger than a batch, unless the
+    /// operator now [wants its store](WindowOperator::wants_store).
     pub fn emit(&mut self, out: &mut BatchWriter) -> Emitted {
         match &mut self.windows {
             Windows::Aligned(windows) => windows.emit(&mut self.step, out),
@@ -295,6 +356,9 @@ impl WindowOperator {
             return Err(Refused::Damaged("its key is of another group"));
         }
         match (entry.section, &mut self.windows, &mut step.history) {
+            (WINDOWS, Windows::Aligned(windows), _) if windows.leaves_in_store(&step.budget) => {
+                Ok(windows.leave_in_store(step, entry.window)?)
+            }
             (WINDOWS, Windows::Aligned(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
             (SESSIONS, Windows::Session(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
             (HISTORIES, _, Some(history)) => history.statistics.restore_running(&keys, &mut from, &mut step.budget),

@@ -35,6 +35,8 @@ pub struct Progress {
     groups: Range<u16>,
     /// By group; `None`: the watermark has passed them all.
     floors: Option<Box<[i64]>>,
+    /// The floors with which the shard began, for entries that come back from the store later.
+    first_floors: Option<Box<[i64]>>,
     /// Others were taken back as well.
     pub has_entries: bool,
     /// Entries that were taken and not joined yet.
@@ -52,7 +54,14 @@ pub struct Counts {
 
 impl Progress {
     pub fn new() -> Self {
-        Self { is_tracked: false, groups: 0..KEY_GROUPS, floors: None, has_entries: false, earlier: Vec::new() }
+        Self {
+            is_tracked: false,
+            groups: 0..KEY_GROUPS,
+            floors: None,
+            first_floors: None,
+            has_entries: false,
+            earlier: Vec::new(),
+        }
     }
 
     /// Only keys of that shard's groups come here.
@@ -75,6 +84,11 @@ impl Progress {
             Some(floors) => floors[usize::from(group) % GROUPS].max(watermark_ns),
             None => watermark_ns,
         }
+    }
+
+    /// Whether entries of that group went out in an earlier shard, from a window with that end which had not fired here.
+    pub fn went_out(&self, group: u16, end_ns: i64) -> bool {
+        self.first_floors.as_ref().is_some_and(|floors| floors[usize::from(group) % GROUPS] >= end_ns)
     }
 
     /// The watermark has moved.
@@ -159,6 +173,7 @@ impl Progress {
         let floors: Box<[i64]> = reached.iter().map(|reached| reached.unwrap_or(i64::MIN)).collect();
         self.floors = Some(floors);
         self.advance_owned(watermark_ns);
+        self.first_floors.clone_from(&self.floors);
         // Each count goes to the one shard that takes over its first group.
         let counted = || earlier.iter().filter(|earlier| self.groups.contains(&earlier.groups.start));
         Some(Counts {

@@ -400,7 +400,7 @@ impl SessionWindows {
             return Ok(());
         }
         let before = self.arena.bytes();
-        self.arena.limit_growth(step.budget.remaining());
+        self.arena.limit_growth(&step.budget);
         let rows = Block {
             view: block.view,
             first: block.first,

@@ -115,9 +115,9 @@ impl Statistics {
                 let mut ring = Ring::of(&words[at..]);
                 let count = ring.count;
                 ring.forget_before(end_ns.min(open_ns).saturating_sub(horizon_ns), arena);
-                arena.limit_growth(budget.remaining());
+                arena.limit_growth(budget);
                 if !ring.push(end_ns, value, arena) {
-                    self.full = budget.take(budget.remaining() + 64).err();
+                    self.full = Some(budget.full(64));
                 }
                 ring.store(&mut words[at..at + 2]);
                 if self.changed.is_on() {

@@ -3,6 +3,7 @@
 
 pub mod oracle;
 pub mod store;
+pub mod stream;
 
 use std::sync::Arc;
 
@@ -12,6 +13,9 @@ use ringmill_engine::window::{
 use ringmill_wire::{
     BatchView, BatchWriter, Capacity, ColumnView, DataType, Field, HeapBatch, ListItem, Schema, Template, TimeUnit,
 };
+
+use ringmill_state::StoreCall;
+use store::{NODE, Store};
 
 const MS: i64 = 1_000_000;
 
@@ -259,6 +263,10 @@ pub struct Driver {
     output: Arc<Schema>,
     pub results: Vec<Row>,
     pub late: Vec<Row>,
+    /// The shard's store, if state may be put away in it.
+    pub store: Option<Store>,
+    /// Most bytes of state that were seen.
+    pub bytes_max: u64,
 }
 
 impl Driver {
@@ -267,7 +275,15 @@ impl Driver {
         let time = TimeColumn::Event { index: TIME, unit: TimeUnit::Millisecond };
         let operator = WindowOperator::new(spec, schema.clone(), time, state_bytes_max).unwrap();
         let output = ringmill_engine::window::output_schema(spec, &schema, Some(TimeUnit::Millisecond)).unwrap();
-        Self { operator, schema, output: Arc::new(output), results: Vec::new(), late: Vec::new() }
+        Self {
+            operator,
+            schema,
+            output: Arc::new(output),
+            results: Vec::new(),
+            late: Vec::new(),
+            store: None,
+            bytes_max: 0,
+        }
     }
 
     /// Pushes rows as one batch, with a batch for late rows of `late_rows` rows.
@@ -279,10 +295,20 @@ impl Driver {
         while next < rows.len() {
             let taken =
                 self.operator.push(&input.view(), next..rows.len(), RowTime::Column(TIME), 7, late.writer()).unwrap();
-            assert!(taken > 0 || late.rows() > 0, "nothing was taken though late rows had room");
+            assert!(
+                taken > 0 || late.rows() > 0 || self.operator.wants_store(),
+                "nothing was taken though late rows had room"
+            );
             next += taken;
+            self.bytes_max = self.bytes_max.max(self.operator.state_bytes());
             self.late.extend(read_rows(&late.view()));
             late.clear();
+            while self.operator.wants_store() {
+                // Keys come back only when nothing is pending.
+                if !self.serve() && self.operator.has_output() {
+                    self.emit(3);
+                }
+            }
         }
     }
 
@@ -291,8 +317,22 @@ impl Driver {
         let mut out = batch(self.output.clone(), rows);
         let emitted = self.operator.emit(out.writer());
         assert_eq!(emitted.rows, out.rows());
-        assert!(emitted.rows > 0, "has_output promised rows");
         self.results.extend(read_rows(&out.view()));
+        assert!(emitted.rows > 0 || self.operator.wants_store(), "has_output promised rows");
+        if emitted.rows == 0 {
+            self.serve();
+        }
+    }
+
+    /// Serves what the operator wants of its store; `false`: it wants nothing now.
+    pub fn serve(&mut self) -> bool {
+        let mut call = StoreCall::default();
+        if !self.operator.call(&mut call.node(NODE)) {
+            return false;
+        }
+        self.store.as_mut().expect("it has a store").serve(&mut call);
+        self.operator.answer(&call).unwrap();
+        true
     }
 
     pub fn drain(&mut self, rows: u32) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringmill_engine::window::{WindowError, WindowOperator};
-use ringmill_state::{Delta, EntryKey, WHOLE_SHARD, shard_of};
+use ringmill_state::{Delta, EntryKey, StoreCall, WHOLE_SHARD, shard_of};
 
 /// The number of the step that all tests are of.
 pub const NODE: u16 = 3;
@@ -35,6 +35,28 @@ impl Store {
         self.1.retain(|(inherited, _)| delta.puts().all(|(key, _)| key != inherited));
         for (key, value) in delta.puts() {
             self.0.insert(key.to_vec(), value.to_vec());
+        }
+    }
+
+    /// Puts away and finds what an operator wants.
+    pub fn serve(&mut self, call: &mut StoreCall) {
+        let StoreCall { writes, found, is_end, keys, scan } = call;
+        writes.puts().for_each(|(key, value)| drop(self.0.insert(key.to_vec(), value.to_vec())));
+        for (key, _) in keys.iter() {
+            self.0.get(key).into_iter().for_each(|value| found.push(key, value));
+        }
+        let Some(scan) = scan else { return };
+        *is_end = true;
+        for (key, value) in self.0.iter().filter(|(key, _)| **key > scan.after) {
+            let entry = EntryKey::parse(key).unwrap();
+            if (entry.node, entry.section, entry.window) != (scan.node, scan.section, scan.window) {
+                continue;
+            }
+            if found.len() >= scan.entries_max || !found.is_empty() && found.bytes() >= scan.bytes_max {
+                *is_end = false;
+                break;
+            }
+            found.push(key, value);
         }
     }
 

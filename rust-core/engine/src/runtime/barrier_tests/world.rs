@@ -383,6 +383,7 @@ impl World {
             draining,
             has_checkpoints: self.schedule.barriers > 0,
             barrier: self.request,
+            shipped_epoch: 0,
             snapshot: &mut self.snapshots[shard],
         };
         self.graphs[shard].step(&mut context).map_err(|error| error.to_string())?;

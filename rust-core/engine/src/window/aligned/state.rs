@@ -2,13 +2,25 @@
 
 use ringmill_state::{NodeDelta, group_of};
 
-use super::{AlignedWindows, EARLY};
+use super::{AlignedWindows, EARLY, Open};
 use crate::window::entry::{Reader, Refused, VERSION, WINDOWS, number_of_window, read_cell, window_number, write_cell};
 use crate::window::key::Keys;
 use crate::window::step::Step;
 
 /// Entries that are brought near ahead of their turn.
 const AHEAD: usize = 8;
+
+impl Open {
+    /// Writes an entry's value; gives its key's group and its key.
+    pub fn write(&self, step: &Step, entry: u32, value: &mut Vec<u8>) -> (u16, &[u8]) {
+        let table = &self.table;
+        value.clear();
+        value.extend([VERSION, 0]);
+        value.extend_from_slice(&entry.to_le_bytes());
+        write_cell(&step.layout, step.shown(), &table.words()[table.payload(entry)..], &table.arena, 1, value);
+        (group_of(table.hash(entry)), table.key(entry, step.keys.word_bytes()))
+    }
+}
 
 impl AlignedWindows {
     /// Writes what has changed.
@@ -17,20 +29,15 @@ impl AlignedWindows {
             out.delete_window(WINDOWS, window_number(number));
         }
         let (entries, value) = room;
-        let (shown, word_bytes) = (step.shown(), step.keys.word_bytes());
         for open in &mut self.open {
             open.changed.take(entries);
             open.is_stored |= !entries.is_empty();
-            let (table, window) = (&open.table, window_number(open.number));
             for (at, &entry) in entries.iter().enumerate() {
                 if let Some(next) = entries.get(at + AHEAD) {
-                    table.prefetch(*next);
+                    open.table.prefetch(*next);
                 }
-                value.clear();
-                value.extend([VERSION, 0]);
-                value.extend_from_slice(&entry.to_le_bytes());
-                write_cell(&step.layout, shown, &table.words()[table.payload(entry)..], &table.arena, 1, value);
-                out.put(WINDOWS, window, group_of(table.hash(entry)), table.key(entry, word_bytes), value);
+                let (group, key) = open.write(step, entry, value);
+                out.put(WINDOWS, window_number(open.number), group, key, value);
             }
         }
     }
@@ -43,16 +50,29 @@ impl AlignedWindows {
         keys: &Keys<'_>,
         from: &mut Reader<'_>,
     ) -> Result<(), Refused> {
-        let (flags, rank) = (from.byte()?, from.half()?);
         let at = self.find_or_open(step, number_of_window(window))?;
+        let (_, rank) = self.take_in(step, at, keys, from)?;
+        let open = &mut self.open[at];
+        open.is_stored = true;
+        open.ranks.push(rank);
+        Ok(())
+    }
+
+    /// Brings the entry of the first of the keys into a window's table; gives the position of its cell, and its rank.
+    pub fn take_in(
+        &mut self,
+        step: &mut Step,
+        at: usize,
+        keys: &Keys<'_>,
+        from: &mut Reader<'_>,
+    ) -> Result<(usize, u32), Refused> {
+        let (flags, rank) = (from.byte()?, from.half()?);
         let open = &mut self.open[at];
         let known = open.table.entry_count();
         open.table.resolve(keys, &[0], &step.layout.initial, &mut step.budget, &mut self.found)?;
         if open.table.entry_count() == known {
             return Err(Refused::Damaged("its key is there twice"));
         }
-        open.is_stored = true;
-        open.ranks.push(rank);
         let cell = open.table.payload(known);
         let shown = step.shown();
         let (words, arena) = open.table.parts_mut();
@@ -60,7 +80,7 @@ impl AlignedWindows {
         if let Some(history) = &mut step.history {
             words[cell + history.word] = u64::from(history.statistics.restored(keys, &mut step.budget)?.0);
         }
-        Ok(())
+        Ok((cell, rank))
     }
 
     /// All entries were taken back: brings them into their order and notes what went out already.

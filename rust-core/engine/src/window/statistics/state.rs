@@ -123,17 +123,14 @@ impl Statistics {
         if ring.count == 0 {
             words[at + BASE] = number;
         }
-        arena.limit_growth(budget.remaining());
+        arena.limit_growth(budget);
         while !from.is_empty() && skipped < CHUNK {
             if number != words[at + BASE] + ring.count as u64 || number >= (chunk + 1) * CHUNK {
                 return Err(Refused::Damaged("its results do not follow those before"));
             }
             let (end_ns, value) = (from.word()? as i64, f64::from_bits(from.word()?));
             if !ring.push(end_ns, value, arena) {
-                return Err(budget
-                    .take(budget.remaining() + 64)
-                    .err()
-                    .map_or(Refused::Damaged("it is too long"), Refused::Full));
+                return Err(budget.full(64).into());
             }
             number += 1;
         }
