@@ -101,7 +101,10 @@ fn hint(error: &EngineError) -> Option<String> {
             "install the ringmill package for this interpreter (scripts/ringmill does so in a checkout), or name \
              another interpreter with `python` in [pipeline] or $RINGMILL_PYTHON"
         }
-        EngineError::State { .. } => "raise `state_memory` in [pipeline], use shorter windows or fewer keys",
+        EngineError::State { .. } => {
+            "raise `state_memory` in [pipeline], use shorter windows or fewer keys; with a `path` in [checkpoint], tumbling \
+             and sliding windows that do not fit spill to the disk"
+        }
         EngineError::Unfinished { .. } => "make room, then run it again",
         EngineError::KeyedState { .. } => "raise `state_memory` in [pipeline], or use fewer keys",
         EngineError::Udf { .. } => {

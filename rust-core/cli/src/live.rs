@@ -79,7 +79,11 @@ impl Moment<'_> {
         }
         lines.extend(self.workers());
         if snapshot.state_bytes > 0 {
-            lines.push(format!("  window state {}", bytes(snapshot.state_bytes)));
+            let spilled = match snapshot.spilled.bytes {
+                0 => String::new(),
+                written => format!(", spilled {}", bytes(written)),
+            };
+            lines.push(format!("  window state {}{spilled}", bytes(snapshot.state_bytes)));
         }
         if let Some(node) = &snapshot.bound {
             lines.push(format!("  {node} holds the others up"));

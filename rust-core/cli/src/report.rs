@@ -28,6 +28,8 @@ pub struct Report {
     pub workers: Workers,
     /// How the checkpoints went; null without a `[checkpoint]` table.
     pub checkpoints: Option<Checkpoints>,
+    /// State that had no place in `state_memory`.
+    pub spilled: Spilled,
     /// Peak resident memory.
     pub memory_bytes: Split<u64>,
     /// User and system time.
@@ -128,6 +130,17 @@ pub struct Recovered {
     pub rows_in: u64,
 }
 
+/// State that had no place in memory and was put away in the state folder.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spilled {
+    /// Entries written, each as often as it was.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// Entries read back.
+    pub read_back: u64,
+}
+
 /// A figure of the core and of all workers together.
 #[derive(Clone, Debug, Serialize)]
 pub struct Split<T> {
@@ -190,6 +203,11 @@ impl Report {
                 each: snapshot.workers.iter().map(worker_report).collect(),
             },
             checkpoints: snapshot.checkpoint.as_ref().map(checkpoints),
+            spilled: Spilled {
+                entries: snapshot.spilled.entries,
+                bytes: snapshot.spilled.bytes,
+                read_back: snapshot.spilled.read_back,
+            },
             memory_bytes: Split { core: summary.core_memory_bytes, workers: summary.workers_memory_bytes },
             cpu_seconds: Split { core: summary.core_cpu_seconds, workers: summary.workers_cpu_seconds },
             nodes: snapshot.nodes.iter().map(|node| (node.name.clone(), node_report(node))).collect(),

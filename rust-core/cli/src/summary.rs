@@ -33,6 +33,11 @@ pub fn text(plan: &Plan, summary: &Summary) -> String {
     if let Some(node) = &snapshot.bound {
         lines.push(format!("  {node} held the others up longest"));
     }
+    let spilled = &snapshot.spilled;
+    if spilled.entries > 0 {
+        let (entries, read_back) = (grouped(spilled.entries), grouped(spilled.read_back));
+        lines.push(format!("  spilled {entries} entries, {}; {read_back} read back", bytes(spilled.bytes)));
+    }
     lines.push(format!("  {}", checkpoints(snapshot.checkpoint.as_ref())));
     lines.push(String::new());
     lines.extend(verdict(plan, summary));

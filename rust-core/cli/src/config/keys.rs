@@ -129,7 +129,7 @@ pub static PIPELINE: &[Key] = &[
     optional(
         "state_memory",
         Kind::Size,
-        "Most memory that the state of all windows may take. Default: a quarter of the machine's.",
+        "Most memory that the state of all windows and functions may take. With [checkpoint], tumbling and sliding windows that do not fit spill to the disk; any other state that needs more ends the run. Default: a quarter of the machine's.",
     ),
     optional(
         "python",
