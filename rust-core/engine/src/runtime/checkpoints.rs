@@ -62,7 +62,7 @@ impl<'a> Checkpoints<'a> {
         let mut base = durable.base_counts();
         let (mut ends, mut threads) = (Vec::with_capacity(plan.shards), Vec::with_capacity(plan.shards + 1));
         for (shard, ((store, cleanup), graph)) in stores.into_iter().zip(graphs).enumerate() {
-            let (shard_end, end) = connect(&link, shard, graph.len(), std::mem::take(&mut base));
+            let (shard_end, end) = connect(&link, shard, graph.node_count(), std::mem::take(&mut base));
             graph.set_store(|| shard_end.port());
             let (open, reports, control) = (open.clone(), reports.clone(), control.clone());
             let place = durable.folder.path().to_owned();

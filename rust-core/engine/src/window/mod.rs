@@ -13,7 +13,8 @@
 //!   go out again, once for all such rows that come before the next emission.
 //! - A session ends when its key was silent for the gap: a row exactly that much later begins a new one (in Flink it
 //!   would still join). Sessions that grow after they fired fire again with their new bounds; nothing is retracted.
-//! - Results come by window end, then by the first arrival of the key in that window.
+//! - Results come by window end, then by the first arrival of the key in that window; a window of which something was
+//!   put away comes by key group and key.
 //! - Aggregates skip missing values; without any the result is missing (`count`: 0, `collect`: empty). `min` and `max`
 //!   skip NaN. `variance` and `stddev` are the sample's, NaN for a single value. `first` and `last` go by the order in
 //!   which rows reach the step, whatever their times. A missing key is a key like any other.

@@ -81,7 +81,7 @@ impl ShardStore {
             if !key.starts_with(&prefix) {
                 return Ok(true);
             }
-            if found.len() >= scan.entries_max || found.len() > 0 && found.bytes() - before >= scan.bytes_max {
+            if found.len() >= scan.entries_max || !found.is_empty() && found.bytes() - before >= scan.bytes_max {
                 return Ok(false);
             }
             found.push(key, value);
