@@ -10,13 +10,11 @@ use ringmill_system_tests::{Job, ringmill};
 /// How many runs may end before they come by a place that another run came by.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// A file of rows, a folder of windows and a table of them, from a source that is read in four checkpoints or so. The windows
-/// have so little memory that they spill.
+/// A file of rows, a folder of windows and a table of them, from a source that is read in four checkpoints or so.
 fn job() -> Job {
     let pipeline = r#"
 [pipeline]
 shards = 2
-state_memory = "2KiB"
 
 [checkpoint]
 path = "state"
