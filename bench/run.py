@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import postgres_server
+
 PIPELINES = Path(__file__).parent / "pipelines"
 SECONDS = 5
 
@@ -87,6 +89,32 @@ def shown(name: str, value: float) -> str:
             return f"{name.replace('.', ' ')} {value / 1e3:.2f} µs"
 
 
+def run_postgres(folder: Path, runs: int) -> None:
+    """Rows into PostgreSQL, and the same rows by a COPY of the server's own from a file, in turns."""
+    bin = postgres_server.programs()
+    if bin is None:
+        print("PostgreSQL: skipped, it is not installed (apt-get install postgresql)", flush=True)
+        return
+    case = Case("generator, 5 columns, into a table of PostgreSQL", "postgres", seconds=None)
+    copies = []
+    with postgres_server.server(bin) as server:
+        os.environ["RINGMILL_BENCH_POSTGRES"] = server.url
+        for _ in range(runs):
+            shutil.rmtree(folder / "state", ignore_errors=True)
+            case.runs.append(run(case, folder))
+            rows = int(server.sql("SELECT count(*) FROM sensors"))
+            file = server.folder / "rows"
+            server.sql(f"COPY sensors TO '{file}' (FORMAT binary); CREATE TABLE again (LIKE sensors INCLUDING ALL)")
+            started = time.monotonic()
+            server.sql(f"COPY again FROM '{file}' (FORMAT binary)")
+            copies.append(rows / (time.monotonic() - started))
+            server.sql("DROP TABLE sensors, again")
+            file.unlink()
+    reached = statistics.median(figure(report, "rows_per_second") for report in case.runs)
+    floor = statistics.median(copies)
+    print(f"{case.name}: {shown('rows_per_second', reached)}; COPY from a file {shown('rows_per_second', floor)}", flush=True)
+
+
 def main() -> None:
     """Runs what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,6 +134,8 @@ def main() -> None:
                 case.runs.append(run(case, folder))
             figures = [(name, statistics.median(figure(report, name) for report in case.runs)) for name in case.figures]
             print(f"{case.name}: " + ", ".join(shown(name, value) for name, value in figures), flush=True)
+        if options.only in "postgres":
+            run_postgres(folder, options.runs)
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         kept = {case.name: case.runs for case in chosen}

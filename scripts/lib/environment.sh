@@ -30,6 +30,12 @@ timed() {
 
 seconds_between() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", b - a }'; }
 
+may_apt_install() { [[ $EUID == 0 ]] && command -v apt-get >/dev/null; }
+
+apt_install() {
+  timed "installing $* (apt-get)" sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' - "$@"
+}
+
 # One script at a time builds or installs; what it starts may go on under its lock.
 lock_cache() {
   [[ -z ${RINGMILL_CACHE_LOCKED:-} ]] || return 0

@@ -1,6 +1,6 @@
 //! What a pipeline promises about crashes, part by part, in words.
 
-use ringmill_connect::{Promise, Replay};
+use ringmill_connect::{Promise, Replay, WriteMode};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -47,7 +47,10 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")
         }
         (false, _, SinkSpec::File { .. }) => Some("written anew by every run"),
-        (false, _, SinkSpec::Sqlite { .. }) => {
+        (false, _, SinkSpec::Postgres(sink)) if matches!(sink.mode, WriteMode::Upsert(_)) => {
+            Some("every run writes its rows, each in the place of the one with its key")
+        }
+        (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }
         (false, _, SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,

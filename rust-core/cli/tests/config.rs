@@ -9,6 +9,7 @@ use ringmill::config::schema::json_schema;
 use ringmill::config::text::Text;
 use ringmill::config::{Config, parse};
 use ringmill::machine::Machine;
+use ringmill_connect::{Tls, WriteMode};
 use ringmill_engine::plan::{
     CheckpointSpec, NodeKind, OnError, PlanError, RestartSpec, SinkSpec, SourceConnector, StartFrom, Supervision,
 };
@@ -504,6 +505,46 @@ fn sinks_may_share_a_database_but_no_table() {
         &["[sources.s]\nkind = \"generator\"\n", &sink("a", "x"), &file].concat(),
         &["p.toml:11:8: the sink `a` writes this file already"],
     );
+}
+
+#[test]
+fn a_postgres_sink_has_defaults_and_its_mistakes_never_show_the_url() {
+    let sink = |keys: &str| {
+        format!(
+            "[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"postgres\"\ninputs = [\"s\"]\ntable = \"t\"\n{keys}"
+        )
+    };
+    let url = "url = \"postgres://me:s3cret@db/events\"\n";
+    let config = good(&sink(url));
+    let NodeKind::Sink(SinkSpec::Postgres(found)) = node(&config, "o") else { panic!("a table") };
+    assert_eq!((found.schema.as_str(), found.table.as_str()), ("public", "t"));
+    assert_eq!((found.tls, &found.mode, found.create), (Tls::Prefer, &WriteMode::Insert, false));
+    assert!(format!("{found:?}").contains("url: Secret(…)"));
+    let keys = format!(
+        "{url}mode = \"upsert\"\nconflict = [\"a\", \"b\"]\nsslmode = \"verify-full\"\nsslrootcert = \"ca.pem\"\n"
+    );
+    let config = good(&sink(&keys));
+    let NodeKind::Sink(SinkSpec::Postgres(found)) = node(&config, "o") else { panic!("a table") };
+    assert_eq!(found.mode, WriteMode::Upsert(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(found.root_certificates.as_deref(), Some(Path::new("/etc/mill/ca.pem")));
+    let wrong = "url = \"postgres://me:s3cret@db:x/events\"\n";
+    check(&sink(wrong), &["p.toml:3:2: `url`: invalid connection string: invalid value for option `port`"]);
+    let mistakes = load(&sink(wrong), &[]).expect_err("a mistake").to_string();
+    assert!(!mistakes.contains("s3cret"), "{mistakes}");
+    check(
+        &sink("url = \"$RINGMILL_TEST_NO_SUCH_VARIABLE\"\n"),
+        &["p.toml:3:2: `url`: there is no environment variable RINGMILL_TEST_NO_SUCH_VARIABLE"],
+    );
+    check(&sink(&format!("{url}mode = \"upsert\"\n")), &["p.toml:3:2: mode `upsert` needs `conflict`"]);
+    check(
+        &sink(&format!("{url}conflict = [\"a\"]\nsslrootcert = \"ca.pem\"\n")),
+        &[
+            "p.toml:8:1: `conflict` has no effect without mode = \"upsert\"",
+            "p.toml:9:1: `sslrootcert` has no effect without sslmode = \"verify-full\"",
+        ],
+    );
+    let reserved = sink(url).replace("table = \"t\"", "table = \"Ringmill_epochs\"");
+    check(&reserved, &["p.toml:6:9: `table`: `Ringmill_epochs` is reserved: names that begin with ringmill_ are"]);
 }
 
 #[test]

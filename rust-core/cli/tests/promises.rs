@@ -13,7 +13,7 @@ use ringmill_engine::plan::{NodeKind, StateField, UdfDescription, UdfKind};
 use ringmill_wire::{DataType, Field};
 
 const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\ninterval = \"2s\"\nkeep = 5\n";
-const MADE: &str = "[sources.made]\nkind = \"generator\"\ncolumns = [\"device_id\"]\n[sinks.kept]\nkind = \"file\"\npath = \"out/\"\nformat = \"json\"\ninputs = [\"made\"]\n[sinks.table]\nkind = \"sqlite\"\npath = \"o.db\"\ntable = \"made\"\ninputs = [\"made\"]\n[sinks.counted]\nkind = \"null\"\ninputs = [\"made\"]\n";
+const MADE: &str = "[sources.made]\nkind = \"generator\"\ncolumns = [\"device_id\"]\n[sinks.kept]\nkind = \"file\"\npath = \"out/\"\nformat = \"json\"\ninputs = [\"made\"]\n[sinks.table]\nkind = \"sqlite\"\npath = \"o.db\"\ntable = \"made\"\ninputs = [\"made\"]\n[sinks.server]\nkind = \"postgres\"\nurl = \"postgres://me@db/d\"\ntable = \"made\"\ninputs = [\"made\"]\n[sinks.counted]\nkind = \"null\"\ninputs = [\"made\"]\n";
 const PRINTED: &str = "[sources.lines]\nkind = \"stdin\"\nfields = { a = \"utf8\" }\n[sinks.printed]\nkind = \"stdout\"\ninputs = [\"lines\"]\n";
 const EXACTLY_ONCE: &str = "exactly once: rows show when their checkpoint is complete";
 
@@ -33,6 +33,7 @@ fn with_checkpoints_each_part_says_what_a_crash_costs() {
     assert_eq!(notes(&checked.stdout, "made"), ["after a crash it is read again from the newest checkpoint on"]);
     assert_eq!(notes(&checked.stdout, "kept"), [EXACTLY_ONCE]);
     assert_eq!(notes(&checked.stdout, "table"), [EXACTLY_ONCE]);
+    assert_eq!(notes(&checked.stdout, "server"), [EXACTLY_ONCE]);
     assert!(notes(&checked.stdout, "counted").is_empty());
 
     let checked = Folder::new(&[CHECKPOINT, PRINTED].concat()).run(&["check", "pipeline.toml"]);
@@ -53,6 +54,7 @@ fn without_checkpoints_nothing_is_promised() {
     checked.expect(0, &["\nno [checkpoint]: a run that dies begins anew\n"]);
     assert!(notes(&checked.stdout, "made").is_empty() && notes(&checked.stdout, "p").is_empty());
     assert_eq!(notes(&checked.stdout, "kept"), ["written anew by every run"]);
+    assert_eq!(notes(&checked.stdout, "server"), notes(&checked.stdout, "table"));
     assert_eq!(notes(&checked.stdout, "table"), ["every run adds its rows, also those that an earlier run has added"]);
     assert!(!checked.stdout.contains("exactly once"));
     let checked = Folder::new(PRINTED).run(&["check", "pipeline.toml"]);

@@ -129,6 +129,16 @@ pub enum ConnectError {
         /// what kind of refusal it is
         fault: Fault,
     },
+    /// A value that no row of the target can have.
+    #[error("{reason}; column {column:?} has {value} (a filter or a function in front of the sink can see to it)")]
+    Value {
+        /// the column
+        column: String,
+        /// the value, or its beginning
+        value: String,
+        /// why it is refused
+        reason: &'static str,
+    },
     /// A source is not as the checkpoint left it.
     #[error("partition {partition} cannot continue from the checkpoint: {reason}")]
     Resume {
@@ -152,7 +162,7 @@ pub enum ConnectError {
 pub enum Fault {
     /// there is no room
     OutOfSpace,
-    /// somebody else holds a lock, or a read or write failed: the same may succeed later
+    /// somebody else holds a lock, or the server is away: the same may succeed later
     Transient,
     /// anything else
     Permanent,
@@ -169,6 +179,7 @@ impl ConnectError {
                 | E::Target { .. }
                 | E::NotStaged { .. }
                 | E::Database { .. }
+                | E::Value { .. }
                 | E::EventTime { .. }
         )
     }
@@ -189,7 +200,10 @@ impl ConnectError {
         }
     }
 
-    /// Whether the same call may succeed later: no room, an input/output error, a lock that somebody else holds.
+    /// Whether the same call is worth making again: no room, a lock that somebody else holds, a server that is away.
+    ///
+    /// A device that fails to write is not: what the system says of a second try of the same write or fsync is not to be
+    /// believed. The run ends, and the next one goes on from what is known to be durable.
     pub fn is_transient(&self) -> bool {
         if self.is_out_of_space() {
             return true;
@@ -198,10 +212,45 @@ impl ConnectError {
             ConnectError::Write { source, .. } | ConnectError::Open { source, .. } => {
                 let kinds = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
                 kinds.contains(&source.kind())
-                    || matches!(source.raw_os_error(), Some(libc::EIO | libc::ENOMEM | libc::ENFILE | libc::EMFILE))
+                    || matches!(source.raw_os_error(), Some(libc::ENOMEM | libc::ENFILE | libc::EMFILE))
             }
             ConnectError::Database { fault, .. } => *fault == Fault::Transient,
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_waited_for_and_a_failing_device_is_not() {
+        let cases = [
+            (libc::ENOSPC, true, true),
+            (libc::EDQUOT, true, true),
+            (libc::EIO, false, false),
+            (libc::EINTR, false, true),
+            (libc::EAGAIN, false, true),
+            (libc::ENOMEM, false, true),
+            (libc::EMFILE, false, true),
+            (libc::ENFILE, false, true),
+            (libc::EACCES, false, false),
+            (libc::EROFS, false, false),
+            (libc::EPIPE, false, false),
+        ];
+        for (code, is_out_of_space, is_transient) in cases {
+            let source = || io::Error::from_raw_os_error(code);
+            let write = ConnectError::Write { name: "out".to_owned(), source: source() };
+            let open = ConnectError::Open { path: "out".into(), source: source() };
+            for error in [write, open] {
+                assert_eq!((error.is_out_of_space(), error.is_transient()), (is_out_of_space, is_transient), "{error}");
+            }
+        }
+        let cases = [(Fault::OutOfSpace, true), (Fault::Transient, true), (Fault::Permanent, false)];
+        for (fault, is_transient) in cases {
+            let error = ConnectError::Database { name: "out".to_owned(), reason: "no".to_owned(), fault };
+            assert_eq!(error.is_transient(), is_transient, "{fault:?}");
         }
     }
 }

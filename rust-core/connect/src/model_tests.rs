@@ -83,6 +83,11 @@ struct Model {
     next: i64,
 }
 
+fn is_failing_device(error: &ConnectError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| source.raw_os_error() == Some(libc::EIO))
+}
+
 impl Model {
     fn new(target: Target) -> Model {
         let folder = tempfile::tempdir().unwrap();
@@ -138,7 +143,7 @@ impl Model {
         let writer = loop {
             match self.open() {
                 Ok(writer) => break writer,
-                Err(error) => assert!(error.is_transient(), "{error}"),
+                Err(error) => assert!(error.is_transient() || is_failing_device(&error), "{error}"),
             }
         };
         self.writer = Some(writer);
@@ -151,14 +156,18 @@ impl Model {
         &mut **self.writer.as_mut().unwrap()
     }
 
-    /// Repeats a call until it succeeds; after every failure only what was committed is seen.
-    fn insist<T>(&mut self, mut call: impl FnMut(&mut dyn Writer) -> Result<T, ConnectError>) -> T {
+    /// Repeats a call until it succeeds; after every failure only what was committed is seen. `None`: the device failed,
+    /// which ends the run, and another one has begun.
+    fn insist<T>(&mut self, mut call: impl FnMut(&mut dyn Writer) -> Result<T, ConnectError>) -> Option<T> {
         loop {
             match call(self.writer()) {
-                Ok(done) => return done,
+                Ok(done) => return Some(done),
+                Err(error) if error.is_transient() => self.look(),
                 Err(error) => {
-                    assert!(error.is_transient(), "{error}");
+                    assert!(is_failing_device(&error), "{error}");
                     self.look();
+                    self.reopen();
+                    return None;
                 }
             }
         }
@@ -171,16 +180,17 @@ impl Model {
         let line = |x: &i64| if is_json { format!("{{\"x\":{x}}}\n") } else { format!("{x}\n") };
         let bytes: String = rows.iter().map(line).collect();
         let epoch = self.epoch + u64::from(is_ahead);
-        self.insist(|writer| writer.write(epoch, bytes.as_bytes()));
-        if is_ahead { self.ahead.extend(rows) } else { self.open.extend(rows) }
+        if self.insist(|writer| writer.write(epoch, bytes.as_bytes())).is_some() {
+            if is_ahead { self.ahead.extend(rows) } else { self.open.extend(rows) }
+        }
     }
 
     fn advance(&mut self) {
         let epoch = self.epoch;
         match self.phase {
             Phase::Open => {
-                self.staged = self.insist(|writer| writer.pre_commit(epoch));
-                self.phase = Phase::Staged;
+                let Some(staged) = self.insist(|writer| writer.pre_commit(epoch)) else { return };
+                (self.staged, self.phase) = (staged, Phase::Staged);
             }
             Phase::Staged => {
                 self.manifest = Some((epoch, self.staged.clone()));
@@ -189,8 +199,12 @@ impl Model {
                 self.phase = Phase::InManifest;
             }
             Phase::InManifest => {
-                self.insist(|writer| writer.commit(epoch));
-                self.insist(|writer| writer.commit(epoch));
+                for _ in 0..2 {
+                    // A run that ended here has shown the epoch when it began again.
+                    if self.insist(|writer| writer.commit(epoch)).is_none() {
+                        return;
+                    }
+                }
                 self.shown = self.rows.len();
                 self.open = std::mem::take(&mut self.ahead);
                 self.epoch += 1;

@@ -11,6 +11,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use ringmill_failpoint::hit;
@@ -79,6 +80,15 @@ pub(crate) enum Staged {
         /// the epoch that stood there before
         before: Option<u64>,
     },
+    /// rows for a table of a server
+    Postgres {
+        #[serde(flatten)]
+        rows: Sealed,
+        /// who wrote them, in the database's table of epochs
+        writer: String,
+        /// the epoch that stood there before; 0: none
+        before: u64,
+    },
 }
 
 /// The rows of an epoch, durable.
@@ -107,7 +117,8 @@ impl Staged {
 
     pub fn rows(&self) -> &Sealed {
         match self {
-            Staged::File { rows, .. } | Staged::Parts { rows, .. } | Staged::Sqlite { rows, .. } => rows,
+            Staged::File { rows, .. } | Staged::Parts { rows, .. } => rows,
+            Staged::Sqlite { rows, .. } | Staged::Postgres { rows, .. } => rows,
         }
     }
 
@@ -117,6 +128,7 @@ impl Staged {
             Staged::File { .. } => "a file",
             Staged::Parts { .. } => "a folder of parts",
             Staged::Sqlite { .. } => "an SQLite table",
+            Staged::Postgres { .. } => "a PostgreSQL table",
         }
     }
 
@@ -293,6 +305,12 @@ impl StagingLog {
         });
         number.is_some_and(is_epoch)
     }
+}
+
+/// A name for the table of epochs of a database that no other output has: table, time and process.
+pub(crate) fn new_writer_name(table: &str) -> String {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{table} {}.{:09} {}", since_1970.as_secs(), since_1970.subsec_nanos(), std::process::id())
 }
 
 /// Ten digits or more.

@@ -14,7 +14,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringmill_connect::{FileSink, FileSpec, Format, GeneratorSpec, Promise, Replay, SqliteSink, StdinSpec, StdoutSink};
+use ringmill_connect::{
+    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, PostgresSink, Promise, Replay, SqliteSink,
+    StdinSpec, StdoutSink, encoder,
+};
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
@@ -278,6 +281,8 @@ pub enum SinkSpec {
         /// The table; created if it is not there.
         table: String,
     },
+    /// A table of a PostgreSQL database.
+    Postgres(PostgresSink),
     /// The store of a step's retained results; see [`retained`].
     Retained(RetainedSpec),
     /// Standard output.
@@ -288,12 +293,13 @@ pub enum SinkSpec {
 }
 
 impl SinkSpec {
-    /// What its rows are encoded as; `None`: they are not.
-    pub fn format(&self) -> Option<Format> {
+    /// What makes bytes of its rows; `None`: nothing does. The store of retained results has an encoder of its own.
+    pub fn encoder(&self, schema: &Schema) -> Result<Option<Box<dyn Encoder>>, ConnectError> {
         match self {
-            SinkSpec::Null => None,
-            SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => Some(*format),
-            SinkSpec::Sqlite { .. } | SinkSpec::Retained(_) => Some(Format::Json),
+            SinkSpec::Null | SinkSpec::Retained(_) => Ok(None),
+            SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => encoder(*format, schema).map(Some),
+            SinkSpec::Sqlite { .. } => encoder(Format::Json, schema).map(Some),
+            SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
         }
     }
 
@@ -303,6 +309,7 @@ impl SinkSpec {
             SinkSpec::Null | SinkSpec::Retained(_) => Promise::ExactlyOnce,
             SinkSpec::File { path, format } => FileSink { path: path.clone(), format: *format }.promise(),
             SinkSpec::Sqlite { path, table } => SqliteSink { path: path.clone(), table: table.clone() }.promise(),
+            SinkSpec::Postgres(sink) => sink.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
         }
     }

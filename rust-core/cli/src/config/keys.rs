@@ -400,6 +400,7 @@ static FILTER: &[Key] = &[INPUTS, needed("where", Kind::Filled, "For example \"s
 pub static SINKS: &[Variant] = &[
     Variant { kind: "file", doc: "A text file, or a folder of them.", keys: FILE_SINK },
     Variant { kind: "sqlite", doc: "A table of an SQLite database.", keys: SQLITE },
+    Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", keys: POSTGRES },
     Variant { kind: "stdout", doc: "Standard output.", keys: STDOUT },
     Variant { kind: "null", doc: "Counts rows and checksums every column.", keys: NULL },
 ];
@@ -422,6 +423,46 @@ static SQLITE: &[Key] = &[
         Kind::Filled,
         "The table, created if it is missing; one that is there needs a column for each of the stream's. Rows are only added.",
     ),
+];
+
+static POSTGRES: &[Key] = &[
+    INPUTS,
+    needed(
+        "url",
+        Kind::Filled,
+        "postgres://user@host:port/database, for a Unix socket postgres://user@/database?host=/run/postgresql; or $NAME, the environment variable in which it stands.",
+    ),
+    optional(
+        "password_file",
+        Kind::Filled,
+        "A file with the user's password; relative to this file. Default: the password in the url, if there is one.",
+    ),
+    optional(
+        "sslmode",
+        Kind::Choice(&["disable", "prefer", "require", "verify-full"]),
+        "Encryption: never; if the server can; always; always, and with a certificate that is good and the host's. Default: prefer.",
+    ),
+    optional(
+        "sslrootcert",
+        Kind::Filled,
+        "For verify-full: a PEM file with the certificates to trust; relative to this file. Default: the system's.",
+    ),
+    optional("schema", Kind::Filled, "The schema of the table, and of the table ringmill_epochs. Default: public."),
+    needed("table", Kind::Filled, "The table. Its columns are found by their names, as they are written."),
+    optional(
+        "mode",
+        Kind::Choice(&["insert", "upsert"]),
+        "insert adds rows; with upsert a row replaces the one that is equal in the columns of `conflict`. Default: insert.",
+    ),
+    optional("conflict", Kind::List(&Kind::Filled), "The key's columns, over which the table has a unique index."),
+    optional(
+        "create",
+        Kind::Boolean,
+        "Create the table if it is missing, with a column for each of the stream's. Default: false.",
+    ),
+    optional("connect_timeout", Kind::Length, "For one attempt to connect; more follow. Default: 10s."),
+    optional("statement_timeout", Kind::Length, "For one statement; the rows of a checkpoint are one. Default: 5m."),
+    optional("application_name", Kind::Filled, "What the server shows in pg_stat_activity. Default: ringmill."),
 ];
 
 static STDOUT: &[Key] =

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod keys;
 pub mod mistake;
 pub mod paths;
+pub mod postgres;
 pub mod raw;
 pub mod resolve;
 pub mod retained;

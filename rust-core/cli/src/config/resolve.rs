@@ -14,6 +14,7 @@ use ringmill_wire::DataType;
 
 use super::mistake::Mistake;
 use super::paths;
+use super::postgres::postgres;
 use super::raw::{RawEntry, RawValue, Table};
 use super::retained::retained;
 use super::suggest::did_you_mean;
@@ -505,6 +506,7 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
             }
             Some(SinkSpec::Sqlite { path, table: text.to_owned() })
         }
+        "postgres" => postgres(table, around.directory, around.mistakes).map(SinkSpec::Postgres),
         "stdout" => Some(SinkSpec::Stdout { format: format_of(table).unwrap_or(Format::Json) }),
         _ => Some(SinkSpec::Null),
     }

@@ -43,6 +43,11 @@ pub trait Encoder: Send {
     /// What an output begins with: the CSV header, nothing in JSON.
     fn begin(&mut self, schema: &Schema, out: &mut Vec<u8>);
 
+    /// Whether the target can take these rows of `view`; asked before they are encoded. Most formats take anything.
+    fn check(&self, _view: &BatchView<'_>, _rows: Range<usize>) -> Result<(), ConnectError> {
+        Ok(())
+    }
+
     /// Appends these rows of `view`, each a complete record.
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>);
 }

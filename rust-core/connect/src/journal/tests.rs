@@ -217,7 +217,8 @@ fn what_a_disk_refused_is_written_by_the_next_try() {
             for index in 0..9_u8 {
                 let bytes = [index; 50];
                 while let Err(error) = log.append(Kind::More, &mut record(&bytes)) {
-                    assert!(error.is_transient() && error.is_out_of_space() == (code == libc::ENOSPC), "{error}");
+                    let is_full = code == libc::ENOSPC;
+                    assert_eq!((error.is_transient(), error.is_out_of_space()), (is_full, is_full), "{error}");
                     failures += 1;
                 }
                 all.extend(bytes);

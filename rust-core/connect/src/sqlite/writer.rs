@@ -4,7 +4,6 @@ use std::{
     cell::Cell,
     fs::File,
     io::{self, BufReader, Read},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -12,7 +11,7 @@ use serde_json::Value;
 use super::table::{SqliteTable, database_error, epoch_of, set_epoch};
 use crate::{
     ConnectError, Transactions, Writer,
-    staging::{Sealed, StagePoints, Staged, StagingLog, damaged, stage_points},
+    staging::{Sealed, StagePoints, Staged, StagingLog, damaged, new_writer_name, stage_points},
 };
 
 const POINTS: StagePoints = stage_points!("sink.sqlite");
@@ -56,7 +55,7 @@ impl EpochWriter {
         table.create_epochs()?;
         let mut writer = EpochWriter {
             log: StagingLog::new(transactions.staging, "", 0o600, &POINTS),
-            writer: new_name(&table.name),
+            writer: new_writer_name(&table.name),
             table,
             newest: None,
             pending: None,
@@ -170,12 +169,6 @@ impl Writer for EpochWriter {
     fn finish(&mut self) -> Result<(), ConnectError> {
         Ok(())
     }
-}
-
-/// A name that no other output has: table, time and process.
-fn new_name(table: &str) -> String {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{table} {}.{:09} {}", since_1970.as_secs(), since_1970.subsec_nanos(), std::process::id())
 }
 
 /// Reads a file and sums up what was read: bytes and checksum.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringmill_connect::{dead_letter_schema, encoder};
+use ringmill_connect::dead_letter_schema;
 use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
 use super::{
@@ -464,8 +464,7 @@ fn check_paths(nodes: &[Node], errors: &mut Vec<PlanError>) {
 }
 
 fn check_sink(name: &str, sink: &SinkSpec, schema: &Schema, errors: &mut Vec<PlanError>) {
-    let Some(format) = sink.format() else { return };
-    if let Err(wrong) = encoder(format, schema) {
+    if let Err(wrong) = sink.encoder(schema) {
         errors.push(error(name, "format", wrong.to_string(), None));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, Partition, Places, Resume, Waker, encoder};
+use ringmill_connect::{Encoder, Partition, Places, Resume, Waker};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -134,7 +134,7 @@ impl<'a> Assembly<'a> {
         let mut seats: Vec<usize> = Vec::with_capacity(self.plan.nodes.len());
         for (index, node) in self.plan.nodes.iter().enumerate() {
             let seat = match &node.kind {
-                NodeKind::Sink(sink) if sink.format().is_some() => usize::MAX,
+                NodeKind::Sink(sink) if !matches!(sink, SinkSpec::Null) => usize::MAX,
                 NodeKind::Window(_) | NodeKind::Udf(_) if self.plan.shards > 1 && key_of(node).is_some() => {
                     self.add_exchanged(&mut graph, &seats, index, node, shard)?
                 }
@@ -275,12 +275,12 @@ impl<'a> Assembly<'a> {
 }
 
 fn sink_encoder(node: &Node, sink: &SinkSpec) -> Result<Box<dyn Encoder>, EngineError> {
-    let made = match (sink, sink.format()) {
-        (SinkSpec::Retained(_), _) => RetainedEncoder::new(&node.schema).map(|encoder| Box::new(encoder) as Box<_>),
-        (_, Some(format)) => encoder(format, &node.schema),
-        (_, None) => return Err(EngineError::Internal(format!("{} writes nothing", node.name))),
+    let made = match sink {
+        SinkSpec::Retained(_) => RetainedEncoder::new(&node.schema).map(|encoder| Some(Box::new(encoder) as Box<_>)),
+        _ => sink.encoder(&node.schema),
     };
-    made.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
+    let made = made.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
+    made.ok_or_else(|| EngineError::Internal(format!("{} writes nothing", node.name)))
 }
 
 /// The columns by which a node's rows are brought to the shard of their key; `None`: they stay where they are.

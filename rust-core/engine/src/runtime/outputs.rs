@@ -86,6 +86,7 @@ fn open_writer(
         SinkSpec::Sqlite { path, table } => {
             SqliteSink { path: path.clone(), table: table.clone() }.open(&node.schema, transactions.as_ref())
         }
+        SinkSpec::Postgres(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Retained(spec) => {
             let folder = durable.map(|durable| durable.folder.retained(&spec.step));
             let (Some(folder), Some(transactions)) = (folder, &transactions) else {

@@ -147,6 +147,8 @@ impl Operator for SinkOperator {
                 while row < end {
                     let Some(chunk) = lane.chunk() else { break };
                     let next = (row + ENCODE_ROWS).min(end);
+                    let refused = |error| EngineError::Connect { node: self.name.clone(), error };
+                    encoder.check(&delivery.view, row..next).map_err(refused)?;
                     chunk.epoch = self.epoch + 1;
                     encoder.encode(&delivery.view, row..next, &mut chunk.bytes);
                     chunk.rows += (next - row) as u64;

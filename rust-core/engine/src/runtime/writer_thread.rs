@@ -364,7 +364,7 @@ impl Thread {
                     }
                     return Ok(value);
                 }
-                Err(error) if is_worth_waiting(&error) => {
+                Err(error) if error.is_transient() => {
                     if !is_paused {
                         self.pause(&error);
                         is_paused = true;
@@ -419,19 +419,6 @@ impl Thread {
         }
         Ok(())
     }
-}
-
-/// Lack of space, a locked database and the like pass; a device that fails to write does not, and what the system says
-/// after a second try of the same write or fsync is not to be believed.
-fn is_worth_waiting(error: &ConnectError) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error() == Some(libc::EIO)) {
-            return false;
-        }
-        cause = error.source();
-    }
-    error.is_out_of_space() || error.is_transient()
 }
 
 #[cfg(test)]
