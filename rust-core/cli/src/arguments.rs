@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::bench::events::EventKind;
 use crate::config::duration::parse_duration;
 use crate::logging::{LogFormat, LogLevel};
 
@@ -15,8 +16,8 @@ use crate::logging::{LogFormat, LogLevel};
     name = "ringmill",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 failed at run time, 2 bad configuration or command line, 75 ended while it \
-                  waited for space."
+    after_help = "Exit codes: 0 done, 1 failed at run time, 2 bad configuration or command line, 3 measured and INVALID, \
+                  75 ended while it waited for space."
 )]
 pub struct Arguments {
     /// What to do.
@@ -33,6 +34,9 @@ pub enum Command {
     /// Check a configuration, its functions included, without running it.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArguments),
+    /// Measure a pipeline's latency and throughput under an open-loop load; INVALID runs are told apart.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArguments),
     /// Look at the channels of a live run without disturbing it.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArguments),
@@ -65,6 +69,20 @@ Examples:
 
 With a [checkpoint] table a run goes on from the newest sound checkpoint, unless --fresh or --from-checkpoint says otherwise.
 The first SIGINT or SIGTERM (Ctrl-C) ends the sources and drains what was read; the second ends at once.";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  ringmill bench pipeline.toml                          up to saturation, then 5 runs at half of what is sustained
+  ringmill bench pipeline.toml --quick                  the same in about a minute, for a first look
+  ringmill bench pipeline.toml --rate 50k               5 runs at 50,000 rows/s
+  ringmill bench pipeline.toml --rate 30M --group 1024  rows come 1,024 at a time
+  ringmill bench pipeline.toml --p99 100us              and the highest rate whose p99 is at most that
+  ringmill bench pipeline.toml --rate 50k --event checkpoint --event kill-worker
+
+Rows have times at which they are due, whatever the pipeline does, and latency counts from those times, so that a stall makes
+rows late instead of rare. Sources are replaced: a generator takes the rate, files and standard input are read into memory and
+replayed in a loop. Rows are counted where a sink would get them. Results go to a folder: report.html, result.json, .hgrm, .hlog
+and .svg. A run that missed its schedule or lost a row is INVALID: it says so everywhere, and the exit code is 3.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -143,6 +161,79 @@ pub struct RunArguments {
     /// Which log lines, and how they look.
     #[command(flatten)]
     pub log: LogArguments,
+}
+
+/// `ringmill bench`
+#[derive(Args, Debug)]
+pub struct BenchArguments {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Rows per second over all sources, for example 50000, 50k, 1.5M; several are measured one after the other. Default: half
+    /// of what the pipeline sustains.
+    #[arg(long, value_name = "ROWS", value_parser = rate, value_delimiter = ',')]
+    pub rate: Vec<f64>,
+    /// Also try rates up to saturation; without --rate this is done anyway.
+    #[arg(long)]
+    pub sweep: bool,
+    /// Find the highest rate whose p99, end to end, is at most this; means --sweep.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub p99: Option<Duration>,
+    /// Measured time of each run. Default: 10s, with --quick 2s.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Beginning of each run that is not measured. Default: 2s, with --quick 500ms.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub warmup: Option<Duration>,
+    /// Runs of each measurement. Default: 5, with --quick 2.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: Option<u32>,
+    /// Measure again while this is done to the pipeline, at the first rate; may be repeated.
+    #[arg(long, value_name = "EVENT")]
+    pub event: Vec<EventKind>,
+    /// Distance of two events.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub every: Duration,
+    /// So many rows are due at the same instant.
+    #[arg(long, value_name = "ROWS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub group: u32,
+    /// Who looks at the clock: a thread of its own that spins, or the shard's. Default: a thread, if the machine has a CPU more
+    /// than the pipeline has shards and workers.
+    #[arg(long, value_name = "WHO")]
+    pub generator: Option<GeneratorChoice>,
+    /// Rows get the times at which they are due as event times; otherwise they keep their own, lap after lap.
+    #[arg(long)]
+    pub live_times: bool,
+    /// Let sinks write what they get.
+    #[arg(long)]
+    pub keep_sinks: bool,
+    /// Share of the rate that a valid run may miss.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, default_value = "0.1%")]
+    pub tolerance: f64,
+    /// Short runs, few of them, for a first look.
+    #[arg(long)]
+    pub quick: bool,
+    /// The folder for the results; it must be empty or not there yet. Default: bench-NAME-TIME.
+    #[arg(long, short, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+    /// Words about this configuration, for the report.
+    #[arg(long, value_name = "WORDS")]
+    pub variant: Option<String>,
+    /// Show no progress, only the closing tables.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Which log lines, and how they look.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// Who looks at the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GeneratorChoice {
+    /// A thread of its own that spins.
+    Thread,
+    /// The shard's thread, whenever it polls.
+    Shard,
 }
 
 /// `ringmill check`
@@ -314,4 +405,41 @@ pub struct InspectArguments {
 fn duration(text: &str) -> Result<Duration, String> {
     let ns = parse_duration(text).map_err(|error| error.to_string())?;
     if ns == 0 { Err("must be longer than zero".to_owned()) } else { Ok(Duration::from_nanos(ns.unsigned_abs())) }
+}
+
+/// `50000`, `50k`, `1.5M`.
+fn rate(text: &str) -> Result<f64, String> {
+    let (number, times) = match text.trim_end_matches(['k', 'K', 'M']) {
+        number if number.len() + 1 < text.len() => (text, 1.0),
+        number if text.ends_with('M') => (number, 1e6),
+        number if text.ends_with(['k', 'K']) => (number, 1e3),
+        number => (number, 1.0),
+    };
+    let rate = number.replace('_', "").parse::<f64>().ok().map(|number| number * times);
+    let is_rate = |rate: &f64| rate.is_finite() && (1e-3..=1e10).contains(rate);
+    rate.filter(is_rate).ok_or_else(|| "write rows per second as 50000, 50k or 1.5M".to_owned())
+}
+
+/// `0.1%`, as a part of one.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>().ok();
+    let part = number.filter(|number| (0.0..=100.0).contains(number)).map(|number| number / 100.0);
+    part.ok_or_else(|| "write a percentage between 0% and 100%, for example 0.1%".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_written_with_or_without_a_prefix() {
+        for (text, expected) in [("50000", 5e4), ("50k", 5e4), ("1.5M", 1.5e6), ("30_000", 3e4), ("0.5", 0.5)] {
+            assert_eq!(rate(text), Ok(expected), "{text}");
+        }
+        for text in ["", "k", "0", "-1", "1kk", "fast", "nan", "1e99"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert_eq!(percent("0.1%"), Ok(0.001));
+        assert!(percent("101%").is_err() && percent("x").is_err());
+    }
 }

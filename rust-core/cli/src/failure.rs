@@ -10,6 +10,8 @@ use crate::config::mistake::Mistakes;
 pub const FAILED: u8 = 1;
 /// Exit code for a bad configuration or command line.
 pub const MISUSED: u8 = 2;
+/// Exit code for a bench with a run that does not count.
+pub const INVALID: u8 = 3;
 /// Exit code for a run that was ended before everything could be done, for which the next run has what it needs:
 /// `EX_TEMPFAIL` of sysexits.h.
 pub const UNFINISHED: u8 = 75;
@@ -36,6 +38,9 @@ pub enum Failure {
     /// The user wanted an end before everything could be done.
     #[error("{0}")]
     Unfinished(Hinted),
+    /// It was measured, and does not count; the reasons were shown already.
+    #[error("INVALID: {0}")]
+    Invalid(Hinted),
     /// The user wanted an end at once.
     #[error("ended at once; what was under way is lost")]
     Interrupted,
@@ -126,6 +131,7 @@ impl Failure {
             Failure::Configuration { .. } | Failure::Usage(_) => MISUSED,
             Failure::Run(_) => FAILED,
             Failure::Unfinished(_) => UNFINISHED,
+            Failure::Invalid(_) => INVALID,
             Failure::Interrupted => INTERRUPTED,
             Failure::Logged(code) => *code,
         }
@@ -143,7 +149,7 @@ impl Failure {
                     hinted.details.as_ref().map_or_else(String::new, |text| format!("{}\n\n", text.trim_end()));
                 format!("{details}error: {hinted}\n")
             }
-            Failure::Interrupted => format!("error: {self}\n"),
+            Failure::Invalid(_) | Failure::Interrupted => format!("error: {self}\n"),
             Failure::Logged(_) => String::new(),
         }
     }

@@ -5,6 +5,7 @@
 //! This library exists for the binary and its tests; it is no public interface.
 
 pub mod arguments;
+pub mod bench;
 pub mod commands;
 pub mod config;
 pub mod failure;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ringmill_engine::Plan;
 use ringmill_engine::describe::{DescribeError, FunctionRef, describe};
-use ringmill_engine::plan::NodeKind;
+use ringmill_engine::plan::{NodeKind, PipelineSpec};
 
 use crate::arguments::ConfigArguments;
 use crate::config::mistake::Mistake;
@@ -25,10 +25,23 @@ pub fn prepare(arguments: &ConfigArguments, machine: &Machine) -> Result<Plan, F
 /// # Errors
 /// As for [`prepare`].
 pub fn prepare_served(arguments: &ConfigArguments, machine: &Machine) -> Result<(Plan, Option<SocketAddr>), Failure> {
+    prepare_adjusted(arguments, machine, |_| {})
+}
+
+/// The same for a pipeline that is not run quite as it is written.
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn prepare_adjusted(
+    arguments: &ConfigArguments,
+    machine: &Machine,
+    adjust: impl FnOnce(&mut PipelineSpec),
+) -> Result<(Plan, Option<SocketAddr>), Failure> {
     let refused = |mistakes| Failure::Configuration { mistakes, details: Vec::new() };
     let mut config = config::load(&arguments.file, &arguments.overrides, machine).map_err(refused)?;
     describe_functions(&mut config)?;
-    let pipeline = config.pipeline.clone();
+    let mut pipeline = config.pipeline.clone();
+    adjust(&mut pipeline);
     let nodes = config.nodes.clone();
     let plan = Plan::build(pipeline, nodes).map_err(|errors| refused(config.locate(errors)))?;
     Ok((plan, config.serve))

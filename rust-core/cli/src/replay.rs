@@ -78,6 +78,7 @@ pub fn replay_plan(plan: &Plan, step: usize, folder: &Path) -> Result<Plan, Vec<
         name: format!("{} (replay of {name})", plan.name),
         shards: 1,
         wait: plan.wait,
+        profile: Default::default(),
         cpus: plan.cpus.clone(),
         state_bytes_max: plan.state_bytes_max,
         checkpoint: None,

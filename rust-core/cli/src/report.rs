@@ -46,6 +46,13 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub struct InOrder<T>(Vec<(String, T)>);
 
+impl<T> InOrder<T> {
+    /// The entries in their order.
+    pub fn iter(&self) -> std::slice::Iter<'_, (String, T)> {
+        self.0.iter()
+    }
+}
+
 impl<T> FromIterator<(String, T)> for InOrder<T> {
     fn from_iter<I: IntoIterator<Item = (String, T)>>(entries: I) -> InOrder<T> {
         InOrder(entries.into_iter().collect())

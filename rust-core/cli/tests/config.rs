@@ -13,7 +13,9 @@ use ringmill_connect::{Tls, WriteMode};
 use ringmill_engine::plan::{
     CheckpointSpec, NodeKind, OnError, PlanError, RestartSpec, SinkSpec, SourceConnector, StartFrom, Supervision,
 };
+use ringmill_engine::profile::Profile;
 use ringmill_engine::window::{Statistic, WindowKind};
+use ringmill_ring::Wait;
 
 /// The form that was agreed on, word for word.
 const EXAMPLE: &str = include_str!("example.toml");
@@ -166,6 +168,19 @@ fn pipeline_keys_are_checked() {
             "p.toml:4:12: `cpus` must be between 0 and 8191",
             "p.toml:5:16: `state_memory`: sizes need a unit, for example \"64KiB\"",
         ],
+    );
+}
+
+#[test]
+fn the_latency_profile_says_how_to_wait() {
+    let source = around("kind = \"generator\"", "");
+    let config = good(&format!("[pipeline]\nprofile = \"latency\"\n{source}"));
+    assert_eq!((config.pipeline.profile, config.pipeline.wait), (Profile::Latency, Wait::Spin));
+    assert_eq!(good(&source).pipeline.profile, Profile::Default);
+    check(
+        &format!("[pipeline]\nprofile = \"latency\"\nwait = \"block\"\n{source}"),
+        &["p.toml:3:8: `wait` and profile = \"latency\" exclude each other (take `wait` away: with that profile shards spin \
+           and workers sleep)"],
     );
 }
 

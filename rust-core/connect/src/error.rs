@@ -155,6 +155,12 @@ pub enum ConnectError {
         /// first row that has no timestamp
         row: u64,
     },
+    /// An input that is to be read again and again has nothing in it.
+    #[error("{partition} has no records, so there is nothing to be read again and again")]
+    EmptyLap {
+        /// what is read
+        partition: String,
+    },
 }
 
 /// Kinds of refusals by a database.

@@ -27,6 +27,7 @@ mod journal;
 #[cfg(test)]
 mod model_tests;
 mod null;
+pub mod open_loop;
 mod pace;
 mod partition;
 mod places;

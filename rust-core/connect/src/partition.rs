@@ -128,6 +128,12 @@ pub trait Partition: Send {
     /// Appends rows to `out` (which is open) and returns without ever waiting.
     fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError>;
 
+    /// When the oldest record of the last poll was due (CLOCK_MONOTONIC, nanoseconds), for an open-loop load: latencies
+    /// count from then. `None`: from when it was read.
+    fn due_ns(&self) -> Option<u64> {
+        None
+    }
+
     /// What has been consumed so far.
     fn position(&self) -> Position;
 

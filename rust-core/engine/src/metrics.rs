@@ -445,7 +445,8 @@ impl Control {
         *lock(&self.checkpoint) = Some(board);
     }
 
-    fn checkpoint(&self) -> Option<CheckpointFigures> {
+    /// How the checkpoints go; `None`: there are none.
+    pub fn checkpoint(&self) -> Option<CheckpointFigures> {
         let board = lock(&self.checkpoint).clone()?;
         let age = board.committed_ns.map(|at_ns| Duration::from_nanos(monotonic_ns().saturating_sub(at_ns)));
         Some(CheckpointFigures { age, ..board.figures })

@@ -22,6 +22,8 @@ use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 
+use crate::instruments::Instruments;
+use crate::profile::Profile;
 use crate::window::WindowSpec;
 use retained::RetainedSpec;
 
@@ -314,6 +316,11 @@ impl SinkSpec {
         }
     }
 
+    /// Whether it is a store in the state folder, which the pipeline was given for its own keeping.
+    pub fn is_internal(&self, name: &str) -> bool {
+        matches!(self, SinkSpec::Retained(_)) || dead_letter_store::stored_node(name).is_some()
+    }
+
     /// Whether what it showed cannot be taken back when a run goes on from an older checkpoint. A null sink shows
     /// nothing.
     pub fn is_bound(&self) -> bool {
@@ -384,6 +391,20 @@ pub struct Plan {
     pub run_base: Option<PathBuf>,
     /// Variables that workers get besides those of this process.
     pub worker_environment: Vec<(String, String)>,
+    /// How the run asks the kernel to treat it.
+    pub profile: Profile,
+    /// What a latency bench puts around the run; `None`: it is a run like any other.
+    pub instruments: Option<Arc<Instruments>>,
+}
+
+impl Plan {
+    /// How workers wait for batches: a real-time thread has to sleep.
+    pub fn worker_wait(&self) -> Wait {
+        match self.profile {
+            Profile::Default => self.wait,
+            Profile::Latency => Wait::Block,
+        }
+    }
 }
 
 /// What belongs to the pipeline as a whole.
@@ -395,6 +416,8 @@ pub struct PipelineSpec {
     pub shards: usize,
     /// How shards and workers wait for each other.
     pub wait: Wait,
+    /// How the run asks the kernel to treat it.
+    pub profile: Profile,
     /// CPUs to pin to; empty: no pinning.
     pub cpus: Vec<usize>,
     /// Most bytes of window state.

@@ -143,6 +143,7 @@ fn plan(shards: usize, checkpoint: Option<CheckpointSpec>, nodes: Vec<NodeSpec>)
         name: "test".into(),
         shards,
         wait: Wait::Block,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         run_base: None,

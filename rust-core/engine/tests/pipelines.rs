@@ -16,6 +16,7 @@ fn pipeline(shards: usize) -> PipelineSpec {
         name: "test".into(),
         shards,
         wait: Wait::Adaptive,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         run_base: None,

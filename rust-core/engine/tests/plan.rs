@@ -15,6 +15,7 @@ fn pipeline(state: Option<&str>) -> PipelineSpec {
         name: "test".into(),
         shards: 1,
         wait: Wait::Adaptive,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         checkpoint: state.map(|path| CheckpointSpec {

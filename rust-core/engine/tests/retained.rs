@@ -97,6 +97,7 @@ fn plan(shards: usize, state: Option<PathBuf>, start: StartFrom, nodes: Vec<Node
         name: "test".into(),
         shards,
         wait: Wait::Block,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         run_base: None,

@@ -61,6 +61,7 @@ fn build(key: &[&str], state: Vec<StateField>) -> Result<Plan, Vec<String>> {
         name: "test".into(),
         shards: 2,
         wait: Wait::Adaptive,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         checkpoint: None,

@@ -98,6 +98,7 @@ fn plan(folder: PathBuf) -> Plan {
         name: "hot".into(),
         shards: 1,
         wait: Wait::Spin,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
         run_base: None,

@@ -341,6 +341,23 @@ impl BatchWriter {
         self.rows = rows;
     }
 
+    /// The values of a fixed-width column in the finished rows from `from` on, to be changed.
+    ///
+    /// Panics if the column is of another type.
+    pub fn finished_rows<T: Plain>(&mut self, column: usize, from: u32) -> &mut [T] {
+        let (from, count) = (from.min(self.rows) as usize, self.rows.saturating_sub(from) as usize);
+        let state = &mut self.columns[column];
+        if !is_seen_as::<T>(state.physical) {
+            state.refuse(T::PHYSICAL);
+        }
+        if count == 0 {
+            return &mut [];
+        }
+        // SAFETY: rows `from..rows` were finished, so they lie within the open region, which is exclusively ours and
+        // initialised; the buffer is aligned to 64 and T takes every bit pattern.
+        unsafe { std::slice::from_raw_parts_mut(state.values.cast::<T>().add(from), count) }
+    }
+
     /// Ends the batch: patches row count, null counts and lengths, after which the region is a FlatBuffer of
     /// [`BatchWriter::rows`] rows. An unfinished row is discarded.
     pub fn close(&mut self) -> Closed {

@@ -1,6 +1,7 @@
 //! `ringmill check FILE`: everything that can be known before a run.
 
 use ringmill_engine::plan::{Node, NodeKind, Port};
+use ringmill_engine::profile::{Profile, missing};
 use ringmill_engine::{Plan, memory_budget};
 
 use super::print;
@@ -23,7 +24,9 @@ pub fn execute(arguments: &CheckArguments) -> Result<(), Failure> {
 
 fn describe(plan: &Plan) -> String {
     let shards = if plan.shards == 1 { "1 shard".to_owned() } else { format!("{} shards", plan.shards) };
-    let mut lines = vec![format!("{}: {shards}, wait {}", plan.name, plan.wait), String::new()];
+    let mut lines = vec![format!("{}: {shards}, wait {}", plan.name, plan.wait)];
+    lines.extend(profile(plan));
+    lines.push(String::new());
     for node in &plan.nodes {
         lines.push(format!("{} ({}){}", node.name, kind(node), inputs(plan, node)));
         if !matches!(node.kind, NodeKind::Sink(_)) {
@@ -44,6 +47,18 @@ fn describe(plan: &Plan) -> String {
     lines.push(String::new());
     lines.push("ok\n".to_owned());
     lines.join("\n")
+}
+
+/// What becomes of a profile on this machine, for this user.
+fn profile(plan: &Plan) -> Option<String> {
+    let missing = missing(plan.profile);
+    match (plan.profile, missing.is_empty()) {
+        (Profile::Default, _) => None,
+        (Profile::Latency, true) => Some(
+            "profile latency: shards spin at nice -20, workers sleep under SCHED_FIFO 50, no deep idle states".to_owned(),
+        ),
+        (Profile::Latency, false) => Some(format!("profile latency, without {}", missing.join(", "))),
+    }
 }
 
 fn kind(node: &Node) -> String {

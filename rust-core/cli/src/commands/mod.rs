@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod bench;
 pub mod check;
 pub mod checkpoints;
 pub mod dlq;
@@ -23,6 +24,7 @@ pub fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Run(arguments) => run::execute(&arguments),
         Command::Check(arguments) => check::execute(&arguments),
+        Command::Bench(arguments) => bench::execute(&arguments),
         Command::Inspect(arguments) => inspect::execute(&arguments),
         Command::Checkpoints(command) => checkpoints::execute(&command),
         Command::Dlq(command) => dlq::execute(&command),

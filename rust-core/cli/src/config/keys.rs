@@ -122,6 +122,11 @@ pub static PIPELINE: &[Key] = &[
         "How shards and workers wait for each other: spin is fastest and needs a core of its own for every shard and worker, block sleeps at once. Default: adaptive.",
     ),
     optional(
+        "profile",
+        Kind::Choice(&["default", "latency"]),
+        "How the run asks the kernel to treat it. latency, for the shortest tails: shards spin at nice -20 and need a core each, workers sleep under the real-time policy SCHED_FIFO 50, deep idle states are forbidden while it runs; it sets `wait` and needs root, CAP_SYS_NICE, or an rtprio limit, and write access to /dev/cpu_dma_latency; what cannot be had is logged, and the run goes on without. Default: default.",
+    ),
+    optional(
         "cpus",
         Kind::List(&Kind::Integer(0, 8191)),
         "CPUs to pin to: shard threads first, then workers. Default: no pinning.",

@@ -8,6 +8,7 @@ use ringmill_engine::plan::{
     CheckpointSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec, SourceConnector,
     SourceSpec, StartFrom, Supervision, UdfDescription, UdfSpec,
 };
+use ringmill_engine::profile::Profile;
 use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowKind, WindowSpec};
 use ringmill_ring::Wait;
 use ringmill_wire::DataType;
@@ -89,6 +90,7 @@ pub fn resolve(
     }
     paths::check(root, directory, around.mistakes);
     let checkpoint = root.table("checkpoint").and_then(|table| checkpoint(table, &mut around));
+    check_profile(root.table("pipeline"), around.mistakes);
     let pipeline = pipeline(root.table("pipeline"), &nodes, checkpoint, default_name, machine);
     (pipeline, nodes, python)
 }
@@ -136,6 +138,16 @@ fn within(
     Some(ns)
 }
 
+/// The profile says how to wait.
+fn check_profile(table: Option<&Table>, mistakes: &mut Vec<Mistake>) {
+    let Some(table) = table.filter(|table| table.text("profile") == Some("latency")) else { return };
+    if let Some(raw) = table.get("wait") {
+        let message = "`wait` and profile = \"latency\" exclude each other";
+        let hint = "take `wait` away: with that profile shards spin and workers sleep";
+        mistakes.push(Mistake::at(raw.span, message).hint(hint));
+    }
+}
+
 fn pipeline(
     table: Option<&Table>,
     nodes: &[NodeSpec],
@@ -145,7 +157,9 @@ fn pipeline(
 ) -> PipelineSpec {
     let cpus: Vec<usize> = table.map_or(&[][..], |table| table.list("cpus")).iter().filter_map(index).collect();
     let cores = if cpus.is_empty() { machine.cores } else { cpus.len() };
+    let is_latency = table.and_then(|table| table.text("profile")) == Some("latency");
     let wait = match table.and_then(|table| table.text("wait")) {
+        _ if is_latency => Wait::Spin,
         Some("spin") => Wait::Spin,
         Some("block") => Wait::Block,
         _ => Wait::Adaptive,
@@ -154,6 +168,7 @@ fn pipeline(
         name: table.and_then(|table| table.text("name")).unwrap_or(default_name).to_owned(),
         shards: table.and_then(|table| table.integer("shards")).map_or_else(|| shards_default(nodes, cores), count),
         wait,
+        profile: if is_latency { Profile::Latency } else { Profile::Default },
         cpus,
         state_bytes_max: table.and_then(|table| table.size("state_memory")).unwrap_or(machine.memory_bytes / 4),
         run_base: Some(machine.run_base.clone()),

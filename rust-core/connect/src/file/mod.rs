@@ -152,7 +152,7 @@ impl FileSpec {
         Ok(parts)
     }
 
-    fn paths(&self) -> Result<Vec<PathBuf>, ConnectError> {
+    pub(crate) fn paths(&self) -> Result<Vec<PathBuf>, ConnectError> {
         let literal = PathBuf::from(&self.path);
         if literal.is_dir() {
             let source = io::Error::new(

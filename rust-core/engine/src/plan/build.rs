@@ -52,9 +52,31 @@ impl Plan {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let PipelineSpec { name, shards, wait, cpus, state_bytes_max, run_base, worker_environment, checkpoint } =
-            pipeline;
-        Ok(Plan { name, nodes, shards, wait, cpus, state_bytes_max, run_base, worker_environment, checkpoint })
+        let PipelineSpec {
+            name,
+            shards,
+            wait,
+            profile,
+            cpus,
+            state_bytes_max,
+            run_base,
+            worker_environment,
+            checkpoint,
+        } = pipeline;
+        let instruments = None;
+        Ok(Plan {
+            name,
+            nodes,
+            shards,
+            wait,
+            profile,
+            cpus,
+            state_bytes_max,
+            run_base,
+            worker_environment,
+            checkpoint,
+            instruments,
+        })
     }
 }
 

@@ -101,6 +101,10 @@ impl<'a> Assembly<'a> {
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
             };
             let opened = with_space(control, &format!("source {}", node.name), open)?;
+            let opened = match &plan.instruments {
+                Some(instruments) => instruments.load.pace(index, opened, &wakers),
+                None => opened,
+            };
             for (shard, partition) in opened {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
@@ -239,8 +243,9 @@ impl<'a> Assembly<'a> {
                 })?)
             }
             NodeKind::Sink(_) => {
-                let target = NullTarget::new(self.start.node_id(index), shard, self.plan.shards);
-                Box::new(SinkOperator::new(node.name.clone(), SinkTarget::Null(target), inputs))
+                let null = NullTarget::new(self.start.node_id(index), shard, self.plan.shards);
+                let target = SinkTarget::Null(null.watched(self.plan.instruments.as_deref(), &node.name));
+                Box::new(SinkOperator::new(node.name.clone(), target, inputs))
             }
         })
     }

@@ -18,6 +18,7 @@ use super::workers::start_workers;
 use crate::error::EngineError;
 use crate::metrics::{Control, Snapshot};
 use crate::plan::Plan;
+use crate::profile::Awake;
 use crate::rundir;
 
 /// How often starting workers are looked at where nothing wakes us.
@@ -54,6 +55,7 @@ pub fn run(plan: Plan, control: Arc<Control>) -> Result<Summary, EngineError> {
 }
 
 fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineError> {
+    let _awake = Awake::hold(plan.profile);
     let signals = (0..plan.shards).map(|_| ShardSignal::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
     let signals = signals.map_err(|error| EngineError::Channel { worker: "(doorbell)".into(), error })?;
     signals.iter().for_each(|signal| control.add_waker(ringer(signal)));
@@ -158,6 +160,7 @@ fn run_shards(
         graph,
         signal: signals[index].clone(),
         wait: plan.wait,
+        profile: plan.profile,
         cpu: plan.cpus.get(index).copied(),
         nodes: node_counts(plan),
         mailbox: control.add_mailbox(),

@@ -57,7 +57,9 @@ impl Outputs {
                 self.commands.push(sender);
                 CommitLink { sink: number, recovered_epoch: durable.epoch(), commands, reports: reports.clone() }
             });
-            let (thread, lanes) = start_writer(&node.name, writer, commits, signals, control)?;
+            let probe = plan.instruments.as_ref().filter(|_| !sink.is_internal(&node.name));
+            let probe = probe.map(|instruments| instruments.probe.lane(&node.name));
+            let (thread, lanes) = start_writer(&node.name, writer, commits, probe, signals, control)?;
             self.threads.push(thread);
             self.lanes.insert(index, lanes);
         }

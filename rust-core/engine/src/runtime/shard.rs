@@ -12,6 +12,7 @@ use super::signal::ShardSignal;
 use super::snapshot::{BarrierRequest, ShardSnapshot};
 use crate::error::EngineError;
 use crate::metrics::{Control, Mailbox, NodeCounts, ShardCounts, StageHistograms};
+use crate::profile::{Profile, be_preferred};
 
 /// How long an idle shard spins before it gives way, with `wait = "adaptive"`: longer than nearly all answers of a busy
 /// worker, shorter than a scheduler's tick.
@@ -29,6 +30,8 @@ pub struct Shard {
     pub signal: Arc<ShardSignal>,
     /// How it waits.
     pub wait: Wait,
+    /// How it asks the kernel to treat it.
+    pub profile: Profile,
     /// CPU to run on.
     pub cpu: Option<usize>,
     /// Name and kind of the plan's nodes.
@@ -59,6 +62,10 @@ impl Shard {
             && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
         {
             tracing::warn!(cpu, "cannot pin a shard to this CPU; it runs unpinned");
+        }
+        if self.profile == Profile::Latency {
+            // That it may not be was said when the run began.
+            let _ = be_preferred();
         }
         let counts = ShardCounts { nodes: self.nodes.clone(), ..ShardCounts::default() };
         let mut pace = Pace {

@@ -6,11 +6,13 @@
 use ringmill_connect::{Checksum, Encoder};
 use ringmill_ring::monotonic_ns;
 use ringmill_state::{EntryKey, KEY_GROUPS, NodeId};
+use ringmill_wire::BatchView;
 
 use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, ShardContext};
 use super::writer_thread::{CHUNK_BYTES, WriterLane};
 use crate::error::EngineError;
-use crate::metrics::{NodeCounts, Stage};
+use crate::instruments::{Instruments, ProbeLane};
+use crate::metrics::{NodeCounts, Stage, StageHistograms};
 
 /// Rows encoded in one go before the chunk's size is looked at.
 const ENCODE_ROWS: usize = 256;
@@ -38,6 +40,10 @@ pub struct NullTarget {
     group: u16,
     /// Groups from which sums came back; their entries are replaced by ours at the first barrier.
     taken_over: Vec<u16>,
+    /// Rows are counted and not read.
+    discards: bool,
+    /// Where a bench measures.
+    probe: Option<ProbeLane>,
 }
 
 /// The sink node of one shard.
@@ -56,7 +62,36 @@ impl NullTarget {
     pub fn new(id: NodeId, shard: usize, shards: usize) -> Self {
         // The first group of this shard: see `shard_of`.
         let group = (shard * usize::from(KEY_GROUPS)).div_ceil(shards);
-        Self { checksum: Checksum::default(), id, group: group as u16, taken_over: Vec::new() }
+        Self {
+            checksum: Checksum::default(),
+            id,
+            group: group as u16,
+            taken_over: Vec::new(),
+            discards: false,
+            probe: None,
+        }
+    }
+
+    /// The same as the sink `name` of a run with these instruments.
+    pub fn watched(self, instruments: Option<&Instruments>, name: &str) -> Self {
+        let Some(instruments) = instruments else { return self };
+        Self { discards: instruments.discards, probe: Some(instruments.probe.lane(name)), ..self }
+    }
+
+    /// Takes rows; `ingest_ns` is when the oldest was read or due, 0: unknown.
+    fn take(&mut self, view: &BatchView<'_>, first: usize, ingest_ns: u64, histograms: &mut StageHistograms) {
+        let (started_ns, rows) = (monotonic_ns(), (view.rows() - first) as u64);
+        if !self.discards {
+            self.checksum.update(view, first..view.rows());
+        }
+        let ended_ns = monotonic_ns();
+        histograms.record(Stage::Sink, ended_ns.saturating_sub(started_ns), rows);
+        if ingest_ns > 0 {
+            histograms.record(Stage::EndToEnd, ended_ns.saturating_sub(ingest_ns), rows);
+            if let Some(probe) = &mut self.probe {
+                probe.record(ingest_ns, ended_ns, rows);
+            }
+        }
     }
 
     fn snapshot(&mut self, context: &mut ShardContext<'_>) {
@@ -131,18 +166,13 @@ impl Operator for SinkOperator {
             return Ok(0);
         }
         let end = delivery.view.rows();
-        let started_ns = monotonic_ns();
         let taken = match &mut self.target {
             SinkTarget::Null(null) => {
-                null.checksum.update(&delivery.view, delivery.first..end);
-                let (rows, ended_ns) = (delivery.remaining() as u64, monotonic_ns());
-                context.histograms.record(Stage::Sink, ended_ns.saturating_sub(started_ns), rows);
-                if delivery.ingest_ns > 0 {
-                    context.histograms.record(Stage::EndToEnd, ended_ns.saturating_sub(delivery.ingest_ns), rows);
-                }
+                null.take(&delivery.view, delivery.first, delivery.ingest_ns, context.histograms);
                 delivery.remaining()
             }
             SinkTarget::Writer { encoder, lane } => {
+                let started_ns = monotonic_ns();
                 let mut row = delivery.first;
                 while row < end {
                     let Some(chunk) = lane.chunk() else { break };

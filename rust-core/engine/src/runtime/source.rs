@@ -171,6 +171,7 @@ impl SourceOperator {
             Poll::End => state.ended = true,
         }
         if rows > 0 {
+            self.ingest_ns = state.partition.due_ns().unwrap_or(self.ingest_ns);
             state.last_rows_ns = context.now_ns;
             self.rows += u64::from(rows);
             context.histograms.record(Stage::Parse, monotonic_ns() - context.now_ns, u64::from(rows));
@@ -220,8 +221,9 @@ impl SourceOperator {
         self.partitions[index].newest_ns = newest_ns;
     }
 
-    /// Brings the mark up to date; idle and ended partitions move it without rows.
-    fn refresh_mark(&mut self, context: &mut ShardContext<'_>) {
+    /// Brings the mark up to date; idle and ended partitions move it without rows. `ingest_ns` is when what moves it was
+    /// read.
+    fn refresh_mark(&mut self, ingest_ns: u64, context: &mut ShardContext<'_>) {
         if context.draining && context.has_checkpoints {
             return;
         }
@@ -241,7 +243,7 @@ impl SourceOperator {
         if end != self.mark.end || watermark_ns > self.mark.watermark_ns {
             let watermark_ns = watermark_ns.max(self.mark.watermark_ns);
             let newest_ns = self.newest_ns();
-            self.mark = Mark { watermark_ns, newest_ns, ingest_ns: context.now_ns, cut: false, end, ..self.mark };
+            self.mark = Mark { watermark_ns, newest_ns, ingest_ns, cut: false, end, ..self.mark };
         }
     }
 
@@ -318,7 +320,7 @@ impl SourceOperator {
                 None => self.read_batch(index, context)?,
             };
             if rows > 0 || self.dead.total() > letters || self.partitions[index].ended != ended {
-                self.refresh_mark(context);
+                self.refresh_mark(self.ingest_ns, context);
                 return Ok(true);
             }
         }
@@ -369,7 +371,7 @@ impl SourceOperator {
             let next = silent_ends.filter(|end| *end > context.now_ns).min();
             context.wake_at(next.unwrap_or(u64::MAX));
         }
-        self.refresh_mark(context);
+        self.refresh_mark(context.now_ns, context);
     }
 }
 

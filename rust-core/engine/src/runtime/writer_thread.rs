@@ -19,6 +19,7 @@ use super::patience::{LEFT_TO_NEXT_RUN, LOOK, Patience, RETRY, Spent};
 use super::signal::ShardSignal;
 use crate::checkpoint::{Alignment, Event, Part};
 use crate::error::EngineError;
+use crate::instruments::ProbeLane;
 use crate::metrics::{Control, Mailbox, Stage, StageHistograms};
 
 /// Bytes at which a chunk is handed to the writer.
@@ -136,6 +137,7 @@ pub fn start_writer(
     name: &str,
     writer: Box<dyn Writer>,
     commits: Option<CommitLink>,
+    probe: Option<ProbeLane>,
     signals: &[Arc<ShardSignal>],
     control: &Arc<Control>,
 ) -> Result<(WriterThread, Vec<WriterLane>), EngineError> {
@@ -162,6 +164,7 @@ pub fn start_writer(
         control: control.clone(),
         mailbox: control.add_mailbox(),
         histograms: StageHistograms::default(),
+        probe,
         returns,
         unwritten_rows: 0,
     };
@@ -209,6 +212,8 @@ struct Thread {
     control: Arc<Control>,
     mailbox: Arc<Mailbox>,
     histograms: StageHistograms,
+    /// Where a bench measures.
+    probe: Option<ProbeLane>,
     returns: Vec<(Sender<Chunk>, Arc<ShardSignal>)>,
     /// Rows that were given up.
     unwritten_rows: u64,
@@ -303,6 +308,9 @@ impl Thread {
             self.histograms.record(Stage::Sink, ended_ns.saturating_sub(given_ns), rows);
             if ingest_ns > 0 {
                 self.histograms.record(Stage::EndToEnd, ended_ns.saturating_sub(ingest_ns), rows);
+                if let Some(probe) = &mut self.probe {
+                    probe.record(ingest_ns, ended_ns, rows);
+                }
             }
         }
         self.mailbox.post_histograms(&mut self.histograms);

@@ -69,7 +69,7 @@ impl Bench {
         let link = CommitLink { sink: 3, recovered_epoch: 4, commands: receiver, reports: sender };
         let control = Arc::new(Control::default());
         let writer = Box::new(Scripted(script.clone()));
-        let (thread, lanes) = start_writer("out", writer, Some(link), &signals, &control).unwrap();
+        let (thread, lanes) = start_writer("out", writer, Some(link), None, &signals, &control).unwrap();
         Self { script, thread, lanes, commands, reports, control }
     }
 

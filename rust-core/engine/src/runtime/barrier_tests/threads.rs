@@ -35,6 +35,7 @@ fn start(
             graph,
             signal: signals[index].clone(),
             wait: Wait::Adaptive,
+            profile: Default::default(),
             cpu: None,
             nodes,
             mailbox: control.add_mailbox(),

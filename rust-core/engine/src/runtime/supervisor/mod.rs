@@ -23,6 +23,7 @@ use self::process::Process;
 use super::signal::ShardSignal;
 use crate::error::EngineError;
 use crate::metrics::Control;
+use crate::profile::Profile;
 use crate::rundir::Directory;
 
 /// How long drained workers may take to exit before they are killed.
@@ -42,6 +43,8 @@ pub struct WorkerSpec {
     pub doorbell: Doorbell,
     /// CPU to run on.
     pub cpu: Option<usize>,
+    /// How the kernel is asked to treat it.
+    pub profile: Profile,
     /// Most memory it may take.
     pub memory_bytes_max: Option<u64>,
     /// What its successor's response memory has to be like.

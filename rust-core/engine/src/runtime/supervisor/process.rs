@@ -16,6 +16,7 @@ use serde_json::json;
 use super::post::Death;
 use super::{WorkerSpec, WorkerUsage};
 use crate::error::EngineError;
+use crate::profile::{Profile, be_real_time};
 use crate::runtime::worker_log::{LineBuffer, Tail, log_line, log_raw};
 use crate::user_mask::give_umask_back;
 
@@ -134,7 +135,7 @@ impl Process {
 /// than it may, and offers itself to the kernel when memory runs out.
 #[allow(unsafe_code)]
 fn in_child(command: &mut Command, inherited: [RawFd; 4], core: u32, spec: &WorkerSpec) {
-    let (cpu, memory_bytes_max) = (spec.cpu, spec.memory_bytes_max);
+    let (cpu, profile, memory_bytes_max) = (spec.cpu, spec.profile, spec.memory_bytes_max);
     let prepare = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         if nix::unistd::getppid().as_raw() as u32 != core {
@@ -150,6 +151,10 @@ fn in_child(command: &mut Command, inherited: [RawFd; 4], core: u32, spec: &Work
             let mut set = nix::sched::CpuSet::new();
             set.set(cpu)?;
             nix::sched::sched_setaffinity(Pid::from_raw(0), &set)?;
+        }
+        if profile == Profile::Latency {
+            // That it may not be was said when the run began.
+            let _ = be_real_time();
         }
         if let Some(bytes) = memory_bytes_max {
             // Heap, stacks and private mappings that can be written. The address space as a whole (RLIMIT_AS) would
