@@ -179,8 +179,10 @@ fn the_latency_profile_says_how_to_wait() {
     assert_eq!(good(&source).pipeline.profile, Profile::Default);
     check(
         &format!("[pipeline]\nprofile = \"latency\"\nwait = \"block\"\n{source}"),
-        &["p.toml:3:8: `wait` and profile = \"latency\" exclude each other (take `wait` away: with that profile shards spin \
-           and workers sleep)"],
+        &[
+            "p.toml:3:8: `wait` and profile = \"latency\" exclude each other (take `wait` away: with that profile shards spin \
+           and workers sleep)",
+        ],
     );
 }
 

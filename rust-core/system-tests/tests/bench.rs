@@ -79,7 +79,20 @@ fn a_stall_in_the_function_makes_rows_late_not_rare() {
     // The backlog of the stall and a busy machine are no reason to doubt the schedule here.
     let output = bench(
         &job,
-        &["--rate", "5000", "--warmup", "500ms", "--duration", "3s", "--runs", "1", "--generator", "thread", "--tolerance", "50%"],
+        &[
+            "--rate",
+            "5000",
+            "--warmup",
+            "500ms",
+            "--duration",
+            "3s",
+            "--runs",
+            "1",
+            "--generator",
+            "thread",
+            "--tolerance",
+            "50%",
+        ],
     );
     let result = result(&job, &output);
     let run = "/measurements/0/runs/0";
@@ -123,7 +136,19 @@ fn a_file_is_replayed_in_a_loop_and_kept_sinks_get_every_row() {
     job.write("in.csv", format!("t,temperature\n{rows}"));
     let output = bench(
         &job,
-        &["--rate", "5000", "--warmup", "200ms", "--duration", "800ms", "--runs", "1", "--keep-sinks", "--tolerance", "90%"],
+        &[
+            "--rate",
+            "5000",
+            "--warmup",
+            "200ms",
+            "--duration",
+            "800ms",
+            "--runs",
+            "1",
+            "--keep-sinks",
+            "--tolerance",
+            "90%",
+        ],
     );
     let result = result(&job, &output);
     assert_eq!(number(&result, "/measurements/0/runs/0/rows_in"), 5_000.0, "{result:#}");
@@ -140,14 +165,33 @@ fn workers_that_are_killed_and_checkpoints_are_measured_and_marked() {
     let output = bench(
         &job,
         &[
-            "--rate", "2000", "--warmup", "200ms", "--duration", "2s", "--runs", "1", "--tolerance", "95%", "--event",
-            "kill-worker", "--event", "checkpoint", "--event", "slow-udf", "--event", "burst",
+            "--rate",
+            "2000",
+            "--warmup",
+            "200ms",
+            "--duration",
+            "2s",
+            "--runs",
+            "1",
+            "--tolerance",
+            "95%",
+            "--event",
+            "kill-worker",
+            "--event",
+            "checkpoint",
+            "--event",
+            "slow-udf",
+            "--event",
+            "burst",
         ],
     );
     let result = result(&job, &output);
     let measurements = result["measurements"].as_array().expect("a list");
     let events: Vec<&Value> = measurements.iter().map(|measurement| &measurement["event"]).collect();
-    assert_eq!(events, [&Value::Null, &"kill-worker".into(), &"checkpoint".into(), &"slow-udf".into(), &"burst".into()]);
+    assert_eq!(
+        events,
+        [&Value::Null, &"kill-worker".into(), &"checkpoint".into(), &"slow-udf".into(), &"burst".into()]
+    );
     for (index, kind) in [(1, "kill-worker"), (2, "checkpoint"), (3, "slow-udf"), (4, "burst")] {
         let marked = measurements[index]["runs"][0]["events"].as_array().expect("a list");
         let marks = marked.iter().filter(|event| event["kind"] == kind).count();
@@ -171,7 +215,8 @@ fn an_interrupted_bench_leaves_no_process_behind() {
         assert!(child.try_wait().expect("it can be waited for").is_none(), "it ended before it was interrupted");
         std::thread::yield_now();
     };
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).expect("kill");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .expect("kill");
     let status = child.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));
     assert!(workers.iter().all(|worker| !is_alive(*worker)));

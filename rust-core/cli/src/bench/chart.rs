@@ -181,6 +181,7 @@ impl Chart {
         for band in &self.bands {
             let (from, to) = (self.x_of(band.range.0), self.x_of(band.range.1));
             let (width, class, label) = ((to - from).max(1.5), colour_class(band.colour), escape(&band.label));
+            let class = if to - from < 3.0 { format!("{class} moment") } else { class };
             put(
                 svg,
                 format_args!(
@@ -289,7 +290,7 @@ fn style() -> String {
          600;fill:#1b1f24}}.chart .tick{{fill:#57606a}}.chart .label{{fill:#57606a}}.chart .grid{{stroke:#e4e8ec;fill:\
          none}}.chart .axis{{stroke:#8c959f;fill:none}}.chart .line{{fill:none;stroke-width:2;stroke-linejoin:round}}\
          .chart .pale{{stroke-width:1.4;stroke-dasharray:5 4;opacity:.75}}.chart .dot{{stroke:none}}.chart \
-         .band{{stroke:none;opacity:.16}}{}@media(prefers-color-scheme:dark){{.chart .ground{{fill:#161b22}}.chart \
+         .band{{stroke:none;opacity:.16}}.chart .moment{{opacity:.6}}{}@media(prefers-color-scheme:dark){{.chart .ground{{fill:#161b22}}.chart \
          .title{{fill:#e6edf3}}.chart .tick,.chart .label{{fill:#9da7b1}}.chart .grid{{stroke:#2b323b}}.chart \
          .axis{{stroke:#6e7681}}{}}}",
         colours(false),

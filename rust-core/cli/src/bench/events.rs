@@ -113,8 +113,7 @@ impl Disturbance {
         let is_over = Arc::new(AtomicBool::new(false));
         let (control, load) = (control.clone(), load.clone());
         let (events, checkpoints) = (Vec::new(), 0);
-        let doer =
-            Doer { kind, control, load, measured_ns, period_ns, is_over: is_over.clone(), events, checkpoints };
+        let doer = Doer { kind, control, load, measured_ns, period_ns, is_over: is_over.clone(), events, checkpoints };
         let thread = std::thread::Builder::new().name("ringmill-events".to_owned()).spawn(move || doer.run())?;
         Ok(Disturbance { thread, is_over })
     }

@@ -48,8 +48,8 @@ fn sub_buckets(histogram: &Histogram<u64>) -> u64 {
     (2 * 10_u64.pow(u32::from(histogram.sigfig()))).next_power_of_two()
 }
 
-/// Writes a run as an interval log: `end_to_end` by when rows were due, slice by slice; the stages by when they were
-/// done, about once a second; the machine's `hiccup`s over the whole measured time. Times count from the start of the load.
+/// Writes a run as an interval log: `end_to_end` by when rows were due, slice by slice; the stages over the whole
+/// measured time; the machine's `hiccup`s over the whole measured time. Times count from the start of the load.
 ///
 /// # Errors
 /// What the file system says.
@@ -82,12 +82,8 @@ pub fn write_hlog(path: &Path, comment: &str, outcome: &Outcome, measured_ns: (u
     out.flush()
 }
 
-type Log<'a, 'b> = hdrhistogram::serialization::interval_log::IntervalLogWriter<
-    'a,
-    'b,
-    BufWriter<File>,
-    V2DeflateSerializer,
->;
+type Log<'a, 'b> =
+    hdrhistogram::serialization::interval_log::IntervalLogWriter<'a, 'b, BufWriter<File>, V2DeflateSerializer>;
 
 /// A histogram with counters of whatever width.
 trait Writable {

@@ -91,8 +91,8 @@ fn cards(html: &mut String, result: &BenchResult) {
         for (name, value) in [("p50", figures.p50), ("p99", figures.p99), ("p99.9", figures.p99_9)] {
             cards.extend(value.map(|value| (format!("{name} at {}", rate(first.rate)), latency(value))));
         }
-        let stalls = first.hiccup_ns.p99_9.or(first.hiccup_ns.max);
-        cards.extend(stalls.map(|value| ("the machine's own stalls, p99.9".to_owned(), latency(value))));
+        let stalls = first.hiccup_ns.p99;
+        cards.extend(stalls.map(|value| ("the machine's own stalls, p99".to_owned(), latency(value))));
     }
     put(html, "<section class=\"cards\">");
     for (name, value) in cards {
@@ -164,8 +164,8 @@ pub fn method(method: &Method) -> Vec<String> {
             (1.0 - method.tolerance) * 100.0
         ),
         "The machine's stalls are those of a thread beside each run that sleeps 1 ms again and again.".to_owned(),
-        "Stages other than end to end and queue are taken from the shards ten times a second, so their figures begin and \
-         end within a tenth of a second of the measured time."
+        "Stages other than end to end and queue come from the shards ten times a second, so their time begins up to a tenth \
+         of a second too early."
             .to_owned(),
         match method.event_times {
             "live" => "Event times are the times at which rows are due.".to_owned(),

@@ -238,12 +238,8 @@ mod tests {
         write("cpu0/cache/index0/shared_cpu_list", "0-1\n");
         write("cpu0/cache/index3/level", "3\n");
         write("cpu0/cache/index3/shared_cpu_list", "0-3\n");
-        let expected = [
-            (1, Relation::SmtSiblings),
-            (2, Relation::SameCache),
-            (5, Relation::SamePackage),
-            (6, Relation::Across),
-        ];
+        let expected =
+            [(1, Relation::SmtSiblings), (2, Relation::SameCache), (5, Relation::SamePackage), (6, Relation::Across)];
         for (other, expected) in expected {
             assert_eq!(relation(0, other, folder.path()), expected, "cpu {other}");
         }

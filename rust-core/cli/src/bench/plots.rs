@@ -31,7 +31,9 @@ pub fn percentiles(all: &[Measured]) -> Chart {
         let name = "the machine's stalls meanwhile".to_owned();
         series.push(Series { name, colour: HICCUP, stroke: Stroke::Pale, points });
     }
-    let values: Vec<f64> = series.iter().flat_map(|line| line.points.iter().map(|point| point.1)).collect();
+    // A machine without stalls must not stretch the axis down to nothing.
+    let lines = series.iter().filter(|line| line.stroke == Stroke::Line);
+    let values: Vec<f64> = lines.flat_map(|line| line.points.iter().map(|point| point.1)).collect();
     Chart {
         title: "End-to-end latency by percentile".to_owned(),
         x: Axis::percentiles(most),
@@ -68,11 +70,7 @@ pub fn throughput(sweep: &Sweep) -> Chart {
         name: name.to_owned(),
         colour,
         stroke: Stroke::Dotted,
-        points: sweep
-            .points
-            .iter()
-            .filter_map(|point| Some((point.rate, figure(&point.latency_ns)? as f64)))
-            .collect(),
+        points: sweep.points.iter().filter_map(|point| Some((point.rate, figure(&point.latency_ns)? as f64))).collect(),
     };
     let series = vec![
         line("p50", 0, |figures| figures.p50),

@@ -27,8 +27,9 @@ use crate::report::Split;
 const SLICES_MAX: u64 = 400;
 /// … of at least this length.
 const SLICE_NS_MIN: u64 = 10_000_000;
-/// Latencies of the stages are fetched from the shards this often.
-const INTERVAL_NS: u64 = 1_000_000_000;
+/// Latencies of the stages are fetched from the shards in the last part of the warm-up, again and again, and thrown away;
+/// then no more before the end, because fetching disturbs.
+const EMPTYING_NS: u64 = 500_000_000;
 /// A pipeline may take this much longer than the load to take all rows …
 const PATIENCE_NS: u64 = 2_000_000_000;
 /// … and then this long to end.
@@ -266,12 +267,11 @@ impl<'a> Watch<'a> {
             self.backlog_at_end.get_or_insert(backlog);
         }
         match self.fetched_ns {
-            None if now_ns >= from_ns => {
+            None if now_ns + EMPTYING_NS >= from_ns => {
                 // What was recorded until now is the warm-up's.
                 let _ = self.control.take_intervals();
-                self.fetched_ns = Some(now_ns);
+                self.fetched_ns = (now_ns >= from_ns).then_some(now_ns);
             }
-            Some(before_ns) if now_ns >= before_ns + INTERVAL_NS => self.fetch(now_ns),
             _ => {}
         }
         let patience_ns = PATIENCE_NS.max(self.condition.duration_ns / 2);
@@ -317,10 +317,8 @@ impl Gathered<'_> {
 
     fn stages(&self, end_to_end: Histogram<u64>, batches: u64) -> Vec<(&'static str, Histogram<u64>, u64)> {
         let rows = end_to_end.len().max(1) as f64;
-        let mut stages = vec![
-            (Stage::EndToEnd.name(), end_to_end, batches),
-            ("queue", self.figures.waits.clone(), batches),
-        ];
+        let mut stages =
+            vec![(Stage::EndToEnd.name(), end_to_end, batches), ("queue", self.figures.waits.clone(), batches)];
         for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::EndToEnd) {
             let mut total = latency_histogram();
             let found = self.watch.intervals.iter().flat_map(|(_, _, stages)| stages);
@@ -340,7 +338,13 @@ impl Gathered<'_> {
         if condition.rate.is_none() {
             let seconds = condition.length_ns() as f64 / 1e9;
             let rate = self.figures.taken as f64 / seconds;
-            return Verdict { achieved_rate: rate, released_rate: rate, lost: 0, is_growing: false, reasons: Vec::new() };
+            return Verdict {
+                achieved_rate: rate,
+                released_rate: rate,
+                lost: 0,
+                is_growing: false,
+                reasons: Vec::new(),
+            };
         }
         let end_to_end = stages.iter().find(|(name, _, _)| *name == Stage::EndToEnd.name());
         judge(&Evidence {
@@ -355,12 +359,7 @@ impl Gathered<'_> {
         })
     }
 
-    fn run(
-        &self,
-        verdict: &Verdict,
-        stages: &[(&'static str, Histogram<u64>, u64)],
-        slices: &[Histogram<u32>],
-    ) -> Run {
+    fn run(&self, verdict: &Verdict, stages: &[(&'static str, Histogram<u64>, u64)], slices: &[Histogram<u32>]) -> Run {
         let (summary, watch, snapshot) = (self.summary, &self.watch, &self.summary.snapshot);
         let sinks = snapshot.nodes.iter().filter(|node| node.kind == "sink");
         let length_ns = watch.condition.length_ns();

@@ -17,6 +17,17 @@ pub struct Table {
 }
 
 impl Table {
+    /// Leaves out the columns that no row has a figure in.
+    fn without_empty(mut self) -> Table {
+        let is_empty = |column: usize| self.rows.iter().all(|row| row[column] == ABSENT);
+        let empty: Vec<usize> = (self.words..self.header.len()).filter(|column| is_empty(*column)).collect();
+        for column in empty.into_iter().rev() {
+            self.header.remove(column);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(column)));
+        }
+        self
+    }
+
     fn new(header: &[&str], words: usize) -> Table {
         Table { header: header.iter().map(|text| (*text).to_owned()).collect(), rows: Vec::new(), words }
     }
@@ -35,7 +46,7 @@ pub fn end_to_end(result: &BenchResult) -> Table {
         let hiccups = ["  the machine's stalls meanwhile".to_owned(), String::new(), String::new()];
         table.rows.push(row(hiccups, &measurement.hiccup_ns));
     }
-    table
+    table.without_empty()
 }
 
 /// Every stage of one measurement.
@@ -44,7 +55,7 @@ pub fn stages(measurement: &Measurement) -> Table {
     for (stage, figures) in measurement.latency_ns.iter() {
         table.rows.push(row([stage.replace('_', " ")], figures));
     }
-    table
+    table.without_empty()
 }
 
 /// How the runs of one measurement differ, end to end.
@@ -65,8 +76,17 @@ pub fn spread(measurement: &Measurement) -> Table {
 /// Every run.
 pub fn runs(result: &BenchResult) -> Table {
     let header = [
-        "measurement", "run", "", "rows in", "rows out", "lost", "taken", "released", "generator's lag p99, max",
-        "backlog, most", "restarts",
+        "measurement",
+        "run",
+        "",
+        "rows in",
+        "rows out",
+        "lost",
+        "taken",
+        "released",
+        "generator's lag p99, max",
+        "backlog, most",
+        "restarts",
     ];
     let mut table = Table::new(&header, 1);
     for measurement in &result.measurements {
@@ -101,7 +121,7 @@ pub fn sweep(sweep: &Sweep) -> Table {
         let first = [rate(point.rate), rate(point.achieved_rate), plots::verdict(point).to_owned()];
         table.rows.push(row(first, &point.latency_ns));
     }
-    table
+    table.without_empty()
 }
 
 /// What a sweep found, in sentences.
@@ -142,10 +162,5 @@ fn with_percentiles(first: &[&str], words: usize) -> Table {
 fn row<const N: usize>(first: [String; N], figures: &Percentiles) -> Vec<String> {
     let shown = |value: Option<u64>| value.map_or_else(|| ABSENT.to_owned(), latency);
     let middle = [grouped(figures.count), shown(figures.min)];
-    first
-        .into_iter()
-        .chain(middle)
-        .chain(figures.quantiles().map(shown))
-        .chain([shown(figures.max)])
-        .collect()
+    first.into_iter().chain(middle).chain(figures.quantiles().map(shown)).chain([shown(figures.max)]).collect()
 }

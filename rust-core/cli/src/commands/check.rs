@@ -55,7 +55,8 @@ fn profile(plan: &Plan) -> Option<String> {
     match (plan.profile, missing.is_empty()) {
         (Profile::Default, _) => None,
         (Profile::Latency, true) => Some(
-            "profile latency: shards spin at nice -20, workers sleep under SCHED_FIFO 50, no deep idle states".to_owned(),
+            "profile latency: shards spin at nice -20, workers sleep under SCHED_FIFO 50, no deep idle states"
+                .to_owned(),
         ),
         (Profile::Latency, false) => Some(format!("profile latency, without {}", missing.join(", "))),
     }

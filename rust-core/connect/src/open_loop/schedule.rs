@@ -111,7 +111,8 @@ mod tests {
         for rate in [3.0, 999.0, 12_345.6, 7e6, 33_333_333.3] {
             for (group, share, offset) in [(1, 1.0, 0.0), (7, 0.3, 0.5), (1024, 1.0, 0.9)] {
                 let phases = [(1, 1.0), (2, 10.0), (1, 1.0)];
-                let phases = phases.map(|(tenths, times)| Phase { length_ns: tenths * SECOND / 10, rate: rate * times });
+                let phases =
+                    phases.map(|(tenths, times)| Phase { length_ns: tenths * SECOND / 10, rate: rate * times });
                 let schedule = Schedule::new(&phases, share, group, offset);
                 let step = (schedule.rows() / 997).max(1);
                 for row in (0..schedule.rows()).step_by(step as usize) {
