@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ LOWEST_NS, HIGHEST_NS, DIGITS = 1, 3_600_000_000_000, 3
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a small bench with a sweep. Its figures may be INVALID on a busy machine; the files are the same."""
     folder = tmp_path_factory.mktemp("bench")
     command = os.environ.get("RINGMILL_BIN") or shutil.which("ringmill")
@@ -38,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     arguments += ["--sweep", "--tolerance", "95%", "--variant", "<b>a name & more</b>", "--output", "results"]
     done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3), done.stderr
-    yield folder / "results"
+    return folder / "results"
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +49,7 @@ def measurement(results: Path) -> dict[str, Any]:
     return dict(only)
 
 
-def test_another_language_reads_the_logs_and_finds_the_counts_of_the_result(
-    results: Path, measurement: dict[str, Any]
-) -> None:
+def test_another_language_reads_the_logs_and_finds_the_counts_of_the_result(results: Path, measurement: dict[str, Any]) -> None:
     for number, run in enumerate(measurement["runs"], start=1):
         reader = HistogramLogReader(
             str(results / measurement["id"] / f"run-{number}.hlog"), HdrHistogram(LOWEST_NS, HIGHEST_NS, DIGITS)
@@ -61,7 +58,8 @@ def test_another_language_reads_the_logs_and_finds_the_counts_of_the_result(
         while (interval := reader.get_next_interval_histogram()) is not None:
             if interval.get_tag() == "end_to_end":
                 rows += interval.get_total_count()
-        assert rows == run["latency_ns"]["end_to_end"]["count"] == 800
+        assert rows == run["latency_ns"]["end_to_end"]["count"]
+        assert 0 < rows <= 800, "a batch whose oldest row was due in the warm-up is not measured"
 
 
 def test_another_language_reads_the_histograms_in_the_result_and_finds_its_percentiles(
@@ -116,7 +114,8 @@ def test_the_report_is_one_file_that_wants_nothing_from_elsewhere(results: Path,
     page = Page()
     page.feed((results / "report.html").read_text(encoding="utf-8"))
     assert page.links == []
-    assert "script" not in page.tags and "b" in page.tags
+    assert "script" not in page.tags
+    assert "b" in page.tags
     assert page.tags.count("svg") == 4, "percentiles, throughput, time, stages"
     assert "<b>a name & more</b>" in page.text
     assert ("These figures do not count" in page.text) == (measurement["status"] == "invalid")
@@ -127,11 +126,10 @@ def test_a_browser_shows_the_report(results: Path, tmp_path: Path) -> None:
     if browser is None:
         pytest.skip("there is no Chromium here (Debian/Ubuntu: apt-get install chromium)")
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *arguments, (results / "report.html").as_uri()], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([browser, *arguments, (results / "report.html").as_uri()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = Page()
     page.feed(done.stdout)
     assert page.tags.count("svg") == 4
-    assert "End-to-end latency by percentile" in page.text and "Machine and build" in page.text
+    assert "End-to-end latency by percentile" in page.text
+    assert "Machine and build" in page.text

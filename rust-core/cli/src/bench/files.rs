@@ -69,7 +69,7 @@ pub fn write_hlog(path: &Path, comment: &str, outcome: &Outcome, measured_ns: (u
     };
     for (index, slice) in outcome.slices.iter().enumerate() {
         let start_ns = index as u64 * outcome.slice_ns;
-        if start_ns >= measured_ns.0 && !slice.is_empty() {
+        if start_ns + outcome.slice_ns / 2 >= measured_ns.0 && !slice.is_empty() {
             write(slice, start_ns, outcome.slice_ns, "end_to_end")?;
         }
     }

@@ -23,9 +23,9 @@ use crate::failure::{Failure, Hinted};
 use crate::reconcile;
 use crate::report::Split;
 
-/// The time is cut into at most so many slices …
+/// The time is cut into about so many slices …
 const SLICES_MAX: u64 = 400;
-/// … of at least this length.
+/// … of about this length at least.
 const SLICE_NS_MIN: u64 = 10_000_000;
 /// Latencies of the stages are fetched from the shards in the last part of the warm-up, again and again, and thrown away;
 /// then no more before the end, because fetching disturbs.
@@ -111,8 +111,11 @@ impl Condition {
         rows.round() as u64
     }
 
+    /// A part of the warm-up, so that no slice is measured in part.
     fn slice_ns(&self) -> u64 {
-        self.length_ns().div_ceil(SLICES_MAX).next_multiple_of(SLICE_NS_MIN)
+        let length_ns = self.length_ns().div_ceil(SLICES_MAX).max(SLICE_NS_MIN);
+        let slices = self.warmup_ns.div_ceil(length_ns);
+        self.warmup_ns.checked_div(slices).unwrap_or(length_ns)
     }
 }
 
