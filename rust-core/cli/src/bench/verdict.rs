@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    fn judged(load: &LoadFigures, change: impl FnOnce(&mut Evidence<'_>)) -> Verdict {
+    fn judged<'a>(load: &'a LoadFigures, change: impl FnOnce(&mut Evidence<'a>)) -> Verdict {
         let mut evidence = Evidence {
             load,
             measured_ns: (SECOND, 11 * SECOND),
