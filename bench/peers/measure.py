@@ -1,0 +1,143 @@
+"""One run of one program: pinned to the cores that all of them get, with its time, processor time and memory.
+
+Memory is the greatest sum of the resident sets of the program and everything that it started, looked at five times a
+second; pages that two processes share count in both.
+"""
+
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PERIOD_S = 0.2
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run took."""
+
+    wall_s: float
+    cpu_s: float
+    """User and system time of the whole tree."""
+    memory_bytes: int
+
+
+class Failed(Exception):
+    """A program that ended badly or never; its last lines."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A line of /proc."""
+
+    parent: int
+    ticks: int
+    resident_pages: int
+
+
+def processes() -> dict[int, Process]:
+    """Everything that runs."""
+    found = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                text = Path(entry.path, "stat").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue  # it ended meanwhile
+            # The name, in parentheses, may hold anything.
+            fields = text[text.rindex(")") + 2 :].split()
+            found[int(entry.name)] = Process(int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[21]))
+    return found
+
+
+def tree(root: int, all_of_them: dict[int, Process]) -> list[int]:
+    """The process and its descendants."""
+    members = {root} & all_of_them.keys()
+    grew = True
+    while grew:
+        children = {pid for pid, process in all_of_them.items() if process.parent in members} - members
+        members |= children
+        grew = bool(children)
+    return sorted(members)
+
+
+class Watch(threading.Thread):
+    """Looks at a tree until it is told to stop."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(daemon=True)
+        self.root = root
+        self.over = threading.Event()
+        self.memory_bytes = 0
+        self.ticks: dict[int, int] = {}
+
+    def run(self) -> None:
+        while not self.over.wait(PERIOD_S):
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        seen = processes()
+        members = tree(self.root, seen)
+        self.memory_bytes = max(self.memory_bytes, sum(seen[pid].resident_pages for pid in members) * PAGE)
+        self.ticks |= {pid: seen[pid].ticks for pid in members}
+
+
+def children_cpu_s() -> float:
+    """Processor time of everything that was waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(command: list[str], cpus: list[int], environment: dict[str, str], folder: Path, timeout_s: float) -> Measured:
+    """Runs it to its end in `folder`; what it leaves behind is killed.
+
+    Raises:
+        Failed: it returned something else than 0, or was still running after `timeout_s`.
+    """
+    cpu_before = children_cpu_s()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as text:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command],
+            cwd=folder,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=text,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        watch = Watch(child.pid)
+        watch.look()
+        watch.start()
+        try:
+            status = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            status = None
+        wall_s = time.perf_counter() - start
+        watch.over.set()
+        watch.join()
+        end_group(child)
+        if status != 0:
+            text.seek(0)
+            lines = text.read().strip().splitlines()[-8:]
+            ended = f"still running after {timeout_s:.0f} s" if status is None else f"exit code {status}"
+            raise Failed(f"{ended}: " + " | ".join(lines))
+    cpu_s = max(children_cpu_s() - cpu_before, sum(watch.ticks.values()) / TICKS)
+    return Measured(wall_s, cpu_s, watch.memory_bytes)
+
+
+def end_group(child: "subprocess.Popen[bytes]") -> None:
+    """Kills what is left of the child's session."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
