@@ -1,6 +1,6 @@
 """Measures Ringmill and its peers: `scripts/bench peers`. Goes on where it was stopped; a peer that fails is recorded as failed.
 
-    scripts/bench peers [--quick] [--job J1 …] [--peer bytewax …] [--again]
+scripts/bench peers [--quick] [--job J1 …] [--peer bytewax …] [--again]
 """
 
 import argparse

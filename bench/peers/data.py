@@ -92,7 +92,9 @@ FILLER = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmo
 
 def write_ndjson(path: Path, stream: Stream, rows: int) -> None:
     """Events of about 1.2 KB; four fields of them matter: /device/id, /timestamp, /readings/temperature, /readings/humidity."""
-    sites = [f'"site":{{"name":"hall {site}","country":"NO","floor":{site % 7},"position":[{site}.5,{site}.25]}}' for site in range(50)]
+    sites = [
+        f'"site":{{"name":"hall {site}","country":"NO","floor":{site % 7},"position":[{site}.5,{site}.25]}}' for site in range(50)
+    ]
     with path.open("w", encoding="utf-8") as file:
         index = 0
         for chunk in readings(stream, rows):
@@ -112,9 +114,11 @@ def event(index: int, device: int, timestamp: int, temperature: float, humidity:
         f'{site},"timestamp":{timestamp},"sequence":{index},"quality":{{"signal":-{40 + index % 50},"lost":{index % 3},'
         f'"flags":["calibrated","indoor","mains"]}},"readings":{{"temperature":{temperature},"humidity":{humidity},'
         f'"pressure":{1000 + device % 40}.25,"co2":{400 + index % 200},"voc":0.{index % 97:02},"noise":{30 + index % 40}.5,'
-        f'"light":{index % 1000},"battery":3.{600 + device % 400}}},"network":{{"gateway":"gw-{device % 64:03}","protocol":"lora",'
+        f'"light":{index % 1000},"battery":3.{600 + device % 400}}},'
+        f'"network":{{"gateway":"gw-{device % 64:03}","protocol":"lora",'
         f'"channel":{index % 8},"hops":[{index % 5},{index % 7},{index % 11}],"retries":0,"encrypted":true,"vlan":null}},'
-        f'"message":"{FILLER * 4 + FILLER[:56]}","history":[{device % 10}.5,{device % 20}.25,{device % 30}.125,{index % 10}.5,{index % 20}.0],'
+        f'"message":"{FILLER * 4 + FILLER[:56]}",'
+        f'"history":[{device % 10}.5,{device % 20}.25,{device % 30}.125,{index % 10}.5,{index % 20}.0],'
         f'"checksum":"{index * 2654435761 % (1 << 64):016x}"}}\n'
     )
 

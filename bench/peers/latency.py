@@ -1,4 +1,4 @@
-"""How soon a live engine answers: lines to its standard input (or to a socket) by a fixed schedule, results from its standard output.
+"""How soon a live engine answers: lines to its input (or to a socket) by a fixed schedule, results from its output.
 
 The loop is open: event i has an intended time, start + i / rate, and its timestamp says the same, so that event time
 and wall time go alike. A window's results are as late as they come after the intended time of the first event beyond the
@@ -7,6 +7,7 @@ window, whether the producer, a full pipe or the engine held that event up.
 Before the schedule starts, two windows go in at once, and their first result is waited for: no start-up is in the figures.
 """
 
+import contextlib
 import os
 import re
 import selectors
@@ -85,11 +86,14 @@ def produce(output: int, rate: int, seconds: int, start_ns: int) -> Any:
 class Engine:
     """A live one, with the ends of its input and output."""
 
-    def __init__(self, command: list[str], cpus: list[int], environment: dict[str, str], folder: Path, by_socket: bool) -> None:
+    def __init__(
+        self, command: list[str], cpus: list[int], environment: dict[str, str], folder: Path, by_socket: bool, header: bytes = b""
+    ) -> None:
         pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command]
         server = socket.create_server(("localhost", 0)) if by_socket else None
         extra = {"PEERS_PORT": str(server.getsockname()[1])} if server else {}
         self.errors = (folder / "errors.txt").open("w+b")
+        self.header = header
         self.process = subprocess.Popen(
             pinned,
             cwd=folder,
@@ -136,10 +140,8 @@ class Engine:
 
     def end(self) -> None:
         """Kills it."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         if self.connection:
             self.connection.close()
@@ -185,16 +187,14 @@ def measure(engine: Engine, rate: int, seconds: int, cpus: list[int]) -> Latenci
 
 def prime(engine: Engine) -> None:
     """Two windows at once, until the first result has come."""
-    text = memoryview(lines(10_000, 0, 25_000, START_MS))
+    text = memoryview(engine.header + lines(10_000, 0, 25_000, START_MS))
     os.set_blocking(engine.input, False)
     until = time.monotonic() + 120
     while not any(RESULT.search(read) for _, read in engine.read):
         if time.monotonic() > until:
             raise TimeoutError(f"no result within two minutes: {engine.last_words()}")
-        try:
+        with contextlib.suppress(BlockingIOError):
             text = text[os.write(engine.input, text) :] if text else text
-        except BlockingIOError:
-            pass
         engine.collect(0.05)
     os.set_blocking(engine.input, True)
     while text:
@@ -260,10 +260,8 @@ def parse(line: bytes) -> tuple[tuple[int, int], float] | None:
     if not found:
         return None
     device, window = int(found[1]), found[2]
-    if window[4:5] == b"-":
-        window_ms = int(np.datetime64(window[:-1].decode(), "ms").astype(np.int64))
-    else:
-        window_ms = int(window)
+    written_out = window[4:5] == b"-"
+    window_ms = int(np.datetime64(window[:-1].decode(), "ms").astype(np.int64)) if written_out else int(window)
     numbers = NUMBER.findall(line[found.end() :])
     return ((window_ms - SCHEDULE_MS) // 1000, device), float(numbers[-2])
 

@@ -4,6 +4,7 @@ Memory is the greatest sum of the resident sets of the program and everything th
 second; pages that two processes share count in both.
 """
 
+import contextlib
 import os
 import resource
 import signal
@@ -29,7 +30,7 @@ class Measured:
     memory_bytes: int
 
 
-class Failed(Exception):
+class RunError(Exception):
     """A program that ended badly or never; its last lines."""
 
 
@@ -100,7 +101,7 @@ def run(command: list[str], cpus: list[int], environment: dict[str, str], folder
     """Runs it to its end in `folder`; what it leaves behind is killed.
 
     Raises:
-        Failed: it returned something else than 0, or was still running after `timeout_s`.
+        RunError: it returned something else than 0, or was still running after `timeout_s`.
     """
     cpu_before = children_cpu_s()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as text:
@@ -129,15 +130,13 @@ def run(command: list[str], cpus: list[int], environment: dict[str, str], folder
             text.seek(0)
             lines = text.read().strip().splitlines()[-8:]
             ended = f"still running after {timeout_s:.0f} s" if status is None else f"exit code {status}"
-            raise Failed(f"{ended}: " + " | ".join(lines))
+            raise RunError(f"{ended}: " + " | ".join(lines))
     cpu_s = max(children_cpu_s() - cpu_before, sum(watch.ticks.values()) / TICKS)
     return Measured(wall_s, cpu_s, watch.memory_bytes)
 
 
 def end_group(child: "subprocess.Popen[bytes]") -> None:
     """Kills what is left of the child's session."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()

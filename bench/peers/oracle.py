@@ -82,7 +82,9 @@ def differences(expected: Windows, actual: Windows) -> list[str]:
         want, got = getattr(expected, name), getattr(actual, name)
         wrong = np.flatnonzero(~np.isclose(want, got, rtol=TOLERANCE, atol=TOLERANCE))
         if len(wrong):
-            problems.append(f"{len(wrong)} of {len(want)} {name}s are wrong, the first {got[wrong[0]]} instead of {want[wrong[0]]}")
+            problems.append(
+                f"{len(wrong)} of {len(want)} {name}s are wrong, the first {got[wrong[0]]} instead of {want[wrong[0]]}"
+            )
     return problems
 
 

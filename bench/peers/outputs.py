@@ -1,4 +1,4 @@
-"""Reads what an engine gave and compares it with the oracle: the sentences it returns are the reasons why a run does not count."""
+"""Reads what an engine gave and compares it with the oracle; the sentences it returns are why a run does not count."""
 
 import json
 from functools import cache
@@ -50,7 +50,11 @@ def problems(case: Case, rows: int, output: Path) -> list[str]:
 
 def read_windows(engine: str, output: Path) -> oracle.Windows:
     """A file or a folder of CSV."""
-    files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file() and path.name[0] not in "._")
+    files = (
+        [output]
+        if output.is_file()
+        else sorted(path for path in output.rglob("*") if path.is_file() and path.name[0] not in "._")
+    )
     if engine in HEADERS:
         device, window, average, score = HEADERS[engine]
         frames = [pl.read_csv(path).select(device, window, average, score) for path in files]

@@ -67,7 +67,9 @@ def name_of(result: Result) -> str:
     """As a reader knows it."""
     job = result["job"]
     version = f" {job['engine_version']}" if job.get("engine_version") else ""
-    name = {"ringmill": "**Ringmill**", "multiprocessing": "multiprocessing", "futures": "concurrent.futures"}.get(job["engine"], job["engine"])
+    name = {"ringmill": "**Ringmill**", "multiprocessing": "multiprocessing", "futures": "concurrent.futures"}.get(
+        job["engine"], job["engine"]
+    )
     variant = f", {job['variant']}" if job.get("variant") else ""
     return f"{name}{version}{variant}"
 
@@ -83,7 +85,7 @@ def rate(figure: float) -> str:
 def times(nanoseconds: float | None) -> str:
     """A latency."""
     if nanoseconds is None:
-        return "–"
+        return "-"
     for limit, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
         if nanoseconds >= limit:
             return f"{nanoseconds / limit:.3g} {unit}"
@@ -113,23 +115,31 @@ def speed(result: Result) -> float:
 
 def ratio_cell(job: str, result: Result, results: list[Result]) -> str:
     """How many times as fast we are, and what it should be; the target is for a peer's fastest configuration."""
-    ours = next((each for each in results if each["job"]["engine"] == "ringmill" and each["job"].get("workers") == result["job"].get("workers")), None)
+    ours = next(
+        (
+            each
+            for each in results
+            if each["job"]["engine"] == "ringmill" and each["job"].get("workers") == result["job"].get("workers")
+        ),
+        None,
+    )
     if ours is None or not speed(ours) or not speed(result) or result is ours:
         return ""
     ratio = speed(ours) / speed(result)
-    text = f"{ratio:.3g}×" + (" **(we lose)**" if ratio < 1 else "")
+    text = f"{ratio:.3g}x" + (" **(we lose)**" if ratio < 1 else "")
     target = TARGETS.get((job, result["job"]["engine"]))
     best = max(speed(each) for each in results if each["job"]["engine"] == result["job"]["engine"])
     passes_rows = job != "J1" or result["job"]["engine"] != "bytewax" or result["job"]["variant"] != "arrays"
     if target and passes_rows and (speed(result) == best or job == "J1"):
-        text += f" (target {target:g}×{'' if ratio >= target else ', missed'})"
+        text += f" (target {target:g}x{'' if ratio >= target else ', missed'})"
     return text
 
 
 def job_table(job: str, results: list[Result]) -> Iterator[str]:
     """Throughput, start-up, memory and processor time."""
     workers = job == "J3"
-    yield f"| engine |{' workers |' if workers else ''} rows/s | least … most | with start-up | start-up | memory | cores busy | Ringmill is |"
+    columns = ["rows/s", "least … most", "with start-up", "start-up", "memory", "cores busy", "Ringmill is"]
+    yield f"| engine |{' workers |' if workers else ''} {' | '.join(columns)} |"
     yield f"|---|{'---:|' if workers else ''}---:|---:|---:|---:|---:|---:|---:|"
     ordered = of_job(results, job)
     if workers:
@@ -175,7 +185,9 @@ def latency_table(results: list[Result]) -> Iterator[str]:
     yield "| engine | events/s | p50 | p99 | p99, least … most | max | results |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     chosen = [result for result in results if result["job"]["name"] == "latency"]
-    for result in sorted(chosen, key=lambda each: (each["measurements"][0]["rate"], each["job"]["engine"] != "ringmill", name_of(each))):
+    for result in sorted(
+        chosen, key=lambda each: (each["measurements"][0]["rate"], each["job"]["engine"] != "ringmill", name_of(each))
+    ):
         measurement = result["measurements"][0]
         events = rate(measurement["rate"])
         if result["status"] != "valid" or not measurement["latency_ns"]:
@@ -184,7 +196,7 @@ def latency_table(results: list[Result]) -> Iterator[str]:
             continue
         whole = measurement["latency_ns"]["end_to_end"]
         between = measurement["spread_ns"].get("end_to_end", {}).get("p99")
-        least_most = f"{times(between['min'])} … {times(between['max'])}" if between else "–"
+        least_most = f"{times(between['min'])} … {times(between['max'])}" if between else "-"
         cells = [events, times(whole["p50"]), times(whole["p99"]), least_most, times(whole["max"]), f"{whole['count']:,}"]
         yield f"| {name_of(result)} | " + " | ".join(cells) + " |"
 
@@ -193,7 +205,11 @@ def ring_figure(result: Result, kind: str, size: int, percentile: str = "p50") -
     """Nanoseconds, or messages a second."""
     for measurement in result["measurements"]:
         if measurement["id"] == f"{kind}-{size}" and measurement["runs"]:
-            figure = measurement["latency_ns"]["end_to_end"][percentile] if kind == "round-trip" else measurement["throughput"]["median"]
+            figure = (
+                measurement["latency_ns"]["end_to_end"][percentile]
+                if kind == "round-trip"
+                else measurement["throughput"]["median"]
+            )
             return None if figure is None else float(figure)
     return None
 
@@ -201,7 +217,13 @@ def ring_figure(result: Result, kind: str, size: int, percentile: str = "p50") -
 def ring_table(results: list[Result], kind: str) -> Iterator[str]:
     """Round trips or throughput, by size."""
     chosen = [result for result in results if result["job"]["name"] == "ring"]
-    chosen.sort(key=lambda each: (each["job"]["language"] != "rust", each["job"]["variant"] != "spin", each["job"]["engine"] != "ringmill"))
+    chosen.sort(
+        key=lambda each: (
+            each["job"]["language"] != "rust",
+            each["job"]["variant"] != "spin",
+            each["job"]["engine"] != "ringmill",
+        )
+    )
     yield "| ends written in, wait | " + " | ".join(SIZES.values()) + " |"
     yield "|---|" + "---:|" * len(SIZES)
     for result in chosen:
@@ -216,19 +238,18 @@ def ring_cell(result: Result, everything: list[Result], kind: str, size: int) ->
     if figure is None:
         return "failed"
     job = result["job"]
-    ours = next((each for each in everything if each["job"]["engine"] == "ringmill" and each["job"]["variant"] == job["variant"]), None)
+    ours = next(
+        (each for each in everything if each["job"]["engine"] == "ringmill" and each["job"]["variant"] == job["variant"]), None
+    )
     ratio = None
     if ours is not None and ours is not result and (our_figure := ring_figure(ours, kind, size)):
         ratio = figure / our_figure if kind == "round-trip" else our_figure / figure
-    if kind == "round-trip":
-        text = f"{times(figure)} / {times(ring_figure(result, kind, size, 'p99'))}"
-    else:
-        text = rate(figure)
+    text = f"{times(figure)} / {times(ring_figure(result, kind, size, 'p99'))}" if kind == "round-trip" else rate(figure)
     if ratio is None:
         return text
     target = RING_TARGETS.get((job["engine"], kind), {}).get(size) if job["variant"] == "spin" else None
-    missed = f", target {target:g}×{'' if ratio >= target else ' missed'}" if target else ""
-    return f"{text} ({ratio:.3g}×{missed}{', **we lose**' if ratio < 1 else ''})"
+    missed = f", target {target:g}x{'' if ratio >= target else ' missed'}" if target else ""
+    return f"{text} ({ratio:.3g}x{missed}{', **we lose**' if ratio < 1 else ''})"
 
 
 def bars(title: str, rows: list[tuple[str, float]]) -> str:
@@ -239,7 +260,8 @@ def bars(title: str, rows: list[tuple[str, float]]) -> str:
     left, width, line = 230, 520, 22
     height = 44 + line * len(rows)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
+        'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="8" y="18" font-size="13" font-weight="bold">{html.escape(title)}</text>',
     ]
@@ -269,7 +291,7 @@ def plots(results: list[Result]) -> dict[str, str]:
     files = {}
     for job, title in JOBS.items():
         rows = [
-            (name_of(result).replace("**", "") + (f" × {result['job']['workers']}" if job == "J3" else ""), speed(result))
+            (name_of(result).replace("**", "") + (f" x {result['job']['workers']}" if job == "J3" else ""), speed(result))
             for result in of_job(results, job)
             if speed(result) and result["job"].get("best", True)
         ]
@@ -285,8 +307,9 @@ def peers_section(folder: Path | None) -> str:
     results = load(folder)
     machine, build = results[0]["machine"], results[0]["build"]
     where = folder.relative_to(BENCH)
+    virtual = f", {machine['hypervisor'].upper()}" if machine["hypervisor"] else ""
     parts = [
-        f"{machine['cpus']} CPUs ({machine['cpu']}{', ' + machine['hypervisor'].upper() if machine['hypervisor'] else ''}), {machine['os']}, "
+        f"{machine['cpus']} CPUs ({machine['cpu']}{virtual}), {machine['os']}, "
         f"{machine['kernel']}, CPython {machine['python']}; {created(folder)[:10]}, commit {build['commit'][:7]}"
         f"{' with changes' if build['dirty'] else ''}. Every run and every histogram: [{where}]({where}).",
     ]
@@ -301,8 +324,14 @@ def peers_section(folder: Path | None) -> str:
     if any(result["job"]["name"] == "latency" for result in results):
         parts += ["### J2 live: from the event that closes a window to its results", "\n".join(latency_table(results))]
     if any(result["job"]["name"] == "ring" for result in results):
-        parts += ["### Between two processes: round trip, p50 / p99 (how many times ours)", "\n".join(ring_table(results, "round-trip"))]
-        parts += ["### Between two processes: messages a second (how many times theirs ours are)", "\n".join(ring_table(results, "throughput"))]
+        parts += [
+            "### Between two processes: round trip, p50 / p99 (how many times ours)",
+            "\n".join(ring_table(results, "round-trip")),
+        ]
+        parts += [
+            "### Between two processes: messages a second (how many times theirs ours are)",
+            "\n".join(ring_table(results, "throughput")),
+        ]
     return "\n\n".join(parts)
 
 

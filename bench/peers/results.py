@@ -1,4 +1,4 @@
-"""Result files, `ringmill-bench/1`: one for each case, written again after each of its runs, so that a stop loses one run at most."""
+"""Result files, `ringmill-bench/1`: one for each case, written after each of its runs: a stop loses one run at most."""
 
 import json
 import os
@@ -61,7 +61,11 @@ def machine(cpus: list[int]) -> dict[str, Any]:
 
 def build() -> dict[str, Any]:
     """Of what."""
-    return {"version": "0.1.0", "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "rust-core", "python-workers"))}
+    return {
+        "version": "0.1.0",
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "rust-core", "python-workers")),
+    }
 
 
 def new(job: dict[str, Any], method: dict[str, Any], cpus: list[int]) -> Result:

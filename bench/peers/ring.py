@@ -1,4 +1,4 @@
-"""The ring beside other ways between two processes: cases, and one run of each (peers/ring in Rust, engines/messages.py in Python)."""
+"""The ring beside other ways between two processes: cases, and a run of each (ring/ in Rust, engines/messages.py in Python)."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import environments, histogram, results
-from .measure import Failed
+from .measure import RunError
 from .runs import Settings, peer_environment
 
 SIZES = (64, 1024, 6144, 65536)
@@ -81,7 +81,7 @@ def program() -> Path:
         check=False,
     )
     if done.returncode != 0:
-        raise Failed("the harness does not build: " + " | ".join(done.stderr.strip().splitlines()[-5:]))
+        raise RunError("the harness does not build: " + " | ".join(done.stderr.strip().splitlines()[-5:]))
     return target / "release" / "peers-ring"
 
 
@@ -96,7 +96,7 @@ def run(case: RingCase, number: int, settings: Settings) -> str | None:
         for measurement in result["measurements"]:
             kind, size = measurement["id"].rsplit("-", 1)
             said.append(one_run(case, measurement, kind == "round-trip", int(size), settings))
-    except (Failed, OSError, ValueError, KeyError) as error:
+    except (RunError, OSError, ValueError, KeyError) as error:
         results.invalidate(result, f"{type(error).__name__}: {error}")
         results.save(path, result)
         return f"FAILED: {error}"
@@ -134,7 +134,7 @@ def one_run(case: RingCase, measurement: dict[str, Any], round_trip: bool, size:
             command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
         )
         if done.returncode != 0:
-            raise Failed(f"{kind} of {size} bytes: " + " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:]))
+            raise RunError(f"{kind} of {size} bytes: " + " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:]))
         said = json.loads(done.stdout.strip().splitlines()[-1])
         run_of: dict[str, Any] = {"status": "valid", "invalid_because": [], "rows_in": count, "lost": 0, "latency_ns": {}}
         run_of |= {"achieved_rate": None, "seconds": None}

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import cases, histogram, latency, outputs, results
 from .cases import START_ROWS, Case
-from .measure import Failed, Measured
+from .measure import Measured, RunError
 from .measure import run as run_program
 
 BENCH = Path(__file__).parent.parent
@@ -113,8 +113,12 @@ def run(case: Case, number: int, settings: Settings, folder: Path) -> str | None
     if number >= 3 and not settings.runs and long(measurement):
         return None
     try:
-        said = live_run(case, settings, folder, measurement) if case.job == "latency" else file_run(case, settings, folder, measurement)
-    except (Failed, EOFError, TimeoutError, OSError, ValueError, KeyError, IndexError) as error:
+        said = (
+            live_run(case, settings, folder, measurement)
+            if case.job == "latency"
+            else file_run(case, settings, folder, measurement)
+        )
+    except (RunError, EOFError, TimeoutError, OSError, ValueError, KeyError, IndexError) as error:
         record_failure(case, settings, f"{type(error).__name__}: {error}")
         return f"FAILED: {error}"
     results.summarise(measurement)
@@ -139,7 +143,7 @@ def file_run(case: Case, settings: Settings, folder: Path, measurement: dict[str
     startup_s = statistics.median(starts)
     steady_s = measured.wall_s - startup_s
     if steady_s <= 0:
-        raise Failed(f"{rows} rows took no longer than {START_ROWS}")
+        raise RunError(f"{rows} rows took no longer than {START_ROWS}")
     rate = (rows - START_ROWS) / steady_s
     measurement["runs"].append(
         {
@@ -165,7 +169,7 @@ def checked_run(case: Case, rows: int, settings: Settings, folder: Path) -> Meas
     """Runs it and compares its output.
 
     Raises:
-        Failed: it failed, or its output is wrong.
+        RunError: it failed, or its output is wrong.
     """
     if case.engine == "ringmill":
         return ringmill_run(case, rows, settings, folder)
@@ -177,7 +181,7 @@ def checked_run(case: Case, rows: int, settings: Settings, folder: Path) -> Meas
     measured = run_program(command, settings.cpus, peer_environment(), folder, TIMEOUT_S)
     problems = outputs.problems(case, rows, output)
     if problems:
-        raise Failed("wrong output: " + "; ".join(problems))
+        raise RunError("wrong output: " + "; ".join(problems))
     return measured
 
 
@@ -213,11 +217,11 @@ def ringmill_run(case: Case, rows: int, settings: Settings, folder: Path) -> Mea
     measured = run_program(command, settings.cpus, {}, folder, TIMEOUT_S)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if not report["reconciled"] or report["rows"]["in"] != rows or report["rows"]["late"] or report["rows"]["dead_letters"]:
-        raise Failed(f"rows are missing: {report['rows']}")
+        raise RunError(f"rows are missing: {report['rows']}")
     if case.check == "windows":
         problems = outputs.problems(case, rows, folder / "output.csv")
         if problems:
-            raise Failed("wrong output: " + "; ".join(problems))
+            raise RunError("wrong output: " + "; ".join(problems))
     return measured
 
 
@@ -230,7 +234,7 @@ def check_ringmill(case: Case, settings: Settings, folder: Path) -> None:
     run_program(ringmill_command("stateless_check", settings, overrides), settings.cpus, {}, folder, TIMEOUT_S)
     problems = outputs.batched_problems(CHECKED_ROWS, folder / "output.csv")
     if problems:
-        raise Failed("wrong output: " + "; ".join(problems))
+        raise RunError("wrong output: " + "; ".join(problems))
 
 
 def live_run(case: Case, settings: Settings, folder: Path, measurement: dict[str, Any]) -> str:
@@ -242,7 +246,8 @@ def live_run(case: Case, settings: Settings, folder: Path, measurement: dict[str
     else:
         command = cases.command(case, 0, Path("/dev/stdin"), Path("/dev/stdout"))
         environment = peer_environment()
-    engine = latency.Engine(command, settings.cpus, environment, folder, by_socket=case.engine == "pyflink")
+    header = b"device,timestamp,temperature\n" if case.engine == "ringmill" else b""
+    engine = latency.Engine(command, settings.cpus, environment, folder, by_socket=case.engine == "pyflink", header=header)
     try:
         measured = latency.measure(engine, case.rate, settings.seconds(), settings.cpus)
     finally:
@@ -270,8 +275,6 @@ def live_run(case: Case, settings: Settings, folder: Path, measurement: dict[str
         if measured_ones:
             measurement["spread_ns"].setdefault("end_to_end", {})[name] = results.spread(measured_ones)
     if measured.problems:
-        raise Failed("; ".join(measured.problems))
+        raise RunError("; ".join(measured.problems))
     figures = run["latency_ns"]["end_to_end"]  # type: ignore[index]
     return f"p50 {(figures['p50'] or 0) / 1e6:.2f} ms, p99 {(figures['p99'] or 0) / 1e6:.2f} ms"
-
-

@@ -15,7 +15,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from peers.engines.job import BATCH_ROWS, FUNCTIONS, MEAN, START_MS, WEIGHTS, Fl
 
 LINES = 10_000
 """In a batch of a file's; 1,000 (the default) is slower."""
-START = datetime.fromtimestamp(START_MS / 1000, timezone.utc)
+START = datetime.fromtimestamp(START_MS / 1000, UTC)
 Reading = tuple[str, tuple[datetime, float, float, int]]
 """Device; time, sums of temperature and humidity, count."""
 
@@ -133,7 +133,7 @@ def run_stateless(job: Job) -> None:
 def csv_reading(line: str) -> Reading:
     """A line of a CSV file."""
     device, timestamp, temperature = line.split(",")
-    return device, (datetime.fromtimestamp(int(timestamp) / 1000, timezone.utc), float(temperature), 0.0, 1)
+    return device, (datetime.fromtimestamp(int(timestamp) / 1000, UTC), float(temperature), 0.0, 1)
 
 
 def json_reading(line: str) -> Reading:
@@ -142,7 +142,7 @@ def json_reading(line: str) -> Reading:
 
     event = orjson.loads(line)
     readings = event["readings"]
-    time = datetime.fromtimestamp(event["timestamp"] / 1000, timezone.utc)
+    time = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
     return event["device"]["id"], (time, readings["temperature"], readings["humidity"], 1)
 
 

@@ -8,11 +8,18 @@ latency  J2 from a socket to standard output: watermarks every millisecond, bund
 import json
 import os
 import sys
+from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped,unused-ignore]  # of this peer's environment
 from pyflink.common import Configuration  # type: ignore[import-not-found]
-from pyflink.datastream import StreamExecutionEnvironment  # type: ignore[import-not-found]
-from pyflink.table import DataTypes, Schema, StreamTableEnvironment  # type: ignore[import-not-found]
+from pyflink.datastream import DataStream, StreamExecutionEnvironment  # type: ignore[import-not-found]
+from pyflink.table import (  # type: ignore[import-not-found]
+    DataTypes,
+    EnvironmentSettings,
+    Schema,
+    StreamTableEnvironment,
+    TableEnvironment,
+)
 from pyflink.table.udf import udf  # type: ignore[import-not-found]
 
 from peers.engines.job import BATCH_ROWS, Job, heavy, told
@@ -32,7 +39,7 @@ def heavy_scores(values: "pd.Series[float]") -> "pd.Series[float]":
     return scores(values)
 
 
-def environment(job: Job) -> StreamTableEnvironment:
+def environment(job: Job) -> Any:
     """A cluster of its own in this process."""
     settings = {
         "python.executable": sys.executable,
@@ -40,8 +47,7 @@ def environment(job: Job) -> StreamTableEnvironment:
         "python.execution-mode": "process",
         "parallelism.default": str(job.workers),
         "rest.port": "0",
-        "taskmanager.memory.task.heap.size": "1g",
-        "taskmanager.memory.managed.size": "512m",
+        "table.local-time-zone": "UTC",
     }
     if job.variant == "tuned":
         settings |= {
@@ -49,9 +55,6 @@ def environment(job: Job) -> StreamTableEnvironment:
             "python.fn-execution.arrow.batch.size": "1024" if job.name == "J3" else "10000",
             "pipeline.object-reuse": "true",
         }
-    elif job.name == "J3":
-        settings["python.fn-execution.arrow.batch.size"] = "1024"
-        settings["python.fn-execution.bundle.size"] = "1024"
     if job.name == "latency":
         settings |= {
             "python.fn-execution.bundle.time": "10",
@@ -61,23 +64,45 @@ def environment(job: Job) -> StreamTableEnvironment:
     configuration = Configuration()
     for name, value in settings.items():
         configuration.set_string(name, value)
-    stream = StreamExecutionEnvironment.get_execution_environment(configuration)
-    tables = StreamTableEnvironment.create(stream)
-    for name, value in settings.items():
-        tables.get_config().set(name, value)
+    if job.name == "latency":
+        stream = StreamExecutionEnvironment.get_execution_environment(configuration)
+        tables = StreamTableEnvironment.create(stream)
+        for name, value in settings.items():
+            tables.get_config().set(name, value)
+        lines_from_socket(stream, tables)
+    else:
+        builder = EnvironmentSettings.new_instance().with_configuration(configuration)
+        mode = builder.in_batch_mode() if job.name in ("J1", "J3") else builder.in_streaming_mode()
+        tables = TableEnvironment.create(mode.build())
     function = heavy_scores if job.name == "J3" else scores
     tables.create_temporary_function("score_of", udf(function, result_type=DataTypes.DOUBLE(), func_type="pandas"))
     return tables
 
 
-def source(tables: StreamTableEnvironment, job: Job, columns: str, form: str) -> None:
+def lines_from_socket(stream: Any, tables: Any) -> None:
+    """Flink's socket source as a table called events; PyFlink has no name for it, so it is asked for in Java."""
+    port = int(os.environ["PEERS_PORT"])
+    lines = DataStream(stream._j_stream_execution_environment.socketTextStream("localhost", port))
+    schema = (
+        Schema.new_builder()
+        .column("f0", DataTypes.STRING())
+        .column_by_expression("device", "SPLIT_INDEX(f0, ',', 0)")
+        .column_by_expression("temperature", "CAST(SPLIT_INDEX(f0, ',', 2) AS DOUBLE)")
+        .column_by_expression("event_time", "TO_TIMESTAMP_LTZ(CAST(SPLIT_INDEX(f0, ',', 1) AS BIGINT), 3)")
+        .watermark("event_time", "event_time - INTERVAL '0.001' SECOND")
+        .build()
+    )
+    tables.create_temporary_view("events", tables.from_data_stream(lines, schema))
+
+
+def source(tables: Any, job: Job, columns: str, form: str) -> None:
     """The file as a table called events."""
     tables.execute_sql(
         f"CREATE TABLE events ({columns}) WITH ('connector' = 'filesystem', 'path' = 'file://{job.input}', 'format' = '{form}')"
     )
 
 
-def results(tables: StreamTableEnvironment, job: Job, columns: str) -> None:
+def results(tables: Any, job: Job, columns: str) -> None:
     """A folder of CSV files as a table called results."""
     tables.execute_sql(
         f"CREATE TABLE results ({columns}) WITH ('connector' = 'filesystem', 'path' = 'file://{job.output}', 'format' = 'csv')"
@@ -87,7 +112,6 @@ def results(tables: StreamTableEnvironment, job: Job, columns: str) -> None:
 def stateless(job: Job) -> None:
     """J1 and J3: the digest is summed by Flink, in batch mode's blink of an aggregate at the end."""
     tables = environment(job)
-    tables.get_config().set("execution.runtime-mode", "batch")
     source(tables, job, "number BIGINT, `value` DOUBLE", "csv")
     tables.execute_sql("CREATE TEMPORARY VIEW scored AS SELECT number, score_of(`value`) AS score FROM events")
     with tables.execute_sql(DIGEST).collect() as rows:
@@ -95,48 +119,40 @@ def stateless(job: Job) -> None:
     job.output.write_text(json.dumps({"rows": count, "digest": (digest or 0.0) / BATCH_ROWS}), encoding="utf-8")
 
 
-WINDOWS = """
-    SELECT device, started, average, score_of(average) AS score FROM (
-        SELECT device, 1000 * UNIX_TIMESTAMP(CAST(window_start AS STRING)) AS started, AVG(temperature) AS average
-        FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(event_time), INTERVAL '1' SECOND))
-        GROUP BY device, window_start, window_end)
-"""
-EVENT_TIME = "event_time AS TO_TIMESTAMP_LTZ(`timestamp`, 3), WATERMARK FOR event_time AS event_time"
+RESULTS = "device STRING, started BIGINT, average DOUBLE, score DOUBLE"
+EVENT_TIME = "event_time AS TO_TIMESTAMP_LTZ(`timestamp`, 3), WATERMARK FOR event_time AS event_time - INTERVAL '0.001' SECOND"
+
+
+def windows_of(device: str, temperature: str) -> str:
+    """The query of J2; its names are those of the columns."""
+    return f"""
+        INSERT INTO results SELECT device, started, average, score_of(average) FROM (
+            SELECT {device} AS device, 1000 * UNIX_TIMESTAMP(CAST(window_start AS STRING)) AS started,
+                AVG({temperature}) AS average
+            FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(event_time), INTERVAL '1' SECOND))
+            GROUP BY {device}, window_start, window_end)
+    """
 
 
 def windows(job: Job) -> None:
     """J2 and J4."""
     tables = environment(job)
-    tables.get_config().set("table.local-time-zone", "UTC")
     if job.name == "J4":
-        columns = (
-            "device_ ROW<id STRING>, `timestamp` BIGINT, readings ROW<temperature DOUBLE, humidity DOUBLE>, "
-            f"device AS device_.id, temperature AS readings.temperature, {EVENT_TIME}"
-        ).replace("device_ ", "`device` ", 1)
-        columns = (
-            "`device` ROW<id STRING>, `timestamp` BIGINT, `readings` ROW<temperature DOUBLE, humidity DOUBLE>, " + EVENT_TIME
-        )
-        source(tables, job, columns, "json")
-        query = WINDOWS.replace("SELECT device, 1000", "SELECT `device`.id AS device, 1000").replace(
-            "AVG(temperature)", "AVG(`readings`.temperature)"
-        )
-        query = query.replace("GROUP BY device,", "GROUP BY `device`.id,")
+        columns = "device ROW<id STRING>, `timestamp` BIGINT, readings ROW<temperature DOUBLE, humidity DOUBLE>"
+        source(tables, job, f"{columns}, {EVENT_TIME}", "json")
+        query = windows_of("`device`.id", "readings.temperature")
     else:
         source(tables, job, f"device STRING, `timestamp` BIGINT, temperature DOUBLE, {EVENT_TIME}", "csv")
-        query = WINDOWS
-    results(tables, job, "device STRING, started BIGINT, average DOUBLE, score DOUBLE")
-    tables.execute_sql(f"INSERT INTO results {query}").wait()
+        query = windows_of("device", "temperature")
+    results(tables, job, RESULTS)
+    tables.execute_sql(query).wait()
 
 
 def latency(job: Job) -> None:
     """The port of a server of lines comes in the environment."""
     tables = environment(job)
-    tables.get_config().set("table.local-time-zone", "UTC")
-    java = tables._j_tenv  # PyFlink has no socket source of its own
-    del java
-    stream = StreamExecutionEnvironment.get_execution_environment()
-    lines = stream._j_stream_execution_environment.socketTextStream("localhost", int(os.environ["PEERS_PORT"]))
-    del lines, Schema
+    tables.execute_sql(f"CREATE TABLE results ({RESULTS}) WITH ('connector' = 'print')")
+    tables.execute_sql(windows_of("device", "temperature")).wait()
 
 
 def main() -> None:

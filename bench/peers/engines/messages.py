@@ -1,4 +1,4 @@
-"""Messages between two Python processes: `messages.py TRANSPORT WAIT MEASURE BYTES COUNT CPU CPU`, like the Rust harness beside it.
+"""Messages between two Python processes: `messages.py TRANSPORT WAIT MEASURE BYTES COUNT CPU CPU`, like the Rust harness.
 
 iceoryx2-python  its Python package: slices written and read through NumPy views, polled
 zeromq           PAIR sockets over ipc; spin: `recv(NOBLOCK)` in a loop

@@ -67,7 +67,10 @@ def stateless(job: Job) -> None:
 def averages(readings: Any, behavior: Any = None) -> Any:
     """Windows and the function on their results."""
     windows = readings.windowby(
-        readings.timestamp, window=pw.temporal.tumbling(duration=1000, origin=START_MS), instance=readings.device, behavior=behavior
+        readings.timestamp,
+        window=pw.temporal.tumbling(duration=1000, origin=START_MS),
+        instance=readings.device,
+        behavior=behavior,
     )
     results = windows.reduce(
         device=pw.this._pw_instance, window=pw.this._pw_window_start, average=pw.reducers.avg(pw.this.temperature)
