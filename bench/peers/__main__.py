@@ -7,7 +7,6 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -84,4 +83,4 @@ def measure(selected: list[Case], ring_cases: list[ring.RingCase], settings: run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cases, histogram, latency, outputs, results
+from . import cases, environments, histogram, latency, outputs, results
 from .cases import START_ROWS, Case
 from .measure import Measured, RunError
 from .measure import run as run_program
@@ -48,7 +48,7 @@ class Settings:
 def prepare(case: Case, settings: Settings) -> None:
     """Its environment and its files."""
     if case.engine != "ringmill":
-        cases.environments.python(cases.requirements(case.engine))
+        environments.python(cases.requirements(case.engine))
     if case.job == "latency":
         return
     if case.check == "ringmill":
@@ -128,7 +128,7 @@ def run(case: Case, number: int, settings: Settings, folder: Path) -> str | None
 
 def long(measurement: dict[str, Any]) -> bool:
     """Whether three runs have to do."""
-    return statistics.median([run["wall_s"] for run in measurement["runs"]] or [0.0]) > LONG_S
+    return bool(statistics.median([run["wall_s"] for run in measurement["runs"]] or [0.0]) > LONG_S)
 
 
 def file_run(case: Case, settings: Settings, folder: Path, measurement: dict[str, Any]) -> str:
@@ -253,7 +253,7 @@ def live_run(case: Case, settings: Settings, folder: Path, measurement: dict[str
     finally:
         engine.end()
     samples = histogram.of(measured.nanoseconds)
-    run = {
+    run: dict[str, Any] = {
         "status": "invalid" if measured.problems else "valid",
         "invalid_because": measured.problems,
         "rows_in": measured.events,
@@ -276,5 +276,5 @@ def live_run(case: Case, settings: Settings, folder: Path, measurement: dict[str
             measurement["spread_ns"].setdefault("end_to_end", {})[name] = results.spread(measured_ones)
     if measured.problems:
         raise RunError("; ".join(measured.problems))
-    figures = run["latency_ns"]["end_to_end"]  # type: ignore[index]
-    return f"p50 {(figures['p50'] or 0) / 1e6:.2f} ms, p99 {(figures['p99'] or 0) / 1e6:.2f} ms"
+    ended = run["latency_ns"]["end_to_end"]
+    return f"p50 {(ended['p50'] or 0) / 1e6:.2f} ms, p99 {(ended['p99'] or 0) / 1e6:.2f} ms"

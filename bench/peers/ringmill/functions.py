@@ -12,14 +12,15 @@ HEAVY_NS = 1_000_000
 @rm.udf(outputs={"score": rm.float64})
 def zscore(temperature: np.ndarray) -> np.ndarray:
     """J1."""
-    return (temperature - temperature.mean()) / temperature.std()
+    scores: np.ndarray = (temperature - temperature.mean()) / temperature.std()
+    return scores
 
 
 @rm.udf(outputs={"score": rm.float64})
 def heavy(temperature: np.ndarray) -> np.ndarray:
     """J3: the same and 1 ms of processor time."""
     until = time.thread_time_ns() + HEAVY_NS
-    scores = (temperature - temperature.mean()) / temperature.std()
+    scores: np.ndarray = (temperature - temperature.mean()) / temperature.std()
     while time.thread_time_ns() < until:
         pass
     return scores
