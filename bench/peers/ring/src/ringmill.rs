@@ -3,9 +3,7 @@
 
 use crate::{Client, Outcome, Plan, Server, payload};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use ringmill_ring::{
-    ChannelConfig, Completion, CoreEnd, Doorbell, Submission, SubmissionKind, Wait, WorkerEnd,
-};
+use ringmill_ring::{ChannelConfig, Completion, CoreEnd, Doorbell, Submission, SubmissionKind, Wait, WorkerEnd};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Child;
 use std::time::Duration;
