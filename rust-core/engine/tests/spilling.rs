@@ -50,6 +50,7 @@ fn plan(folder: &Path, shards: usize, state_bytes_max: u64, has_checkpoints: boo
         name: "test".into(),
         shards,
         wait: Wait::Block,
+        profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max,
         run_base: None,
