@@ -55,8 +55,12 @@ fn plan(folder: &Path, shards: usize, state_bytes_max: u64, has_checkpoints: boo
         state_bytes_max,
         run_base: None,
         worker_environment: Vec::new(),
-        checkpoint: has_checkpoints
-            .then(|| CheckpointSpec { path, interval_ns: 20_000_000, keep: 2, start: StartFrom::Newest }),
+        checkpoint: has_checkpoints.then(|| CheckpointSpec {
+            path,
+            interval_ns: 20_000_000,
+            keep: 2,
+            start: StartFrom::Newest,
+        }),
     };
     Plan::build(pipeline, nodes(folder)).unwrap_or_else(|errors| panic!("{errors:?}"))
 }

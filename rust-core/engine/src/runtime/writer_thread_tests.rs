@@ -218,7 +218,7 @@ fn without_checkpoints_the_rows_that_a_full_disk_costs_are_taken_and_counted() {
     let script = Arc::new(Mutex::new(Script { errors: [libc::ENOSPC; 100].into(), ..Script::default() }));
     let (signals, control) = ([Arc::new(ShardSignal::new().unwrap())], Arc::new(Control::default()));
     control.request_drain();
-    let (thread, mut lanes) = start_writer("out", Box::new(Scripted(script)), None, &signals, &control).unwrap();
+    let (thread, mut lanes) = start_writer("out", Box::new(Scripted(script)), None, None, &signals, &control).unwrap();
     for number in 0..3 * CHUNKS {
         let chunk = loop {
             // Chunks come back, though nothing can be written.

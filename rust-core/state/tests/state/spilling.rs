@@ -1,7 +1,7 @@
 //! What is put away between two barriers: it can be had back, is part of the next checkpoint and of no earlier one, and
 //! survives an error of the store though nobody has a copy.
 
-use ringmill_state::{Delta, EntryKey, ShardStore, StateFolder, StoreCall};
+use ringmill_state::{Delta, EntryKey, Manifest, ShardStore, StateFolder, StoreCall};
 
 use crate::support::{Key, entries, place, recover_all, take_checkpoint};
 
@@ -85,7 +85,7 @@ fn the_next_checkpoint_has_what_was_put_away_and_the_one_before_has_not() {
     put_away(&mut stores[0], 7, 5..20, b"second");
     let second = take_checkpoint(&folder, 2, &mut stores).expect("checkpoint");
     put_away(&mut stores[0], 7, 0..50, b"lost");
-    let has = |manifest, count, value: &[u8]| {
+    let has = |manifest: &Manifest, count, value: &[u8]| {
         let recovered = recover_all(&folder, manifest).expect("recover");
         let entries = entries(&recovered[0]);
         let key = Key { node: 1, section: 1, window: 7, group: 7, key: 7_u16.to_be_bytes().to_vec() };

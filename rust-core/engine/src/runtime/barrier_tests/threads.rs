@@ -13,6 +13,7 @@ use crate::runtime::checkpoint_link::{CheckpointLink, StoreEnd, connect};
 use crate::runtime::shard::Shard;
 use crate::runtime::signal::ShardSignal;
 use crate::runtime::snapshot::BarrierRequest;
+use crate::runtime::store_port::StoreTask;
 
 /// Starts the shards' threads; figures of an earlier run are `base`.
 fn start(
@@ -29,7 +30,8 @@ fn start(
         let nodes: Vec<NodeCounts> = topology.nodes.iter().map(|_| NodeCounts::default()).collect();
         let mut before = nodes.clone();
         before.iter_mut().for_each(|counts| counts.rows_in = base);
-        let (checkpoints, end) = connect(link, index, if index == 0 { before } else { Vec::new() });
+        let base = if index == 0 { before } else { Vec::new() };
+        let (checkpoints, end) = connect(link, index, graph.node_count(), base);
         ends.push(end);
         let shard = Shard {
             graph,
@@ -72,7 +74,7 @@ fn shard_threads_hand_over_one_snapshot_for_each_barrier_and_end_with_the_last()
         link.request(BarrierRequest { epoch, is_final });
         let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
         for (shard, end) in ends.iter().enumerate() {
-            let mut snapshot = end.next().expect("one for each barrier");
+            let Some(StoreTask::Snapshot(mut snapshot)) = end.next() else { panic!("one for each barrier") };
             assert_eq!((snapshot.epoch, snapshot.shard), (epoch, shard));
             checkpoint.add(&mut stores[shard], &mut snapshot);
             end.give_back(snapshot);

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     const SPEC: RestartSpec =
-        RestartSpec { backoff_ns: 100, backoff_ns_max: 1_000, deaths_max: 8, window_ns: 1_000_000 };
+        RestartSpec { backoff_ns: 100, backoff_ns_max: 1_000, deaths_max: 8, window_ns: 1_000_000, start_ns_max: 0 };
 
     #[test]
     fn the_first_start_follows_at_once_and_the_next_wait_twice_as_long_each() {
