@@ -59,7 +59,6 @@ pub struct NodeSpec {
 }
 
 /// What a node does.
-#[expect(clippy::large_enum_variant, reason = "there is one for each step, and none is moved about")]
 #[derive(Clone, Debug)]
 pub enum NodeKind {
     /// Rows come in here.

@@ -55,7 +55,7 @@ fn plan(folder: &Path, shards: usize, state_bytes_max: u64, has_checkpoints: boo
         state_bytes_max,
         run_base: None,
         worker_environment: Vec::new(),
-        checkpoint: has_checkpoints.then(|| CheckpointSpec {
+        checkpoint: has_checkpoints.then_some(CheckpointSpec {
             path,
             interval_ns: 20_000_000,
             keep: 2,

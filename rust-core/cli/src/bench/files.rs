@@ -73,9 +73,10 @@ pub fn write_hlog(path: &Path, comment: &str, outcome: &Outcome, measured_ns: (u
             write(slice, start_ns, outcome.slice_ns, "end_to_end")?;
         }
     }
-    for (start_ns, length_ns, stages) in &outcome.intervals {
-        for (stage, histogram) in stages.iter().filter(|(stage, _)| *stage != ringmill_engine::Stage::EndToEnd) {
-            write(histogram, *start_ns, *length_ns, stage.name())?;
+    for interval in &outcome.intervals {
+        for (stage, histogram) in interval.stages.iter().filter(|(stage, _)| *stage != ringmill_engine::Stage::EndToEnd)
+        {
+            write(histogram, interval.start_ns, interval.length_ns, stage.name())?;
         }
     }
     write(&outcome.hiccups.total, measured_ns.0, measured_ns.1 - measured_ns.0, "hiccup")?;

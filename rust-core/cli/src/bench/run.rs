@@ -70,8 +70,18 @@ pub struct Outcome {
     pub slices: Vec<Histogram<u32>>,
     /// Length of a slice.
     pub slice_ns: u64,
-    /// Latencies of the other stages: since the start of the load, length, by stage.
-    pub intervals: Vec<(u64, u64, Vec<(Stage, Histogram<u64>)>)>,
+    /// Latencies of the other stages.
+    pub intervals: Vec<Interval>,
+}
+
+/// What stages recorded between two looks.
+pub struct Interval {
+    /// Since the start of the load.
+    pub start_ns: u64,
+    /// Until the next look.
+    pub length_ns: u64,
+    /// Those that recorded anything.
+    pub stages: Vec<(Stage, Histogram<u64>)>,
 }
 
 /// Signals that have come.
@@ -128,7 +138,7 @@ struct Watch<'a> {
     backlog: Vec<u64>,
     /// Looked at while rows were measured.
     measured_backlog: Vec<u64>,
-    intervals: Vec<(u64, u64, Vec<(Stage, Histogram<u64>)>)>,
+    intervals: Vec<Interval>,
     /// When stages were fetched last, since the start; `None`: the warm-up is not over.
     fetched_ns: Option<u64>,
     backlog_at_end: Option<u64>,
@@ -289,7 +299,8 @@ impl<'a> Watch<'a> {
         let Some(before_ns) = self.fetched_ns else { return };
         let stages = self.control.take_intervals();
         if !stages.is_empty() {
-            self.intervals.push((before_ns, now_ns.saturating_sub(before_ns), stages));
+            let length_ns = now_ns.saturating_sub(before_ns);
+            self.intervals.push(Interval { start_ns: before_ns, length_ns, stages });
         }
         self.fetched_ns = Some(now_ns);
     }
@@ -324,7 +335,7 @@ impl Gathered<'_> {
             vec![(Stage::EndToEnd.name(), end_to_end, batches), ("queue", self.figures.waits.clone(), batches)];
         for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::EndToEnd) {
             let mut total = latency_histogram();
-            let found = self.watch.intervals.iter().flat_map(|(_, _, stages)| stages);
+            let found = self.watch.intervals.iter().flat_map(|interval| &interval.stages);
             for (_, histogram) in found.filter(|(other, _)| *other == stage) {
                 // The bounds are the same, so nothing can be out of them.
                 let _ = total.add(histogram);
