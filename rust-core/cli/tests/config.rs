@@ -545,14 +545,19 @@ fn a_postgres_sink_has_defaults_and_its_mistakes_never_show_the_url() {
     assert_eq!(found.mode, WriteMode::Upsert(vec!["a".to_owned(), "b".to_owned()]));
     assert_eq!(found.root_certificates.as_deref(), Some(Path::new("/etc/mill/ca.pem")));
     let wrong = "url = \"postgres://me:s3cret@db:x/events\"\n";
-    check(&sink(wrong), &["p.toml:3:2: `url`: invalid connection string: invalid value for option `port`"]);
+    let hint = "(for example url = \"postgres://user@localhost:5432/database\", with password_file)";
+    let reason = "invalid connection string: invalid value for option `port`";
+    check(&sink(wrong), &[&format!("p.toml:3:8: `url`: {reason} {hint}")]);
     let mistakes = load(&sink(wrong), &[]).expect_err("a mistake").to_string();
     assert!(!mistakes.contains("s3cret"), "{mistakes}");
     check(
         &sink("url = \"$RINGMILL_TEST_NO_SUCH_VARIABLE\"\n"),
-        &["p.toml:3:2: `url`: there is no environment variable RINGMILL_TEST_NO_SUCH_VARIABLE"],
+        &["p.toml:3:8: `url`: there is no environment variable RINGMILL_TEST_NO_SUCH_VARIABLE"],
     );
-    check(&sink(&format!("{url}mode = \"upsert\"\n")), &["p.toml:3:2: mode `upsert` needs `conflict`"]);
+    check(
+        &sink(&format!("{url}mode = \"upsert\"\n")),
+        &["p.toml:3:8: mode `upsert` needs `conflict` (name the key's columns: conflict = [\"device_id\"])"],
+    );
     check(
         &sink(&format!("{url}conflict = [\"a\"]\nsslrootcert = \"ca.pem\"\n")),
         &[

@@ -18,6 +18,7 @@ mod memory;
 mod partition;
 mod schedule;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -180,6 +181,12 @@ impl OpenLoop {
         start_ns != 0 && at_ns.checked_sub(start_ns).is_some_and(|since_ns| (from_ns..to_ns).contains(&since_ns))
     }
 
+    /// Those rows of a partition that are due in the measured time.
+    fn measured_rows(&self, schedule: &Schedule) -> Range<u64> {
+        let before = |at_ns: u64| at_ns.checked_sub(1).map_or(0, |last_ns| schedule.due(last_ns));
+        before(self.spec.measured_ns.0)..before(self.spec.measured_ns.1)
+    }
+
     /// Releases rows until all are released or [`OpenLoop::stop`]; spins. Nothing is done for a load without a thread.
     pub fn drive(&self) {
         if !self.has_thread() {
@@ -206,10 +213,12 @@ impl OpenLoop {
                 let released = lane.released();
                 let due = lane.schedule.due(since_ns);
                 if due > released {
+                    let measured = self.measured_rows(&lane.schedule);
                     lane.release(due);
-                    let oldest_ns = lane.schedule.due_ns(released);
-                    if self.is_measured(start_ns + oldest_ns) {
-                        lag.saturating_record_n((since_ns - oldest_ns).max(1), due - released);
+                    let (first, end) = (released.max(measured.start), due.min(measured.end));
+                    if first < end {
+                        // All of them are taken to be as late as the oldest.
+                        lag.saturating_record_n((since_ns - lane.schedule.due_ns(first)).max(1), end - first);
                     }
                     if due == lane.schedule.rows() {
                         self.released_ns.fetch_max(since_ns, Ordering::Relaxed);

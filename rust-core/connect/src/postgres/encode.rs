@@ -76,13 +76,14 @@ fn refusal(column: &ColumnView<'_>, rows: Range<usize>) -> Option<(usize, &'stat
 
 /// Microseconds since 2000, if PostgreSQL has that time.
 fn micros(value: i64, unit: TimeUnit) -> Option<i64> {
+    // Since 2000 first: in microseconds since 1970 the last years do not fit.
     let micros = match unit {
-        TimeUnit::Second => value.checked_mul(1_000_000)?,
-        TimeUnit::Millisecond => value.checked_mul(1_000)?,
-        TimeUnit::Microsecond => value,
-        TimeUnit::Nanosecond => value.div_euclid(1_000),
+        TimeUnit::Second => value.checked_sub(EPOCH_US / 1_000_000)?.checked_mul(1_000_000)?,
+        TimeUnit::Millisecond => value.checked_sub(EPOCH_US / 1_000)?.checked_mul(1_000)?,
+        TimeUnit::Microsecond => value.checked_sub(EPOCH_US)?,
+        TimeUnit::Nanosecond => value.div_euclid(1_000) - EPOCH_US,
     };
-    micros.checked_sub(EPOCH_US).filter(|micros| TIMES_US.contains(micros))
+    TIMES_US.contains(&micros).then_some(micros)
 }
 
 #[inline(always)]

@@ -49,17 +49,14 @@ impl<R: Read> Blocks<R> {
     /// Reads the next block.
     pub fn advance(&mut self) -> io::Result<()> {
         self.buffer.drain(..self.given);
-        self.given = whole(&self.buffer);
-        let mut wanted = self.block_bytes;
-        while !self.is_end && self.buffer.len() < wanted {
-            let room = wanted - self.buffer.len();
-            self.is_end = (&mut self.input).take(room as u64).read_to_end(&mut self.buffer)? < room;
+        loop {
             self.given = whole(&self.buffer);
-            if self.given == 0 {
-                wanted = 2 * self.buffer.len();
-            }
+            let wanted = if self.given == 0 { self.block_bytes.max(2 * self.buffer.len()) } else { self.block_bytes };
+            let Some(room) = wanted.checked_sub(self.buffer.len()).filter(|room| *room > 0 && !self.is_end) else {
+                return Ok(());
+            };
+            self.is_end = (&mut self.input).take(room as u64).read_to_end(&mut self.buffer)? < room;
         }
-        Ok(())
     }
 
     /// The block; empty if there was nothing more, or nothing that is a row.

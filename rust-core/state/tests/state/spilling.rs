@@ -58,20 +58,24 @@ fn a_window_is_had_back_slice_by_slice() {
             break;
         }
     }
-    assert_eq!((keys, slices), ((0..500).collect(), 6));
+    assert_eq!((keys, slices), ((0..500).collect(), 5));
 }
 
 #[test]
-fn a_store_that_is_opened_again_has_what_was_put_away_and_lacks_what_was_applied() {
+fn a_store_that_is_opened_again_has_what_was_put_away_and_takes_what_was_applied_again() {
     let (_around, path) = place();
     let folder = StateFolder::open(&path).expect("open");
     let mut store = ShardStore::create(&folder, 0).expect("create");
-    let mut applied = Delta::default();
-    applied.node(2).put(0, 0, 1, b"key", b"applied");
-    store.apply(&mut applied).expect("apply");
+    let apply = |store: &mut ShardStore| {
+        let mut applied = Delta::default();
+        applied.node(2).put(0, 0, 1, b"key", b"applied");
+        store.apply(&mut applied).expect("apply");
+    };
+    apply(&mut store);
     put_away(&mut store, 7, 0..100, b"put away");
     store.reopen().expect("reopen");
-    assert_eq!(entries(&store).len(), 100, "an epoch's changes are applied again");
+    apply(&mut store);
+    assert_eq!(entries(&store).len(), 101);
     assert_eq!(read(&mut store, 7, &[99]), [(99, b"put away".to_vec())]);
 }
 
