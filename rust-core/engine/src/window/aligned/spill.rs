@@ -229,12 +229,15 @@ impl AlignedWindows {
     fn drop_table(&mut self, step: &mut Step, number: i64) {
         self.spilling.need = Need::Nothing;
         let Some(at) = self.at(number) else { return };
+        let is_behind_another = self.open.iter().take(at).any(|open| open.place.is_firing());
         let open = &mut self.open[at];
         let table = std::mem::replace(&mut open.table, KeyTable::new(self.layout));
         step.budget.settle(table.bytes(), 0);
         open.changed.clear();
         (open.next, open.early) = (0, 0);
         match open.place {
+            // One comes back at a time. This one's turn comes when it is the first.
+            Place::Leaving if is_behind_another => {}
             Place::Leaving => {
                 open.place = Place::Returning;
                 self.spilling.after.clear();
