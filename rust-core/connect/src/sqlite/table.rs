@@ -178,11 +178,15 @@ pub fn database_error(path: &str, connection: &Connection, error: &rusqlite::Err
     let fault = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Fault::OutOfSpace,
         Some(ErrorCode::CannotOpen) => match make_probe(path) {
-            Ok(()) => Fault::Transient,
+            // What it was has passed, as lack of space does.
+            Ok(()) => Fault::OutOfSpace,
             Err(error) => {
                 reason = format!("{reason}: {error}");
-                let is_full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-                if is_full { Fault::OutOfSpace } else { Fault::Permanent }
+                match error.raw_os_error() {
+                    Some(libc::ENOSPC | libc::EDQUOT) => Fault::OutOfSpace,
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Fault::Transient,
+                    _ => Fault::Permanent,
+                }
             }
         },
         Some(ErrorCode::SystemIoFailure) if lacks_space(connection) => Fault::OutOfSpace,
