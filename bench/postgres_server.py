@@ -24,7 +24,7 @@ def programs() -> Path | None:
 class Server:
     """A running server."""
 
-    bin: Path
+    programs: Path
     folder: Path
     port: int
 
@@ -35,12 +35,14 @@ class Server:
 
     def sql(self, text: str) -> str:
         """Runs SQL with psql; what it prints."""
-        arguments = [self.bin / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", self.url, "-c", text]
-        return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
+        psql = str(self.programs / "psql")
+        arguments = [psql, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", self.url, "-c", text]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
 
 @contextmanager
-def server(bin: Path) -> Iterator[Server]:
+def server(programs: Path) -> Iterator[Server]:
     """Starts one as a user that it accepts, waits until it answers, ends it."""
     owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="pg") as temporary:
@@ -52,13 +54,14 @@ def server(bin: Path) -> Iterator[Server]:
             port = free.getsockname()[1]
         user = owner.pw_uid if owner else None
         group = owner.pw_gid if owner else None
-        initdb = [bin / "initdb", "-D", folder / "data", "-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        data = str(folder / "data")
+        initdb = [str(programs / "initdb"), "-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale"]
         subprocess.run(initdb, user=user, group=group, cwd=folder, check=True, capture_output=True)
-        command = [bin / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port), "-h", ""]
+        command = [str(programs / "postgres"), "-D", data, "-k", str(folder), "-p", str(port), "-h", ""]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, user=user, group=group, cwd=folder, stdout=log, stderr=log)
         try:
-            started = Server(bin, folder, port)
+            started = Server(programs, folder, port)
             while True:
                 try:
                     started.sql("SELECT 1")

@@ -91,13 +91,13 @@ def shown(name: str, value: float) -> str:
 
 def run_postgres(folder: Path, runs: int) -> None:
     """Rows into PostgreSQL, and the same rows by a COPY of the server's own from a file, in turns."""
-    bin = postgres_server.programs()
-    if bin is None:
+    programs = postgres_server.programs()
+    if programs is None:
         print("PostgreSQL: skipped, it is not installed (apt-get install postgresql)", flush=True)
         return
     case = Case("generator, 5 columns, into a table of PostgreSQL", "postgres", seconds=None)
     copies = []
-    with postgres_server.server(bin) as server:
+    with postgres_server.server(programs) as server:
         os.environ["RINGMILL_BENCH_POSTGRES"] = server.url
         for _ in range(runs):
             shutil.rmtree(folder / "state", ignore_errors=True)

@@ -78,11 +78,13 @@ def disturbed(run: list[str], state: Path, kills_wanted: int, chance: random.Ran
             time.sleep(chance.uniform(0.2, 0.8))
             if kills.workers + kills.cores >= kills_wanted:
                 core.wait()
+            elif newest_checkpoint(state) <= known:
+                continue  # It is not at work yet.
             elif core.poll() is None and chance.random() < 0.5 and (workers := workers_of(core.pid)):
                 os.kill(chance.choice(workers), signal.SIGKILL)
                 kills.workers += 1
                 print(f"  killed a worker  ({kills.workers + kills.cores} of {kills_wanted})", flush=True)
-            elif core.poll() is None and newest_checkpoint(state) > known:
+            elif core.poll() is None:
                 core.kill()
                 kills.cores += 1
                 print(f"  killed the core at checkpoint {newest_checkpoint(state)}", flush=True)

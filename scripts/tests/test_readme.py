@@ -66,7 +66,7 @@ def commands(text: str) -> list[Typed]:
 
 def is_shown(line: str, output: str) -> bool:
     """Whether some line of the output is this one, with anything in place of each `…` and any spacing."""
-    words = (".*" if word == "…" else re.escape(word) for word in line.split())
+    words = (re.escape(word).replace("…", ".*") for word in line.split())
     pattern = re.compile(r"\s+".join(words).replace(r".*\s+", ".*").replace(r"\s+.*", ".*"))
     return any(pattern.fullmatch(printed.strip()) for printed in output.splitlines())
 

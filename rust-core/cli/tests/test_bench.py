@@ -70,7 +70,11 @@ def test_another_language_reads_the_histograms_in_the_result_and_finds_its_perce
         assert histogram.get_total_count() == figures["count"]
         for name, percentile in [("p50", 50), ("p90", 90), ("p99", 99)]:
             if figures[name] is not None:
-                assert histogram.get_value_at_percentile(percentile) == pytest.approx(figures[name], rel=0.002)
+                # Implementations differ in how they round to a whole observation.
+                one = 100 / figures["count"]
+                below = histogram.get_value_at_percentile(max(0, percentile - one))
+                above = histogram.get_value_at_percentile(min(100, percentile + one))
+                assert 0.998 * below - 1 <= figures[name] <= 1.002 * above + 1
 
 
 def test_merged_percentiles_count_every_run(measurement: dict[str, Any]) -> None:
