@@ -428,6 +428,31 @@ def double(temperature: np.ndarray):
 }
 
 #[test]
+fn a_worker_that_is_killed_before_the_run_begins_is_started_again_twice() {
+    let functions = |deaths: u32| {
+        format!(
+            "
+import os, pathlib, signal, sys
+
+if '--config' in sys.argv and len(list(pathlib.Path().glob('killed-*'))) < {deaths}:
+    pathlib.Path(f'killed-{{os.getpid()}}').touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@rm.udf(outputs={{'double': rm.float64}})
+def double(temperature: np.ndarray):
+    return temperature * 2
+"
+        )
+    };
+    let ended = Job::new(&pipeline(""), &functions(2)).run(&[]);
+    assert_eq!((ended.figure("/rows/out/out"), ended.figure("/rows/out/dead")), (10_000, 0));
+    assert!(ended.stderr.contains("was killed by SIGKILL while it started"), "{}", ended.stderr);
+    let ended = Job::new(&pipeline(""), &functions(3)).run(&[]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("was killed by SIGKILL"), "{}", ended.stderr);
+}
+
+#[test]
 fn the_other_workers_go_on_when_one_has_failed_for_good() {
     let functions = "
 import os, pathlib, sys, time

@@ -18,6 +18,8 @@ use crate::runtime::supervisor::{Death, Desk, WorkerPost};
 
 /// How long to wait before something is tried again that the system had no memory or descriptors for.
 pub(super) const SHORTAGE_NS: u64 = 100_000_000;
+/// Further starts of a first process that was killed before it was ready.
+const FIRST_STARTS_MAX: u64 = 2;
 
 /// Whether a worker works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +162,9 @@ impl WorkerLink {
         if self.is_distrusted { Ok(None) } else { self.channel.poll() }
     }
 
-    /// Whether the first process is ready; asked before the run begins, until it is. One that dies before ends the run:
-    /// what keeps it from starting now will do so again. Its answer rings the doorbell.
+    /// Whether the first process is ready; asked before the run begins, until it is. One that says why it cannot start
+    /// ends the run: it will not next time either. One that was killed is started again, and ends it at the third death.
+    /// Its answer rings the doorbell.
     pub(super) fn is_ready(&mut self, now_ns: u64) -> Result<bool, EngineError> {
         if self.state == State::Running {
             return Ok(true);
@@ -175,6 +178,9 @@ impl WorkerLink {
                     return Ok(true);
                 }
                 (Ok(Some(_)), _) => {}
+                (Ok(None), Some(death)) if death.fatal.is_none() && self.starts < FIRST_STARTS_MAX => {
+                    self.start_again(&death)?;
+                }
                 (Ok(None), Some(death)) => return Err(stillborn(worker, death)),
                 (Ok(None), None) if self.start_deadline_ns().is_some_and(|deadline_ns| now_ns > deadline_ns) => {
                     let (worker, message, traceback) = (worker.clone(), self.late_start(), None);
@@ -188,6 +194,12 @@ impl WorkerLink {
                 }
             }
         }
+    }
+
+    fn start_again(&mut self, death: &Death) -> Result<(), EngineError> {
+        tracing::warn!(worker = %self.name, pid = death.pid, "a worker {} while it started", death.how);
+        let outcome = self.replace().and_then(|_| self.start());
+        outcome.map_err(|error| EngineError::Channel { worker: self.name.clone(), error })
     }
 
     /// When it should have been ready; `None` if it is, or is dead.
