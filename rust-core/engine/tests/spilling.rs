@@ -1,5 +1,5 @@
-//! Pipelines whose windows are larger than their memory: with checkpoints they spill, and nobody sees it in the results,
-//! also when runs are cut off and go on with another number of shards.
+//! Pipelines whose windows and rolling statistics are larger than their memory: with checkpoints they spill, and nobody
+//! sees it in the results, also when runs are cut off and go on with another number of shards.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ringmill_connect::{Format, GeneratorSpec};
 use ringmill_engine::plan::{
     CheckpointSpec, NodeKind, NodeSpec, PipelineSpec, Plan, SinkSpec, SourceConnector, SourceSpec, StartFrom,
 };
-use ringmill_engine::window::{NamedAggregate, WindowKind, WindowSpec};
+use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowKind, WindowSpec};
 use ringmill_engine::{Control, EngineError, Summary, run};
 use ringmill_ring::Wait;
 
@@ -16,13 +16,39 @@ const KEYS: u64 = 4_000;
 const SECOND: i64 = 1_000_000_000;
 /// A tenth of what the windows take, or less.
 const LITTLE: u64 = 64 << 10;
+/// Not what sessions and histories take together.
+const ENOUGH_FOR_SESSIONS: u64 = 320 << 10;
+const SLIDING: WindowKind = WindowKind::Sliding { size_ns: 4 * SECOND, every_ns: 2 * SECOND };
+
+/// What a step does.
+#[derive(Clone, Debug)]
+struct Shape {
+    window: WindowKind,
+    statistics: Option<StatisticsSpec>,
+    bytes: u64,
+    shards_max: usize,
+}
+
+fn shapes() -> [Shape; 4] {
+    let columns = [(Statistic::Mean, "before"), (Statistic::Std, "spread"), (Statistic::Count, "windows_before")];
+    let columns = columns.map(|(statistic, name)| (statistic, name.to_owned())).to_vec();
+    let within = |horizon_ns| Some(StatisticsSpec { of: "mean".into(), columns: columns.clone(), horizon_ns });
+    let session = WindowKind::Session { gap_ns: SECOND / 50 };
+    [
+        Shape { window: SLIDING, statistics: None, bytes: LITTLE, shards_max: 2 },
+        Shape { window: SLIDING, statistics: within(None), bytes: LITTLE, shards_max: 2 },
+        Shape { window: SLIDING, statistics: within(Some(5 * SECOND)), bytes: LITTLE, shards_max: 2 },
+        // How far shards get ahead of each other, and so how many sessions are open, is a matter of time.
+        Shape { window: session, statistics: within(None), bytes: ENOUGH_FOR_SESSIONS, shards_max: 1 },
+    ]
+}
 
 fn node(name: &str, inputs: &[&str], kind: NodeKind) -> NodeSpec {
     NodeSpec { name: name.into(), inputs: inputs.iter().map(|&input| input.into()).collect(), kind }
 }
 
 /// Each key has a row a second, for ten seconds, and each window is of four.
-fn nodes(folder: &Path) -> Vec<NodeSpec> {
+fn nodes(folder: &Path, shape: &Shape) -> Vec<NodeSpec> {
     let generator =
         GeneratorSpec { keys: KEYS, rows: Some(10 * KEYS), period_ns: SECOND as u64, ..GeneratorSpec::default() };
     let source = NodeKind::Source(SourceSpec {
@@ -35,16 +61,16 @@ fn nodes(folder: &Path) -> Vec<NodeSpec> {
     let aggregate = |name: &str, text: &str| NamedAggregate { name: name.into(), expression: text.into() };
     let windows = NodeKind::Window(WindowSpec {
         key: vec!["device_id".into()],
-        window: WindowKind::Sliding { size_ns: 4 * SECOND, every_ns: 2 * SECOND },
+        window: shape.window,
         allowed_lateness_ns: 0,
         aggregates: vec![aggregate("rows", "count()"), aggregate("mean", "mean(temperature)")],
-        statistics: None,
+        statistics: shape.statistics.clone(),
     });
     let sink = NodeKind::Sink(SinkSpec::File { path: folder.join("windows.ndjson"), format: Format::Json });
     vec![node("made", &[], source), node("windows", &["made"], windows), node("closed", &["windows"], sink)]
 }
 
-fn plan(folder: &Path, shards: usize, state_bytes_max: u64, has_checkpoints: bool) -> Plan {
+fn plan(folder: &Path, shape: &Shape, shards: usize, state_bytes_max: u64, has_checkpoints: bool) -> Plan {
     let path = folder.join("state");
     let pipeline = PipelineSpec {
         name: "test".into(),
@@ -62,11 +88,17 @@ fn plan(folder: &Path, shards: usize, state_bytes_max: u64, has_checkpoints: boo
             start: StartFrom::Newest,
         }),
     };
-    Plan::build(pipeline, nodes(folder)).unwrap_or_else(|errors| panic!("{errors:?}"))
+    Plan::build(pipeline, nodes(folder, shape)).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
-fn run_in(folder: &Path, shards: usize, bytes: u64, has_checkpoints: bool) -> Result<Summary, EngineError> {
-    run(plan(folder, shards, bytes, has_checkpoints), Arc::new(Control::default()))
+fn run_in(
+    folder: &Path,
+    shape: &Shape,
+    shards: usize,
+    bytes: u64,
+    has_checkpoints: bool,
+) -> Result<Summary, EngineError> {
+    run(plan(folder, shape, shards, bytes, has_checkpoints), Arc::new(Control::default()))
 }
 
 fn windows(folder: &Path) -> Vec<String> {
@@ -77,49 +109,67 @@ fn windows(folder: &Path) -> Vec<String> {
 }
 
 /// What a run with enough memory gives.
-fn expected() -> Vec<String> {
+fn expected(shape: &Shape) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
-    let summary = run_in(folder.path(), 1, 1 << 30, false).unwrap();
+    let summary = run_in(folder.path(), shape, 1, 1 << 30, false).unwrap();
     assert_eq!(summary.snapshot.spilled.entries, 0);
     windows(folder.path())
 }
 
 #[test]
-fn windows_that_do_not_fit_spill_and_give_the_same_results() {
-    let expected = expected();
-    for shards in [1, 2] {
-        let folder = tempfile::tempdir().unwrap();
-        let spilled = run_in(folder.path(), shards, LITTLE, true).unwrap().snapshot.spilled;
-        assert!(spilled.entries > KEYS && spilled.bytes > LITTLE && spilled.read_back > KEYS, "{spilled:?}");
-        same(&windows(folder.path()), &expected);
+fn state_that_does_not_fit_spills_and_gives_the_same_results() {
+    for shape in shapes() {
+        let expected = expected(&shape);
+        for shards in 1..=shape.shards_max {
+            let folder = tempfile::tempdir().unwrap();
+            let summary = run_in(folder.path(), &shape, shards, shape.bytes, true).unwrap();
+            let spilled = summary.snapshot.spilled;
+            assert!(
+                spilled.entries > KEYS && spilled.bytes > LITTLE && spilled.read_back > KEYS,
+                "{spilled:?}, {shape:?}"
+            );
+            same(&windows(folder.path()), &expected);
+        }
     }
 }
 
 #[test]
 fn without_checkpoints_windows_that_do_not_fit_end_the_run() {
     let folder = tempfile::tempdir().unwrap();
-    let error = run_in(folder.path(), 1, LITTLE, false).map(drop).unwrap_err();
+    for shape in shapes() {
+        let error = run_in(folder.path(), &shape, 1, LITTLE, false).map(drop).unwrap_err();
+        assert!(matches!(&error, EngineError::State { .. }), "{error}");
+    }
+}
+
+#[test]
+fn sessions_that_do_not_fit_end_the_run() {
+    let [.., sessions] = shapes();
+    let folder = tempfile::tempdir().unwrap();
+    let error = run_in(folder.path(), &sessions, 1, LITTLE, true).map(drop).unwrap_err();
     assert!(matches!(&error, EngineError::State { .. }), "{error}");
 }
 
 #[test]
 fn runs_that_are_cut_off_while_they_spill_go_on_in_any_number_of_shards() {
-    let expected = expected();
-    let folder = tempfile::tempdir().unwrap();
-    for shards in [2, 1, 3, 1] {
-        let control = Arc::new(Control::default());
-        let (plan, steering) = (plan(folder.path(), shards, LITTLE, true), control.clone());
-        let running = std::thread::spawn(move || run(plan, steering).map(drop));
-        // Some checkpoints later.
-        let taken = || control.snapshot().checkpoint.map_or(0, |figures| figures.count);
-        while taken() < 2 && !control.is_finished() {
-            std::thread::yield_now();
+    for shape in &shapes()[..3] {
+        let expected = expected(shape);
+        let folder = tempfile::tempdir().unwrap();
+        for shards in [2, 1, 3, 1] {
+            let control = Arc::new(Control::default());
+            let (plan, steering) = (plan(folder.path(), shape, shards, LITTLE, true), control.clone());
+            let running = std::thread::spawn(move || run(plan, steering).map(drop));
+            // Some checkpoints later.
+            let taken = || control.snapshot().checkpoint.map_or(0, |figures| figures.count);
+            while taken() < 2 && !control.is_finished() {
+                std::thread::yield_now();
+            }
+            control.request_abort();
+            let _ = running.join().unwrap();
         }
-        control.request_abort();
-        let _ = running.join().unwrap();
+        run_in(folder.path(), shape, 2, LITTLE, true).unwrap();
+        same(&windows(folder.path()), &expected);
     }
-    run_in(folder.path(), 2, LITTLE, true).unwrap();
-    same(&windows(folder.path()), &expected);
 }
 
 /// Shows what differs.

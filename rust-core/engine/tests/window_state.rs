@@ -97,7 +97,9 @@ fn state_that_lacks_an_entry_is_found_out() {
         store.snapshot(&mut driver.operator);
         store.0.pop_last();
         let mut restarted = tracking(&spec);
-        store.restore(&mut restarted.operator).unwrap();
+        if store.restore(&mut restarted.operator).is_err() {
+            return true;
+        }
         restarted.results = driver.results;
         steps[half..].iter().for_each(|step| take_step(&mut restarted, step));
         exactly(&calm.results) != exactly(&restarted.results)
@@ -288,7 +290,9 @@ fn a_long_horizon_costs_the_newest_results_alone() {
         driver.operator.advance((window + 1) * 10 * MS, 1);
         driver.drain(10);
         let delta = delta_of(&mut driver);
-        assert_eq!(sections(&delta), [0, 4]);
+        // Every 16th result fills a chunk.
+        let fills_chunk = window % 16 == 15;
+        assert_eq!(sections(&delta), if fills_chunk { vec![0, 3, 4] } else { vec![0, 3] });
         assert!(delta.bytes() < 500, "{} bytes", delta.bytes());
         store.apply(&delta);
     }

@@ -4,7 +4,7 @@
 //! A call travels to the store and back, and its memory is used again. Its parts are served in the order writes, reads,
 //! scan, so it sees what it writes.
 
-use crate::delta::Delta;
+use crate::delta::{Delta, NodeDelta};
 use crate::key::{EntryKey, NodeId};
 
 /// Entries in the order of their keys.
@@ -124,6 +124,11 @@ impl NodeCall<'_> {
     /// Puts an entry away.
     pub fn put(&mut self, section: u8, window: u64, group: u16, key: &[u8], value: &[u8]) {
         self.call.writes.put(&EntryKey { node: self.node, section, window, group, key }, value);
+    }
+
+    /// What is put away and, before that, deleted.
+    pub fn writes(&mut self) -> NodeDelta<'_> {
+        self.call.writes.node(self.node)
     }
 
     /// Bytes that are put away so far.

@@ -133,6 +133,7 @@ impl Operator for WindowNode {
             return Ok(moved || self.windows.wants_store() != wanted_store);
         }
         if emitted.rows == 0 {
+            self.windows.check().map_err(|error| EngineError::State { step: self.name.clone(), error })?;
             let room = self.out.template().capacity().variable_bytes_max;
             return Err(EngineError::RowTooLarge { node: self.name.clone(), room });
         }

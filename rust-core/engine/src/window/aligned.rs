@@ -15,7 +15,6 @@ use super::accumulate::{Block, apply};
 use super::budget::Budget;
 use super::changed::Changed;
 use super::error::StateFull;
-use super::key::Keys;
 use super::key_table::{BLOCK, EntryLayout, KeyTable};
 use super::operator::Emitted;
 use super::step::{Rows, Step};
@@ -78,7 +77,6 @@ pub struct AlignedWindows {
     assigned: Vec<(i64, u32)>,
     rows: Vec<u32>,
     found: Vec<u32>,
-    new_rows: Vec<u32>,
     spare_lists: Vec<Vec<u32>>,
     is_tracked: bool,
     spare_changed: Vec<Changed>,
@@ -102,7 +100,6 @@ impl AlignedWindows {
             assigned: Vec::new(),
             rows: Vec::with_capacity(BLOCK),
             found: Vec::with_capacity(BLOCK),
-            new_rows: Vec::with_capacity(BLOCK),
             spare_lists: Vec::new(),
             is_tracked: false,
             spare_changed: Vec::new(),
@@ -215,9 +212,6 @@ impl AlignedWindows {
         let open = &mut self.open[at];
         let (known, pending) = (open.table.entry_count(), open.pending());
         open.table.resolve(&block.keys, rows, &step.layout.initial, &mut step.budget, &mut self.found)?;
-        if step.history.is_some() && open.table.entry_count() > known {
-            self.find_histories(step, &block.keys, at, known, rows)?;
-        }
         let is_early = step.progress.has_floors() && self.end_ns(number) <= step.passed_ns;
         let open = &mut self.open[at];
         open.changed.mark_all(&self.found, open.table.entry_count());
@@ -243,35 +237,6 @@ impl AlignedWindows {
         };
         let applied = apply(&step.layout, &rows, words, arena);
         settle(&mut step.budget, before, open.table.arena.bytes(), applied.is_err())
-    }
-
-    /// Ties the entries from `known` on to their keys' histories.
-    fn find_histories(
-        &mut self,
-        step: &mut Step,
-        keys: &Keys<'_>,
-        at: usize,
-        known: u32,
-        rows: &[u32],
-    ) -> Result<(), StateFull> {
-        let Some(history) = &mut step.history else { return Ok(()) };
-        self.new_rows.clear();
-        for (row, entry) in rows.iter().zip(&self.found) {
-            // Entries are numbered as they are made, so each new one is met first by the row that made it.
-            if *entry == known + self.new_rows.len() as u32 {
-                self.new_rows.push(*row);
-            }
-        }
-        let mut histories = self.spare_lists.pop().unwrap_or_default();
-        let found = history.statistics.resolve(keys, &self.new_rows, &mut step.budget, &mut histories);
-        let table = &mut self.open[at].table;
-        for (new, key) in histories.iter().enumerate() {
-            let word = table.payload(known + new as u32) + history.word;
-            table.parts_mut().0[word] = u64::from(*key);
-        }
-        histories.clear();
-        self.spare_lists.push(histories);
-        found
     }
 
     fn find_or_open(&mut self, step: &mut Step, number: i64) -> Result<usize, StateFull> {
@@ -382,20 +347,9 @@ impl AlignedWindows {
     fn emit_block(&mut self, step: &mut Step, at: usize, out: &mut BatchWriter) -> (usize, u64) {
         let number = self.open[at].number;
         let bounds = (self.start_ns(number), self.end_ns(number));
+        let first_time = self.open[at].first_time() > 0;
+        self.choose(at, BLOCK.min(out.rows_free() as usize));
         let open = &mut self.open[at];
-        let limit = BLOCK.min(out.rows_free() as usize);
-        self.found.clear();
-        let first_time = open.first_time() > 0;
-        if first_time && open.early > 0 {
-            let words = open.table.words();
-            let waits = |entry: &u32| self.again_word.is_none_or(|word| words[open.table.payload(*entry) + word] == 0);
-            self.found.extend((open.next..open.table.entry_count()).filter(waits).take(limit));
-        } else if first_time {
-            let end = open.table.entry_count().min(open.next + limit as u32);
-            self.found.extend(open.next..end);
-        } else {
-            self.found.extend(open.again[open.again_next..].iter().take(limit));
-        }
         open.table.gather(self.found.iter().copied(), &mut step.writer.scratch);
         step.cells.clear();
         step.cells.extend(self.found.iter().map(|entry| open.table.payload(*entry)));
@@ -403,11 +357,15 @@ impl AlignedWindows {
         step.bounds.resize(self.found.len(), bounds);
         let (words, arena) = open.table.parts_mut();
         let rows = step.write_block(words, arena, out);
+        if rows == 0 {
+            self.await_histories(step, at);
+            return (0, u64::MAX);
+        }
         if step.shown().is_some() {
             open.changed.mark_all(&self.found[..rows], open.table.entry_count());
         }
         if first_time {
-            if let (true, Some(last)) = (rows > 0, self.found[..rows].last()) {
+            if let Some(last) = self.found[..rows].last() {
                 open.early -= last + 1 - open.next - rows as u32;
                 open.next = last + 1;
             }
@@ -425,6 +383,30 @@ impl AlignedWindows {
             open.again_next = 0;
         }
         (rows, open.again_ingest_ns)
+    }
+
+    /// Puts the next entries of a window that go out into `found`.
+    fn choose(&mut self, at: usize, limit: usize) {
+        let open = &self.open[at];
+        self.found.clear();
+        if open.first_time() == 0 {
+            self.found.extend(open.again[open.again_next..].iter().take(limit));
+        } else if open.early > 0 {
+            let words = open.table.words();
+            let waits = |entry: &u32| self.again_word.is_none_or(|word| words[open.table.payload(*entry) + word] == 0);
+            self.found.extend((open.next..open.table.entry_count()).filter(waits).take(limit));
+        } else {
+            let end = open.table.entry_count().min(open.next.saturating_add(limit as u32));
+            self.found.extend(open.next..end);
+        }
+    }
+
+    /// Has the histories of the next results brought back, if that is what they wait for.
+    fn await_histories(&mut self, step: &mut Step, at: usize) {
+        let Some(count) = step.histories_to_ask_for() else { return };
+        self.choose(at, count);
+        self.open[at].table.gather(self.found.iter().copied(), &mut step.writer.scratch);
+        step.ask_for_histories();
     }
 
     /// Bytes of memory that are no table's.

@@ -30,6 +30,11 @@ impl Budget {
         self.is_soft
     }
 
+    /// What is allowed.
+    pub fn allowed(&self) -> u64 {
+        self.allowed
+    }
+
     /// What is allowed and may be taken ahead of the need: of a soft bound an eighth is left for the rows that come
     /// before room is made.
     pub fn comfortable(&self) -> u64 {

@@ -10,8 +10,8 @@
 //! | [`WHOLE`], of the whole shard | 0 | see [`progress`](super::progress) |
 //! | [`WINDOWS`] | [`window_number`] | flags `u8`, rank of the key in order of arrival `u32`, cell |
 //! | [`SESSIONS`] | number of the session's first row | flags `u8`, first time, last time, cell |
-//! | [`HISTORIES`] | 0 | number, mean, sum of squared differences |
-//! | [`RESULTS`] | number of the chunk of 16 results | results missing before it `u8`, then for each its end and value |
+//! | [`HISTORIES`] | 0 | number, mean, sum of squared differences; or, with a horizon, numbers of the first result and of the one behind the last, then end and value of each that is in no full chunk |
+//! | [`RESULTS`] | number of the full chunk of 16 results | results missing in front `u8`, then for each its end and value |
 //!
 //! A cell is what each part of it holds, in the order of the aggregates: its words; for a first or last text the row
 //! number, the length (`u32`) and the bytes; for a list the length in bytes (`u32`) and the items. With [`SHOWN`] among
@@ -33,9 +33,9 @@ pub const WHOLE: u8 = 0;
 pub const WINDOWS: u8 = 1;
 /// Sessions.
 pub const SESSIONS: u8 = 2;
-/// Rolling statistics over everything.
+/// Rolling statistics.
 pub const HISTORIES: u8 = 3;
-/// Rolling statistics within a horizon.
+/// Earlier results of rolling statistics within a horizon.
 pub const RESULTS: u8 = 4;
 /// The result was given out already, and what was shown with it follows.
 pub const SHOWN: u8 = 1;

@@ -88,6 +88,11 @@ impl KeyTable {
         }
     }
 
+    /// How entries are laid out.
+    pub fn layout(&self) -> EntryLayout {
+        self.layout
+    }
+
     /// Entries `0..entry_count` are in use, but for removed ones.
     pub fn entry_count(&self) -> u32 {
         self.entry_count

@@ -160,7 +160,9 @@ impl WindowOperator {
                     return if ready == 0 { Ok(0) } else { self.push_block(view, rows, time, ingest_ns, late) };
                 }
             },
-            Windows::Session(windows) => windows.push(step, &block, late),
+            Windows::Session(windows) => {
+                windows.push(step, &block, late).and_then(|taken| windows.make_room(step).map(|()| taken))
+            }
         };
         step.passed_ns = step.watermark_ns;
         step.key_scratch = scratch;
@@ -174,23 +176,42 @@ impl WindowOperator {
         if let Windows::Aligned(windows) = &mut self.windows {
             windows.allow_spilling(&mut self.step);
         }
+        if let Some(history) = &mut self.step.history {
+            history.statistics.allow_spilling();
+            self.step.budget.soften();
+        }
     }
 
     /// The store is needed before rows are taken again. Give out what is pending, [`call`](WindowOperator::call), and
     /// bring the [`answer`](WindowOperator::answer); until then [`WindowOperator::push`] takes nothing.
     #[must_use]
     pub fn wants_store(&self) -> bool {
-        match &self.windows {
+        let windows_do = match &self.windows {
             Windows::Aligned(windows) => windows.wants_store(),
             Windows::Session(_) => false,
-        }
+        };
+        windows_do || self.step.wants_histories()
     }
 
     /// Writes down what the store is needed for; `false`: nothing, or not now. Every call has to be answered before the
     /// next one, and calls and snapshots have to reach the store in their order.
     pub fn call(&mut self, call: &mut NodeCall<'_>) -> bool {
+        let is_asked = match &self.windows {
+            Windows::Aligned(windows) => windows.is_asked(),
+            Windows::Session(_) => false,
+        };
+        let step = &mut self.step;
+        if is_asked || step.history.as_ref().is_some_and(|history| history.statistics.is_asked()) {
+            return false;
+        }
+        // Histories hold up results, for which other needs may have to wait.
+        if let Some(history) = &mut step.history
+            && history.statistics.call(step.keys.word_bytes(), &mut step.budget, &mut self.room, call)
+        {
+            return true;
+        }
         match &mut self.windows {
-            Windows::Aligned(windows) => windows.call(&mut self.step, &mut self.room, call),
+            Windows::Aligned(windows) => windows.call(step, &mut self.room, call),
             Windows::Session(_) => false,
         }
     }
@@ -200,9 +221,13 @@ impl WindowOperator {
     /// # Errors
     /// An entry is damaged, or the state would outgrow its bound.
     pub fn answer(&mut self, call: &StoreCall) -> Result<(), WindowError> {
-        let taken = match &mut self.windows {
-            Windows::Aligned(windows) => windows.answer(&mut self.step, call),
-            Windows::Session(_) => Ok(()),
+        let step = &mut self.step;
+        let taken = match (&mut self.windows, &mut step.history) {
+            (_, Some(history)) if history.statistics.is_asked() => {
+                history.statistics.answer(&step.keys, &mut step.key_scratch, &mut step.budget, call)
+            }
+            (Windows::Aligned(windows), _) => windows.answer(step, call),
+            (Windows::Session(_), _) => Ok(()),
         };
         self.settle_restored(taken)
     }
@@ -210,10 +235,14 @@ impl WindowOperator {
     /// What was put away and had back so far.
     #[must_use]
     pub fn spilled(&self) -> SpillFigures {
-        match &self.windows {
+        let mut figures = match &self.windows {
             Windows::Aligned(windows) => windows.spilled(),
             Windows::Session(_) => SpillFigures::default(),
+        };
+        if let Some(history) = &self.step.history {
+            figures += history.statistics.spilled();
         }
+        figures
     }
 
     /// Moves the watermark: no row with an earlier event time follows, except late ones. Windows that end by then fire.
@@ -327,6 +356,8 @@ impl WindowOperator {
     /// # Errors
     /// The one that tells how far the shard has come is missing, or the state would outgrow its bound.
     pub fn restored(&mut self) -> Result<(), WindowError> {
+        let whole = self.step.history.as_ref().map_or(Ok(()), |history| history.statistics.all_restored());
+        whole?;
         let Some(counts) = self.step.progress.join()? else { return Ok(()) };
         self.step.watermark_ns = counts.watermark_ns;
         self.step.passed_ns = counts.watermark_ns;
@@ -361,10 +392,14 @@ impl WindowOperator {
             }
             (WINDOWS, Windows::Aligned(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
             (SESSIONS, Windows::Session(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
-            (HISTORIES, _, Some(history)) => history.statistics.restore_running(&keys, &mut from, &mut step.budget),
-            (RESULTS, _, Some(history)) => {
-                history.statistics.restore_chunk(&keys, entry.window, &mut from, &mut step.budget)
+            (HISTORIES, _, Some(history)) if history.statistics.leaves_in_store(&step.budget) => {
+                history.statistics.leave_in_store();
+                Ok(())
             }
+            (HISTORIES, _, Some(history)) => {
+                history.statistics.restore_history(&keys, &mut from, &mut step.budget).map(|_| ())
+            }
+            (RESULTS, _, Some(history)) => history.statistics.restore_chunk(&keys, entry.window, &mut from),
             _ => Err(Refused::Damaged("it is of a part that this step has not")),
         }
     }

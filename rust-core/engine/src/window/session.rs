@@ -235,7 +235,7 @@ impl SessionWindows {
             session = next;
         }
         if home == NONE {
-            home = self.open(step, block, row, key, time_ns)?;
+            home = self.open(step, row, key, time_ns)?;
         }
         let start = self.word(home, START);
         *start = (*start as i64).min(time_ns) as u64;
@@ -293,7 +293,7 @@ impl SessionWindows {
         Ok(())
     }
 
-    fn open(&mut self, step: &mut Step, block: &Rows<'_>, row: u32, key: u32, time_ns: i64) -> Result<u32, StateFull> {
+    fn open(&mut self, step: &mut Step, row: u32, key: u32, time_ns: i64) -> Result<u32, StateFull> {
         let session = self.new_slot(&mut step.budget)?;
         let at = session as usize * self.stride;
         let link = u64::from(self.head(key)) << 32 | u64::from(key);
@@ -309,13 +309,6 @@ impl SessionWindows {
         ]);
         words[CELL..].copy_from_slice(&step.layout.initial);
         self.set_head(key, session);
-        if let Some(history) = &mut step.history {
-            let mut found = self.spare_lists.pop().unwrap_or_default();
-            history.statistics.resolve(&block.keys, &[row], &mut step.budget, &mut found)?;
-            self.sessions[at + CELL + history.word] = u64::from(found[0]);
-            found.clear();
-            self.spare_lists.push(found);
-        }
         Ok(session)
     }
 
@@ -528,11 +521,27 @@ impl SessionWindows {
             }
             emitted.rows += rows as u32;
             if rows == 0 {
+                self.await_histories(step);
                 break;
             }
             self.advance(step);
         }
         emitted
+    }
+
+    /// Has the histories of the next results brought back, if that is what they wait for.
+    fn await_histories(&mut self, step: &mut Step) {
+        let Some(count) = step.histories_to_ask_for() else { return };
+        let pending = self.queue.iter().filter(|session| self.has(**session, PENDING)).take(count);
+        self.keys.gather(pending.map(|session| self.get(*session, LINK) as u32), &mut step.writer.scratch);
+        step.ask_for_histories();
+    }
+
+    /// Makes room, if the memory is used up. Sessions themselves have to stay in it.
+    pub fn make_room(&self, step: &mut Step) -> Result<(), StateFull> {
+        let makes_room = !step.budget.is_exceeded() || step.wants_histories() || step.put_histories_away(0);
+        let fits = makes_room || step.budget.used() <= step.budget.allowed();
+        if fits { Ok(()) } else { Err(step.budget.full(1)) }
     }
 
     /// Takes sessions off the queue, at most `limit`.

@@ -4,6 +4,13 @@
 //! A step needs one thing at a time. Until it has it no rows are taken in, so nothing that was read can be out of date
 //! and nothing that is being written can change.
 
+/// Bytes that are written or read in one go.
+pub const SLICE_BYTES: usize = 1 << 20;
+/// Entries that are read in one go.
+pub const SLICE_ENTRIES: u64 = 8192;
+/// One part in so many of the memory is for what is read in one go.
+pub const SLICE_PART: u64 = 8;
+
 /// What the step needs of its store before it can go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Need {

@@ -4,7 +4,11 @@
 //! A result enters the history when its window fires for the first time. If the window fires again, it shows the same
 //! statistics as before, and its new result takes the old one's place in the history. Results that are missing, NaN or
 //! infinite do not enter. Keys are never forgotten: their histories count as state.
+//!
+//! A history is looked up by its key when a result goes out, and nobody refers to it otherwise, so histories may be put
+//! away and had back between two blocks of results ([`spill`]).
 
+mod spill;
 mod state;
 
 use super::arena::{Arena, NONE};
@@ -13,6 +17,7 @@ use super::changed::Changed;
 use super::error::StateFull;
 use super::key::Keys;
 use super::key_table::{EntryLayout, KeyTable};
+use spill::Spilling;
 
 /// Results that a ring holds at first, as a power of two.
 const RING_CLASS_MIN: u8 = 2;
@@ -38,6 +43,7 @@ pub struct Statistics {
     changed: Changed,
     /// Chunks whose results were all forgotten: number and history.
     forgotten: Vec<(u64, u32)>,
+    spilling: Spilling,
 }
 
 /// Payload without a horizon: number, mean, sum of squared differences.
@@ -60,6 +66,7 @@ impl Statistics {
             full: None,
             changed: Changed::default(),
             forgotten: Vec::new(),
+            spilling: Spilling::default(),
         }
     }
 
@@ -76,7 +83,8 @@ impl Statistics {
         budget: &mut Budget,
         found: &mut Vec<u32>,
     ) -> Result<(), StateFull> {
-        self.table.resolve(keys, rows, self.initial(), budget, found)
+        let resolved = self.table.resolve(keys, rows, self.initial(), budget, found);
+        resolved.inspect_err(|full| self.full = Some(*full))
     }
 
     fn initial(&self) -> &'static [u64] {
@@ -202,6 +210,19 @@ impl Ring {
         if self.block == NONE { 0 } else { 1 << self.class }
     }
 
+    /// Room for that many results, which are to be [put in their places](Ring::set). `None`: there is no memory.
+    fn with_room(count: usize, arena: &mut Arena) -> Option<Self> {
+        if count == 0 {
+            return Some(Self { block: NONE, class: 0, first: 0, count });
+        }
+        let class = RING_CLASS_MIN.max(count.next_power_of_two().ilog2() as u8);
+        Some(Self { block: arena.allocate(class + 1)?, class, first: 0, count })
+    }
+
+    fn set(&self, at: usize, (end_ns, value): (i64, f64), arena: &mut Arena) {
+        arena.words_mut(self.place(at), 2).copy_from_slice(&[end_ns as u64, value.to_bits()]);
+    }
+
     fn place(&self, at: usize) -> u32 {
         self.block + 2 * ((self.first + at) % self.capacity()) as u32
     }
@@ -237,8 +258,7 @@ impl Ring {
             self.forget_oldest();
         }
         self.count += 1;
-        let place = self.place(self.count - 1);
-        arena.words_mut(place, 2).copy_from_slice(&[end_ns as u64, value.to_bits()]);
+        self.set(self.count - 1, (end_ns, value), arena);
         kept
     }
 
@@ -259,8 +279,10 @@ impl Ring {
     /// Which result was replaced, counted from the oldest.
     fn replace(&self, old: (i64, f64), new: (i64, f64), arena: &mut Arena) -> Option<usize> {
         let at = (0..self.count).rev().find(|at| self.get(*at, arena) == old)?;
-        let place = self.place(at);
-        arena.words_mut(place, 2).copy_from_slice(&[new.0 as u64, new.1.to_bits()]);
+        self.set(at, new, arena);
         Some(at)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,14 +21,12 @@ use super::schema::{self, Bound};
 use super::spec::{WindowKind, WindowSpec};
 use super::statistics::{Statistics, Summary};
 
-/// The rolling statistics and where a cell refers to them.
+/// The rolling statistics and what of a cell is theirs.
 #[derive(Debug)]
 pub struct History {
     pub statistics: Statistics,
     /// The aggregate that they are of.
     output: usize,
-    /// Word of the cell: the key's history.
-    pub word: usize,
     /// First of the words about what was shown; `None`: windows fire once only.
     pub shown: Option<usize>,
 }
@@ -59,6 +57,11 @@ pub struct Step {
     pub cells: Vec<usize>,
     pub bounds: Vec<(i64, i64)>,
     summaries: Vec<Summary>,
+    /// Histories of the block, and 0, 1, 2, …
+    histories: Vec<u32>,
+    block: Vec<u32>,
+    /// The last block was not written because the history of its first key was not there.
+    is_held_up: bool,
 }
 
 impl Step {
@@ -82,7 +85,6 @@ impl Step {
         let history = spec.statistics.as_ref().zip(statistics_of).map(|(statistics, output)| History {
             statistics: Statistics::new(keys.are_words(), statistics.horizon_ns),
             output,
-            word: layout.add_words(&[0]),
             shown: fires_again.then(|| layout.add_words(&[0; SHOWN_WORDS])),
         });
         let columns =
@@ -109,6 +111,9 @@ impl Step {
             cells: Vec::with_capacity(BLOCK),
             bounds: Vec::with_capacity(BLOCK),
             summaries: Vec::with_capacity(BLOCK),
+            histories: Vec::with_capacity(BLOCK),
+            block: (0..BLOCK as u32).collect(),
+            is_held_up: false,
         })
     }
 
@@ -129,9 +134,11 @@ impl Step {
         lanes + self.key_scratch.bytes() + self.writer.bytes()
     }
 
-    /// Writes the block of results at `self.cells`, whose keys are in the writer's scratch; gives the rows that fit.
+    /// Writes the block of results at `self.cells`, whose keys are in the writer's scratch; gives the rows that fit and
+    /// whose histories are there.
     pub fn write_block(&mut self, words: &mut [u64], arena: &Arena, out: &mut BatchWriter) -> usize {
-        let results = Results { words, arena, cells: &self.cells, bounds: &self.bounds };
+        let ready = self.find_histories();
+        let results = Results { words, arena, cells: &self.cells[..ready], bounds: &self.bounds[..ready] };
         let rows = self.writer.write(&self.layout, &results, out);
         if rows == 0 {
             return 0;
@@ -139,12 +146,63 @@ impl Step {
         self.summaries.clear();
         if let Some(history) = &mut self.history {
             let open_ns = self.watermark_ns.saturating_sub(self.lateness_ns);
-            for (cell, (_, end_ns)) in self.cells.iter().zip(&self.bounds).take(rows) {
-                self.summaries.push(history.pass(&self.layout, words, *cell, (*end_ns, open_ns), &mut self.budget));
+            for at in 0..rows {
+                let (cell, ends) = (self.cells[at], (self.bounds[at].1, open_ns));
+                let key = self.histories[at];
+                self.summaries.push(history.pass(&self.layout, words, cell, key, ends, &mut self.budget));
             }
         }
         self.writer.finish(&self.layout, &self.summaries, rows, out);
         rows
+    }
+
+    /// Finds the histories of the block's keys; gives how many of its first rows have theirs.
+    fn find_histories(&mut self) -> usize {
+        let count = self.cells.len();
+        let Some(history) = &mut self.history else { return count };
+        let keys = self.keys.of_scratch(&mut self.writer.scratch);
+        let ready = history.statistics.ready_keys(&keys);
+        self.is_held_up = ready == 0;
+        let found = history.statistics.resolve(&keys, &self.block[..ready], &mut self.budget, &mut self.histories);
+        if found.is_err() {
+            return 0;
+        }
+        // Once they were put away, room is made where some are asked for.
+        if self.budget.is_exceeded() && !history.statistics.is_parted() {
+            self.put_histories_away(0);
+        }
+        ready
+    }
+
+    /// Results wait for histories: asks for those of the keys in the writer's scratch, unless there has to be room first.
+    pub fn ask_for_histories(&mut self) {
+        let is_full = self.budget.is_exceeded() && self.put_histories_away(0);
+        if let Some(history) = self.history.as_mut().filter(|_| !is_full) {
+            let keys = self.keys.of_scratch(&mut self.writer.scratch);
+            history.statistics.ask(&keys, self.keys.word_bytes());
+        }
+    }
+
+    /// How many keys' histories are worth being asked for, if that is what the results of a block wait for.
+    pub fn histories_to_ask_for(&self) -> Option<usize> {
+        let statistics = &self.history.as_ref()?.statistics;
+        (self.is_held_up && !statistics.wants_store()).then(|| statistics.at_once(&self.budget))
+    }
+
+    /// Puts the histories away if they take at least as much as the windows do; whether it did.
+    pub fn put_histories_away(&mut self, windows_bytes: u64) -> bool {
+        let Some(history) = &mut self.history else { return false };
+        let is_right =
+            history.statistics.can_make_room(&self.budget) && history.statistics.table_bytes() >= windows_bytes;
+        if is_right {
+            history.statistics.put_away();
+        }
+        is_right
+    }
+
+    /// Histories that are put away or had back hold the results up.
+    pub fn wants_histories(&self) -> bool {
+        self.history.as_ref().is_some_and(|history| history.statistics.wants_store())
     }
 
     /// The shortage of memory that made statistics forget results.
@@ -154,18 +212,18 @@ impl Step {
 }
 
 impl History {
-    /// What is shown with a result that goes out, which enters the history. `ends` are the window's and the earliest
+    /// What is shown with a result that goes out, which enters its key's `history`. `ends` are the window's and the earliest
     /// of a window that may still fire.
     fn pass(
         &mut self,
         layout: &CellLayout,
         words: &mut [u64],
         cell: usize,
+        history: u32,
         ends: (i64, i64),
         budget: &mut Budget,
     ) -> Summary {
         let (end_ns, open_ns) = ends;
-        let history = words[cell + self.word] as u32;
         let value = as_number(&layout.outputs[self.output], words, cell);
         let Some(shown) = self.shown else {
             let summary = self.statistics.summary(history, end_ns);

@@ -41,6 +41,7 @@ impl Store {
     /// Puts away and finds what an operator wants.
     pub fn serve(&mut self, call: &mut StoreCall) {
         let StoreCall { writes, found, is_end, keys, scan } = call;
+        writes.deletes().for_each(|key| drop(self.0.remove(key)));
         writes.puts().for_each(|(key, value)| drop(self.0.insert(key.to_vec(), value.to_vec())));
         for (key, _) in keys.iter() {
             self.0.get(key).into_iter().for_each(|value| found.push(key, value));

@@ -35,6 +35,9 @@ impl ShardStore {
             hit("store.spill");
             let mut batches = Batches::new(db, &self.path);
             batches.is_logged = true;
+            for key in writes.deletes() {
+                batches.add(key.len(), |batch| batch.delete(key))?;
+            }
             for (key, value) in writes.puts() {
                 batches.add(key.len() + value.len(), |batch| batch.put(key, value))?;
             }

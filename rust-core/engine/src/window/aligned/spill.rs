@@ -14,15 +14,8 @@ use crate::window::budget::Budget;
 use crate::window::entry::{Reader, Refused, WINDOWS, number_of_window, window_number};
 use crate::window::error::StateFull;
 use crate::window::key_table::KeyTable;
-use crate::window::spill::{Asked, Need, SpillFigures};
+use crate::window::spill::{Asked, Need, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART, SpillFigures};
 use crate::window::step::{Rows, Step};
-
-/// Bytes that are written or read in one go.
-const SLICE_BYTES: usize = 1 << 20;
-/// Entries that are read in one go.
-const SLICE_ENTRIES: u64 = 8192;
-/// One part in so many of the memory is for what is read in one go.
-const SLICE_PART: u64 = 8;
 
 /// Where a window's entries are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +72,11 @@ impl AlignedWindows {
         self.spilling.need != Need::Nothing
     }
 
+    /// The next answer is for them.
+    pub fn is_asked(&self) -> bool {
+        self.spilling.is_asked
+    }
+
     pub fn spilled(&self) -> SpillFigures {
         self.spilling.figures
     }
@@ -126,7 +124,7 @@ impl AlignedWindows {
 
     /// Chooses a window to be put away, if the memory is used up.
     pub fn make_room(&mut self, step: &mut Step) -> Result<(), StateFull> {
-        if !step.budget.is_exceeded() || self.spilling.need != Need::Nothing {
+        if !step.budget.is_exceeded() || self.spilling.need != Need::Nothing || step.wants_histories() {
             return Ok(());
         }
         step.budget.give_up_spare();
@@ -134,6 +132,9 @@ impl AlignedWindows {
             return Ok(());
         }
         let total: u64 = self.open.iter().map(|open| open.table.bytes()).sum();
+        if step.put_histories_away(total) {
+            return Ok(());
+        }
         let others = step.budget.used().saturating_sub(total);
         let can_go = |open: &&Open| open.table.entry_count() > 0 && open.pending() == 0 && !open.place.is_firing();
         // A small window is not worth the trouble, only late rows look for one that has fired, and of the others the
@@ -143,7 +144,8 @@ impl AlignedWindows {
         let best = candidates.map(|(at, open)| merit(at, open)).max();
         let Some((.., at)) = best.filter(|_| others <= step.budget.comfortable()) else {
             // What goes out first makes room.
-            return if self.pending > 0 { Ok(()) } else { Err(step.budget.full(1)) };
+            let makes_room = self.pending > 0 || step.put_histories_away(0);
+            return if makes_room { Ok(()) } else { Err(step.budget.full(1)) };
         };
         let open = &mut self.open[at];
         if open.place == Place::Memory {

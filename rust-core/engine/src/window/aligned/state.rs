@@ -77,9 +77,6 @@ impl AlignedWindows {
         let shown = step.shown();
         let (words, arena) = open.table.parts_mut();
         read_cell(&step.layout, shown, flags, (&mut words[cell..], arena), &mut step.budget, from)?;
-        if let Some(history) = &mut step.history {
-            words[cell + history.word] = u64::from(history.statistics.restored(keys, &mut step.budget)?.0);
-        }
         Ok((cell, rank))
     }
 

@@ -101,11 +101,8 @@ impl SessionWindows {
         let words = &mut self.sessions[at..at + self.stride];
         words[..CELL].copy_from_slice(&[start, last, check_count(sequence)?, link, STORED, IDLE, 0]);
         words[CELL..].copy_from_slice(&step.layout.initial);
-        let cell = &mut words[CELL..];
-        read_cell(&step.layout, step.shown(), flags, (&mut *cell, &mut self.arena), &mut step.budget, from)?;
-        if let Some(history) = &mut step.history {
-            cell[history.word] = u64::from(history.statistics.restored(keys, &mut step.budget)?.0);
-        }
+        let cell = (&mut words[CELL..], &mut self.arena);
+        read_cell(&step.layout, step.shown(), flags, cell, &mut step.budget, from)?;
         self.set_head(key, session);
         Ok(())
     }
