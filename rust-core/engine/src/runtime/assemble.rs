@@ -311,6 +311,7 @@ fn keyed_state(plan: &Plan, node: &Node, udf: &UdfSpec) -> Result<Option<KeyedSt
     let mut keyed = KeyedState::new(&key_indices(node, input), input, state, outputs.len(), state_bytes_max(plan));
     if plan.checkpoint.is_some() {
         keyed.track_changes();
+        keyed.allow_spilling();
     }
     Ok(Some(keyed))
 }
@@ -423,7 +424,8 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
     if state {
         let is_keyed = |node: &Node| matches!(node.kind, NodeKind::Udf(_)) && key_of(node).is_some();
         let what = if plan.nodes.iter().any(is_keyed) { "state" } else { "window state" };
-        budget.push((format!("{what}, at most"), plan.state_bytes_max));
+        let more = if plan.checkpoint.is_some() { "; more spills to the disk" } else { "" };
+        budget.push((format!("{what}, at most{more}"), plan.state_bytes_max));
     }
     budget
 }

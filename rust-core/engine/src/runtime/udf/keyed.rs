@@ -4,6 +4,10 @@
 //! behind the function's in the response. They are stored when the result leaves in order; rows that failed leave the
 //! state as it was. Until then the key is *busy*: a further row of it has to wait, so a key is in one batch only, once,
 //! and its rows are computed in their order. Few hot keys therefore make small batches.
+//!
+//! What of it has no place in memory is in the shard's store alone ([`spill`]).
+
+mod spill;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,6 +20,7 @@ use crate::error::EngineError;
 use crate::plan::StateField;
 use crate::runtime::operator::Delivery;
 use crate::window::{Budget, EntryLayout, KeyColumns, KeyScratch, KeyTable, StateFull, push_fixed};
+use spill::Spilling;
 
 /// Its part of the node's state in the stores.
 pub(super) const SECTION: u8 = 0;
@@ -24,6 +29,10 @@ const BLOCK: usize = 64;
 /// Flags of an entry, in the first word of its payload.
 const BUSY: u64 = 1;
 const CHANGED: u64 = 2;
+/// A row of it was taken since memory was last short.
+const USED: u64 = 4;
+/// And another one: it stays in memory when others go.
+const USED_AGAIN: u64 = 8;
 
 struct StateColumn {
     data_type: DataType,
@@ -52,6 +61,7 @@ pub struct KeyedState {
     /// Entries with [`CHANGED`]; `None`: there are no checkpoints.
     changed: Option<Vec<u32>>,
     value: Vec<u8>,
+    spilling: Spilling,
 }
 
 impl KeyedState {
@@ -77,6 +87,7 @@ impl KeyedState {
             busy: VecDeque::new(),
             changed: None,
             value: Vec::new(),
+            spilling: Spilling::default(),
         }
     }
 
@@ -97,7 +108,7 @@ impl KeyedState {
 
     /// Bytes taken.
     pub(super) fn bytes(&self) -> u64 {
-        self.budget.used()
+        self.budget.used() + self.spilling.bytes()
     }
 
     /// Looks some rows up; whether the first has to wait for an earlier one of its key.
@@ -125,7 +136,7 @@ impl KeyedState {
                 push_fixed(self.inputs + at, column.data_type, &word.to_le_bytes()[..column.width], writer);
             }
             writer.finish_tagged_row(view.tag(row));
-            words[payload] |= BUSY;
+            words[payload] |= if words[payload] & USED == 0 { BUSY | USED } else { BUSY | USED_AGAIN };
             self.busy.push_back(entry);
         }
         rows.len()
@@ -164,8 +175,14 @@ impl KeyedState {
 
     /// Gives out what has changed since the last time.
     pub(super) fn snapshot(&mut self, out: &mut NodeDelta<'_>) {
+        self.write_changes(usize::MAX, out);
+    }
+
+    /// Writes entries that have changed, that many at most.
+    fn write_changes(&mut self, count: usize, out: &mut NodeDelta<'_>) {
         let KeyedState { keys, table, columns, changed, value, .. } = self;
-        for entry in changed.iter_mut().flat_map(|changed| changed.drain(..)) {
+        let Some(changed) = changed else { return };
+        for entry in changed.drain(changed.len().saturating_sub(count)..) {
             let payload = table.payload(entry);
             table.parts_mut().0[payload] &= !CHANGED;
             value.clear();
@@ -176,17 +193,17 @@ impl KeyedState {
         }
     }
 
-    /// Takes one entry back; or says what is wrong with it.
+    /// Takes one entry back, unless it had better stay in the store; or says what is wrong with it.
     pub(super) fn restore(&mut self, entry: &EntryKey<'_>, value: &[u8]) -> Result<(), String> {
+        if self.leaves_in_store() { Ok(()) } else { self.take_in(entry, value) }
+    }
+
+    fn take_in(&mut self, entry: &EntryKey<'_>, value: &[u8]) -> Result<(), String> {
         if value.len() != self.columns.iter().map(|column| column.width).sum::<usize>() {
             return Err("a key's state has the wrong length".into());
         }
-        self.keys.load(entry.key, &mut self.scratch)?;
-        let keys = self.keys.of_scratch(&mut self.scratch);
-        self.table
-            .resolve(&keys, &self.block[..1], &self.initial, &mut self.budget, &mut self.found)
-            .map_err(|error| format!("it needs {} bytes and may take {}", error.needed, error.allowed))?;
-        let payload = self.table.payload(self.found[0]);
+        let made = self.find_or_make(entry.key)?;
+        let payload = self.table.payload(made);
         let mut rest = value;
         for (at, column) in self.columns.iter().enumerate() {
             let (bytes, others) = rest.split_at(column.width);
@@ -197,6 +214,16 @@ impl KeyedState {
         }
         Ok(())
     }
+
+    /// The entry of a stored key, with the state of a new one if there is none.
+    fn find_or_make(&mut self, key: &[u8]) -> Result<u32, String> {
+        self.keys.load(key, &mut self.scratch)?;
+        let keys = self.keys.of_scratch(&mut self.scratch);
+        self.table
+            .resolve(&keys, &self.block[..1], &self.initial, &mut self.budget, &mut self.found)
+            .map_err(|error| format!("it needs {} bytes and may take {}", error.needed, error.allowed))?;
+        Ok(self.found[0])
+    }
 }
 
 impl UdfOperator {
@@ -204,8 +231,11 @@ impl UdfOperator {
     pub(super) fn accept_keyed(&mut self, delivery: &Delivery<'_>) -> Result<usize, EngineError> {
         let (mut first, end) = (delivery.first, delivery.view.rows());
         while first < end && self.idle_mark.is_none() {
-            let rows = first..end.min(first + BLOCK);
             let Some(keyed) = &mut self.keyed else { break };
+            let rows = first..first + keyed.ready_rows(&delivery.view, first..end);
+            if rows.is_empty() {
+                break;
+            }
             let must_wait = keyed.look_up(&delivery.view, rows.clone());
             let must_wait = must_wait.map_err(|StateFull { needed, allowed }| EngineError::KeyedState {
                 step: self.name.clone(),
@@ -243,121 +273,4 @@ impl UdfOperator {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use ringmill_state::Delta;
-    use ringmill_wire::{Capacity, Field, HeapBatch, Template};
-
-    use super::*;
-
-    fn template(fields: &[(&str, DataType)]) -> Arc<Template> {
-        let fields = fields.iter().map(|(name, data_type)| Field::new(*name, *data_type)).collect();
-        let capacity = Capacity { rows_max: 16, variable_bytes_max: 256 };
-        Arc::new(Template::new(Arc::new(Schema::new(fields).unwrap()), capacity).unwrap())
-    }
-
-    /// Keeps `n`, beginning with 7, and `is_odd` for each `name`; the function has one output.
-    fn keyed(input: &Template) -> KeyedState {
-        let state = [("n", DataType::Int32, "07000000"), ("is_odd", DataType::Bool, "01")];
-        let state = state.map(|(name, data_type, initial)| StateField {
-            name: name.into(),
-            data_type,
-            initial: initial.into(),
-        });
-        let mut keyed = KeyedState::new(&[0], input.schema(), &state, 1, 1 << 20);
-        keyed.track_changes();
-        keyed
-    }
-
-    fn input() -> Arc<Template> {
-        template(&[("name", DataType::Utf8), ("x", DataType::Int64)])
-    }
-
-    fn rows(names: &[&str]) -> HeapBatch {
-        let mut batch = HeapBatch::new(input());
-        for (x, name) in names.iter().enumerate() {
-            batch.writer().push_str(0, name).unwrap();
-            batch.writer().push(1, x as i64);
-            batch.writer().finish_row();
-        }
-        batch
-    }
-
-    fn request() -> HeapBatch {
-        let kept = [("n", DataType::Int32), ("is_odd", DataType::Bool)];
-        HeapBatch::new(template(&[&[("name", DataType::Utf8), ("x", DataType::Int64)][..], &kept].concat()))
-    }
-
-    /// What a function answers that counts: an output, the new `n`, and whether it is odd.
-    fn answer(counts: &[i32]) -> HeapBatch {
-        let mut batch =
-            HeapBatch::new(template(&[("y", DataType::Float64), ("n", DataType::Int32), ("is_odd", DataType::Bool)]));
-        for n in counts {
-            batch.writer().push(0, 0.5);
-            batch.writer().push(1, *n);
-            batch.writer().push(2, n % 2 == 1);
-            batch.writer().finish_row();
-        }
-        batch
-    }
-
-    /// How many of the rows from `first` on go along now.
-    fn take(keyed: &mut KeyedState, batch: &HeapBatch, first: usize, out: &mut HeapBatch) -> usize {
-        let rows = first..batch.rows() as usize;
-        if keyed.look_up(&batch.view(), rows.clone()).unwrap() {
-            return 0;
-        }
-        keyed.copy_rows(&batch.view(), rows, out.writer())
-    }
-
-    #[test]
-    fn a_row_waits_until_the_earlier_one_of_its_key_is_answered_and_then_has_its_state() {
-        let (batch, mut out) = (rows(&["a", "b", "a", "c"]), request());
-        let mut keyed = keyed(&input());
-        assert_eq!(take(&mut keyed, &batch, 0, &mut out), 2);
-        assert_eq!(take(&mut keyed, &batch, 2, &mut out), 0);
-        assert_eq!(out.view().column(2).values::<i32>(), [7, 7]);
-        keyed.store(0, &answer(&[8, 9]).view());
-        assert_eq!(take(&mut keyed, &batch, 2, &mut out), 0, "the batch is not done yet");
-        keyed.release(2);
-        assert_eq!(take(&mut keyed, &batch, 2, &mut out), 2);
-        assert_eq!(out.view().column(2).values::<i32>(), [7, 7, 8, 7]);
-    }
-
-    #[test]
-    fn rows_that_failed_leave_the_state_as_it_was() {
-        let (batch, mut out) = (rows(&["a", "b", "c"]), request());
-        let mut keyed = keyed(&input());
-        take(&mut keyed, &batch, 0, &mut out);
-        // The second of the three failed.
-        keyed.store(0, &answer(&[8]).view());
-        keyed.store(2, &answer(&[9]).view());
-        keyed.release(3);
-        out.clear();
-        take(&mut keyed, &batch, 0, &mut out);
-        assert_eq!(out.view().column(2).values::<i32>(), [8, 7, 9]);
-    }
-
-    #[test]
-    fn what_has_changed_is_given_out_once_and_comes_back_elsewhere() {
-        let (batch, mut out) = (rows(&["a", "", "a longer name that is kept outside"]), request());
-        let mut first = keyed(&input());
-        take(&mut first, &batch, 0, &mut out);
-        first.store(0, &answer(&[1, 2, 3]).view());
-        first.release(3);
-        let (mut delta, mut again) = (Delta::default(), Delta::default());
-        first.snapshot(&mut delta.node(4));
-        first.snapshot(&mut again.node(4));
-        assert_eq!((delta.puts().len(), again.puts().len()), (3, 0));
-        let mut second = keyed(&input());
-        for (key, value) in delta.puts() {
-            second.restore(&EntryKey::parse(key).unwrap(), value).unwrap();
-        }
-        out.clear();
-        assert_eq!(take(&mut second, &batch, 0, &mut out), 3);
-        assert_eq!(out.view().column(2).values::<i32>(), [1, 2, 3]);
-        let entry = EntryKey { node: 4, section: SECTION, window: 0, group: 0, key: b"a" };
-        assert!(second.restore(&entry, b"1234").unwrap_err().contains("wrong length"));
-    }
-}
+mod tests;

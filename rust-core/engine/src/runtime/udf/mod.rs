@@ -38,9 +38,11 @@ use super::dead_letters::DeadLetterBatch;
 use super::operator::{
     DEAD_LETTERS, Delivery, InputMarks, LATE, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext,
 };
+use super::store_port::StorePort;
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, WorkerSnapshot};
 use crate::plan::{OnError, Supervision};
+use crate::window::SpillFigures;
 
 /// What became of a batch.
 enum Outcome {
@@ -118,6 +120,8 @@ pub struct UdfOperator {
     id: NodeId,
     /// Per-key state, if the function keeps any.
     keyed: Option<KeyedState>,
+    /// The way to the store, if there is one.
+    store: Option<StorePort>,
     /// What its workers have learnt, if that can be asked for.
     snapshots: Option<Snapshots>,
     /// The first batch in order, if it is being tried again.
@@ -220,6 +224,7 @@ impl UdfOperator {
             timeout_ns: parts.supervision.timeout_ns,
             id: parts.id,
             keyed: parts.keyed,
+            store: None,
             snapshots,
             retrial: None,
             has_complained: false,
@@ -379,6 +384,7 @@ impl Failure {
 impl Operator for UdfOperator {
     fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
         let mut moved = self.take_completions(context)?;
+        moved |= self.serve_keyed(context)?;
         moved |= self.go_on_keeping(context)?;
         self.watch_deadlines(context);
         moved |= self.serve_head(context)?;
@@ -560,6 +566,14 @@ impl Operator for UdfOperator {
 
     fn state_bytes(&self) -> u64 {
         self.keyed.as_ref().map_or(0, KeyedState::bytes)
+    }
+
+    fn spilled(&self) -> SpillFigures {
+        self.keyed.as_ref().map_or_else(SpillFigures::default, KeyedState::spilled)
+    }
+
+    fn set_store(&mut self, port: StorePort) {
+        self.store = Some(port);
     }
 
     fn arm_sleep(&mut self) -> bool {
