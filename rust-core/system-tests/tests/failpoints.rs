@@ -10,11 +10,22 @@ use ringmill_system_tests::{Job, ringmill};
 /// How many runs may end before they come by a place that another run came by.
 const ATTEMPTS_MAX: u32 = 5;
 
+/// Memory for windows and statistics.
+const AMPLE: &str = "1GiB";
+/// So little that they spill all the time.
+const LITTLE: &str = "16KiB";
+
+/// How much there is where a run is killed at this place.
+fn memory_at(place: &str) -> &'static str {
+    if place.starts_with("store.") { LITTLE } else { AMPLE }
+}
+
 /// A file of rows, a folder of windows and a table of them, from a source that is read in four checkpoints or so.
-fn job() -> Job {
+fn job(memory: &str) -> Job {
     let pipeline = r#"
 [pipeline]
 shards = 2
+state_memory = "MEMORY"
 
 [checkpoint]
 path = "state"
@@ -23,7 +34,7 @@ keep = 2
 
 [sources.sensors]
 kind = "generator"
-keys = 20
+keys = 100
 rows = 4_000
 rate = 20_000
 event_time = "timestamp"
@@ -32,8 +43,9 @@ event_time = "timestamp"
 kind = "window"
 inputs = ["sensors"]
 key = ["device_id"]
-window = { tumbling = "10s" }
+window = { tumbling = "5s" }
 aggregates = { mean = "mean(temperature)", readings = "count()" }
+statistics = { of = "mean", as = { mean = "before" }, horizon = "1h" }
 
 [sinks.rows]
 kind = "file"
@@ -52,7 +64,7 @@ inputs = ["averages"]
 path = "windows.sqlite"
 table = "averages"
 "#;
-    Job::new(pipeline, "")
+    Job::new(&pipeline.replace("MEMORY", memory), "")
 }
 
 /// Runs it, killed at a place if one is given; whether it came to its end.
@@ -89,11 +101,11 @@ fn shown(job: &Job) -> Vec<Vec<String>> {
 /// The rows of the table as text.
 fn table(job: &Job) -> String {
     let Ok(database) = rusqlite::Connection::open(job.path("windows.sqlite")) else { return String::new() };
-    let Ok(mut query) = database.prepare("SELECT device_id, window_start, mean, readings FROM averages") else {
+    let Ok(mut query) = database.prepare("SELECT device_id, window_start, mean, readings, before FROM averages") else {
         return String::new();
     };
     let row = |row: &rusqlite::Row<'_>| {
-        let columns: Vec<String> = (0..4).map(|column| format!("{:?}", row.get_ref_unwrap(column))).collect();
+        let columns: Vec<String> = (0..5).map(|column| format!("{:?}", row.get_ref_unwrap(column))).collect();
         Ok(columns.join(" ") + "\n")
     };
     query.query_map([], row).expect("the table can be read").map(|row| row.expect("a row can be read")).collect()
@@ -101,15 +113,17 @@ fn table(job: &Job) -> String {
 
 /// How often each place is reached in a run from the beginning.
 fn places() -> BTreeMap<String, u64> {
-    let job = job();
-    let record = job.path("places");
-    assert!(run(&job, Some(&format!("record:{}", record.display()))));
     let mut places = BTreeMap::new();
-    for line in job.read("places").lines() {
-        let (name, hits) = line.split_once(' ').expect("a place and a number");
-        let hits: u64 = hits.parse().expect("a place and a number");
-        let most = places.entry(name.to_owned()).or_default();
-        *most = hits.max(*most);
+    for memory in [AMPLE, LITTLE] {
+        let job = job(memory);
+        let record = job.path("places");
+        assert!(run(&job, Some(&format!("record:{}", record.display()))));
+        for line in job.read("places").lines() {
+            let (name, hits) = line.split_once(' ').expect("a place and a number");
+            let hits: u64 = hits.parse().expect("a place and a number");
+            let most = places.entry(name.to_owned()).or_default();
+            *most = hits.max(*most);
+        }
     }
     places
 }
@@ -125,7 +139,7 @@ fn assert_part_of(shown: &[Vec<String>], whole: &[Vec<String>], place: &str) {
 
 #[test]
 fn a_core_killed_at_every_named_place_goes_on_as_if_nothing_had_been() {
-    let undisturbed = job();
+    let undisturbed = job(AMPLE);
     assert!(run(&undisturbed, None));
     let whole = shown(&undisturbed);
     assert_eq!(whole[0].len(), 4_000);
@@ -137,7 +151,7 @@ fn a_core_killed_at_every_named_place_goes_on_as_if_nothing_had_been() {
     for (name, hits) in &places {
         let (mut reached, mut attempts) = (0, 0);
         while reached < (*hits).min(hits_max) && attempts < ATTEMPTS_MAX {
-            let job = job();
+            let job = job(memory_at(name));
             let place = format!("kill:{name}:{}", reached + 1);
             if run(&job, Some(&place)) {
                 // How many checkpoints a run takes is a matter of time, so a run may end before this hit comes.
@@ -161,19 +175,22 @@ fn a_core_killed_at_every_named_place_goes_on_as_if_nothing_had_been() {
     places.iter().for_each(|(name, hits)| println!("  {hits:6} {name}"));
     assert!(never_reached.is_empty(), "not reached a second time: {never_reached:?}");
     assert!(places.len() > 30, "places are recorded");
+    for place in ["store.spilled", "store.read_back", "store.scanned"] {
+        assert!(places.contains_key(place), "it spilled and had back what it put away: {place}");
+    }
 }
 
 #[test]
 fn a_damaged_state_folder_is_noticed_or_harmless() {
     let mut chance = Chance::from_environment("damage");
-    let undisturbed = job();
+    let undisturbed = job(AMPLE);
     assert!(run(&undisturbed, None));
     let whole = shown(&undisturbed);
     let (mut refused, mut harmless) = (0, 0);
     // A kill may come before the first checkpoint is there, or not at all where a busy machine takes one checkpoint only;
     // then there is nothing to be damaged.
     for _ in 0..rounds("RINGMILL_DAMAGED_RUNS", 20) {
-        let job = job();
+        let job = job(AMPLE);
         let place = ["sink.file.appended", "coordinator.manifest.written", "coordinator.sink.staged"];
         let place = place[chance.below(3) as usize];
         if run(&job, Some(&format!("kill:{place}:{}", 1 + chance.below(2)))) {

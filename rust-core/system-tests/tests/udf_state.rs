@@ -149,6 +149,21 @@ fn the_state_of_each_key_follows_its_rows_through_any_number_of_workers_and_shar
 }
 
 #[test]
+fn per_key_state_that_does_not_fit_spills_with_checkpoints_and_ends_the_run_without() {
+    let settings = [AT_ONCE, "sources.sensors.keys=20_000", "pipeline.state_memory=256KiB"];
+    let job = Job::new(&pipeline(BY_KEY, CHECKPOINTS), EWMA);
+    let ended = job.run(&settings);
+    let (entries, read_back) = (ended.figure("/spilled/entries"), ended.figure("/spilled/read_back"));
+    println!("{entries} entries spilled, {read_back} read back");
+    assert!(entries > 20_000 && read_back > 20_000, "most keys were put away and came again");
+    let seen = check_by_key(&job.rows("out.ndjson"));
+    assert_eq!((seen.len(), seen.values().sum::<i64>()), (20_000, ROWS as i64));
+    let ended = Job::new(&pipeline(BY_KEY, ""), EWMA).run(&settings);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("[checkpoint]"), "{}", ended.stderr);
+}
+
+#[test]
 fn per_key_state_is_that_of_an_undisturbed_run_though_workers_are_killed() {
     let mut chance = Chance::from_environment("worker kills with per-key state");
     let expected = reference(BY_KEY, EWMA);
@@ -203,13 +218,15 @@ fn per_key_state_goes_on_from_the_checkpoint_after_a_core_was_killed() {
 }
 
 #[test]
-fn per_key_state_is_exact_though_workers_and_cores_of_two_shards_are_killed() {
+fn per_key_state_that_spills_is_exact_though_workers_and_cores_of_two_shards_are_killed() {
     let mut chance = Chance::from_environment("double faults with per-key state");
+    // Each shard has room for a third of its keys.
+    let settings = ["pipeline.shards=2", "pipeline.state_memory=24KiB"];
     let job = Job::new(&pipeline(&format!("{BY_KEY}\nrestarts_max = 10_000"), CHECKPOINTS), EWMA);
     let newest = || newest_checkpoint(&job.path("state"));
     let mut killed = 0;
     for _ in 0..rounds("RINGMILL_UDF_STATE_KILLS", 10) {
-        let mut child = job.start(&["pipeline.shards=2"]);
+        let mut child = job.start(&settings);
         let (core, before, workers) = (child.id(), newest(), chance.below(3) as usize);
         let has_got_on = || {
             let is_time = newest() > before;
@@ -225,8 +242,9 @@ fn per_key_state_is_exact_though_workers_and_cores_of_two_shards_are_killed() {
         killed += 1;
     }
     assert!(killed > 2, "it ended after {killed} kills");
-    let ended = job.run(&[AT_ONCE, "pipeline.shards=2"]);
+    let ended = job.run(&[AT_ONCE, settings[0], settings[1]]);
     assert_eq!(ended.figure("/rows/in"), ROWS);
+    assert!(ended.figure("/spilled/entries") > 0 && ended.figure("/spilled/read_back") > 0, "it spilled");
     let seen = check_by_key(&job.rows("out.ndjson"));
     assert_eq!((seen.len(), seen.values().sum::<i64>()), (700, ROWS as i64));
 }
