@@ -107,11 +107,14 @@ fn hint(error: &EngineError) -> Option<String> {
              another interpreter with `python` in [pipeline] or $RINGMILL_PYTHON"
         }
         EngineError::State { .. } => {
-            "raise `state_memory` in [pipeline], use shorter windows or fewer keys; with a `path` in [checkpoint], tumbling \
-             and sliding windows that do not fit spill to the disk"
+            "raise `state_memory` in [pipeline], use shorter windows or fewer keys; with a `path` in [checkpoint], all state \
+             but that of sessions spills to the disk where it does not fit"
         }
         EngineError::Unfinished { .. } => "make room, then run it again",
-        EngineError::KeyedState { .. } => "raise `state_memory` in [pipeline], or use fewer keys",
+        EngineError::KeyedState { .. } => {
+            "raise `state_memory` in [pipeline], or use fewer keys; with a `path` in [checkpoint], what does not fit spills to \
+             the disk"
+        }
         EngineError::Udf { .. } => {
             "to go on without the rows that fail, set on_error = \"dead_letter\" or on_error = \"skip\" for the step"
         }

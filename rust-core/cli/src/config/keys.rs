@@ -134,7 +134,7 @@ pub static PIPELINE: &[Key] = &[
     optional(
         "state_memory",
         Kind::Size,
-        "Most memory that the state of all windows and functions may take. With [checkpoint], tumbling and sliding windows that do not fit spill to the disk; any other state that needs more ends the run. Default: a quarter of the machine's.",
+        "Most memory that the state of all windows and functions may take. With [checkpoint], what does not fit spills to the disk, but for session windows; these, and any state without [checkpoint], end the run when they need more. Default: a quarter of the machine's.",
     ),
     optional(
         "python",
