@@ -98,11 +98,21 @@ Examples:
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
-  ringmill dlq replay pipeline.toml --step scores --into replayed
+  ringmill dlq replay pipeline.toml                         all letters, when what made them has been mended
+  ringmill dlq replay pipeline.toml --step scores
+  ringmill dlq replay pipeline.toml --id scores/12-3 --id scores/12-7
+  ringmill dlq replay pipeline.toml --step scores --into replayed      a trial that changes nothing
 
-The step, and everything behind it, runs on the rows of its stored dead letters. What its sinks would have written goes to
-FOLDER, one file for each sink, and so do letters that fail again; the pipeline's own output and its stored dead letters stay
-as they are. A step with a window behind it cannot be replayed: its windows would lack their other rows.";
+Letters go back to where they failed: the row of a function to that function, the record of a source through the source's
+decoder, then through everything behind it to the pipeline's sinks, exactly once. It is a run of its own that goes on from the
+newest checkpoint, reads nothing but letters, and ends with them; it is refused while the pipeline runs. Letters leave the store
+in the checkpoint that holds what became of them. Those that fail again are stored anew, with their attempts counted on; those
+that cannot be read back stay. A row comes when it is replayed: one whose window has closed is late and goes to the step's late
+rows, and a function that keeps something sees it behind the rows that came since.
+
+With --into, one step and everything behind it run on the rows of its letters, what the sinks would have written goes to FOLDER,
+one file for each sink, and so do letters that fail again; the pipeline and its stored letters stay as they are. There, a window
+behind the step would lack its other rows, so that is refused.";
 
 const GET_EXAMPLES: &str = "\
 Examples:
@@ -291,7 +301,7 @@ pub struct VerifyArguments {
 pub enum DlqCommand {
     /// Show dead letters that no sink takes, the newest last.
     Show(ShowArguments),
-    /// Run a step again on its dead letters.
+    /// Feed dead letters back into the pipeline, when what made them has been mended.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArguments),
 }
@@ -302,9 +312,9 @@ pub struct ShowArguments {
     /// Whose letters.
     #[command(flatten)]
     pub state: StateArguments,
-    /// Only those of this source or step.
-    #[arg(long, value_name = "NAME")]
-    pub step: Option<String>,
+    /// Which letters.
+    #[command(flatten)]
+    pub choice: ChoiceArguments,
     /// At most so many of each, the newest. Default: 20, with --json all.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -313,18 +323,41 @@ pub struct ShowArguments {
     pub json: bool,
 }
 
+/// Which letters.
+#[derive(Args, Debug)]
+pub struct ChoiceArguments {
+    /// Only those of this source or step.
+    #[arg(long, value_name = "NAME")]
+    pub step: Option<String>,
+    /// Only this one, as `ringmill dlq show` names it; may be repeated.
+    #[arg(long = "id", value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Only those whose reason contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
 /// `ringmill dlq replay`
 #[derive(Args, Debug)]
 pub struct ReplayArguments {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// The step whose letters are replayed.
-    #[arg(long, value_name = "NAME")]
-    pub step: String,
-    /// Where the rows go; a folder that is empty or not there yet.
+    /// Which letters.
+    #[command(flatten)]
+    pub choice: ChoiceArguments,
+    /// At most so many of each, the oldest.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Only try one step: rows go to this folder, which is empty or not there yet, and letters stay.
     #[arg(long, value_name = "FOLDER")]
-    pub into: PathBuf,
+    pub into: Option<PathBuf>,
+    /// Write the figures of the run as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Show no progress and no closing table.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Which log lines, and how they look.
     #[command(flatten)]
     pub log: LogArguments,

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use ringmill_connect::ConnectError;
 use ringmill_engine::EngineError;
+use ringmill_engine::plan::replay::ReplayRefused;
+use ringmill_state::StateError;
 
 use crate::config::mistake::Mistakes;
 
@@ -94,6 +97,24 @@ impl From<EngineError> for Failure {
             EngineError::Unfinished { .. } => Failure::Unfinished(hinted),
             _ => Failure::Run(hinted),
         }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Failure {
+        Failure::Run(Hinted::new(error.to_string()))
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Failure {
+        Failure::Run(Hinted::new(error.to_string()))
+    }
+}
+
+impl From<ReplayRefused> for Failure {
+    fn from(ReplayRefused { message, hint }: ReplayRefused) -> Failure {
+        Failure::Usage(Hinted { message, hint, details: None })
     }
 }
 

@@ -1,4 +1,4 @@
-//! A plan that runs one step, and everything behind it, on the rows of its dead letters. Its sinks are files in a folder
+//! A plan that runs one step, and everything behind it, on the rows of its dead letters, for a trial. Its sinks are files in a folder
 //! of its own, so it can be run again, and it touches nothing of the pipeline.
 
 use std::collections::HashMap;
@@ -8,9 +8,8 @@ use ringmill_connect::{FieldSpec, FileSpec, Format, Order, RECORD_BYTES_MAX};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
-    Node, NodeKind, NodeSpec, PipelineSpec, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef,
+    Node, NodeKind, NodeSpec, PipelineSpec, PlanError, SinkSpec, SourceConnector, SourceSpec, StreamRef,
 };
-use ringmill_wire::DataType;
 
 use crate::config::suggest::did_you_mean;
 use crate::failure::Hinted;
@@ -30,8 +29,7 @@ pub fn find_step(plan: &Plan, step: &str) -> Result<usize, Hinted> {
     match node.kind {
         NodeKind::Udf(_) => {}
         NodeKind::Source(_) => {
-            let hint = "`ringmill dlq show FILE --step NAME --json` prints the records; mend them, or the fields of \
-                        the source, and read them with a pipeline of their own";
+            let hint = "without --into, they are read again by the source's decoder";
             return Err(Hinted::new(format!("{step} is a source; its dead letters are records, not rows")).hint(hint));
         }
         _ => return Err(Hinted::new(format!("{step} has no dead letters; only sources and udf steps have"))),
@@ -40,11 +38,6 @@ pub fn find_step(plan: &Plan, step: &str) -> Result<usize, Hinted> {
     let windows = plan.nodes.iter().enumerate().filter(|(at, _)| behind.contains_key(at));
     if let Some((_, window)) = windows.into_iter().find(|(_, node)| matches!(node.kind, NodeKind::Window(_))) {
         let message = format!("{step} cannot be replayed: the windows of {} would lack their other rows", window.name);
-        return Err(Hinted::new(message));
-    }
-    let lists = node.input_schema.iter().flat_map(|schema| &schema.fields);
-    if let Some(field) = lists.into_iter().find(|field| matches!(field.data_type, DataType::List(_))) {
-        let message = format!("{step} cannot be replayed: column {} is a list, and lists cannot be read", field.name);
         return Err(Hinted::new(message));
     }
     Ok(index)
@@ -68,7 +61,7 @@ pub fn replay_plan(plan: &Plan, step: usize, folder: &Path) -> Result<Plan, Vec<
     for (index, node) in plan.nodes.iter().enumerate() {
         let inputs = match behind.get(&index) {
             _ if index == step => vec![source.clone()],
-            Some(inputs) => inputs.iter().map(|input| stream(plan, *input)).collect(),
+            Some(inputs) => inputs.iter().map(|input| plan.stream_name(*input)).collect(),
             None => continue,
         };
         nodes.push(NodeSpec { name: node.name.clone(), inputs, kind: beside(node, folder) });
@@ -77,13 +70,9 @@ pub fn replay_plan(plan: &Plan, step: usize, folder: &Path) -> Result<Plan, Vec<
     let pipeline = PipelineSpec {
         name: format!("{} (replay of {name})", plan.name),
         shards: 1,
-        wait: plan.wait,
         profile: Default::default(),
-        cpus: plan.cpus.clone(),
-        state_bytes_max: plan.state_bytes_max,
         checkpoint: None,
-        run_base: plan.run_base.clone(),
-        worker_environment: plan.worker_environment.clone(),
+        ..plan.pipeline()
     };
     Plan::build(pipeline, nodes)
 }
@@ -100,15 +89,6 @@ fn behind(plan: &Plan, step: usize) -> HashMap<usize, Vec<StreamRef>> {
         }
     }
     found
-}
-
-fn stream(plan: &Plan, input: StreamRef) -> String {
-    let name = &plan.nodes[input.node].name;
-    match input.port {
-        Port::Rows => name.clone(),
-        Port::Late => format!("{name}.late"),
-        Port::DeadLetters => format!("{name}.dead_letters"),
-    }
 }
 
 /// The step's input, read back from the letters.

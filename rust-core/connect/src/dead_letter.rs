@@ -15,6 +15,10 @@ pub struct DeadLetter<'a> {
     pub reason: &'a str,
     /// its bytes; of a record that is too long, the first ones
     pub record: &'a [u8],
+    /// the header by which it is read, if its format has one
+    pub header: Option<&'a str>,
+    /// how often it was read, if more than once
+    pub attempts: Option<u32>,
 }
 
 /// Takes dead letters from a partition. A partition consumes no record while there is no room.
@@ -27,8 +31,9 @@ pub trait DeadLetters {
 
 /// The columns of every `NAME.dead_letters` stream: `origin`, `reason` (of a function's row the exception, or how the
 /// worker died of it), `detail` (the traceback), `partition`, `offset`, `record` (the bytes, if they are valid UTF-8; of a
-/// function's row its columns as JSON), `record_bytes` (otherwise) and `attempts` (how often the function was given the
-/// row); of a function's row also `key` (its key's columns as JSON), and where it came straight from a source `source`,
+/// function's row its columns as JSON), `record_bytes` (otherwise), `attempts` (how often the function was given the
+/// row, or the record was read if more than once) and `header` (by which a record is read, if its format has one); of a
+/// function's row also `key` (its key's columns as JSON), and where it came straight from a source `source`,
 /// `original` (the record that it was made of, if it is valid UTF-8), `original_bytes` (otherwise) and `original_missing`
 /// (why it cannot be read any more).
 pub fn dead_letter_schema() -> Arc<Schema> {
@@ -47,6 +52,7 @@ pub fn dead_letter_schema() -> Arc<Schema> {
         field("original", DataType::Utf8, true),
         field("original_bytes", DataType::Binary, true),
         field("original_missing", DataType::Utf8, true),
+        field("header", DataType::Utf8, true),
     ];
     Arc::new(Schema::new(fields).expect("the names are distinct"))
 }

@@ -85,6 +85,16 @@ pub enum ConnectError {
         /// the system's or decompressor's reason
         source: io::Error,
     },
+    /// A line of the store of dead letters is none.
+    #[error("{}, line {line}: this is no dead letter: {reason}", path.display())]
+    ForeignLetter {
+        /// the file
+        path: PathBuf,
+        /// counted from 1
+        line: u64,
+        /// what is wrong with it
+        reason: String,
+    },
     /// Writing failed.
     #[error("cannot write {name}: {source}")]
     Write {

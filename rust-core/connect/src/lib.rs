@@ -1,6 +1,6 @@
 //! Sources, sinks and formats.
 //!
-//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`]) that opens into [`Partition`]s: each is polled
+//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled
 //! by the one shard thread that owns it and writes rows straight into that shard's open micro-batch. A *sink* is an
 //! [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
 //! the null sink is a [`Checksum`].
@@ -24,6 +24,7 @@ mod file;
 mod formats;
 mod generator;
 mod journal;
+mod letters;
 #[cfg(test)]
 mod model_tests;
 mod null;
@@ -46,12 +47,16 @@ pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use error::{ConnectError, Fault};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
-pub use formats::{Encoder, Format, Within, encoder};
+pub use formats::{Encoder, Format, Within, encoder, letter_encoder};
 pub use generator::{GeneratorSpec, Shape};
 pub use journal::{Journal, OnWait};
+pub use letters::{
+    Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
+    take_out,
+};
 pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
-pub use places::{LookUp, Origin, Places};
+pub use places::{LookUp, Origin, Places, Trace, Tried};
 pub use postgres::{PostgresSink, Secret, Tls, WriteMode};
 pub use sqlite::SqliteSink;
 pub use staging::{Sealed, StagePoints, StagingLog};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringmill_wire::BatchWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConnectError, DeadLetters, Places, Within};
+use crate::{ConnectError, DeadLetters, Places, TakenLetters, Within};
 
 /// Where a partition stands: what it has consumed so far. [`Partition::seek`] continues behind it; a source opened with
 /// it as a [`Resume`] does, and checks before that it is still the same source.
@@ -33,6 +33,9 @@ pub struct Position {
     /// `offset` lies within a record that is too long and is a dead letter already
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Within>,
+    /// of letters that are replayed: those that were taken
+    #[serde(default, skip_serializing_if = "TakenLetters::is_empty")]
+    pub letters: TakenLetters,
 }
 
 /// By what a file is known again whose path has stayed the same.

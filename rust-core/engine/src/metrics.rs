@@ -126,6 +126,8 @@ pub struct NodeCounts {
     pub dead_letters: u64,
     /// Rows left out on purpose: by a filter's condition or by `on_error = "skip"`; for a window the rows it aggregated.
     pub absorbed: u64,
+    /// Of a function, rows that it was given by replays of its dead letters before this run.
+    pub replayed: u64,
     /// What a null sink computed over every value.
     pub checksum: Option<u64>,
     /// Nanoseconds during which it made its producers wait.
@@ -201,7 +203,7 @@ macro_rules! clone_in_place {
         }
     };
 }
-clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, checksum, held_up_ns });
+clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, checksum, held_up_ns });
 clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive, state, restarts });
 
 /// The state of a run at one moment.
@@ -563,6 +565,7 @@ fn add_counts(total: &mut NodeCounts, shard: &NodeCounts) {
     total.late += shard.late;
     total.dead_letters += shard.dead_letters;
     total.absorbed += shard.absorbed;
+    total.replayed += shard.replayed;
     if let Some(checksum) = shard.checksum {
         total.checksum = Some(total.checksum.unwrap_or(0).wrapping_add(checksum));
     }

@@ -7,6 +7,7 @@
 mod build;
 pub mod dead_letter_store;
 pub mod provenance;
+pub mod replay;
 pub mod retained;
 
 use std::collections::BTreeMap;
@@ -15,8 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{
-    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, PostgresSink, Promise, Replay, SqliteSink,
-    StdinSpec, StdoutSink, encoder,
+    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, LettersSpec, PostgresSink, Promise, Replay,
+    SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -97,6 +98,8 @@ pub enum SourceConnector {
     File(FileSpec),
     /// Standard input.
     Stdin(StdinSpec),
+    /// Stored dead letters; see [`replay`].
+    Letters(LettersSpec),
 }
 
 impl SourceConnector {
@@ -106,6 +109,7 @@ impl SourceConnector {
             SourceConnector::Generator(spec) => spec.replay(),
             SourceConnector::File(spec) => spec.replay(),
             SourceConnector::Stdin(spec) => spec.replay(),
+            SourceConnector::Letters(_) => Replay::Seekable,
         }
     }
 }
@@ -397,6 +401,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The event-time column of a node's inputs.
+    pub fn input_time(&self, node: &Node) -> Option<String> {
+        let mut times = node.inputs.iter().map(|input| match input.port {
+            Port::Rows => self.nodes[input.node].event_time.as_ref(),
+            Port::Late | Port::DeadLetters => None,
+        });
+        let first = times.next()??;
+        times.all(|time| time == Some(first)).then(|| first.clone())
+    }
+
     /// How workers wait for batches: a real-time thread has to sleep.
     pub fn worker_wait(&self) -> Wait {
         match self.profile {

@@ -102,6 +102,7 @@ fn rate_of(connector: &SourceConnector) -> Option<f64> {
         SourceConnector::Generator(spec) => spec.rate,
         SourceConnector::File(spec) => spec.rate,
         SourceConnector::Stdin(spec) => spec.rate,
+        SourceConnector::Letters(_) => None,
     }
 }
 
@@ -125,6 +126,8 @@ fn hold_sources(plan: &mut Plan, scratch: &Path, notes: &mut Vec<String>) -> Res
             }
             SourceConnector::File(spec) => hold_file(spec, &links),
             SourceConnector::Stdin(spec) => hold_stdin(spec, &links),
+            // No configuration has any.
+            SourceConnector::Letters(_) => continue,
         };
         let (file, held) = held.map_err(refused)?;
         notes.push(format!("{name}: {} are held in memory and read again and again", bytes(held.bytes)));

@@ -5,6 +5,7 @@ pub mod check;
 pub mod checkpoints;
 pub mod dlq;
 pub mod inspect;
+mod replay;
 pub mod run;
 pub mod state;
 

@@ -101,7 +101,7 @@ pub fn watch(arguments: &RunArguments, plan: &Plan, serve: Option<SocketAddr>, s
     watch.finish(outcome)
 }
 
-fn arm_failpoints(machine: &Machine) -> Result<(), Failure> {
+pub(super) fn arm_failpoints(machine: &Machine) -> Result<(), Failure> {
     let Some(text) = &machine.failpoint else { return Ok(()) };
     ringmill_failpoint::configure(text)
         .map_err(|reason| Failure::Usage(Hinted::new(format!("$RINGMILL_FAILPOINT: {reason}")).hint("unset it")))

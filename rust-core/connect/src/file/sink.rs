@@ -13,6 +13,8 @@ use std::{
 
 use ringmill_wire::Schema;
 
+pub(crate) use parts::part_epoch;
+
 use crate::{ConnectError, Format, Promise, Transactions, Writer, create_output, create_output_folder, disk, encoder};
 
 /// A file, or a folder of files, as a sink.

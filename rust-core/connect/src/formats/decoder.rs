@@ -12,6 +12,11 @@ use super::{
 };
 use crate::{ConnectError, DeadLetter, FieldSpec, PollContext};
 
+/// How the reason begins for which a record is refused that is too long.
+pub(crate) const TOO_LONG: &str = "the record is longer than record_bytes_max";
+/// Why the last record of a stream is refused that ended within it.
+pub(crate) const BROKEN_OFF: &str = "the stream broke off within this record";
+
 /// Why [`Decoder::decode`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -66,6 +71,13 @@ impl Decoder {
         }
     }
 
+    /// The rows are those of dead letters, in which a float may be the text `NaN`, `inf` or `-inf`.
+    pub fn read_letters(&mut self) {
+        if let Decoder::Json(json) = self {
+            json.read_letters();
+        }
+    }
+
     /// Forgets the previous stream: the next bytes are the beginning of one (`header`), or continue one whose header is
     /// known.
     pub fn restart(&mut self, header: bool) {
@@ -116,6 +128,8 @@ pub(crate) struct Records<'a, 'c> {
     pub offset: u64,
     /// tag of a row whose record begins there; those of later ones are counted from it
     pub tag: u64,
+    /// the stream's header, if its format has one
+    pub header: Option<&'a str>,
     /// records consumed
     pub consumed: u32,
     consumed_max: u32,
@@ -144,6 +158,7 @@ impl<'a, 'c> Records<'a, 'c> {
             partition,
             offset: 0,
             tag: 0,
+            header: None,
             consumed: 0,
             consumed_max,
         }
@@ -189,7 +204,7 @@ impl<'a, 'c> Records<'a, 'c> {
     #[cold]
     pub fn too_long(&mut self, at: usize, first: &[u8], max: usize) {
         self.row.reason.clear();
-        let _ = write!(self.row.reason, "the record is longer than record_bytes_max ({max} bytes)");
+        let _ = write!(self.row.reason, "{TOO_LONG} ({max} bytes)");
         self.bury(at, &first[..first.len().min(max)]);
     }
 
@@ -202,6 +217,8 @@ impl<'a, 'c> Records<'a, 'c> {
             offset: self.offset + at as u64,
             reason: self.row.reason,
             record,
+            header: self.header,
+            attempts: None,
         });
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ConnectError;
 
-pub(crate) use decoder::{Decoder, Progress, Records, Scratch, Stop};
+pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
 pub use skip::Within;
 
 /// A text format.
@@ -50,6 +50,12 @@ pub trait Encoder: Send {
 
     /// Appends these rows of `view`, each a complete record.
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>);
+}
+
+/// An encoder for the rows in dead letters: JSON that [`LettersSpec`](crate::LettersSpec) reads back as it was, NaN and
+/// infinities included.
+pub fn letter_encoder(schema: &Schema) -> Box<dyn Encoder> {
+    Box::new(json::JsonEncoder::of_letters(schema))
 }
 
 /// An encoder for rows of this schema; refused if the format cannot carry one of its columns.

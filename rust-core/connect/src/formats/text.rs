@@ -30,17 +30,21 @@ pub(super) enum NotFinite {
     Null,
     /// CSV: `NaN`, `inf`, `-inf`
     Text,
+    /// dead letters, which are read back: the same in quotes
+    Quoted,
 }
 
 impl NotFinite {
     #[cold]
     fn write(self, value: f64, out: &mut Vec<u8>) {
-        out.extend_from_slice(match self {
-            NotFinite::Null => b"null",
-            NotFinite::Text if value.is_nan() => b"NaN",
-            NotFinite::Text if value > 0.0 => b"inf",
-            NotFinite::Text => b"-inf",
-        });
+        let text: &[u8] = match value {
+            _ if self == NotFinite::Null => b"null",
+            _ if value.is_nan() => b"NaN",
+            f64::INFINITY => b"inf",
+            _ => b"-inf",
+        };
+        let quote: &[u8] = if self == NotFinite::Quoted { b"\"" } else { b"" };
+        [quote, text, quote].into_iter().for_each(|piece| out.extend_from_slice(piece));
     }
 }
 

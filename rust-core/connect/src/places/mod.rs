@@ -44,6 +44,24 @@ pub struct Origin {
     pub record: Result<Option<Vec<u8>>, String>,
 }
 
+/// What is known of a row besides its columns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// where it came from
+    pub origin: Option<Origin>,
+    /// of a row that was a dead letter before
+    pub tried: Option<Tried>,
+}
+
+/// That a function was given a row before it became a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// the function's step
+    pub step: Arc<str>,
+    /// how often
+    pub attempts: u32,
+}
+
 /// The places of one run.
 #[derive(Debug, Default)]
 pub struct Places {
@@ -56,7 +74,7 @@ pub struct Places {
 struct Request {
     place: Arc<Place>,
     offset: u64,
-    answer: Sender<Origin>,
+    answer: Sender<Trace>,
     waker: Wake,
 }
 
@@ -70,14 +88,17 @@ impl std::fmt::Debug for Wake {
 }
 
 impl Places {
-    /// Begins to find out where the row with this tag came from; the waker is called when that is known. `None`: the row
+    /// Begins to find out what is known of the row with this tag; the waker is called when that is known. `None`: the row
     /// has no tag.
     pub fn look_up(&self, tag: u64, waker: Waker) -> Option<LookUp> {
         let index = usize::try_from(tag >> OFFSET_BITS).ok()?.checked_sub(1)?;
         let place = Arc::clone(lock(&self.known).get(index)?);
         let offset = place.base + (tag & ((1 << OFFSET_BITS) - 1));
         let (answer, answered) = bounded(1);
-        let lost = origin(&place, offset, Err("the thread that reads it cannot be started".to_owned()));
+        let lost = match place.original {
+            Original::Letters(_) => Trace::default(),
+            _ => trace(&place, offset, Err("the thread that reads it cannot be started".to_owned())),
+        };
         let request = Request { place, offset, answer, waker: Wake(waker) };
         if let Some(reader) = self.reader() {
             let _ = reader.send(request);
@@ -112,15 +133,15 @@ impl Places {
 /// A record that is being read again.
 #[derive(Debug)]
 pub struct LookUp {
-    answered: Receiver<Origin>,
-    lost: Origin,
+    answered: Receiver<Trace>,
+    lost: Trace,
 }
 
 impl LookUp {
     /// What was found; `None`: nothing yet.
-    pub fn poll(&self) -> Option<Origin> {
+    pub fn poll(&self) -> Option<Trace> {
         match self.answered.try_recv() {
-            Ok(origin) => Some(origin),
+            Ok(trace) => Some(trace),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => Some(self.lost.clone()),
         }
@@ -130,14 +151,18 @@ impl LookUp {
 fn serve(requests: &Receiver<Request>) {
     let mut reader = Reader::default();
     for Request { place, offset, answer, waker } in requests {
-        let record = reader.read(&place.original, offset);
-        let _ = answer.send(origin(&place, offset, record));
+        let found = match &place.original {
+            Original::Letters(book) => book.trace(offset),
+            original => trace(&place, offset, reader.read(original, offset)),
+        };
+        let _ = answer.send(found);
         (waker.0)();
     }
 }
 
-fn origin(place: &Place, offset: u64, record: Result<Option<Vec<u8>>, String>) -> Origin {
-    Origin { source: Arc::clone(&place.source), partition: Arc::clone(&place.partition), offset, record }
+fn trace(place: &Place, offset: u64, record: Result<Option<Vec<u8>>, String>) -> Trace {
+    let origin = Origin { source: Arc::clone(&place.source), partition: Arc::clone(&place.partition), offset, record };
+    Trace { origin: Some(origin), tried: None }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,10 +5,12 @@ use std::{
     io::{self, Read},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
     Format, Within, journal,
+    letters::LetterBook,
     text::{Content, Source},
 };
 
@@ -28,6 +30,8 @@ pub(crate) enum Original {
     File { path: PathBuf, inode: u64, form: Form },
     /// a stream that is journaled
     Journal { folder: PathBuf, form: Form },
+    /// dead letters; the row's number is that of the letter
+    Letters(Arc<LetterBook>),
 }
 
 /// How records are told from each other.
@@ -54,7 +58,7 @@ impl Reader {
     /// The bytes of the record at `offset`, if it has any; or why they cannot be read.
     pub fn read(&mut self, original: &Original, offset: u64) -> Result<Option<Vec<u8>>, String> {
         let read = match original {
-            Original::None => return Ok(None),
+            Original::None | Original::Letters(_) => return Ok(None),
             Original::Stream => return Err("the stream comes only once, and it is kept with [checkpoint] only".into()),
             Original::File { path, inode, form } => self.read_file(path, *inode, offset, *form),
             Original::Journal { folder, form } => read_journal(folder, offset, *form),

@@ -25,7 +25,7 @@ fn find(places: &Places, tag: u64) -> Option<Origin> {
         }),
     )?;
     loop {
-        if let Some(origin) = look_up.poll() {
+        if let Some(Trace { origin: Some(origin), .. }) = look_up.poll() {
             return Some(origin);
         }
         let _ = wake.recv();

@@ -18,8 +18,8 @@ use std::{
 use ringmill_wire::BatchWriter;
 
 use crate::{
-    ConnectError, FieldSpec, FileIdentity, Format, Partition, Poll, PollContext, Position, Waker,
-    formats::{Decoder, Records, Scratch, Stop},
+    ConnectError, FieldSpec, FileIdentity, Format, Partition, Poll, PollContext, Position, TakenLetters, Waker,
+    formats::{BROKEN_OFF, Decoder, Records, Scratch, Stop},
     journal::Journaled,
     pace::{Admission, Pace},
     places::{Form, Original, Places, Tagger},
@@ -109,7 +109,7 @@ pub(crate) struct TextPartition {
     journal: Option<Journaled>,
     /// makes the tags of its rows, if they carry any
     tagger: Option<Tagger>,
-    /// of the journal's stream being read, if its format has one
+    /// of the file or stream being read, if its format has one
     header: Option<Arc<str>>,
     /// what is in the buffer is the rest of one of a journal's streams, and another one follows
     boundary: Option<Boundary>,
@@ -298,7 +298,7 @@ impl TextPartition {
             let at_end = self.ended && !self.is_cut();
             match self.decoder.take_header(bytes, at_end, name)? {
                 Some(length) => {
-                    if self.journal.is_some() && !self.decoder.needs_header() {
+                    if !self.decoder.needs_header() {
                         self.header = Some(String::from_utf8_lossy(&bytes[..length]).into());
                     }
                     self.consume(length);
@@ -357,9 +357,9 @@ impl TextPartition {
                 return false;
             }
             let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, 1);
-            records.offset = self.offset;
+            (records.offset, records.header) = (self.offset, self.header.as_deref());
             records.row.reason.clear();
-            records.row.reason.push_str("the stream broke off within this record");
+            records.row.reason.push_str(BROKEN_OFF);
             records.bury(0, &rest[..rest.len().min(self.record_bytes_max)]);
             self.rows += 1;
         }
@@ -392,7 +392,7 @@ impl TextPartition {
         let tag = self.tag();
         let partition = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
         let mut records = Records::new(out, context, partition, &self.fields, &mut self.scratch, records_max);
-        (records.offset, records.tag) = (self.offset, tag);
+        (records.offset, records.tag, records.header) = (self.offset, tag, self.header.as_deref());
         let bytes = &self.buffer[self.start..self.end];
         let at_end = self.ended && self.boundary != Some(Boundary::Cut);
         let progress = self.decoder.decode(bytes, at_end, &mut records);
@@ -551,8 +551,9 @@ impl Partition for TextPartition {
             files: files.iter().map(|part| part.name.to_string()).collect(),
             identity: self.identity.or_else(|| self.identity()),
             share: None,
-            header: self.header.clone(),
+            header: self.header.clone().filter(|_| self.journal.is_some()),
             within: self.decoder.within(),
+            letters: TakenLetters::default(),
         }
     }
 

@@ -29,6 +29,8 @@ pub struct ManifestFrame {
     pub sources: Vec<(usize, String)>,
     /// Names of the sinks that stage and commit, in the coordinator's order.
     pub sinks: Vec<String>,
+    /// Of a run that leaves the sources where they are: whether they had ended before it.
+    pub had_ended: Option<bool>,
 }
 
 impl ManifestFrame {
@@ -69,7 +71,7 @@ impl ManifestFrame {
             pipeline: self.pipeline.clone(),
             ringmill: env!("CARGO_PKG_VERSION").to_owned(),
             shards: self.shards,
-            is_final,
+            is_final: self.had_ended.unwrap_or(is_final),
             nodes: self.nodes.records(&counts),
             sources,
             sinks: sinks.map(|(name, staged)| SinkRecord { node: name.clone(), staged }).collect(),
@@ -84,6 +86,7 @@ fn add(total: &mut NodeCounts, shard: &NodeCounts) {
     total.late += shard.late;
     total.dead_letters += shard.dead_letters;
     total.absorbed += shard.absorbed;
+    total.replayed += shard.replayed;
 }
 
 #[cfg(test)]
@@ -97,7 +100,7 @@ mod tests {
             NodeIdentity { name: "in".into(), kind: "source", fingerprint: "generator".into(), udf_version: None };
         let nodes = NodeTable::match_up(&[source], None).unwrap();
         let (sources, sinks) = (vec![(0, "in".to_owned())], vec!["out".to_owned()]);
-        let frame = ManifestFrame { pipeline: "test".into(), shards: 2, nodes, sources, sinks };
+        let frame = ManifestFrame { pipeline: "test".into(), shards: 2, nodes, sources, sinks, had_ended: None };
         let content = |name: &str, rows_in: u64| ShardContent {
             partitions: vec![(
                 0,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use ringmill_state::{Manifest, Misfit, NodeDeclaration, NodeId, NodeIds, NodeRecord, StateError};
 
 use crate::metrics::NodeCounts;
+use crate::plan::replay::replayed_node;
 
 /// What a plan's node says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,30 @@ impl NodeTable {
                 record.counts.clear();
             }
         }
+        table.settle_replays(nodes);
         Ok(table)
+    }
+
+    /// What the sources of earlier replays gave counts for the nodes whose letters those were: a source has read its
+    /// records again, and a function was given its rows once more.
+    fn settle_replays(&mut self, nodes: &[NodeIdentity]) {
+        let is_over = |record: &&mut NodeRecord| {
+            replayed_node(&record.name).is_some() && !nodes.iter().any(|node| node.name == record.name)
+        };
+        let over = self.records.iter_mut().filter(is_over);
+        let given: Vec<_> = over.map(|record| (record.name.clone(), std::mem::take(&mut record.counts))).collect();
+        for (source, counts) in given {
+            let origin = replayed_node(&source).unwrap_or_default();
+            let Some(record) = self.records.iter_mut().find(|record| record.name == origin) else { continue };
+            let mut add = |key: &str, from: &str| {
+                *record.counts.entry(key.to_owned()).or_default() += counts.get(from).copied().unwrap_or(0);
+            };
+            if record.kind == "source" {
+                ["rows_in", "rows_out", "dead_letters"].into_iter().for_each(|key| add(key, key));
+            } else {
+                add("replayed", "rows_out");
+            }
+        }
     }
 
     /// The nodes' numbers in the stores, by index in the plan.
@@ -95,6 +119,7 @@ impl NodeTable {
                 late: count("late"),
                 dead_letters: count("dead_letters"),
                 absorbed: count("absorbed"),
+                replayed: count("replayed"),
                 ..NodeCounts::default()
             }
         };
@@ -121,6 +146,9 @@ impl NodeTable {
                 ("absorbed", counts.absorbed),
             ];
             record.counts = BTreeMap::from(all.map(|(key, count)| (key.to_owned(), count)));
+            if counts.replayed > 0 {
+                record.counts.insert("replayed".to_owned(), counts.replayed);
+            }
         }
         records
     }
@@ -164,6 +192,23 @@ mod tests {
         let said: Vec<String> = misfits.iter().map(Misfit::to_string).collect();
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].contains("\"a\"") && said[0].contains("key x") && said[0].contains("key y"), "{said:?}");
+    }
+
+    #[test]
+    fn rows_of_a_replay_count_for_the_nodes_whose_letters_they_were_once() {
+        let ordinary = [node("in", "source", "file"), node("f", "udf", "")];
+        let replay = [&ordinary[..], &[node("replay:in", "source", ""), node("replay:f", "source", "")]].concat();
+        let earlier = earlier(&replay);
+        let figures = |table: &NodeTable| -> Vec<(u64, u64, u64)> {
+            table.base_counts().iter().map(|counts| (counts.rows_in, counts.rows_out, counts.replayed)).collect()
+        };
+        let again = NodeTable::match_up(&replay, Some(&earlier)).unwrap();
+        assert_eq!(figures(&again), [(7, 5, 0); 4]);
+        let table = NodeTable::match_up(&ordinary, Some(&earlier)).unwrap();
+        assert_eq!(figures(&table), [(14, 10, 0), (7, 5, 5)]);
+        let later = manifest(table.records(&table.base_counts()));
+        let table = NodeTable::match_up(&ordinary, Some(&later)).unwrap();
+        assert_eq!(figures(&table), [(14, 10, 0), (7, 5, 5)]);
     }
 
     #[test]

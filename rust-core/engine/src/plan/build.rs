@@ -289,6 +289,7 @@ fn resolve_source(
         SourceConnector::Generator(spec) => spec.schema(),
         SourceConnector::File(spec) => spec.schema(),
         SourceConnector::Stdin(spec) => spec.schema(),
+        SourceConnector::Letters(spec) => spec.schema(),
     };
     let schema = match schema {
         Ok(schema) => schema,

@@ -7,9 +7,12 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use ringmill_connect::Format;
+use ringmill_connect::{Format, Position, TakenLetters};
+use ringmill_state::{Manifest, PartitionRecord};
+use serde::Deserialize;
 
 use super::build::stream_name;
+use super::replay::replayed_node;
 use super::{CheckpointSpec, NodeKind, NodeSpec, Port, SinkSpec, SourceConnector};
 
 /// Configurations cannot have a name with a colon, so this one is never taken.
@@ -28,6 +31,19 @@ pub fn folder(state: &Path, node: &str) -> PathBuf {
 /// The node whose letters the sink called `name` stores, if it is such a sink.
 pub fn stored_node(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
+}
+
+/// Letters of `node` that were replayed and are gone, though they may still stand in the store: the newest checkpoint says
+/// so.
+pub fn taken(manifest: &Manifest, node: &str) -> TakenLetters {
+    let source = manifest.sources.iter().find(|source| replayed_node(&source.node) == Some(node));
+    // There is one partition.
+    source.and_then(|source| source.partitions.first()).map(letters_taken).unwrap_or_default()
+}
+
+/// The letters that a partition has taken.
+pub(crate) fn letters_taken(partition: &PartitionRecord) -> TakenLetters {
+    Position::deserialize(&partition.position).map(|position| position.letters).unwrap_or_default()
 }
 
 /// The sinks that the pipeline lacks.
@@ -52,10 +68,12 @@ pub(super) fn sinks(checkpoint: &CheckpointSpec, nodes: &[NodeSpec]) -> Vec<Node
         .collect()
 }
 
-/// A generator's rows are always right.
+/// A generator's rows are always right, and letters that fail again are those of their source or step.
 fn makes_letters(kind: &NodeKind) -> bool {
     match kind {
-        NodeKind::Source(source) => !matches!(source.connector, SourceConnector::Generator(_)),
+        NodeKind::Source(source) => {
+            !matches!(source.connector, SourceConnector::Generator(_) | SourceConnector::Letters(_))
+        }
         NodeKind::Udf(_) => true,
         NodeKind::Window(_) | NodeKind::Filter(_) | NodeKind::Sink(_) => false,
     }

@@ -22,6 +22,7 @@ use super::signal::ShardSignal;
 use super::sink::{NullTarget, SinkOperator, SinkTarget};
 use super::snapshot::StartingPoint;
 use super::source::{SourceOperator, SourceTime};
+use super::standing::StandingSource;
 use super::udf::{KeyedState, Tracing, UdfOperator, UdfParts, WorkerLink};
 use super::window::WindowNode;
 use super::workers::{FAILURE_BYTES, udf_layouts};
@@ -30,6 +31,7 @@ use crate::error::EngineError;
 use crate::expression::Expression;
 use crate::metrics::{Control, NodeCounts};
 use crate::plan::provenance::{are_rows_traced, consumers, key_columns};
+use crate::plan::replay::letters_of;
 use crate::plan::{
     Node, NodeKind, Plan, Port, SinkSpec, SourceConnector, SourceSpec, UdfDescription, UdfSpec, event_time_unit,
 };
@@ -47,6 +49,7 @@ fn variable_bytes(plan: &Plan) -> u32 {
     let longest = plan.nodes.iter().map(|node| match &node.kind {
         NodeKind::Source(SourceSpec { connector: SourceConnector::File(file), .. }) => file.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Stdin(stdin), .. }) => stdin.record_bytes_max,
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Letters(letters), .. }) => letters.record_bytes_max,
         _ => 0,
     });
     u32::try_from(longest.max().unwrap_or(0) + SPARE_BYTES).unwrap_or(u32::MAX)
@@ -88,6 +91,9 @@ impl<'a> Assembly<'a> {
         let mut partitions: HashMap<(usize, usize), Vec<Box<dyn Partition>>> = HashMap::new();
         for (index, node) in plan.nodes.iter().enumerate() {
             let NodeKind::Source(source) = &node.kind else { continue };
+            if plan.is_replay() && letters_of(node).is_none() {
+                continue;
+            }
             let records = start.partitions.get(&index);
             let resume = records.map(|records| records.iter().map(resume).collect::<Vec<Resume<'_>>>());
             let open = || {
@@ -97,6 +103,7 @@ impl<'a> Assembly<'a> {
                         spec.open_journaled(plan.shards, &wakers, start.journals.get(&index), resume.as_deref())
                     }
                     SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+                    SourceConnector::Letters(spec) => spec.open(),
                 };
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
             };
@@ -257,6 +264,10 @@ impl<'a> Assembly<'a> {
         source: &SourceSpec,
         shard: usize,
     ) -> Result<Box<dyn Operator>, EngineError> {
+        if self.plan.is_replay() && letters_of(node).is_none() {
+            let records = self.start.partitions.get(&index).filter(|_| shard == 0).cloned().unwrap_or_default();
+            return Ok(Box::new(StandingSource::new(index, records)));
+        }
         let mut partitions = self.partitions.remove(&(index, shard)).unwrap_or_default();
         let are_traced = are_rows_traced(self.plan, index);
         if are_traced {
@@ -270,8 +281,10 @@ impl<'a> Assembly<'a> {
             is_needed: feeds_window(self.plan, index),
         };
         let batch = heap_batch(node, &node.schema, variable_bytes(self.plan))?.tagged(are_traced);
+        // Letters that fail again are those of their source or step.
+        let origin = letters_of(node).map_or(&node.name, |letters| &letters.origin);
         let dead =
-            DeadLetterBatch::new(&node.name).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
+            DeadLetterBatch::new(origin).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
         let mut operator = SourceOperator::new(node.name.clone(), index, partitions, time, batch, dead);
         operator.resume(self.start.partitions.get(&index).map_or(&[], Vec::as_slice));
         operator.set_checkpoints_kept(self.plan.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.keep));
@@ -453,7 +466,7 @@ fn window_node(
 fn window_operator(plan: &Plan, node: &Node) -> Result<(WindowOperator, Option<usize>), EngineError> {
     let NodeKind::Window(spec) = &node.kind else { return Err(EngineError::Internal("not a window".into())) };
     let input = input_schema(node)?;
-    let column = input_time(plan, node).and_then(|column| event_time_unit(input, Some(column)));
+    let column = plan.input_time(node).and_then(|column| event_time_unit(input, Some(&column)));
     let time = column.map_or(TimeColumn::Arrival, |(index, unit)| TimeColumn::Event { index, unit });
     let windows = WindowOperator::new(spec, input.clone(), time, state_bytes_max(plan));
     let windows = windows.map_err(|error| EngineError::Internal(format!("{}: {error}", node.name)))?;
@@ -463,16 +476,6 @@ fn window_operator(plan: &Plan, node: &Node) -> Result<(WindowOperator, Option<u
 /// What a window's state in a checkpoint has to look like to be taken back.
 pub fn window_fingerprint(plan: &Plan, node: &Node) -> Result<String, EngineError> {
     Ok(window_operator(plan, node)?.0.fingerprint())
-}
-
-/// The event-time column of a node's inputs.
-fn input_time<'a>(plan: &'a Plan, node: &Node) -> Option<&'a str> {
-    let mut times = node.inputs.iter().map(|input| match input.port {
-        Port::Rows => plan.nodes[input.node].event_time.as_deref(),
-        Port::Late | Port::DeadLetters => None,
-    });
-    let first = times.next()??;
-    times.all(|time| time == Some(first)).then_some(first)
 }
 
 fn input_schema(node: &Node) -> Result<&Arc<Schema>, EngineError> {
@@ -521,6 +524,7 @@ fn direct_consumer(plan: &Plan, index: usize, node: &Node) -> Option<usize> {
         SourceConnector::Generator(_) => 0,
         SourceConnector::File(file) => file.record_bytes_max,
         SourceConnector::Stdin(stdin) => stdin.record_bytes_max,
+        SourceConnector::Letters(letters) => letters.record_bytes_max,
     };
     let is_variable = node.schema.fields.iter().any(|field| field.data_type.is_variable());
     let fits = !is_variable || udf.variable_bytes as usize >= record_bytes_max;

@@ -162,6 +162,7 @@ impl ShardCheckpoints {
             counts.late += base.late;
             counts.dead_letters += base.dead_letters;
             counts.absorbed += base.absorbed;
+            counts.replayed = base.replayed;
         }
     }
 

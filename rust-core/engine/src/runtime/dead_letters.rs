@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringmill_connect::{Origin, dead_letter_schema};
+use ringmill_connect::{DeadLetter, Origin, dead_letter_schema};
 use ringmill_wire::{Capacity, HeapBatch, Template, WireError};
 
 use super::operator::{Offer, Rows};
@@ -47,6 +47,7 @@ struct Letter<'a> {
     key: Option<&'a str>,
     original: Option<&'a [u8]>,
     missing: Option<&'a str>,
+    header: Option<&'a str>,
 }
 
 /// Dead letters of one node, in the schema of [`dead_letter_schema`].
@@ -69,7 +70,7 @@ impl DeadLetterBatch {
 
     /// Bytes of memory one such batch takes.
     pub fn bytes() -> u64 {
-        11 * u64::from(BYTES_MAX)
+        12 * u64::from(BYTES_MAX)
     }
 
     /// Letters waiting.
@@ -91,10 +92,11 @@ impl DeadLetterBatch {
     }
 
     /// A record that did not parse or fit.
-    pub fn push_record(&mut self, reason: &str, partition: &str, offset: u64, record: &[u8]) {
+    pub fn push_record(&mut self, letter: &DeadLetter<'_>) {
+        let DeadLetter { partition, offset, reason, record, header, attempts } = *letter;
         let source = self.origin.clone();
         let place = Place { source: &source, partition, offset };
-        self.push(&Letter { reason, record, place: Some(place), ..Letter::default() });
+        self.push(&Letter { reason, record, place: Some(place), header, attempts, ..Letter::default() });
     }
 
     /// A row that no function took, or for which it failed.
@@ -106,7 +108,7 @@ impl DeadLetterBatch {
             Some(Err(missing)) => (None, Some(missing.as_str())),
             None => (None, None),
         };
-        self.push(&Letter { reason, detail, place, attempts, record, key, original, missing });
+        self.push(&Letter { reason, detail, place, attempts, record, key, original, missing, header: None });
     }
 
     fn push(&mut self, letter: &Letter<'_>) {
@@ -126,10 +128,11 @@ impl DeadLetterBatch {
             letter.key.map(text),
             place.map(|place| text(place.source)),
             letter.missing.map(text),
+            letter.header.map(text),
         ];
         self.text_bytes += texts.iter().flatten().map(|text| text.len()).max().unwrap_or(0);
         self.record_bytes += record.len().max(original.map_or(0, <[u8]>::len));
-        let [origin, reason, detail, partition, key, source, missing] = texts;
+        let [origin, reason, detail, partition, key, source, missing, header] = texts;
         let (record, record_bytes) = text_or_bytes(Some(record));
         let (original, original_bytes) = text_or_bytes(original);
         let writer = self.batch.writer();
@@ -146,7 +149,8 @@ impl DeadLetterBatch {
             Some(attempts) => writer.push(7, attempts),
             None => writer.push_null(7),
         }
-        for (column, value) in [(8, key), (9, source), (10, original), (11, original_bytes), (12, missing)] {
+        let others = [(8, key), (9, source), (10, original), (11, original_bytes), (12, missing), (13, header)];
+        for (column, value) in others {
             fits &= push_optional(writer, column, value);
         }
         if fits { writer.finish_row() } else { writer.discard_row() }
@@ -196,11 +200,15 @@ fn head(text: &str, bytes: usize) -> &str {
 mod tests {
     use super::*;
 
+    fn letter<'a>(reason: &'a str, offset: u64, record: &'a [u8]) -> DeadLetter<'a> {
+        DeadLetter { partition: "a.ndjson", offset, reason, record, header: None, attempts: None }
+    }
+
     #[test]
     fn a_letter_keeps_text_as_text_and_other_bytes_as_bytes() {
         let mut letters = DeadLetterBatch::new("sensors").unwrap();
-        letters.push_record("field x is missing", "a.ndjson", 42, b"{}");
-        letters.push_record("not UTF-8", "a.ndjson", 45, &[0xff, 0xfe]);
+        letters.push_record(&letter("field x is missing", 42, b"{}"));
+        letters.push_record(&letter("not UTF-8", 45, &[0xff, 0xfe]));
         let view = letters.batch.view();
         assert_eq!((view.rows(), letters.total()), (2, 2));
         assert_eq!((view.column(5).bytes(0), view.column(5).is_valid(1)), (&b"{}"[..], false));
@@ -247,7 +255,7 @@ mod tests {
         let record = vec![b'x'; 2 * RECORD_MAX];
         let mut pushed = 0;
         while letters.has_room() {
-            letters.push_record("too long", "p", pushed, &record);
+            letters.push_record(&letter("too long", pushed, &record));
             pushed += 1;
         }
         assert_eq!((u64::from(letters.rows()), pushed), (4, 4));

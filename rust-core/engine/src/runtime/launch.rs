@@ -95,6 +95,9 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
         return Err(failure);
     }
     outcome?;
+    if let Some(durable) = durable.as_ref().filter(|_| plan.is_replay()) {
+        durable.take_letters_out(control)?;
+    }
     let own = own_usage();
     let snapshot = control.snapshot();
     durable.iter().for_each(|durable| durable.note_end(&snapshot));

@@ -23,6 +23,7 @@ mod signal;
 mod sink;
 mod snapshot;
 mod source;
+mod standing;
 mod store_port;
 mod store_thread;
 mod supervisor;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::{Sender, bounded};
-use ringmill_connect::{FileSink, SqliteSink, StdoutSink, Transactions, Writer};
+use ringmill_connect::{FileSink, SqliteSink, StdoutSink, Transactions, Writer, staged_without_letters};
+use serde_json::Value;
 
 use super::checkpoint_thread::{Message, SinkCommand};
 use super::patience::with_space;
@@ -75,6 +76,8 @@ fn open_writer(
 ) -> Result<Box<dyn Writer>, EngineError> {
     let staging = durable.filter(|_| sink.is_bound()).map(|durable| durable.staging(&node.name)).transpose()?;
     let recovered = durable.and_then(|durable| durable.staged(&node.name));
+    let kept = kept_letters(node, sink, recovered)?;
+    let recovered = kept.as_ref().map(|(epoch, staged)| (*epoch, staged)).or(recovered);
     let transactions = staging.as_deref().map(|staging| Transactions { staging, recovered });
     if let (Some(durable), SinkSpec::File { path, .. }, Some(_)) = (durable, sink, stored_node(&node.name)) {
         let failed = |error| EngineError::Durable { action: format!("make the folder of {}", node.name), error };
@@ -99,4 +102,19 @@ fn open_writer(
         SinkSpec::Stdout { format } => StdoutSink { format: *format }.open(&node.schema),
     };
     opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
+}
+
+/// What a store of dead letters goes on from that the checkpoint does not know.
+fn kept_letters(
+    node: &Node,
+    sink: &SinkSpec,
+    recovered: Option<(u64, &Value)>,
+) -> Result<Option<(u64, Value)>, EngineError> {
+    let (SinkSpec::File { path, .. }, Some(_), Some((epoch, Value::Null))) = (sink, stored_node(&node.name), recovered)
+    else {
+        return Ok(None);
+    };
+    let staged = staged_without_letters(path, epoch);
+    let staged = staged.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
+    Ok(staged.map(|staged| (epoch, staged)))
 }

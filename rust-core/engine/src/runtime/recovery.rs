@@ -3,10 +3,10 @@
 //! Nothing of a checkpoint is used before all of it was verified, and nothing outside the state folder is touched here:
 //! a run that is refused leaves everything as it was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ringmill_connect::{Journal, Replay};
+use ringmill_connect::{Journal, LettersSpec, Replay, take_out};
 use ringmill_failpoint::hit;
 use ringmill_state::{Delta, Manifest, Misfit, NodeId, NodeIds, ShardStore, StateError, StateFolder};
 use serde_json::Value;
@@ -19,7 +19,9 @@ use super::snapshot::StartingPoint;
 use crate::checkpoint::{ManifestFrame, NoMatch, NodeIdentity, NodeTable};
 use crate::error::EngineError;
 use crate::metrics::{CheckpointBoard, CheckpointFigures, Control, NodeCounts, RecoveredFrom, Snapshot};
-use crate::plan::{CheckpointSpec, Node, NodeKind, Plan, SinkSpec, SourceConnector, StartFrom, dead_letter_store};
+use crate::plan::dead_letter_store::{folder, letters_taken, stored_node};
+use crate::plan::replay::{letters_of, replayed_node};
+use crate::plan::{CheckpointSpec, Node, NodeKind, Plan, SinkSpec, SourceConnector, StartFrom};
 
 const FRESH: &str = "start anew with --fresh, which deletes the checkpoints";
 
@@ -44,6 +46,10 @@ impl Durable {
         let manifest = choose(plan, spec, &folder)?;
         hit("recovery.chosen");
         let nodes = match_nodes(plan, manifest.as_ref())?;
+        check_letters(plan, manifest.as_ref())?;
+        if let Some(manifest) = &manifest {
+            take_letters_out(manifest, &spec.path, control)?;
+        }
         if let Some(manifest) = &manifest {
             if let Some(renamed) = NodeIds::new(Some(manifest)).renamed(&plan.name) {
                 tracing::warn!(
@@ -56,7 +62,7 @@ impl Durable {
             for (_, name) in nodes.put_aside() {
                 tracing::warn!("{name} is gone; what checkpoint {} has of it is not used any more", manifest.epoch);
             }
-            for source in plan.nodes.iter().filter(|node| is_lost(node)) {
+            for source in plan.nodes.iter().filter(|node| is_lost(node) && !plan.is_replay()) {
                 tracing::warn!("{} cannot be read again: what it gave after the checkpoint is lost", source.name);
             }
             tracing::info!("going on from checkpoint {}", manifest.epoch);
@@ -79,6 +85,8 @@ impl Durable {
     pub fn starting_point(&self, plan: &Plan) -> StartingPoint {
         let sources = self.manifest.iter().flat_map(|manifest| &manifest.sources);
         let index = |name: &str| plan.nodes.iter().position(|node| node.name == name);
+        // A source that only stood still since it is there begins at its beginning.
+        let sources = sources.filter(|source| !source.partitions.is_empty());
         let partitions = sources.filter_map(|source| Some((index(&source.node)?, source.partitions.clone())));
         let journal = |name: &str| Journal {
             folder: self.folder.journal(name),
@@ -121,6 +129,7 @@ impl Durable {
             nodes: self.nodes.clone(),
             sources: sources.map(|(index, node)| (index, node.name.clone())).collect(),
             sinks: writing_sinks(plan).map(|(_, node, _)| node.name.clone()).collect(),
+            had_ended: plan.is_replay().then(|| self.manifest.as_ref().is_some_and(|manifest| manifest.is_final)),
         }
     }
 
@@ -162,6 +171,16 @@ impl Durable {
         let recovered = snapshot.checkpoint.as_ref().and_then(|checkpoint| checkpoint.recovered.as_ref());
         if let Some(recovered) = recovered.filter(|recovered| recovered.rows_in == snapshot.rows_in) {
             tracing::info!("there was nothing new to read since checkpoint {}", recovered.epoch);
+        }
+    }
+
+    /// Takes the letters out of their store that this run has replayed; what is not done here, the next run does.
+    pub fn take_letters_out(&self, control: &Control) -> Result<(), EngineError> {
+        let failed = |error| EngineError::Durable { action: "read the checkpoints".into(), error };
+        let newest = self.folder.checkpoints().map_err(failed)?.into_iter().next();
+        match newest.and_then(|info| info.manifest.ok()) {
+            Some(manifest) => take_letters_out(&manifest, self.folder.path(), control),
+            None => Ok(()),
         }
     }
 
@@ -279,9 +298,35 @@ fn choose(plan: &Plan, spec: &CheckpointSpec, folder: &StateFolder) -> Result<Op
     }
 }
 
+/// Letters are fed back into a pipeline that goes on.
+fn check_letters(plan: &Plan, manifest: Option<&Manifest>) -> Result<(), EngineError> {
+    match plan.nodes.iter().find_map(letters_of).filter(|_| manifest.is_none()) {
+        None => Ok(()),
+        Some(LettersSpec { origin, .. }) => {
+            let message = format!("the letters of {origin:?} cannot be replayed: there is no checkpoint to go on from");
+            Err(EngineError::Recovery { message, hint: "run the pipeline first".into() })
+        }
+    }
+}
+
+/// Takes out of their stores what the checkpoint says was replayed.
+fn take_letters_out(manifest: &Manifest, state: &Path, control: &Control) -> Result<(), EngineError> {
+    for source in &manifest.sources {
+        let Some(origin) = replayed_node(&source.node) else { continue };
+        for partition in &source.partitions {
+            let taken = letters_taken(partition);
+            if !taken.is_empty() {
+                let failed = |error| EngineError::Connect { node: source.node.clone(), error };
+                with_space(control, STATE, || take_out(&folder(state, origin), &taken).map_err(failed))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What is shown exactly once must be read again after a crash. Plans refuse what they know; pipes are seen here.
 fn check_replay(plan: &Plan) -> Result<(), EngineError> {
-    let asked_for = writing_sinks(plan).filter(|(_, node, _)| dead_letter_store::stored_node(&node.name).is_none());
+    let asked_for = writing_sinks(plan).filter(|(_, node, _)| stored_node(&node.name).is_none());
     let Some(sink) = asked_for.filter(|(_, _, sink)| sink.is_bound()).map(|(_, node, _)| &node.name).next() else {
         return Ok(());
     };
@@ -327,6 +372,8 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::Generator(_) => "generator",
                 SourceConnector::File(_) => "file",
                 SourceConnector::Stdin(_) => "stdin",
+                // Nothing of them is gone on from.
+                SourceConnector::Letters(_) => "",
             };
             ("source", connector.to_owned(), None)
         }

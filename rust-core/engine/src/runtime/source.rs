@@ -456,6 +456,6 @@ impl DeadLetters for DeadLetterBatch {
     }
 
     fn push(&mut self, letter: &DeadLetter<'_>) {
-        self.push_record(letter.reason, letter.partition, letter.offset, letter.record);
+        self.push_record(letter);
     }
 }

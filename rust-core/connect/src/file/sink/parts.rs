@@ -134,7 +134,7 @@ impl Folder {
 }
 
 /// The epoch in a part's name.
-fn part_epoch(name: &str) -> Option<u64> {
+pub(crate) fn part_epoch(name: &str) -> Option<u64> {
     let (epoch, extension) = name.strip_prefix("part-")?.split_once('.')?;
     let is_ours = is_epoch(epoch) && [Format::Json, Format::Csv].iter().any(|format| format.name() == extension);
     is_ours.then(|| epoch.parse().ok())?

@@ -10,10 +10,11 @@ use crate::formats::{
     timestamp,
 };
 
-/// Writes one object per row, in the order of the columns, nulls included. NaN and infinities are null.
+/// Writes one object per row, in the order of the columns, nulls included. NaN and infinities are null, or text.
 pub(crate) struct JsonEncoder {
     /// `{"name":` of the first column, `,"name":` of the others
     keys: Vec<Box<[u8]>>,
+    not_finite: NotFinite,
 }
 
 impl JsonEncoder {
@@ -24,7 +25,12 @@ impl JsonEncoder {
             key.push(b':');
             key.into_boxed_slice()
         });
-        JsonEncoder { keys: keys.collect() }
+        JsonEncoder { keys: keys.collect(), not_finite: NotFinite::Null }
+    }
+
+    /// One whose rows can be read back as they were.
+    pub fn of_letters(schema: &Schema) -> JsonEncoder {
+        JsonEncoder { not_finite: NotFinite::Quoted, ..JsonEncoder::new(schema) }
     }
 }
 
@@ -35,7 +41,7 @@ impl Encoder for JsonEncoder {
         for row in rows {
             for (index, key) in self.keys.iter().enumerate() {
                 out.extend_from_slice(key);
-                write_value(view, index, row, out);
+                write_value(view, index, row, self.not_finite, out);
             }
             out.extend_from_slice(if self.keys.is_empty() { b"{}\n" } else { b"}\n" });
         }
@@ -43,13 +49,13 @@ impl Encoder for JsonEncoder {
 }
 
 #[inline(always)]
-fn write_value(view: &BatchView<'_>, index: usize, row: usize, out: &mut Vec<u8>) {
+fn write_value(view: &BatchView<'_>, index: usize, row: usize, not_finite: NotFinite, out: &mut Vec<u8>) {
     let column = view.column(index);
     if !column.is_valid(row) {
         out.extend_from_slice(b"null");
         return;
     }
-    if write_number(&column, row, NotFinite::Null, out) {
+    if write_number(&column, row, not_finite, out) {
         return;
     }
     match column.data_type() {

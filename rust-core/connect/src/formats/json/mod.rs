@@ -41,6 +41,8 @@ pub(crate) struct JsonDecoder {
     record_bytes_max: usize,
     /// within a line that is too long and already buried
     skipping: bool,
+    /// floats that are no numbers may be written as text
+    takes_not_finite: bool,
 }
 
 impl JsonDecoder {
@@ -53,7 +55,12 @@ impl JsonDecoder {
             columns,
             record_bytes_max,
             skipping: false,
+            takes_not_finite: false,
         })
+    }
+
+    pub fn read_letters(&mut self) {
+        self.takes_not_finite = true;
     }
 
     pub fn restart(&mut self) {
@@ -196,8 +203,11 @@ impl JsonDecoder {
             };
         }
         match column.data_type {
-            DataType::Float64 => put!(number::double(cell.token)),
-            DataType::Float32 => put!(number::single(cell.token)),
+            DataType::Float64 => put!(number::double(cell.token).or_else(|wrong| self.not_finite(text, wrong))),
+            DataType::Float32 => {
+                let not_finite = |wrong| self.not_finite(text, wrong).map(|value| value as f32);
+                put!(number::single(cell.token).or_else(not_finite))
+            }
             DataType::Int64 => put!(number::integer::<i64>(cell.token, raw)),
             DataType::Int32 => put!(number::integer::<i32>(cell.token, raw)),
             DataType::Int16 => put!(number::integer::<i16>(cell.token, raw)),
@@ -232,6 +242,17 @@ impl JsonDecoder {
                 }
                 _ => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
             },
+        }
+    }
+
+    /// A float that no number stands for, where it may be written as text.
+    #[cold]
+    fn not_finite(&self, text: Option<&[u8]>, wrong: Wrong) -> Result<f64, Wrong> {
+        match text.filter(|_| self.takes_not_finite) {
+            Some(b"NaN") => Ok(f64::NAN),
+            Some(b"inf") => Ok(f64::INFINITY),
+            Some(b"-inf") => Ok(f64::NEG_INFINITY),
+            _ => Err(wrong),
         }
     }
 

@@ -65,7 +65,14 @@ impl Partition for TestPartition {
                 None if !context.dead.has_room() => return Ok(Poll::Rows),
                 None => {
                     let (partition, offset) = (self.name.as_str(), self.next);
-                    context.dead.push(&DeadLetter { partition, offset, reason: "unlucky", record: b"?" });
+                    context.dead.push(&DeadLetter {
+                        partition,
+                        offset,
+                        reason: "unlucky",
+                        record: b"?",
+                        header: None,
+                        attempts: None,
+                    });
                 }
             }
             self.next += 1;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ringmill_connect::{Encoder, Format, LookUp, Origin, Places, Waker, encoder};
+use ringmill_connect::{Encoder, Format, LookUp, Places, Trace, Waker, encoder};
 use ringmill_wire::{BatchView, Capacity, HeapBatch, Schema, Template};
 
 use super::UdfOperator;
@@ -45,22 +45,22 @@ impl Traces {
         self.spare.push(room);
     }
 
-    /// Where the row with this tag came from, `Some(None)` if it has none; `None`: that is not known yet.
-    fn origin(&mut self, tag: u64) -> Option<Option<Origin>> {
+    /// What is known of the row with this tag; `None`: that is still being found out.
+    fn trace(&mut self, tag: u64) -> Option<Trace> {
         let known = self.awaited.iter().position(|(awaited, _)| *awaited == tag);
         let at = match known {
             Some(at) => at,
             None => {
                 let Some(look_up) = self.tracing.places.look_up(tag, self.tracing.waker.clone()) else {
-                    return Some(None);
+                    return Some(Trace::default());
                 };
                 self.awaited.push((tag, look_up));
                 self.awaited.len() - 1
             }
         };
-        let origin = self.awaited[at].1.poll()?;
+        let trace = self.awaited[at].1.poll()?;
         self.awaited.swap_remove(at);
-        Some(Some(origin))
+        Some(trace)
     }
 }
 
@@ -113,13 +113,16 @@ impl UdfOperator {
         if !self.dead.has_room() {
             return Ok(false);
         }
-        let origin = match &mut self.traces {
-            Some(traces) => match traces.origin(tag) {
-                Some(origin) => origin,
+        let trace = match &mut self.traces {
+            Some(traces) => match traces.trace(tag) {
+                Some(trace) => trace,
                 None => return Ok(false),
             },
-            None => None,
+            None => Trace::default(),
         };
+        // A letter that was replayed and fails again counts on.
+        let before = trace.tried.filter(|tried| *tried.step == self.name).map(|tried| tried.attempts);
+        let attempts = attempts.map_or(before, |attempts| Some(attempts.saturating_add(before.unwrap_or(0))));
         if self.key_text.is_none()
             && let Some(columns) = self.key_columns.take()
         {
@@ -129,7 +132,7 @@ impl UdfOperator {
         }
         let key = self.key_text.as_mut().and_then(|key| key.of(view, row));
         let record = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
-        self.dead.push_row(&RowLetter { reason, detail, attempts, record, key, origin: origin.as_ref() });
+        self.dead.push_row(&RowLetter { reason, detail, attempts, record, key, origin: trace.origin.as_ref() });
         Ok(true)
     }
 }

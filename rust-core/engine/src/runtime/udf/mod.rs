@@ -22,7 +22,7 @@ mod snapshots;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringmill_connect::{Encoder, Format, encoder};
+use ringmill_connect::{Encoder, letter_encoder};
 use ringmill_ring::monotonic_ns;
 use ringmill_state::{EntryKey, NodeId};
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, HeapBatch, Lengths, Schema, Template};
@@ -188,8 +188,7 @@ impl UdfOperator {
         let input = parts.request.schema().clone();
         let columns = parts.keyed.as_ref().map_or(input.len(), KeyedState::inputs);
         let own = Schema::new(input.fields[..columns].to_vec()).map_err(layout)?;
-        let row_encoder =
-            encoder(Format::Json, &own).map_err(|error| EngineError::Connect { node: parts.name.clone(), error })?;
+        let row_encoder = letter_encoder(&own);
         let names = parts.workers.iter().map(|worker| worker.name.as_str());
         let log_writer = || BatchWriter::new(parts.request.clone());
         let snapshots = parts.replay_bytes.map(|bytes| Snapshots::new(names, log_writer(), bytes));

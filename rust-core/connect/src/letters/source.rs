@@ -1,0 +1,262 @@
+//! A store's letters as a source.
+
+use std::{path::PathBuf, sync::Arc};
+
+use ringmill_wire::{BatchWriter, Schema};
+
+use super::{
+    Letter, LetterBook, LetterFilter, TakenLetters,
+    part::{self, Pages, Place},
+};
+use crate::{
+    ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext,
+    Position,
+    formats::{BROKEN_OFF, Decoder, Records, Scratch, Stop, TOO_LONG},
+    places::{Original, Tagger},
+    schema_of,
+};
+
+/// Records at least this long may have been cut when they were stored.
+const CUT_BYTES: usize = crate::RECORD_BYTES_MAX;
+/// More ranges of letters are not taken at once, so that positions stay small.
+const RANGES_MAX: usize = 100_000;
+
+/// Letters that a poll reads: few, so that those who are slow to take them do not hold a checkpoint up for long.
+const POLLED_MAX: u32 = 64;
+
+/// How letters are read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetterForm {
+    /// A function's rows. What cannot be read back stays in the store as it is.
+    Rows,
+    /// A source's records, read as the source reads them. One that does not fit becomes a dead letter again.
+    Records(Format),
+}
+
+/// The letters of one source or step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LettersSpec {
+    /// the store's folder
+    pub folder: PathBuf,
+    /// whose letters they are
+    pub origin: String,
+    /// how they are read back
+    pub form: LetterForm,
+    /// the columns
+    pub fields: Vec<FieldSpec>,
+    /// which letters
+    pub filter: LetterFilter,
+    /// longer records become dead letters
+    pub record_bytes_max: usize,
+}
+
+impl LettersSpec {
+    /// The columns of the stream.
+    pub fn schema(&self) -> Result<Arc<Schema>, ConnectError> {
+        schema_of(&self.fields)
+    }
+
+    /// Chooses the letters, and gives them to the first shard.
+    pub fn open(&self) -> Result<Partitions, ConnectError> {
+        let partition = LettersPartition::open(self)?;
+        Ok(vec![(0, Box::new(partition))])
+    }
+
+    fn choose(&self) -> Result<Vec<Place>, ConnectError> {
+        let limit = self.filter.limit.unwrap_or(usize::MAX);
+        let (mut chosen, mut all) = (Vec::new(), TakenLetters::default());
+        for (epoch, path) in part::parts(&self.folder)? {
+            part::for_each_line(&path, epoch, |id, offset, line| {
+                let is_wanted = chosen.len() < limit && all.ranges() < RANGES_MAX;
+                if is_wanted && self.filter.matches(id, &part::parse(&path, id, line)?) {
+                    all.push(id);
+                    chosen.push(Place { id, offset });
+                }
+                Ok::<(), ConnectError>(())
+            })?;
+        }
+        if all.ranges() == RANGES_MAX {
+            tracing::warn!("{}: only the first {} letters are replayed now", self.origin, chosen.len());
+        }
+        Ok(chosen)
+    }
+}
+
+/// Reads the letters one after the other.
+struct LettersPartition {
+    spec: LettersSpec,
+    decoder: Decoder,
+    scratch: Scratch,
+    book: Arc<LetterBook>,
+    pages: Pages,
+    /// the number of the next one
+    next: usize,
+    taken: TakenLetters,
+    /// those that stay because they cannot be read back
+    unreadable: u64,
+    tagger: Option<Tagger>,
+}
+
+/// What became of a letter.
+enum Read {
+    /// It was read, or a dead letter was made of it, or it stays where it is.
+    Done,
+    Full,
+}
+
+impl LettersPartition {
+    fn open(spec: &LettersSpec) -> Result<LettersPartition, ConnectError> {
+        let format = match spec.form {
+            LetterForm::Rows => Format::Json,
+            LetterForm::Records(format) => format,
+        };
+        let are_records = spec.form != LetterForm::Rows;
+        let mut decoder = Decoder::new(format, &spec.fields, spec.record_bytes_max)?;
+        if !are_records {
+            decoder.read_letters();
+        }
+        Ok(LettersPartition {
+            decoder,
+            book: Arc::new(LetterBook::new(&spec.folder, &spec.origin, are_records, spec.choose()?)),
+            spec: spec.clone(),
+            scratch: Scratch::default(),
+            pages: Pages::default(),
+            next: 0,
+            taken: TakenLetters::default(),
+            unreadable: 0,
+            tagger: None,
+        })
+    }
+
+    /// Reads one letter, whose place is known.
+    fn read(
+        &mut self,
+        place: Place,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+    ) -> Result<Read, ConnectError> {
+        let Some(letter) = self.pages.read(self.book.folder(), place)? else { return Ok(Read::Done) };
+        let record = match self.record_of(&letter) {
+            Ok(record) => record,
+            Err(reason) => return Ok(self.leave(place, &reason)),
+        };
+        self.decoder.restart(true);
+        if self.decoder.needs_header() {
+            let header = letter.header.as_deref().unwrap_or_default();
+            if let Err(error) = self.decoder.take_header(header.as_bytes(), true, &self.spec.origin) {
+                return Ok(self.leave(place, &error.to_string()));
+            }
+        }
+        let mut caught = Caught(None);
+        // A row was taken once, whatever its time.
+        let event_time = context.event_time.filter(|_| self.spec.form != LetterForm::Rows);
+        let mut own = PollContext { dead: &mut caught, event_time, ..*context };
+        let tag = self.tag();
+        let mut records = Records::new(out, &mut own, &self.spec.origin, &self.spec.fields, &mut self.scratch, 1);
+        records.tag = tag;
+        let stop = self.decoder.decode(&record, true, &mut records).stop;
+        let consumed = records.consumed;
+        match (stop, caught.0) {
+            (Stop::Full, _) if consumed == 0 => return Ok(Read::Full),
+            (_, None) if consumed == 0 => return Ok(self.leave(place, "it holds no record")),
+            (_, Some(reason)) if self.spec.form == LetterForm::Rows => return Ok(self.leave(place, &reason)),
+            (_, Some(reason)) => context.dead.push(&DeadLetter {
+                partition: letter.partition.as_deref().unwrap_or_default(),
+                offset: letter.offset.unwrap_or(0),
+                reason: &reason,
+                record: &record,
+                header: letter.header.as_deref(),
+                attempts: Some(letter.attempts.unwrap_or(1).saturating_add(1)),
+            }),
+            (_, None) => {}
+        }
+        self.taken.push(place.id);
+        Ok(Read::Done)
+    }
+
+    /// The record as it was, or why nobody knows that any more.
+    fn record_of(&self, letter: &Letter) -> Result<Vec<u8>, String> {
+        let record = letter.record().ok_or("it holds no record")?;
+        let is_partial = letter.reason.starts_with(TOO_LONG) || letter.reason == BROKEN_OFF;
+        if is_partial || record.len() >= CUT_BYTES {
+            return Err("only the beginning of its record was kept".to_owned());
+        }
+        if matches!(self.spec.form, LetterForm::Records(Format::Csv)) && letter.header.is_none() {
+            return Err("it does not say its file's header".to_owned());
+        }
+        Ok(record)
+    }
+
+    /// The letter stays in the store as it is.
+    fn leave(&mut self, place: Place, reason: &str) -> Read {
+        self.unreadable += 1;
+        let LettersSpec { origin, .. } = &self.spec;
+        if self.unreadable == 1 {
+            tracing::warn!("letter {origin}/{} cannot be read back and stays in the store: {reason}", place.id);
+        }
+        Read::Done
+    }
+
+    /// The tag of a row made of the next letter; 0 if rows carry none.
+    fn tag(&mut self) -> u64 {
+        let (Some(tagger), book) = (&mut self.tagger, &self.book) else { return 0 };
+        let index = self.next as u64;
+        tagger.tag(index, index + 1, || (self.spec.origin.as_str().into(), Original::Letters(Arc::clone(book))))
+    }
+}
+
+impl Partition for LettersPartition {
+    fn name(&self) -> &str {
+        "letters"
+    }
+
+    fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
+        for _ in 0..context.rows_max.clamp(1, POLLED_MAX) {
+            let Some(place) = self.book.places.get(self.next).copied() else {
+                if self.unreadable > 1 {
+                    tracing::warn!("{}: {} letters cannot be read back and stay", self.spec.origin, self.unreadable);
+                    self.unreadable = 0;
+                }
+                return Ok(Poll::End);
+            };
+            if !context.dead.has_room() {
+                return Ok(Poll::Rows);
+            }
+            match self.read(place, out, context)? {
+                Read::Done => self.next += 1,
+                Read::Full => return Ok(Poll::Full),
+            }
+        }
+        Ok(Poll::Rows)
+    }
+
+    fn position(&self) -> Position {
+        Position { rows: self.next as u64, letters: self.taken.clone(), ..Position::default() }
+    }
+
+    fn note_places(&mut self, places: &Arc<Places>, _: &str) {
+        self.tagger = Some(Tagger::new(places, &self.spec.origin));
+    }
+
+    /// Letters are chosen anew by each run.
+    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
+        Err(ConnectError::Seek {
+            partition: self.name().to_owned(),
+            offset: position.offset,
+            reason: "letters that were taken are gone from the store".to_owned(),
+        })
+    }
+}
+
+/// Keeps the reason for which a record did not become a row.
+struct Caught(Option<String>);
+
+impl DeadLetters for Caught {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn push(&mut self, letter: &DeadLetter<'_>) {
+        self.0 = Some(letter.reason.to_owned());
+    }
+}
