@@ -136,6 +136,8 @@ impl Statistics {
                 keys.with_bytes(key, word_bytes, |key| self.spilling.asked.push(0, group, key));
             }
         }
+        // Several sessions of a key may go out together.
+        self.spilling.asked.sort();
         self.spilling.need = Need::Histories;
     }
 
