@@ -12,6 +12,8 @@
 //! | [`SESSIONS`] | number of the session's first row | flags `u8`, first time, last time, cell |
 //! | [`HISTORIES`] | 0 | number, mean, sum of squared differences; or, with a horizon, numbers of the first result and of the one behind the last, then end and value of each that is in no full chunk |
 //! | [`RESULTS`] | number of the full chunk of 16 results | results missing in front `u8`, then for each its end and value |
+//! | [`PARKED`] | 0 | start of the key's span (see [`DUE`]), number of its sessions `u32`, then for each: flags `u8`, number of its first row, length `u32` of the rest, first time, last time, cell |
+//! | [`DUE`] | [`window_number`] of when a span of time starts | when in that span the first session of a parked key has to fire or is over, when its last one ends |
 //!
 //! A cell is what each part of it holds, in the order of the aggregates: its words; for a first or last text the row
 //! number, the length (`u32`) and the bytes; for a list the length in bytes (`u32`) and the items. With [`SHOWN`] among
@@ -37,6 +39,12 @@ pub const SESSIONS: u8 = 2;
 pub const HISTORIES: u8 = 3;
 /// Earlier results of rolling statistics within a horizon.
 pub const RESULTS: u8 = 4;
+/// Keys of which all sessions were put away.
+pub const PARKED: u8 = 5;
+/// The same keys by the time when they have to come back.
+pub const DUE: u8 = 6;
+/// The session has fired as it is.
+pub const OUT: u8 = 2;
 /// The result was given out already, and what was shown with it follows.
 pub const SHOWN: u8 = 1;
 
@@ -98,6 +106,11 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Refused::Damaged("it is too short"))?;
         self.0 = rest;
         Ok(taken)
+    }
+
+    /// The next bytes, to be read on their own.
+    pub fn part(&mut self, count: usize) -> Result<Reader<'a>, Refused> {
+        self.bytes(count).map(Self)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Refused> {

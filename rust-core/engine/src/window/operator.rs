@@ -7,7 +7,7 @@ use ringmill_state::{EntryKey, NodeCall, NodeDelta, StoreCall, WHOLE_SHARD, grou
 use ringmill_wire::{BatchView, BatchWriter, Schema, TimeUnit};
 
 use super::aligned::AlignedWindows;
-use super::entry::{HISTORIES, RESULTS, Reader, Refused, SESSIONS, WHOLE, WINDOWS};
+use super::entry::{DUE, HISTORIES, PARKED, RESULTS, Reader, Refused, SESSIONS, WHOLE, WINDOWS};
 use super::error::{StateFull, WindowError};
 use super::key::KeyScratch;
 use super::key_table::BLOCK;
@@ -148,18 +148,20 @@ impl WindowOperator {
         if step.progress.has_floors() {
             step.passed_ns = step.progress.reached_ns(group_of(keys.hashes[0]), step.watermark_ns);
         }
+        let ready = match &mut self.windows {
+            Windows::Aligned(windows) => windows.ready_rows(step, &block),
+            Windows::Session(windows) => windows.ready_rows(step, &block),
+        };
+        if ready < block.count() {
+            step.passed_ns = step.watermark_ns;
+            step.key_scratch = scratch;
+            let rows = rows.start..rows.start + ready;
+            return if ready == 0 { Ok(0) } else { self.push_block(view, rows, time, ingest_ns, late) };
+        }
         let taken = match &mut self.windows {
-            Windows::Aligned(windows) => match windows.ready_rows(step, &block) {
-                ready if ready == block.count() => {
-                    windows.push(step, &block, late).and_then(|taken| windows.make_room(step).map(|()| taken))
-                }
-                ready => {
-                    step.passed_ns = step.watermark_ns;
-                    step.key_scratch = scratch;
-                    let rows = rows.start..rows.start + ready;
-                    return if ready == 0 { Ok(0) } else { self.push_block(view, rows, time, ingest_ns, late) };
-                }
-            },
+            Windows::Aligned(windows) => {
+                windows.push(step, &block, late).and_then(|taken| windows.make_room(step).map(|()| taken))
+            }
             Windows::Session(windows) => {
                 windows.push(step, &block, late).and_then(|taken| windows.make_room(step).map(|()| taken))
             }
@@ -170,15 +172,15 @@ impl WindowOperator {
         taken
     }
 
-    /// From now on state that has no place in memory is put away in the shard's store, where the shape of the windows
-    /// allows it. After [`WindowOperator::track_changes`], before anything is taken back or pushed.
+    /// From now on state that has no place in memory is put away in the shard's store. After
+    /// [`WindowOperator::track_changes`], before anything is taken back or pushed.
     pub fn allow_spilling(&mut self) {
-        if let Windows::Aligned(windows) = &mut self.windows {
-            windows.allow_spilling(&mut self.step);
+        match &mut self.windows {
+            Windows::Aligned(windows) => windows.allow_spilling(&mut self.step),
+            Windows::Session(windows) => windows.allow_spilling(&mut self.step),
         }
         if let Some(history) = &mut self.step.history {
             history.statistics.allow_spilling();
-            self.step.budget.soften();
         }
     }
 
@@ -188,7 +190,7 @@ impl WindowOperator {
     pub fn wants_store(&self) -> bool {
         let windows_do = match &self.windows {
             Windows::Aligned(windows) => windows.wants_store(),
-            Windows::Session(_) => false,
+            Windows::Session(windows) => windows.wants_store(),
         };
         windows_do || self.step.wants_histories()
     }
@@ -198,7 +200,7 @@ impl WindowOperator {
     pub fn call(&mut self, call: &mut NodeCall<'_>) -> bool {
         let is_asked = match &self.windows {
             Windows::Aligned(windows) => windows.is_asked(),
-            Windows::Session(_) => false,
+            Windows::Session(windows) => windows.is_asked(),
         };
         let step = &mut self.step;
         if is_asked || step.history.as_ref().is_some_and(|history| history.statistics.is_asked()) {
@@ -212,7 +214,7 @@ impl WindowOperator {
         }
         match &mut self.windows {
             Windows::Aligned(windows) => windows.call(step, &mut self.room, call),
-            Windows::Session(_) => false,
+            Windows::Session(windows) => windows.call(step, &mut self.room, call),
         }
     }
 
@@ -227,7 +229,7 @@ impl WindowOperator {
                 history.statistics.answer(&step.keys, &mut step.key_scratch, &mut step.budget, call)
             }
             (Windows::Aligned(windows), _) => windows.answer(step, call),
-            (Windows::Session(_), _) => Ok(()),
+            (Windows::Session(windows), _) => windows.answer(step, call),
         };
         self.settle_restored(taken)
     }
@@ -237,7 +239,7 @@ impl WindowOperator {
     pub fn spilled(&self) -> SpillFigures {
         let mut figures = match &self.windows {
             Windows::Aligned(windows) => windows.spilled(),
-            Windows::Session(_) => SpillFigures::default(),
+            Windows::Session(windows) => windows.spilled(),
         };
         if let Some(history) = &self.step.history {
             figures += history.statistics.spilled();
@@ -275,7 +277,7 @@ impl WindowOperator {
     pub fn has_output(&self) -> bool {
         match &self.windows {
             Windows::Aligned(windows) => windows.pending() > 0,
-            Windows::Session(windows) => windows.pending() > 0,
+            Windows::Session(windows) => windows.has_output(&self.step),
         }
     }
 
@@ -392,6 +394,9 @@ impl WindowOperator {
             }
             (WINDOWS, Windows::Aligned(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
             (SESSIONS, Windows::Session(windows), _) => windows.restore(step, entry.window, &keys, &mut from),
+            // It comes back when it is needed.
+            (PARKED, Windows::Session(_), _) => Ok(()),
+            (DUE, Windows::Session(windows), _) => windows.restore_parked(entry.window, &mut from),
             (HISTORIES, _, Some(history)) if history.statistics.leaves_in_store(&step.budget) => {
                 history.statistics.leave_in_store();
                 Ok(())

@@ -9,6 +9,7 @@
 //! When sessions merge, the values that a list had collected stand in the order of the sessions; what an absorbed
 //! session gave to the rolling statistics stays there.
 
+mod spill;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use super::key::Keys;
 use super::key_table::{BLOCK, EntryLayout, KeyTable, prefetch};
 use super::operator::Emitted;
 use super::step::{Rows, Step};
+use spill::Spilling;
 
 // Words of a session before its cell.
 /// Time of the first row.
@@ -82,6 +84,7 @@ pub struct SessionWindows {
     /// What was written out and is no more.
     gone: state::Gone,
     word_bytes: usize,
+    spilling: Spilling,
 }
 
 impl SessionWindows {
@@ -107,6 +110,7 @@ impl SessionWindows {
             changed: Changed::default(),
             gone: state::Gone::default(),
             word_bytes: step.keys.word_bytes(),
+            spilling: Spilling::default(),
         }
     }
 
@@ -115,8 +119,9 @@ impl SessionWindows {
         self.changed = Changed::new(true);
     }
 
-    pub fn pending(&self) -> u64 {
-        self.pending
+    /// Whether sessions have to go out, or have to come back to go out.
+    pub fn has_output(&self, step: &Step) -> bool {
+        self.pending > 0 || self.spilling.is_firing(step.watermark_ns)
     }
 
     #[inline]
@@ -137,7 +142,8 @@ impl SessionWindows {
     pub fn last_end_ns(&self, newest_ns: i64) -> i64 {
         let made = (newest_ns > i64::MIN).then(|| newest_ns.saturating_add(self.gap_ns));
         let there = (0..(self.sessions.len() / self.stride) as u32).filter(|session| !self.has(*session, GONE));
-        made.max(there.map(|session| self.end_ns(session)).max()).unwrap_or(i64::MIN)
+        let there = there.map(|session| self.end_ns(session)).max();
+        made.max(there).max(self.spilling.last_end_ns()).unwrap_or(i64::MIN)
     }
 
     fn has(&self, session: u32, flag: u64) -> bool {
@@ -184,7 +190,7 @@ impl SessionWindows {
         }
         self.rows = rows;
         self.flush(step, block)?;
-        if std::mem::take(&mut self.withdrew) {
+        if std::mem::take(&mut self.withdrew) || self.spilling.is_firing(step.watermark_ns) {
             self.advance(step);
         }
         Ok(taken)
@@ -410,20 +416,21 @@ impl SessionWindows {
 
     /// Fires what the watermark has reached: one span of timers after the other, until something has to go out.
     pub fn advance(&mut self, step: &mut Step) {
+        let last = step.watermark_ns.div_euclid(self.grain_ns);
+        let mut is_done = false;
         while self.pending == 0 {
             // Whoever is still in the queue was withdrawn from it and would keep its place there.
             while let Some(session) = self.queue.pop_front() {
                 self.forget_reference(session);
             }
-            let Some((&span, _)) = self.timers.first_key_value() else { break };
-            if span.saturating_mul(self.grain_ns) > step.watermark_ns {
+            let first = self.timers.first_key_value().map(|(span, _)| *span);
+            let span = first.filter(|span| *span <= last && !is_done);
+            if self.awaits_span(step, span.map_or(i64::MAX, |span| span.saturating_mul(self.grain_ns))) {
                 break;
             }
-            let is_last = span == step.watermark_ns.div_euclid(self.grain_ns);
+            let Some(span) = span else { break };
+            is_done = span == last;
             self.run_timers(step, span);
-            if is_last {
-                break;
-            }
         }
     }
 
@@ -537,13 +544,6 @@ impl SessionWindows {
         step.ask_for_histories();
     }
 
-    /// Makes room, if the memory is used up. Sessions themselves have to stay in it.
-    pub fn make_room(&self, step: &mut Step) -> Result<(), StateFull> {
-        let makes_room = !step.budget.is_exceeded() || step.wants_histories() || step.put_histories_away(0);
-        let fits = makes_room || step.budget.used() <= step.budget.allowed();
-        if fits { Ok(()) } else { Err(step.budget.full(1)) }
-    }
-
     /// Takes sessions off the queue, at most `limit`.
     fn take_block(&mut self, limit: usize) {
         self.found.clear();
@@ -560,6 +560,9 @@ impl SessionWindows {
 
     /// Bytes of memory that are no table's.
     pub fn scratch_bytes(&self) -> u64 {
-        ((self.queue.capacity() + self.due.capacity()) * 4) as u64 + self.changed.bytes() + self.gone.bytes()
+        ((self.queue.capacity() + self.due.capacity()) * 4) as u64
+            + self.changed.bytes()
+            + self.gone.bytes()
+            + self.spilling.bytes()
     }
 }
