@@ -128,8 +128,8 @@ fn hint(error: &EngineError) -> Option<String> {
              another interpreter with `python` in [pipeline] or $RINGMILL_PYTHON"
         }
         EngineError::State { .. } => {
-            "raise `state_memory` in [pipeline], use shorter windows or fewer keys; with a `path` in [checkpoint], all state \
-             but that of sessions spills to the disk where it does not fit"
+            "raise `state_memory` in [pipeline], use shorter windows or fewer keys; with a `path` in [checkpoint], what does \
+             not fit spills to the disk"
         }
         EngineError::Unfinished { .. } => "make room, then run it again",
         EngineError::KeyedState { .. } => {

@@ -134,7 +134,7 @@ pub static PIPELINE: &[Key] = &[
     optional(
         "state_memory",
         Kind::Size,
-        "Most memory that the state of all windows and functions may take. With [checkpoint], what does not fit spills to the disk, but for session windows; these, and any state without [checkpoint], end the run when they need more. Default: a quarter of the machine's.",
+        "Most memory that the state of all windows and functions may take. With [checkpoint], what does not fit spills to the disk; without, it ends the run. Default: a quarter of the machine's.",
     ),
     optional(
         "python",
