@@ -58,7 +58,7 @@ def tables(schema: Schema) -> Iterator[str]:
         name = f"**`{key}`**" if key in required else f"`{key}`"
         lines.append(f"| {name} | {value(of_key)} | {cell(of_key['description'])} |")
         for table in nested(of_key):
-            inner.append(f"`{key}` as a table:\n")
+            inner.append(f"Each table of `{key}`:\n" if of_key.get("type") == "array" else f"`{key}` as a table:\n")
             inner.extend(tables(table))
     yield "\n".join(lines) + "\n"
     yield from inner
@@ -70,6 +70,8 @@ def nested(schema: Schema) -> Iterator[Schema]:
         yield schema
     for choice in schema.get("anyOf", []):
         yield from nested(choice)
+    if isinstance(schema.get("items"), dict):
+        yield from nested(schema["items"])
     if isinstance(schema.get("additionalProperties"), dict):
         yield from nested(schema["additionalProperties"])
 
@@ -90,6 +92,8 @@ def value(schema: Schema) -> str:
             return f"table of names, each {value(schema['additionalProperties'])}"
         case "object":
             return "table"
+        case "array" if "properties" in schema["items"]:
+            return "list of tables"
         case "array":
             return f"list of {value(schema['items'])}"
         case "string" if "pattern" in schema:

@@ -4,6 +4,7 @@ use ringmill_engine::Plan;
 use ringmill_engine::plan::retained::RetainedSpec;
 use ringmill_engine::plan::{Node, NodeKind, Port, SinkSpec, SourceConnector};
 use ringmill_engine::window::{WindowKind, WindowSpec};
+use ringmill_state::RollUpLevel;
 use ringmill_wire::DataType;
 
 use crate::config::duration::format_duration;
@@ -21,9 +22,28 @@ pub fn of_sink(plan: &Plan, node: &Node, sink: &SinkSpec) -> Vec<String> {
         "kept until windows end {} later; `ringmill state get` reads it",
         format_duration(spec.limits.retain_ns)
     )];
+    lines.extend(rolled_up(spec));
     lines.extend(estimate(plan, node, spec));
     lines.extend(spec.limits.bytes_max.map(|max| format!("at most {}: beyond it the oldest go", bytes(max))));
     lines
+}
+
+fn rolled_up(spec: &RetainedSpec) -> Option<String> {
+    let level = |level: &RollUpLevel| {
+        format!("to windows of {} after {}", format_duration(level.size_ns), format_duration(level.after_ns))
+    };
+    let levels: Vec<String> = spec.roll_up.iter().map(level).collect();
+    (!levels.is_empty()).then(|| format!("rolled up {}", levels.join(", ")))
+}
+
+/// How many windows of a key there are in the time for which they are kept, with those that became others.
+fn windows(spec: &RetainedSpec, distance_ns: i64) -> u64 {
+    let (mut windows, mut length_ns, mut from_ns) = (0i64, distance_ns.max(1), 0);
+    for level in &spec.roll_up {
+        windows = windows.saturating_add((level.after_ns - from_ns) / length_ns);
+        (length_ns, from_ns) = (level.size_ns.max(1), level.after_ns);
+    }
+    windows.saturating_add((spec.limits.retain_ns - from_ns) / length_ns).max(1).unsigned_abs()
 }
 
 fn estimate(plan: &Plan, node: &Node, spec: &RetainedSpec) -> Option<String> {
@@ -34,7 +54,7 @@ fn estimate(plan: &Plan, node: &Node, spec: &RetainedSpec) -> Option<String> {
         WindowKind::Sliding { every_ns, .. } => (every_ns, ""),
         WindowKind::Session { gap_ns } => (gap_ns, " at most"),
     };
-    let windows = (spec.limits.retain_ns / distance_ns.max(1)).max(1).unsigned_abs();
+    let windows = windows(spec, distance_ns);
     let known = keys(plan, step, window);
     let count = known.unwrap_or(KEYS);
     let rows = windows.saturating_mul(count);

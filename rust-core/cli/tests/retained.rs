@@ -195,6 +195,120 @@ fn what_cannot_be_shown_says_why() {
     mistaken("\"30d\"", "\"0s\"", &["retain"]);
 }
 
+/// The pipeline with `retain` and what stands beside it replaced.
+fn rolling_up(roll_up: &str) -> String {
+    PIPELINE.replace("retain_size = \"1GiB\"", roll_up)
+}
+
+const ROLL_UP: &str = r#"roll_up = [{ after = "7d", size = "70m" }, { after = "14d", size = "1d2h50m" }]"#;
+
+#[test]
+fn what_cannot_be_rolled_up_is_refused_where_it_stands() {
+    for (roll_up, parts) in [
+        (r#"roll_up = [{ after = "7d", size = "1h" }]"#, &["`size`: 1h is no multiple of 7s", "use \"3605s\""][..]),
+        (r#"roll_up = [{ after = "7d", size = "7s" }]"#, &["`size`: 7s is no multiple of 7s", "use \"14s\""]),
+        (
+            r#"roll_up = [{ after = "7d", size = "70000s" }, { after = "8d", size = "105000s" }]"#,
+            &["is no multiple of 70000s"],
+        ),
+        (r#"roll_up = [{ after = "25d", size = "140000s" }]"#, &["20000 windows of 7s would become one"]),
+        (
+            r#"roll_up = [{ after = "1h", size = "70m" }]"#,
+            &["`after`: 1h is less than allowed_lateness + size", "use \"70m\" or more"],
+        ),
+        (
+            r#"roll_up = [{ after = "7d", size = "70m" }, { after = "7d", size = "700m" }]"#,
+            &["`after`: 7d is not longer than that of the level before"],
+        ),
+        (
+            r#"roll_up = [{ after = "30d", size = "70m" }]"#,
+            &["partly gone, as results are kept for 30d", "or less, or a longer retain"],
+        ),
+        (r#"roll_up = [{ after = "7d" }]"#, &["`roll_up` needs `size`"]),
+        (
+            r#"roll_up = [{ after = "7d", sizes = "1h", size = "70m" }]"#,
+            &["unknown key `sizes`", "did you mean `size`?"],
+        ),
+        (r#"roll_up = { after = "7d", size = "70m" }"#, &["`roll_up` is a table, but should be a list"]),
+    ] {
+        let finished = Folder::new(&rolling_up(roll_up)).run(&["check", "pipeline.toml"]);
+        finished.expect(2, parts);
+        finished.expect(2, &["pipeline.toml:27:"]);
+    }
+    let refused = |from: &str, to: &str, parts: &[&str]| {
+        let text = rolling_up(ROLL_UP);
+        assert!(text.contains(from), "{from}");
+        Folder::new(&text.replace(from, to)).run(&["check", "pipeline.toml"]).expect(2, parts);
+    };
+    refused("retain = \"30d\"\n", "", &["`roll_up` has no effect without `retain`", "[serve] has nothing to serve"]);
+    refused(
+        "readings = \"count()\", ",
+        "",
+        &["mean(temperature) cannot be rolled up: it needs count() beside it", "pipeline.toml:25:"],
+    );
+    refused("mean(temperature)", "variance(temperature)", &["it needs mean(temperature) beside it"]);
+    refused("mean(temperature)", "last(temperature)", &["last(temperature) cannot be rolled up: "]);
+    refused("mean(temperature)", "collect(temperature)", &["collect(temperature) cannot be rolled up: "]);
+    refused("{ tumbling = \"7s\" }", "{ session = \"7s\" }", &["sessions cannot be rolled up", "pipeline.toml:27:"]);
+    refused("{ tumbling = \"7s\" }", "{ sliding = \"14s\", every = \"7s\" }", &["sliding windows cannot be rolled up"]);
+    let statistics = "statistics = { of = \"mean_temperature\", as = [\"mean\"] }\nretain = ";
+    refused("retain = ", statistics, &["rolling statistics cannot be rolled up"]);
+}
+
+#[test]
+fn check_estimates_what_is_rolled_up() {
+    // 7 days of 7 s, 7 days of 70 min and 16 days of 26 h 50 min: 86,400 + 144 + 14 windows.
+    Folder::new(&rolling_up(ROLL_UP)).run(&["check", "pipeline.toml"]).expect(
+        0,
+        &["rolled up to windows of 70m after 7d, to windows of 1610m after 14d", "estimate: 4,327,900 rows, "],
+    );
+}
+
+#[test]
+fn old_results_are_answered_as_results_of_longer_windows() {
+    let roll_up = "roll_up = [{ after = \"28s\", size = \"14s\" }, { after = \"70s\", size = \"42s\" }]";
+    let folder = Folder::new(&rolling_up(roll_up));
+    let run = Run::start(&folder);
+    let length = |row: &Value| {
+        let time =
+            |name: &str| row[name].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok()).expect("a time");
+        time("window_end").duration_since(time("window_start")).as_secs()
+    };
+    // A key of which the oldest results are of the longest windows.
+    let (key, served) = loop {
+        let scanned = folder.run(&["state", "scan", "pipeline.toml", "averages", "--limit", "1", "--json"]);
+        let Some(row) = scanned.stdout.lines().next().filter(|_| scanned.code == Some(0)) else { continue };
+        let row: Value = serde_json::from_str(row).expect("JSON");
+        let key = row["device_id"].as_str().expect("a key").to_owned();
+        let rows = run.rows(&key, 1);
+        if length(&rows[0]) == 42 || length(&rows[1]) == 42 {
+            break (key, rows);
+        }
+    };
+    let starts: Vec<&str> = served.iter().filter_map(|row| row["window_start"].as_str()).collect();
+    assert!(starts.is_sorted() && starts.len() == served.len(), "{starts:?}");
+    run.end();
+    // Every result that the file shows is in one row, and its readings with it.
+    let retained = json_lines(&folder.run(&["state", "get", "pipeline.toml", "averages", "--key", &key, "--json"]));
+    let file = std::fs::read_to_string(folder.path("out.ndjson")).expect("read");
+    let shown = file.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let shown: Vec<Value> = shown.filter(|row| row["device_id"] == key.as_str()).collect();
+    let readings = |row: &Value| row["readings"].as_u64().expect("a number");
+    let total = |row: &Value| row["mean_temperature"].as_f64().expect("a number") * readings(row) as f64;
+    for row in &retained {
+        let (start, end) = (row["window_start"].as_str(), row["window_end"].as_str());
+        let parts =
+            || shown.iter().filter(|part| part["window_start"].as_str() >= start && part["window_end"].as_str() <= end);
+        assert_eq!(readings(row), parts().map(readings).sum::<u64>(), "{row}");
+        assert!((total(row) - parts().map(total).sum::<f64>()).abs() < 1e-6, "{row}");
+    }
+    assert_eq!(retained.iter().map(readings).sum::<u64>(), shown.iter().map(readings).sum::<u64>());
+    assert!(retained.len() < shown.len());
+    folder
+        .run(&["state", "get", "pipeline.toml", "averages", "--key", &key])
+        .expect(0, &["readings", "mean_temperature"]);
+}
+
 #[test]
 fn check_estimates_what_is_retained() {
     // A window every 7 s for 30 days is 370,285 windows.

@@ -47,7 +47,7 @@ pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use error::{ConnectError, Fault};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
-pub use formats::{Encoder, Format, Within, encoder, letter_encoder};
+pub use formats::{Encoder, Format, Within, encoder, letter_encoder, write_timestamp};
 pub use generator::{GeneratorSpec, Shape};
 pub use journal::{Journal, OnWait};
 pub use letters::{

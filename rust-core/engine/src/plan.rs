@@ -9,6 +9,7 @@ pub mod dead_letter_store;
 pub mod provenance;
 pub mod replay;
 pub mod retained;
+pub(crate) mod roll_up;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Retained results are those that a file sink shows, each once, whatever is cut off or killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use ringmill_engine::plan::{
 use ringmill_engine::window::{NamedAggregate, WindowKind, WindowSpec};
 use ringmill_engine::{Control, EngineError, run};
 use ringmill_ring::Wait;
-use ringmill_state::{Amount, RetainedLimits, RetainedRange, RetainedReader, StateFolder};
+use ringmill_state::{Amount, RetainedLimits, RetainedRange, RetainedReader, RollUpLevel, StateFolder};
 use ringmill_wire::{DataType, TimeUnit};
 
 const SECOND: i64 = 1_000_000_000;
@@ -27,13 +27,14 @@ struct Harness {
     rate: Option<f64>,
     /// 0: nothing is retained.
     retain_ns: i64,
+    roll_up: Vec<RollUpLevel>,
     start: StartFrom,
 }
 
 impl Harness {
     fn new(folder: &Path) -> Harness {
         let folder = folder.to_owned();
-        Harness { folder, rows: 20_000, rate: None, retain_ns: 30 * DAY, start: StartFrom::Newest }
+        Harness { folder, rows: 20_000, rate: None, retain_ns: 30 * DAY, roll_up: Vec::new(), start: StartFrom::Newest }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -55,7 +56,8 @@ impl Harness {
             node("closed", &["windows"], file(self.path("closed.ndjson"))),
         ];
         if self.retain_ns > 0 {
-            nodes.push(retained::sink(RetainedSpec { step: "windows".into(), limits }));
+            let roll_up = self.roll_up.clone();
+            nodes.push(retained::sink(RetainedSpec { step: "windows".into(), limits, roll_up }));
         }
         plan(shards, Some(self.path("state")), self.start, nodes).unwrap_or_else(|errors| panic!("{errors:?}"))
     }
@@ -243,7 +245,7 @@ fn keys_of_all_kinds_are_found_by_their_text() {
     let nodes = vec![
         node("read", &[], source(SourceConnector::File(spec))),
         node("windows", &["read"], windows(&["site", "number", "open", "at"], 10)),
-        retained::sink(RetainedSpec { step: "windows".into(), limits }),
+        retained::sink(RetainedSpec { step: "windows".into(), limits, roll_up: Vec::new() }),
     ];
     let plan = plan(1, Some(around.path().join("state")), StartFrom::Newest, nodes).unwrap();
     run(plan.clone(), Arc::new(Control::default())).unwrap();
@@ -279,7 +281,7 @@ fn without_checkpoints_nothing_can_be_retained() {
     let nodes = vec![
         node("made", &[], source(SourceConnector::Generator(GeneratorSpec::default()))),
         node("windows", &["made"], windows(&[], 10)),
-        retained::sink(RetainedSpec { step: "windows".into(), limits }),
+        retained::sink(RetainedSpec { step: "windows".into(), limits, roll_up: Vec::new() }),
     ];
     let errors = plan(1, None, StartFrom::Newest, nodes).unwrap_err();
     assert_eq!((errors.len(), errors[0].node.as_str(), errors[0].key.as_str()), (1, "windows", "retain"));
@@ -293,18 +295,23 @@ const HITS: u32 = 3;
 fn play_a_role() {
     let Ok(folder) = std::env::var("RINGMILL_TEST_FOLDER") else { return };
     ringmill_failpoint::configure(&std::env::var("RINGMILL_TEST_FAILPOINT").unwrap()).unwrap();
+    let roll_up = if std::env::var("RINGMILL_TEST_ROLL_UP").is_ok() { LEVELS.to_vec() } else { Vec::new() };
     // Some ten checkpoints.
-    let harness = Harness { rows: 10_000, rate: Some(25_000.0), ..Harness::new(Path::new(&folder)) };
+    let harness = Harness { rows: 10_000, rate: Some(25_000.0), roll_up, ..Harness::new(Path::new(&folder)) };
     harness.run(2);
     std::process::exit(0);
 }
 
 /// Runs the pipeline as a process of its own; whether it was killed.
 fn play(folder: &Path, failpoint: &str) -> bool {
+    play_with(folder, failpoint, &[])
+}
+
+fn play_with(folder: &Path, failpoint: &str, variables: &[(&str, &str)]) -> bool {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "play_a_role", "--nocapture"]).stdin(Stdio::null());
-    let output =
-        command.env("RINGMILL_TEST_FOLDER", folder).env("RINGMILL_TEST_FAILPOINT", failpoint).output().unwrap();
+    command.env("RINGMILL_TEST_FOLDER", folder).env("RINGMILL_TEST_FAILPOINT", failpoint);
+    let output = command.envs(variables.iter().copied()).output().unwrap();
     let is_killed = output.status.signal() == Some(nix::libc::SIGKILL);
     assert!(is_killed || output.status.success(), "{failpoint}: {}", String::from_utf8_lossy(&output.stderr));
     is_killed
@@ -343,4 +350,95 @@ fn a_kill_at_any_step_of_the_sink_loses_and_repeats_nothing() {
     }
     println!("{kills} kills at {} places: {names:?}", names.len());
     assert_eq!(names.len(), 12, "{names:?}");
+}
+
+/// Windows are seven seconds long.
+const LEVELS: [RollUpLevel; 2] = [
+    RollUpLevel { after_ns: 28 * SECOND, size_ns: 21 * SECOND },
+    RollUpLevel { after_ns: 70 * SECOND, size_ns: 42 * SECOND },
+];
+
+/// Key, start and end in seconds, and rows.
+type Row = (String, i64, i64, u64);
+
+fn results(rows: &[String]) -> Vec<Row> {
+    let second = |value: &serde_json::Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second();
+    let result = |row: &String| {
+        let row: serde_json::Value = serde_json::from_str(row).unwrap();
+        let key = row["device_id"].as_str().unwrap().to_owned();
+        (key, second(&row["window_start"]), second(&row["window_end"]), row["rows"].as_u64().unwrap())
+    };
+    sorted_results(rows.iter().map(result).collect())
+}
+
+fn sorted_results(mut results: Vec<Row>) -> Vec<Row> {
+    results.sort_unstable();
+    results
+}
+
+/// Checks that each retained row is the sum of the results in its window, and none is in two; how many results are in
+/// them, and how many are longer than a window.
+fn covered(whole: &[Row], retained: &[Row]) -> (usize, usize) {
+    let whole: BTreeMap<(&str, i64), u64> = whole.iter().map(|part| ((part.0.as_str(), part.1), part.3)).collect();
+    let (mut covered, mut coarse) = (0, 0);
+    for (number, (key, start, end, rows)) in retained.iter().enumerate() {
+        let next = retained.get(number + 1).filter(|next| next.0 == *key);
+        assert!(next.is_none_or(|next| next.1 >= *end), "{key} {start} {end} {next:?}");
+        let parts = whole.range((key.as_str(), *start)..(key.as_str(), *end)).map(|(_, rows)| *rows);
+        covered += parts.clone().count();
+        assert_eq!(*rows, parts.sum::<u64>(), "{key} from {start} to {end}");
+        coarse += usize::from(end - start > 7);
+    }
+    (covered, coarse)
+}
+
+#[test]
+fn a_kill_at_any_step_of_rolling_up_loses_and_doubles_nothing() {
+    let around = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let reference = Harness { rows: 10_000, ..Harness::new(&around.path().join("whole")) };
+    reference.run(1);
+    let whole = results(&reference.shown());
+    for name in ["roll_up", "rolled_up"] {
+        for number in 1..=HITS {
+            let folder = around.path().join("victim");
+            std::fs::create_dir(&folder).unwrap();
+            let failpoint = format!("kill:sink.retained.{name}:{number}");
+            let is_killed = play_with(&folder, &failpoint, &[("RINGMILL_TEST_ROLL_UP", "1")]);
+            assert!(is_killed || number > 1, "{name}");
+            let harness = Harness { rows: 10_000, roll_up: LEVELS.to_vec(), ..Harness::new(&folder) };
+            covered(&whole, &results(&harness.retained()));
+            harness.run(2);
+            assert_eq!(results(&harness.shown()), whole);
+            assert_eq!(covered(&whole, &results(&harness.retained())).0, whole.len(), "{name} {number}");
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+    }
+}
+
+#[test]
+fn old_results_become_fewer_while_a_run_goes_on() {
+    let around = tempfile::tempdir().unwrap();
+    let mut harness =
+        Harness { rows: 100_000, rate: Some(20_000.0), roll_up: LEVELS.to_vec(), ..Harness::new(around.path()) };
+    let control = Arc::new(Control::default());
+    let (plan, steering) = (harness.plan(2), control.clone());
+    let running = std::thread::spawn(move || run(plan, steering));
+    let mut is_long = false;
+    while !is_long {
+        assert!(!control.is_finished(), "nothing was rolled up");
+        if let Some(reader) = control.retained("windows") {
+            let visit = |row: &ringmill_state::RetainedRow<'_>| {
+                is_long = row.end_ns - row.start_ns == 42 * SECOND;
+                !is_long
+            };
+            reader.unwrap().scan(RetainedRange::default(), visit).unwrap();
+        }
+    }
+    control.request_abort();
+    assert!(matches!(running.join().unwrap(), Ok(_) | Err(EngineError::Aborted)));
+    harness.rate = None;
+    harness.run(1);
+    let whole = results(&harness.shown());
+    let (all, coarse) = covered(&whole, &results(&harness.retained()));
+    assert!(all == whole.len() && coarse >= 50, "{all} of {}, {coarse}", whole.len());
 }

@@ -43,7 +43,7 @@ pub use lock::Owner;
 pub use manifest::{FORMAT, FileRecord, Manifest, NodeRecord, PartitionRecord, SinkRecord, SourceRecord};
 pub use node_ids::{Misfit, NodeDeclaration, NodeIds, Renamed};
 pub use retained::{
-    Amount, Committed, KeyPart, RetainedFigures, RetainedLimits, RetainedRange, RetainedReader, RetainedRow,
-    RetainedStore,
+    Amount, Committed, KeyPart, Merge, RetainedFigures, RetainedLimits, RetainedRange, RetainedReader, RetainedRow,
+    RetainedStore, RollUp, RollUpLevel,
 };
 pub use store::ShardStore;

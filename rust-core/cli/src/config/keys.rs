@@ -311,6 +311,20 @@ static WINDOW: &[Key] = &[
         Kind::Size,
         "Most bytes of kept results, before compression; the oldest go first, the newest 1/4096 of `retain` never. Default: no limit.",
     ),
+    optional(
+        "roll_up",
+        Kind::List(&Kind::Table(ROLL_UP)),
+        "Make longer windows of older kept results, for example [{ after = \"7d\", size = \"1h\" }, { after = \"14d\", size = \"1d\" }]; for tumbling windows. Default: they stay as they are.",
+    ),
+];
+
+static ROLL_UP: &[Key] = &[
+    needed(
+        "after",
+        Kind::Length,
+        "When windows end so long after the longer one, its results become one; at least allowed_lateness + size.",
+    ),
+    needed("size", Kind::Length, "Length of the longer windows; a multiple of the length before."),
 ];
 
 /// The shapes of a window.

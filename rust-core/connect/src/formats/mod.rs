@@ -17,6 +17,7 @@ use crate::ConnectError;
 
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
 pub use skip::Within;
+pub use timestamp::write as write_timestamp;
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -137,7 +137,7 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
 }
 
 /// Appends a timestamp in UTC, with exactly the unit's digits.
-pub(super) fn write(value: i64, unit: TimeUnit, out: &mut Vec<u8>) {
+pub fn write(value: i64, unit: TimeUnit, out: &mut Vec<u8>) {
     let scale = per_second(unit);
     let (seconds, fraction) = (value.div_euclid(scale), value.rem_euclid(scale) as u64);
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);

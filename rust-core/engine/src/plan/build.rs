@@ -9,7 +9,7 @@ use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
 use super::{
     Node, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef,
-    UdfSpec, dead_letter_store, retained,
+    UdfSpec, dead_letter_store, retained, roll_up,
 };
 use crate::expression::Expression;
 use crate::nearest::nearest;
@@ -46,6 +46,9 @@ impl Plan {
             ));
         }
         check_paths(&nodes, &mut errors);
+        if errors.is_empty() {
+            errors.extend(roll_up::mistakes(&nodes));
+        }
         if pipeline.checkpoint.is_none() {
             errors.extend(retained::without_checkpoints(&nodes));
         }

@@ -8,7 +8,7 @@
 //! stays too, as in any other sink.
 
 use jiff::Timestamp;
-use ringmill_state::{KeyPart, RetainedLimits};
+use ringmill_state::{KeyPart, RetainedLimits, RollUpLevel};
 use ringmill_wire::{BatchView, DataType, Field, TimeUnit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub struct RetainedSpec {
     pub step: String,
     /// How long, and how much.
     pub limits: RetainedLimits,
+    /// How older results are rolled up, the finest first; empty: they are not.
+    pub roll_up: Vec<RollUpLevel>,
 }
 
 /// The sink that keeps a step's results; to be added to the pipeline's nodes.

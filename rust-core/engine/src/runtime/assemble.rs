@@ -398,7 +398,10 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
             NodeKind::Filter(_) => ("batches", shards * bytes(&node.schema, window_variable)),
             NodeKind::Sink(SinkSpec::Null) => continue,
             NodeKind::Sink(SinkSpec::Retained(spec)) => {
-                budget.push((format!("{} retained results", spec.step), RetainedStore::memory_bytes()));
+                budget.push((
+                    format!("{} retained results", spec.step),
+                    RetainedStore::memory_bytes(!spec.roll_up.is_empty()),
+                ));
                 ("chunks", shards * chunk_memory_bytes())
             }
             NodeKind::Sink(_) => ("chunks", shards * chunk_memory_bytes()),

@@ -18,6 +18,7 @@ mod outputs;
 mod patience;
 mod recovery;
 mod retained;
+mod roll_up;
 mod shard;
 mod signal;
 mod sink;

@@ -16,6 +16,7 @@ use super::writer_thread::{CommitLink, WriterLane, WriterThread, start_writer};
 use crate::error::EngineError;
 use crate::metrics::Control;
 use crate::plan::dead_letter_store::stored_node;
+use crate::plan::roll_up::roll_up;
 use crate::plan::{Node, NodeKind, Plan, SinkSpec};
 
 /// Commands on their way to a sink: a commit, and the end behind it.
@@ -51,7 +52,7 @@ impl Outputs {
         checkpoints: Option<(&Durable, &Sender<Message>)>,
     ) -> Result<(), EngineError> {
         for (number, (index, node, sink)) in writing_sinks(plan).enumerate() {
-            let open = || open_writer(node, sink, checkpoints.map(|(durable, _)| durable), control);
+            let open = || open_writer(plan, node, sink, checkpoints.map(|(durable, _)| durable), control);
             let writer = with_space(control, &format!("sink {}", node.name), open)?;
             let commits = checkpoints.map(|(durable, reports)| {
                 let (sender, commands) = bounded(COMMANDS);
@@ -69,6 +70,7 @@ impl Outputs {
 }
 
 fn open_writer(
+    plan: &Plan,
     node: &Node,
     sink: &SinkSpec,
     durable: Option<&Durable>,
@@ -97,7 +99,8 @@ fn open_writer(
             let (Some(folder), Some(transactions)) = (folder, &transactions) else {
                 return Err(EngineError::Internal(format!("{} has no checkpoints", node.name)));
             };
-            retained::open(&folder, spec, &node.schema, transactions, control)
+            let roll_up = roll_up(spec, &plan.nodes, node);
+            retained::open(&folder, spec, roll_up.as_ref(), &node.schema, transactions, control)
         }
         SinkSpec::Stdout { format } => StdoutSink { format: *format }.open(&node.schema),
     };

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::metrics::Control;
 use crate::plan::retained::{RetainedAbout, RetainedSpec, key_columns, key_part, nanoseconds};
+use crate::plan::roll_up::RollUpPlan;
 
 const POINTS: StagePoints = StagePoints {
     write: ["sink.retained.stage.write", "sink.retained.stage.written"],
@@ -91,6 +92,7 @@ struct RetainedWriter {
 pub fn open(
     folder: &Path,
     spec: &RetainedSpec,
+    roll_up: Option<&RollUpPlan>,
     schema: &Schema,
     transactions: &Transactions<'_>,
     control: &Control,
@@ -104,8 +106,13 @@ pub fn open(
         Some(_) => RetainedStore::open(folder, spec.limits, &about),
         None => RetainedStore::begin(folder, spec.limits, &about),
     };
+    let store = store.map_err(failed)?;
+    let store = match roll_up {
+        Some(plan) => store.rolling_up(super::roll_up::roll_up(plan, schema)),
+        None => store,
+    };
     let mut writer = RetainedWriter {
-        store: Arc::new(store.map_err(failed)?),
+        store: Arc::new(store),
         log: StagingLog::new(transactions.staging, "", 0o600, &POINTS),
         name: name.clone(),
         writer: new_name(&spec.step),
@@ -161,7 +168,15 @@ impl RetainedWriter {
                 return Err(self.refuse(reason));
             };
             let epoch = Committed { writer: self.writer.clone(), epoch: rows.epoch };
+            let refused = self.store.figures().refused_rows;
             self.store.apply(&epoch, &file).map_err(|error| database(&self.name, &error))?;
+            let refused = self.store.figures().refused_rows - refused;
+            if refused > 0 {
+                tracing::warn!(
+                    "{}: {refused} results came for windows that are rolled up, and are not kept",
+                    self.name
+                );
+            }
         }
         self.newest = Some(rows.epoch);
         Ok(())

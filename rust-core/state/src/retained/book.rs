@@ -3,6 +3,10 @@
 //! Rows are counted by the time at which their windows end, in slices of event time. When the rows together are too
 //! large, the oldest slices go; the newest one stays, however large it is. The book is kept beside the rows and written
 //! with them, in one batch.
+//!
+//! It also knows how far rows are [rolled up](super::roll_up): for each level the time before which that is done, and the
+//! key at which it goes on. What is done is never begun anew, and windows that ended at the *horizon* or before take no
+//! rows any more, since what would be replaced may be part of a coarser row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +14,8 @@ use rocksdb::{DB, WriteBatch};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::key::{BOOK, number, ordered};
+use super::key::{BOOK, ROW, number, ordered};
+use super::roll_up::{RollUpLevel, whole_windows};
 use super::{Committed, RetainedLimits};
 
 const HEAD: [u8; 2] = [BOOK, b'h'];
@@ -56,8 +61,54 @@ struct Head {
     slice_ns: i64,
     /// Bytes of rows that are gone and may still lie in files.
     dead_bytes: u64,
+    /// How far rows are rolled up, the finest level first.
+    #[serde(default)]
+    levels: Vec<Level>,
+    /// Windows that ended at this time or before may be rolled up, and take no rows any more. It never falls.
+    #[serde(default = "never")]
+    horizon_ns: i64,
+    /// Rows that were not taken, since they came for such windows.
+    #[serde(default)]
+    refused_rows: u64,
     /// What its owner says about it.
     about: Value,
+}
+
+fn never() -> i64 {
+    i64::MIN
+}
+
+/// How far rows of one size have been made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Level {
+    size_ns: i64,
+    /// Windows that ended at this time or before are done.
+    done_ns: i64,
+    pass: Option<Pass>,
+}
+
+/// A way through all keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Pass {
+    /// Where `done_ns` is to come.
+    to_ns: i64,
+    /// The stored key from which on it goes on.
+    cursor: Vec<u8>,
+}
+
+/// What is to be rolled up next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Task {
+    /// Which level.
+    pub level: usize,
+    /// Length of its windows.
+    pub size_ns: i64,
+    /// Windows that start at this time or later.
+    pub from_ns: i64,
+    /// Windows that start before this time.
+    pub to_ns: i64,
+    /// The stored key from which on.
+    pub cursor: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,6 +139,9 @@ impl Book {
             floor_ns: i64::MIN,
             slice_ns,
             dead_bytes: 0,
+            levels: Vec::new(),
+            horizon_ns: never(),
+            refused_rows: 0,
             about,
         };
         Book { head, slices: BTreeMap::new(), changed: BTreeSet::new(), live: Amount::default() }
@@ -205,6 +259,78 @@ impl Book {
         self.slices.entry(index).or_default().add(amount);
         self.live.add(amount);
         self.changed.insert(index);
+    }
+
+    /// A row that is there no more, as it is part of a coarser one.
+    pub fn take(&mut self, end_ns: i64, bytes: u64) {
+        let index = self.slice(end_ns);
+        let amount = Amount { rows: 1, bytes };
+        if let Some(slice) = self.slices.get_mut(&index) {
+            slice.subtract(amount);
+            self.live.subtract(amount);
+            self.changed.insert(index);
+            self.head.dead_bytes += bytes;
+        }
+    }
+
+    /// Windows that ended at this time or before may be rolled up; `None`: nothing is.
+    pub fn horizon_ns(&self) -> Option<i64> {
+        Some(self.head.horizon_ns).filter(|horizon_ns| *horizon_ns > never())
+    }
+
+    /// A row of this age may be part of a coarser one.
+    pub fn is_rolled_up(&self, end_ns: i64) -> bool {
+        end_ns <= self.head.horizon_ns
+    }
+
+    /// A row that came for a window that is rolled up.
+    pub fn refuse(&mut self) {
+        self.head.refused_rows += 1;
+    }
+
+    pub fn refused_rows(&self) -> u64 {
+        self.head.refused_rows
+    }
+
+    /// From now on rows are rolled up to `levels`, those of a known size from where they are.
+    pub fn set_levels(&mut self, levels: &[RollUpLevel]) {
+        let known = std::mem::take(&mut self.head.levels);
+        let level = |level: &RollUpLevel| {
+            let same = known.iter().find(|known| known.size_ns == level.size_ns).cloned();
+            same.unwrap_or(Level { size_ns: level.size_ns, done_ns: never(), pass: None })
+        };
+        self.head.levels = levels.iter().map(level).collect();
+    }
+
+    /// What is to be rolled up next, the finest first; `None`: nothing for now.
+    ///
+    /// What later epochs can change ended later than the newest window of a complete epoch minus the lateness that
+    /// windows allow, which is less than `after_ns`.
+    pub fn next_task(&mut self, levels: &[RollUpLevel]) -> Option<Task> {
+        let newest_end_ns = self.head.newest_end_ns.filter(|_| self.head.begun.is_none())?;
+        // A level takes what the finer one has made.
+        let mut limit_ns = i64::MAX;
+        for (index, (level, wanted)) in self.head.levels.iter_mut().zip(levels).enumerate() {
+            let to_ns = whole_windows(newest_end_ns.saturating_sub(wanted.after_ns).min(limit_ns), level.size_ns);
+            if level.pass.is_none() && to_ns > level.done_ns {
+                level.pass = Some(Pass { to_ns, cursor: vec![ROW] });
+                self.head.horizon_ns = self.head.horizon_ns.max(to_ns);
+            }
+            if let Some(Pass { to_ns, cursor }) = level.pass.clone() {
+                return Some(Task { level: index, size_ns: level.size_ns, from_ns: level.done_ns, to_ns, cursor });
+            }
+            limit_ns = level.done_ns;
+        }
+        None
+    }
+
+    /// A task has come to `cursor`; `None`: to its end.
+    pub fn go_on(&mut self, task: &Task, cursor: Option<Vec<u8>>) {
+        let Some(level) = self.head.levels.get_mut(task.level) else { return };
+        match cursor {
+            Some(cursor) => level.pass = Some(Pass { to_ns: task.to_ns, cursor }),
+            None => (level.done_ns, level.pass) = (task.to_ns, None),
+        }
     }
 
     /// Lets the oldest rows go until no more than `bytes_max` are left, or only those of the newest slice.

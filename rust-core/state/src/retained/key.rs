@@ -73,6 +73,15 @@ pub(super) fn stored_key(key: &[u8], start_ns: i64) -> Vec<u8> {
     stored
 }
 
+/// Behind all rows of a key and before those of the next, as no key is the beginning of another.
+pub(super) fn behind_key(key: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + key.len() + START_BYTES + 1);
+    stored.push(ROW);
+    stored.extend_from_slice(key);
+    stored.extend_from_slice(&[u8::MAX; START_BYTES + 1]);
+    stored
+}
+
 /// What is stored under a row's key.
 pub(super) fn stored_value(row: &RetainedRow<'_>) -> Vec<u8> {
     let mut stored = Vec::with_capacity(8 + row.row.len());

@@ -10,6 +10,8 @@
 //! is not shown any more, and the next compaction leaves it out. When a fifth of what is there is dead, a compaction is
 //! begun; nothing is ever searched for.
 //!
+//! Older rows can be [rolled up](roll_up) to coarser windows, by a thread beside the one that applies epochs.
+//!
 //! Nothing is known here about columns: a key is what [`KeyPart`]s make of it, a row is bytes.
 
 mod book;
@@ -17,12 +19,15 @@ mod frame;
 mod key;
 mod options;
 mod reader;
+mod roll_up;
+#[cfg(test)]
+mod roll_up_tests;
 #[cfg(test)]
 mod tests;
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -35,10 +40,12 @@ use crate::disk;
 use crate::error::StateError;
 use book::Book;
 use frame::Blocks;
+use roll_up::Roller;
 
 pub use book::Amount;
 pub use key::KeyPart;
 pub use reader::{RetainedRange, RetainedReader};
+pub use roll_up::{Merge, RollUp, RollUpLevel};
 
 /// Dead bytes that are worth a compaction, however little lives.
 const DEAD_BYTES_MIN: u64 = 8 << 20;
@@ -90,6 +97,10 @@ pub struct RetainedFigures {
     pub floor_ns: i64,
     /// The latest end of a window; `None`: there was none.
     pub newest_end_ns: Option<i64>,
+    /// Windows that ended at this time or before may be rolled up, and take no rows any more; `None`: nothing is.
+    pub rolled_up_ns: Option<i64>,
+    /// Rows that were left out, as they came for such windows; ever.
+    pub refused_rows: u64,
 }
 
 /// The retained rows of one step, for the process that owns the state folder. One thread applies epochs; any may read.
@@ -101,7 +112,9 @@ pub struct RetainedStore {
     floor: Arc<AtomicI64>,
     /// `None` after an opening that failed.
     db: RwLock<Option<Arc<DB>>>,
-    ledger: Mutex<Ledger>,
+    roll_up: Option<Arc<RollUp>>,
+    /// Shared with the thread that rolls up.
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 struct Ledger {
@@ -109,6 +122,15 @@ struct Ledger {
     /// A write failed: the store has to be opened again.
     is_broken: bool,
     compaction: Option<Compaction>,
+    rolling: Option<Rolling>,
+}
+
+struct Rolling {
+    thread: JoinHandle<()>,
+    /// Asks it to end before its work does.
+    stop: Arc<AtomicBool>,
+    /// It has seen that there is nothing to do, and ends.
+    is_idle: bool,
 }
 
 struct Compaction {
@@ -129,9 +151,18 @@ impl RetainedStore {
         let floor = Arc::new(AtomicI64::new(i64::MIN));
         let (db, mut book) = open(path, &limits, about, &floor)?;
         book.set_about(about);
-        let ledger = Mutex::new(Ledger { book, is_broken: false, compaction: None });
-        let about = about.clone();
-        Ok(RetainedStore { path: path.to_owned(), limits, about, floor, db: RwLock::new(Some(Arc::new(db))), ledger })
+        let ledger = Ledger { book, is_broken: false, compaction: None, rolling: None };
+        let (ledger, about) = (Arc::new(Mutex::new(ledger)), about.clone());
+        let db = RwLock::new(Some(Arc::new(db)));
+        Ok(RetainedStore { path: path.to_owned(), limits, about, floor, db, roll_up: None, ledger })
+    }
+
+    /// From the next epoch on, rolls older rows up.
+    #[must_use]
+    pub fn rolling_up(mut self, roll_up: RollUp) -> RetainedStore {
+        self.ledger().book.set_levels(&roll_up.levels);
+        self.roll_up = Some(Arc::new(roll_up));
+        self
     }
 
     /// Removes what is in `path`, and opens an empty store there.
@@ -155,7 +186,13 @@ impl RetainedStore {
     #[must_use]
     pub fn figures(&self) -> RetainedFigures {
         let book = &self.ledger().book;
-        RetainedFigures { live: book.live(), floor_ns: book.floor_ns(), newest_end_ns: book.newest_end_ns() }
+        RetainedFigures {
+            live: book.live(),
+            floor_ns: book.floor_ns(),
+            newest_end_ns: book.newest_end_ns(),
+            rolled_up_ns: book.horizon_ns(),
+            refused_rows: book.refused_rows(),
+        }
     }
 
     /// Looks at the rows as they are now.
@@ -167,10 +204,10 @@ impl RetainedStore {
         Ok(RetainedReader::within(db, self.floor.load(Ordering::Relaxed), self.about.clone(), self.path.clone()))
     }
 
-    /// Memory that a store takes, at most, unless rows are longer than a block.
+    /// Memory that a store takes, at most, unless rows are longer than a block; `rolls_up`: one that rolls rows up.
     #[must_use]
-    pub const fn memory_bytes() -> u64 {
-        options::MEMORY_BYTES + BLOCK_MEMORY_BYTES
+    pub const fn memory_bytes(rolls_up: bool) -> u64 {
+        options::MEMORY_BYTES + BLOCK_MEMORY_BYTES + if rolls_up { roll_up::MEMORY_BYTES } else { 0 }
     }
 
     /// Adds the rows of a committed epoch, made by [`RetainedRow::write_frame`], unless they are there. Durable when it
@@ -216,6 +253,7 @@ impl RetainedStore {
             }
         }
         self.tend(&mut ledger, &db);
+        self.roll_up(&mut ledger, &db);
         Ok(())
     }
 
@@ -236,6 +274,10 @@ impl RetainedStore {
         for (index, row) in rows.iter().enumerate() {
             let is_last = rows.get(index + 1).is_none_or(|next| (next.key, next.start_ns) != (row.key, row.start_ns));
             if !is_last || !book.is_live(row.end_ns) {
+                continue;
+            }
+            if book.is_rolled_up(row.end_ns) {
+                book.refuse();
                 continue;
             }
             let (key, value) = (key::stored_key(row.key, row.start_ns), key::stored_value(row));
@@ -268,6 +310,22 @@ impl RetainedStore {
         ledger.compaction = spawned.ok().map(|thread| Compaction { thread, dead_bytes });
     }
 
+    /// Has a thread roll up what is old enough by now, unless one is at it.
+    fn roll_up(&self, ledger: &mut Ledger, db: &Arc<DB>) {
+        let Some(roll_up) = &self.roll_up else { return };
+        let is_at_it = |rolling: &Rolling| !rolling.is_idle && !rolling.thread.is_finished();
+        if ledger.rolling.as_ref().is_some_and(is_at_it) || ledger.book.next_task(&roll_up.levels).is_none() {
+            return;
+        }
+        // One that is idle ends without the ledger.
+        ledger.rolling.take().map(|rolling| rolling.thread.join());
+        let stop = Arc::new(AtomicBool::new(false));
+        let roller = Roller::new(Arc::clone(db), Arc::clone(&self.ledger), Arc::clone(roll_up), Arc::clone(&stop));
+        let spawned = std::thread::Builder::new().name("roll-up".to_owned()).spawn(move || roller.run());
+        // Without a thread it waits for the next epoch.
+        ledger.rolling = spawned.ok().map(|thread| Rolling { thread, stop, is_idle: false });
+    }
+
     /// Writes all files anew without what is dead, and waits for it.
     ///
     /// # Errors
@@ -285,12 +343,15 @@ impl RetainedStore {
             ledger.compaction.take().map(|compaction| compaction.thread.join());
             if let Err(db) = Arc::try_unwrap(db) {
                 *slot = Some(db);
-                // Somebody still reads; a read takes no long time.
+                // Somebody still reads; neither a read nor a step of rolling up takes a long time.
                 return Err(StateError::Broken { path: self.path.clone() });
             }
         }
         let (db, mut book) = open(&self.path, &self.limits, &self.about, &self.floor)?;
         book.set_about(&self.about);
+        if let Some(roll_up) = &self.roll_up {
+            book.set_levels(&roll_up.levels);
+        }
         *slot = Some(Arc::new(db));
         (ledger.book, ledger.is_broken) = (book, false);
         hit("sink.retained.reopened");
@@ -313,7 +374,15 @@ impl RetainedStore {
 
 impl Drop for RetainedStore {
     fn drop(&mut self) {
-        let compaction = self.ledger().compaction.take();
+        let (compaction, rolling) = {
+            let mut ledger = self.ledger();
+            (ledger.compaction.take(), ledger.rolling.take())
+        };
+        if let Some(rolling) = rolling {
+            // Relaxed: nothing is handed over with it.
+            rolling.stop.store(true, Ordering::Relaxed);
+            let _ = rolling.thread.join();
+        }
         if let (Some(compaction), Ok(db)) = (compaction, self.db()) {
             db.cancel_all_background_work(false);
             // One that panicked has changed nothing.
