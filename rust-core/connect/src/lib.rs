@@ -59,7 +59,7 @@ pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Posi
 pub use places::{LookUp, Origin, Places, Trace, Tried};
 pub use postgres::{PostgresSink, Secret, Tls, WriteMode};
 pub use sqlite::SqliteSink;
-pub use staging::{Sealed, StagePoints, StagingLog};
+pub use staging::{Commits, Sealed, StagePoints, StagingLog, new_writer_name};
 pub use stdin::StdinSpec;
 pub use stdout::StdoutSink;
 pub use user_mask::{create_output, create_output_folder, set_user_mask, user_mask};

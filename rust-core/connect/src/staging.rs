@@ -18,7 +18,7 @@ use ringmill_failpoint::hit;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ConnectError, disk};
+use crate::{ConnectError, Transactions, disk};
 
 const SUFFIX: &str = ".staged";
 /// Bytes read at a time.
@@ -307,8 +307,45 @@ impl StagingLog {
     }
 }
 
-/// A name for the table of epochs of a database that no other output has: table, time and process.
-pub(crate) fn new_writer_name(table: &str) -> String {
+/// How far a sink's epochs have come: one is sealed and waits for its commit, those before are shown.
+#[derive(Debug)]
+pub struct Commits {
+    pending: Option<Sealed>,
+    committed: u64,
+}
+
+impl Commits {
+    /// Of a sink that goes on from a checkpoint, or begins anew.
+    pub fn after(transactions: &Transactions<'_>) -> Commits {
+        Commits { pending: None, committed: transactions.recovered.map_or(0, |(epoch, _)| epoch) }
+    }
+
+    /// The rows of an epoch are durable.
+    pub fn sealed(&mut self, rows: Sealed) -> Sealed {
+        self.pending = Some(rows);
+        rows
+    }
+
+    /// The rows that the commit of `epoch` is to show; `None`: they are shown. `name` is the sink's.
+    ///
+    /// # Errors
+    /// They were not sealed.
+    pub fn due(&self, epoch: u64, name: &str) -> Result<Option<Sealed>, ConnectError> {
+        if epoch <= self.committed {
+            return Ok(None);
+        }
+        let rows = self.pending.filter(|rows| rows.epoch == epoch);
+        rows.map(Some).ok_or_else(|| ConnectError::NotStaged { name: name.to_owned(), epoch })
+    }
+
+    /// They are shown.
+    pub fn shown(&mut self, epoch: u64) {
+        (self.pending, self.committed) = (None, epoch);
+    }
+}
+
+/// A name that no other output has: table or step, time and process.
+pub fn new_writer_name(table: &str) -> String {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{table} {}.{:09} {}", since_1970.as_secs(), since_1970.subsec_nanos(), std::process::id())
 }

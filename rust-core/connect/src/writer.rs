@@ -46,7 +46,7 @@ pub struct Transactions<'a> {
 
 impl<'a> Transactions<'a> {
     /// The epoch and the sink's own value, if there is one.
-    pub(crate) fn known(&self) -> Option<(u64, &'a Value)> {
+    pub fn known(&self) -> Option<(u64, &'a Value)> {
         self.recovered.filter(|(_, value)| !value.is_null())
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{PostgresSink, link::Link, session::target_name, table::Step};
 use crate::{
     ConnectError, Transactions, Writer,
-    staging::{Sealed, StagePoints, Staged, StagingLog, new_writer_name, stage_points},
+    staging::{Commits, Sealed, StagePoints, Staged, StagingLog, new_writer_name, stage_points},
 };
 
 const POINTS: StagePoints = stage_points!("sink.postgres");
@@ -75,8 +75,7 @@ pub struct EpochWriter {
     /// the rows of the checkpoint, until we have seen that the database has them
     recovering: Option<Sealed>,
     is_settled: bool,
-    pending: Option<Sealed>,
-    committed: u64,
+    commits: Commits,
 }
 
 impl EpochWriter {
@@ -93,8 +92,7 @@ impl EpochWriter {
             newest: 0,
             recovering: None,
             is_settled: false,
-            pending: None,
-            committed: transactions.recovered.map_or(0, |(epoch, _)| epoch),
+            commits: Commits::after(transactions),
         };
         if let Some((epoch, value)) = transactions.known() {
             let staged = Staged::of(value, epoch, &writer.name)?;
@@ -156,23 +154,17 @@ impl Writer for EpochWriter {
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
         self.settle()?;
-        let rows = self.log.seal(epoch)?;
-        self.pending = Some(rows);
+        let rows = self.commits.sealed(self.log.seal(epoch)?);
         Staged::Postgres { rows, writer: self.writer.clone(), before: self.newest }.to_value()
     }
 
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
-        if epoch <= self.committed {
-            return Ok(());
-        }
-        let Some(rows) = self.pending.filter(|rows| rows.epoch == epoch) else {
-            return Err(ConnectError::NotStaged { name: self.name.clone(), epoch });
-        };
+        let Some(rows) = self.commits.due(epoch, &self.name)? else { return Ok(()) };
         self.apply(&rows)?;
         if rows.bytes > 0 {
             self.log.remove(epoch)?;
         }
-        (self.pending, self.committed) = (None, epoch);
+        self.commits.shown(epoch);
         Ok(())
     }
 

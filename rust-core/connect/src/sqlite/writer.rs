@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::table::{SqliteTable, database_error, epoch_of, set_epoch};
 use crate::{
     ConnectError, Transactions, Writer,
-    staging::{Sealed, StagePoints, Staged, StagingLog, damaged, new_writer_name, stage_points},
+    staging::{Commits, Sealed, StagePoints, Staged, StagingLog, damaged, new_writer_name, stage_points},
 };
 
 const POINTS: StagePoints = stage_points!("sink.sqlite");
@@ -46,8 +46,7 @@ pub struct EpochWriter {
     writer: String,
     /// the last epoch with rows that the database has of us
     newest: Option<u64>,
-    pending: Option<Sealed>,
-    committed: u64,
+    commits: Commits,
 }
 
 impl EpochWriter {
@@ -58,8 +57,7 @@ impl EpochWriter {
             writer: new_writer_name(&table.name),
             table,
             newest: None,
-            pending: None,
-            committed: transactions.recovered.map_or(0, |(epoch, _)| epoch),
+            commits: Commits::after(transactions),
         };
         if let Some((epoch, value)) = transactions.known() {
             writer.recover(epoch, value)?;
@@ -145,24 +143,18 @@ impl Writer for EpochWriter {
     }
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
-        let rows = self.log.seal(epoch)?;
-        self.pending = Some(rows);
+        let rows = self.commits.sealed(self.log.seal(epoch)?);
         Staged::Sqlite { rows, writer: self.writer.clone(), before: self.newest }.to_value()
     }
 
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
-        if epoch <= self.committed {
-            return Ok(());
-        }
-        let Some(rows) = self.pending.filter(|rows| rows.epoch == epoch) else {
-            return Err(ConnectError::NotStaged { name: self.table.path.clone(), epoch });
-        };
+        let Some(rows) = self.commits.due(epoch, &self.table.path)? else { return Ok(()) };
         self.apply(&rows)?;
         if rows.bytes > 0 {
             self.log.remove(epoch)?;
             self.newest = Some(epoch);
         }
-        (self.pending, self.committed) = (None, epoch);
+        self.commits.shown(epoch);
         Ok(())
     }
 

@@ -7,10 +7,10 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmill_connect::{
-    ConnectError, Encoder, Fault, Format, Sealed, StagePoints, StagingLog, Transactions, Writer, encoder,
+    Commits, ConnectError, Encoder, Fault, Format, Sealed, StagePoints, StagingLog, Transactions, Writer, encoder,
+    new_writer_name,
 };
 use ringmill_state::{Committed, RetainedRow, RetainedStore, StateError};
 use ringmill_wire::{BatchView, DataType, Schema, TimeUnit};
@@ -84,8 +84,7 @@ struct RetainedWriter {
     writer: String,
     /// The last epoch with rows that the store has of us.
     newest: Option<u64>,
-    pending: Option<Sealed>,
-    committed: u64,
+    commits: Commits,
 }
 
 /// Opens a step's store in `folder`, and completes it or begins it anew. Those who look at the run see it from now on.
@@ -101,7 +100,7 @@ pub fn open(
     let failed = |error: StateError| database(&name, &error);
     let about = serde_json::to_value(RetainedAbout::new(&spec.step, &schema.fields));
     let about = about.map_err(|error| ConnectError::Schema(error.to_string()))?;
-    let known = transactions.recovered.filter(|(_, value)| !value.is_null());
+    let known = transactions.known();
     let store = match known {
         Some(_) => RetainedStore::open(folder, spec.limits, &about),
         None => RetainedStore::begin(folder, spec.limits, &about),
@@ -115,10 +114,9 @@ pub fn open(
         store: Arc::new(store),
         log: StagingLog::new(transactions.staging, "", 0o600, &POINTS),
         name: name.clone(),
-        writer: new_name(&spec.step),
+        writer: new_writer_name(&spec.step),
         newest: None,
-        pending: None,
-        committed: transactions.recovered.map_or(0, |(epoch, _)| epoch),
+        commits: Commits::after(transactions),
     };
     if let Some((epoch, value)) = known {
         writer.recover(epoch, value)?;
@@ -193,24 +191,18 @@ impl Writer for RetainedWriter {
     }
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
-        let rows = self.log.seal(epoch)?;
-        self.pending = Some(rows);
+        let rows = self.commits.sealed(self.log.seal(epoch)?);
         let staged = Staged { rows, writer: self.writer.clone(), before: self.newest };
         serde_json::to_value(staged).map_err(|error| ConnectError::Schema(error.to_string()))
     }
 
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
-        if epoch <= self.committed {
-            return Ok(());
-        }
-        let Some(rows) = self.pending.filter(|rows| rows.epoch == epoch) else {
-            return Err(ConnectError::NotStaged { name: self.name.clone(), epoch });
-        };
+        let Some(rows) = self.commits.due(epoch, &self.name)? else { return Ok(()) };
         self.apply(&rows)?;
         if rows.bytes > 0 {
             self.log.remove(epoch)?;
         }
-        (self.pending, self.committed) = (None, epoch);
+        self.commits.shown(epoch);
         Ok(())
     }
 
@@ -227,10 +219,4 @@ fn database(name: &str, error: &StateError) -> ConnectError {
         _ => Fault::Permanent,
     };
     ConnectError::Database { name: name.to_owned(), reason: error.to_string(), fault }
-}
-
-/// A name that no other output has: step, time and process.
-fn new_name(step: &str) -> String {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{step} {}.{:09} {}", since_1970.as_secs(), since_1970.subsec_nanos(), std::process::id())
 }

@@ -14,7 +14,8 @@ use super::create_folder;
 use crate::{
     ConnectError, Format, Transactions, Writer, disk,
     staging::{
-        Sealed, StagePoints, Staged, StagingLog, checksum, damaged, is_epoch, read_error, stage_points, write_error,
+        Commits, Sealed, StagePoints, Staged, StagingLog, checksum, damaged, is_epoch, read_error, stage_points,
+        write_error,
     },
 };
 
@@ -143,8 +144,7 @@ pub(crate) fn part_epoch(name: &str) -> Option<u64> {
 /// Shows each epoch as a part when it is committed.
 pub struct PartsWriter {
     folder: Folder,
-    pending: Option<Sealed>,
-    committed: u64,
+    commits: Commits,
 }
 
 impl PartsWriter {
@@ -159,8 +159,7 @@ impl PartsWriter {
             Some((epoch, value)) => folder.recover(epoch, value)?,
             None => folder.begin()?,
         }
-        let committed = transactions.recovered.map_or(0, |(epoch, _)| epoch);
-        Ok(PartsWriter { folder, pending: None, committed })
+        Ok(PartsWriter { folder, commits: Commits::after(transactions) })
     }
 }
 
@@ -170,21 +169,16 @@ impl Writer for PartsWriter {
     }
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
-        let rows = self.folder.log.seal(epoch)?;
-        self.pending = Some(rows);
+        let rows = self.commits.sealed(self.folder.log.seal(epoch)?);
         Staged::Parts { rows, name: self.folder.name(epoch) }.to_value()
     }
 
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
-        if epoch <= self.committed {
-            return Ok(());
-        }
-        let Some(rows) = self.pending.filter(|rows| rows.epoch == epoch) else {
-            return Err(ConnectError::NotStaged { name: self.folder.path.display().to_string(), epoch });
-        };
+        let path = self.folder.path.display().to_string();
+        let Some(rows) = self.commits.due(epoch, &path)? else { return Ok(()) };
         let name = self.folder.name(epoch);
         self.folder.show(&rows, &name)?;
-        (self.pending, self.committed) = (None, epoch);
+        self.commits.shown(epoch);
         Ok(())
     }
 
