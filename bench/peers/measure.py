@@ -128,11 +128,48 @@ def run(command: list[str], cpus: list[int], environment: dict[str, str], folder
         end_group(child)
         if status != 0:
             text.seek(0)
-            lines = text.read().strip().splitlines()[-8:]
-            ended = f"still running after {timeout_s:.0f} s" if status is None else f"exit code {status}"
-            raise RunError(f"{ended}: " + " | ".join(lines))
+            raise RunError(failure(status, timeout_s, text.read()))
     cpu_s = max(children_cpu_s() - cpu_before, sum(watch.ticks.values()) / TICKS)
     return Measured(wall_s, cpu_s, watch.memory_bytes)
+
+
+def output_of(command: list[str], environment: dict[str, str], folder: Path, timeout_s: float) -> str:
+    """Runs a program that pins and measures itself, and returns what it wrote; what it leaves behind is killed.
+
+    Raises:
+        RunError: it returned something else than 0, or was still running after `timeout_s`.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as text:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=text,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            status = None
+        end_group(child)
+        text.seek(0)
+        written = text.read()
+    if status != 0:
+        raise RunError(failure(status, timeout_s, written))
+    return written
+
+
+def failure(status: int | None, timeout_s: float, written: str) -> str:
+    """How a program ended, and its last lines."""
+    if status is None:
+        ended = f"still running after {timeout_s:g} s"
+    elif status < 0:
+        ended = f"killed by {signal.Signals(-status).name}"
+    else:
+        ended = f"exit code {status}"
+    return f"{ended}: " + " | ".join(written.strip().splitlines()[-8:])
 
 
 def end_group(child: "subprocess.Popen[bytes]") -> None:

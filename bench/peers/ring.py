@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import environments, histogram, results
+from . import environments, histogram, measure, results
 from .measure import RunError
 from .runs import Settings, peer_environment
 
@@ -130,12 +130,11 @@ def one_run(case: RingCase, measurement: dict[str, Any], round_trip: bool, size:
             command = [str(environments.python("transports")), "-m", "peers.engines.messages", case.engine, case.wait]
             command += [kind, str(size), str(count), *map(str, cpus)]
             environment = peer_environment()
-        done = subprocess.run(
-            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
-        )
-        if done.returncode != 0:
-            raise RunError(f"{kind} of {size} bytes: " + " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:]))
-        said = json.loads(done.stdout.strip().splitlines()[-1])
+        try:
+            written = measure.output_of(command, environment, Path(folder), TIMEOUT_S)
+        except RunError as error:
+            raise RunError(f"{kind} of {size} bytes: {error}") from error
+        said = json.loads(written.strip().splitlines()[-1])
         run_of: dict[str, Any] = {"status": "valid", "invalid_because": [], "rows_in": count, "lost": 0, "latency_ns": {}}
         run_of |= {"achieved_rate": None, "seconds": None}
         if round_trip:
