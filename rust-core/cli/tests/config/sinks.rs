@@ -1,0 +1,107 @@
+//! Where sinks write, and which may share a place.
+
+use std::path::Path;
+
+use ringmill_connect::{Tls, WriteMode};
+use ringmill_engine::plan::{NodeKind, SinkSpec};
+
+use crate::{check, good, load, node};
+
+#[test]
+fn two_writers_cannot_share_a_place() {
+    const HEAD: &str = "[checkpoint]\npath = \"state\"\n[sources.s]\nkind = \"generator\"\n";
+    let sink = |name: &str, path: &str| {
+        format!("[sinks.{name}]\nkind = \"file\"\nformat = \"csv\"\ninputs = [\"s\"]\npath = \"{path}\"\n")
+    };
+    let cases = [
+        ("o.csv", "./x/../o.csv", "the sink `a` writes this file already"),
+        ("o.csv", "/etc/mill/o.csv", "the sink `a` writes this file already"),
+        ("out/", "out/", "the sink `a` writes this folder already"),
+        ("out/", "out", "the sink `a` writes this folder already"),
+        ("out/", "out/x.csv", "this lies in the folder that the sink `a` has for itself"),
+        ("out/x.csv", "out/", "the sink `a` writes into this folder already"),
+        ("o.csv", "state/", "[checkpoint] writes this folder already"),
+        ("o.csv", "state/o.csv", "this lies in the folder that [checkpoint] has for itself"),
+        ("o.csv", "./", "[checkpoint] writes into this folder already"),
+    ];
+    for (first, second, message) in cases {
+        let text = [HEAD, &sink("a", first), &sink("b", second)].concat();
+        check(&text, &[&format!("p.toml:14:8: {message}")]);
+    }
+    good(&[HEAD, &sink("a", "out/"), &sink("b", "out.csv"), &sink("c", "out2/")].concat());
+}
+
+#[test]
+fn sinks_may_share_a_database_but_no_table() {
+    let sink = |name: &str, table: &str| {
+        format!("[sinks.{name}]\nkind = \"sqlite\"\ninputs = [\"s\"]\npath = \"o.db\"\ntable = \"{table}\"\n")
+    };
+    let text = |first: &str, second: &str| {
+        ["[sources.s]\nkind = \"generator\"\n", &sink("a", first), &sink("b", second)].concat()
+    };
+    let config = good(&text("Readings", "alerts"));
+    let NodeKind::Sink(SinkSpec::Sqlite { path, table }) = node(&config, "a") else { panic!("a table") };
+    assert_eq!((path.as_path(), table.as_str()), (Path::new("/etc/mill/o.db"), "Readings"));
+    check(
+        &text("readings", "Readings"),
+        &["p.toml:11:8: the sink `a` writes the table `Readings` of this database already"],
+    );
+    let reserved = "names that begin with sqlite_ or ringmill_ are";
+    check(
+        &text("SQLite_x", "ringmill_epochs"),
+        &[
+            &format!("p.toml:7:9: `table`: `SQLite_x` is reserved: {reserved}"),
+            &format!("p.toml:12:9: `table`: `ringmill_epochs` is reserved: {reserved}"),
+        ],
+    );
+    let file = sink("b", "x").replace("sqlite", "file").replace("table = \"x\"", "format = \"csv\"");
+    check(
+        &["[sources.s]\nkind = \"generator\"\n", &sink("a", "x"), &file].concat(),
+        &["p.toml:11:8: the sink `a` writes this file already"],
+    );
+}
+
+#[test]
+fn a_postgres_sink_has_defaults_and_its_mistakes_never_show_the_url() {
+    let sink = |keys: &str| {
+        format!(
+            "[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"postgres\"\ninputs = [\"s\"]\ntable = \"t\"\n{keys}"
+        )
+    };
+    let url = "url = \"postgres://me:s3cret@db/events\"\n";
+    let config = good(&sink(url));
+    let NodeKind::Sink(SinkSpec::Postgres(found)) = node(&config, "o") else { panic!("a table") };
+    assert_eq!((found.schema.as_str(), found.table.as_str()), ("public", "t"));
+    assert_eq!((found.tls, &found.mode, found.create), (Tls::Prefer, &WriteMode::Insert, false));
+    assert!(format!("{found:?}").contains("url: Secret(…)"));
+    let keys = format!(
+        "{url}mode = \"upsert\"\nconflict = [\"a\", \"b\"]\nsslmode = \"verify-full\"\nsslrootcert = \"ca.pem\"\n"
+    );
+    let config = good(&sink(&keys));
+    let NodeKind::Sink(SinkSpec::Postgres(found)) = node(&config, "o") else { panic!("a table") };
+    assert_eq!(found.mode, WriteMode::Upsert(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(found.root_certificates.as_deref(), Some(Path::new("/etc/mill/ca.pem")));
+    let wrong = "url = \"postgres://me:s3cret@db:x/events\"\n";
+    let hint = "(for example url = \"postgres://user@localhost:5432/database\", with password_file)";
+    let reason = "invalid connection string: invalid value for option `port`";
+    check(&sink(wrong), &[&format!("p.toml:3:8: `url`: {reason} {hint}")]);
+    let mistakes = load(&sink(wrong), &[]).expect_err("a mistake").to_string();
+    assert!(!mistakes.contains("s3cret"), "{mistakes}");
+    check(
+        &sink("url = \"$RINGMILL_TEST_NO_SUCH_VARIABLE\"\n"),
+        &["p.toml:3:8: `url`: there is no environment variable RINGMILL_TEST_NO_SUCH_VARIABLE"],
+    );
+    check(
+        &sink(&format!("{url}mode = \"upsert\"\n")),
+        &["p.toml:3:8: mode `upsert` needs `conflict` (name the key's columns: conflict = [\"device_id\"])"],
+    );
+    check(
+        &sink(&format!("{url}conflict = [\"a\"]\nsslrootcert = \"ca.pem\"\n")),
+        &[
+            "p.toml:8:1: `conflict` has no effect without mode = \"upsert\"",
+            "p.toml:9:1: `sslrootcert` has no effect without sslmode = \"verify-full\"",
+        ],
+    );
+    let reserved = sink(url).replace("table = \"t\"", "table = \"Ringmill_epochs\"");
+    check(&reserved, &["p.toml:6:9: `table`: `Ringmill_epochs` is reserved: names that begin with ringmill_ are"]);
+}

@@ -1,0 +1,55 @@
+//! Sources: fields, event time, formats.
+
+use crate::{around, check, good};
+
+#[test]
+fn fields_are_checked() {
+    let source = |fields: &str| around(&format!("kind = \"stdin\"\nfields = {{ {fields} }}"), "");
+    let cases = [
+        ("a = \"string\"", "16", "`a`: `string` is not a column type (did you mean `utf8`?)"),
+        ("a = \"flaot64\"", "16", "`a`: `flaot64` is not a column type (did you mean `float64`?)"),
+        ("a = \"list[int8]\"", "16", "`a`: sources cannot read lists yet"),
+        ("a = 5", "16", "`a` is an integer, but should be a column type (for example \"float64\")"),
+        ("a = { nullable = true }", "12", "`a` needs `type` (Column type, for example \"utf8\" or \"timestamp[ms]\".)"),
+        ("a = { type = \"utf8\", path = \"x.y\" }", "40", "`x.y` is not a JSON pointer (write \"/x/y\")"),
+        ("a = { type = \"utf8\", nulable = true }", "33", "unknown key `nulable` in `a` (did you mean `nullable`?)"),
+        ("", "1", "`fields` is empty (declare at least one column)"),
+    ];
+    for (fields, column, message) in cases {
+        let line = format!("p.toml:3:{column}: {message}");
+        check(&source(fields), &[&line]);
+    }
+}
+
+#[test]
+fn event_time_has_to_be_a_timestamp_of_the_source() {
+    let source = |time: &str| {
+        let fields =
+            "fields = { at = \"timestamp[ms]\", no = \"int64\", maybe = { type = \"timestamp[s]\", nullable = true } }";
+        around(&format!("kind = \"stdin\"\nevent_time = \"{time}\"\n{fields}"), "")
+    };
+    good(&source("at"));
+    check(&source("att"), &["p.toml:3:14: `event_time`: there is no field `att` (did you mean `at`?)"]);
+    check(
+        &source("no"),
+        &[
+            "p.toml:3:14: `event_time`: the field `no` is int64, not a timestamp (declare no = \"timestamp[ms]\" (or s, us, ns))",
+        ],
+    );
+    check(
+        &source("maybe"),
+        &["p.toml:3:14: `event_time`: the field `maybe` may be null (event time needs a value in every row)"],
+    );
+}
+
+#[test]
+fn formats_come_from_the_extension() {
+    let source = |path: &str| around(&format!("kind = \"file\"\npath = \"{path}\"\nfields = {{ a = \"utf8\" }}"), "");
+    for path in ["a.ndjson", "a.jsonl.gz", "*.json.zst", "a.csv", "a.csv.gz"] {
+        good(&source(path));
+    }
+    check(
+        &source("a.txt"),
+        &["p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\" or format = \"csv\")"],
+    );
+}
