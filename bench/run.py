@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,13 @@ class Case:
     name: str
     pipeline: str
     settings: tuple[str, ...] = ()
-    seconds: int | None = SECONDS
+    seconds: float | None = SECONDS
     figures: tuple[str, ...] = ("rows_per_second",)
     runs: list[dict[str, Any]] = field(default_factory=list, compare=False)
+
+    def lasting(self, seconds: float) -> "Case":
+        """The same for so long, unless it ends by itself."""
+        return replace(self, seconds=self.seconds and seconds, runs=[])
 
 
 def cases(rows: int) -> Iterator[Case]:
@@ -51,19 +55,25 @@ def cases(rows: int) -> Iterator[Case]:
     yield Case(f"{rows:,} lines of NDJSON, 500 k keys, windows, Python, file", "ndjson", seconds=None, figures=whole)
 
 
-def run(case: Case, folder: Path) -> dict[str, Any]:
-    """One run; returns its report."""
-    command = os.environ.get("RINGMILL_BIN") or shutil.which("ringmill") or "ringmill"
+def run(case: Case, folder: Path, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """One run, with other variables if need be; returns its report."""
+    variables = os.environ | (environment or {})
+    command = variables.get("RINGMILL_BIN") or shutil.which("ringmill") or "ringmill"
     arguments = [command, "run", f"{case.pipeline}.toml", "--quiet", "--report", "report.json"]
     if case.seconds is not None:
-        arguments += ["--duration", f"{case.seconds}s"]
+        arguments += ["--duration", f"{case.seconds * 1000:.0f}ms"]
     for setting in case.settings:
         arguments += ["--set", setting]
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return report
+
+
+def write_events(rows: int, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """The NDJSON file of the case that reads one."""
+    run(Case("the file", "write_events", (f"sources.sensors.rows={rows}",), seconds=None), folder, environment)
 
 
 def figure(report: dict[str, Any], name: str) -> float:
@@ -128,7 +138,7 @@ def main() -> None:
         folder = Path(temporary)
         shutil.copytree(PIPELINES, folder, dirs_exist_ok=True)
         if any(case.pipeline == "ndjson" for case in chosen):
-            run(Case("the file", "write_events", (f"sources.sensors.rows={options.rows}",), seconds=None), folder)
+            write_events(options.rows, folder)
         for case in chosen:
             for _ in range(options.runs):
                 case.runs.append(run(case, folder))
