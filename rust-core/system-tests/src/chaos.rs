@@ -57,6 +57,37 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
+/// Says on standard error how far a long test is, every half minute.
+pub struct Progress {
+    what: &'static str,
+    wanted: u64,
+    said: Instant,
+}
+
+impl Progress {
+    /// Of a test that does `wanted` times `what`.
+    #[must_use]
+    pub fn of(what: &'static str, wanted: u64) -> Progress {
+        Progress { what, wanted, said: Instant::now() }
+    }
+
+    /// That it has done so many.
+    pub fn at(&mut self, done: u64) {
+        if self.said.elapsed() >= PROGRESS_EVERY {
+            self.said = Instant::now();
+            eprintln!("  {done} of {} {}", self.wanted, self.what);
+        }
+    }
+
+    /// Counts the rounds of a loop.
+    pub fn over(what: &'static str, wanted: u64) -> impl Iterator<Item = u64> {
+        let mut progress = Progress::of(what, wanted);
+        (0..wanted).inspect(move |done| progress.at(*done))
+    }
+}
+
+const PROGRESS_EVERY: Duration = Duration::from_secs(30);
+
 /// Kills a process at once, as a machine's out-of-memory killer or an impatient person would.
 pub fn kill_now(pid: i32) {
     // It may have ended by itself just now.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, Fallen, kill_after, kill_now, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{Chance, Fallen, Progress, kill_after, kill_now, newest_checkpoint, rounds};
 use ringmill_system_tests::{Job, children_of};
 
 const FUNCTIONS: &str = "
@@ -100,6 +100,7 @@ fn a_core_killed_at_random_times_loses_repeats_and_reorders_nothing() {
     let wanted = rounds("RINGMILL_CORE_KILLS", 30);
     let expected = reference(&[]);
     let (mut fallen, mut in_flight, mut both, mut most_entries) = (Fallen::default(), 0, 0, 0);
+    let mut progress = Progress::of("kills of the core", wanted);
     while fallen.total() < wanted {
         let job = job();
         let before = fallen.total();
@@ -126,6 +127,7 @@ fn a_core_killed_at_random_times_loses_repeats_and_reorders_nothing() {
             }
             most_entries = most_entries.max(entries(&job.folder()));
             fallen.note(&state);
+            progress.at(fallen.total());
             for (shown, whole) in outputs(&job).iter().zip(&expected) {
                 in_flight += u64::from(shown.len() < whole.len());
                 assert!(whole.starts_with(shown), "a sink shows something that an undisturbed run does not write");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmill_system_tests::chaos::{Chance, kill_now, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
 use ringmill_system_tests::power::{Kind, OPENED_NEW, Outputs, Pipeline, Record, Recording, run};
 
 const ROWS: u64 = 20_000;
@@ -141,7 +141,9 @@ fn check_all(test: &str, calls: u64, fault: impl Fn(u64, &mut Chance) -> String 
     let faults: Vec<(u64, Chance)> =
         (0..wanted).map(|index| (1 + index * step + chance.below(step), Chance::of(chance.number()))).collect();
     let (expected, figures) = (pipeline().undisturbed(), Figures::default());
-    let (left, misses) = (Mutex::new(faults.into_iter()), AtomicU64::new(0));
+    let mut progress = Progress::of("faults", wanted.min(calls));
+    let told = faults.into_iter().inspect(|(n, _)| progress.at(n / step));
+    let (left, misses) = (Mutex::new(told), AtomicU64::new(0));
     let next = || left.lock().expect("no other thread has failed").next();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
-use ringmill_system_tests::chaos::{Chance, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, rounds};
 use ringmill_system_tests::{Job, ringmill};
 
 /// How many runs may end before they come by a place that another run came by.
@@ -146,8 +146,9 @@ fn a_core_killed_at_every_named_place_goes_on_as_if_nothing_had_been() {
     assert_eq!(whole[1].len(), whole[2].len());
     // In the test the first hits of each place, in the soak all of them.
     let hits_max = rounds("RINGMILL_FAILPOINT_HITS", 1);
-    let (mut kills, mut never_reached) = (0, Vec::new());
+    let (mut kills, mut hits_done, mut never_reached) = (0, 0, Vec::new());
     let places = places();
+    let mut progress = Progress::of("hits", places.values().map(|hits| (*hits).min(hits_max)).sum());
     for (name, hits) in &places {
         let (mut reached, mut attempts) = (0, 0);
         while reached < (*hits).min(hits_max) && attempts < ATTEMPTS_MAX {
@@ -160,6 +161,8 @@ fn a_core_killed_at_every_named_place_goes_on_as_if_nothing_had_been() {
             }
             reached += 1;
             kills += 1;
+            hits_done += 1;
+            progress.at(hits_done);
             assert_part_of(&shown(&job), &whole, &place);
             // The first start after it dies at the same place while it recovers, if it comes by.
             kills += u64::from(!run(&job, Some(&format!("kill:{name}:1"))));
@@ -189,7 +192,7 @@ fn a_damaged_state_folder_is_noticed_or_harmless() {
     let (mut refused, mut harmless) = (0, 0);
     // A kill may come before the first checkpoint is there, or not at all where a busy machine takes one checkpoint only;
     // then there is nothing to be damaged.
-    for _ in 0..rounds("RINGMILL_DAMAGED_RUNS", 20) {
+    for _ in Progress::over("damaged folders", rounds("RINGMILL_DAMAGED_RUNS", 20)) {
         let job = job(AMPLE);
         let place = ["sink.file.appended", "coordinator.manifest.written", "coordinator.sink.staged"];
         let place = place[chance.below(3) as usize];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, kill_after, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::{Job, children_of, is_alive};
 
 const FUNCTIONS: &str = "
@@ -99,7 +99,7 @@ fn nothing_accumulates_over_many_kills_and_restarts() {
     std::fs::create_dir(job.path("tmp")).unwrap();
     let (state, segments) = (job.path("state"), named_segments());
     let (mut early, mut most_files) = (0, 0);
-    for _ in 0..wanted {
+    for _ in Progress::over("kills", wanted) {
         let mut command = job.command(&[]);
         let mut child = command.env("TMPDIR", job.path("tmp")).env("PYTHONDONTWRITEBYTECODE", "1").spawn().unwrap();
         let (core, known, is_early) = (child.id(), newest_checkpoint(&state), chance.below(3) == 0);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmill_system_tests::chaos::{Chance, Fallen, kill_after, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{Chance, Fallen, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::postgres::{Postgres, USER};
 use ringmill_system_tests::{Job, read_until};
 
@@ -112,6 +112,7 @@ fn a_core_killed_at_random_times_writes_every_row_once() {
     let Some(server) = server_with_reference(ROWS_MANY) else { return };
     let wanted = rounds("RINGMILL_POSTGRES_CORE_KILLS", 20);
     let (mut fallen, mut unfinished) = (Fallen::default(), 0);
+    let mut progress = Progress::of("kills of the core", wanted);
     while fallen.total() < wanted {
         clear(&server);
         let job = job(&server.url(), ROWS_MANY);
@@ -124,6 +125,7 @@ fn a_core_killed_at_random_times_writes_every_row_once() {
                 break;
             }
             fallen.note(&state);
+            progress.at(fallen.total());
             unfinished += u64::from(count(&server, "disturbed", "rows") < ROWS_MANY);
         }
         assert!(fallen.total() > before, "a job ended before it was killed");
@@ -171,7 +173,7 @@ fn a_server_killed_in_mid_stream_is_waited_for_and_gets_every_row_once() {
         stderr.read_to_string(&mut said).map(|_| said)
     });
     server.go_on();
-    for _ in 0..kills {
+    for _ in Progress::over("kills of PostgreSQL", kills) {
         let known = newest_checkpoint(&job.path("state"));
         while newest_checkpoint(&job.path("state")) <= known + 1 {
             assert!(child.try_wait().expect("a child").is_none(), "the run ended before all kills");

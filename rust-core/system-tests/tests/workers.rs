@@ -13,13 +13,15 @@ use hdrhistogram::Histogram;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_engine::rundir;
-use ringmill_system_tests::chaos::{Chance, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, rounds};
 use ringmill_system_tests::{Ended, Job, children_of, is_alive, read_until};
 use serde_json::Value;
 
 /// The one row of the generator's that functions stumble over: no other has this time.
 const POISON_TIME: &str = "2024-01-01T00:00:12.340Z";
 const POISON_MS: i64 = 1_704_067_212_340;
+/// Five batches of 64 rows before it.
+const EARLY_MS: i64 = POISON_MS - 5 * 640;
 
 fn pipeline(step: &str) -> String {
     format!(
@@ -111,7 +113,7 @@ fn a_worker_killed_mid_batch_is_replaced_and_every_row_leaves_once_and_in_order(
     let mut child = command.env("UDF_SECONDS", "0.004").stderr(File::create(job.path("log")).unwrap()).spawn().unwrap();
     let mut out = Tail::of(&job.path("out.ndjson"), &mut child);
     let mut resumed = Histogram::<u64>::new(3).unwrap();
-    for _ in 0..rounds {
+    for _ in Progress::over("kills of a worker", rounds) {
         let worker = loop {
             if let Some(worker) = children_of(child.id()).first() {
                 break *worker;
@@ -222,14 +224,20 @@ def double(timestamp, temperature: np.ndarray):
 fn poisoned(deed: &str) -> String {
     format!(
         "
-import ctypes, os, time
+import ctypes, os, subprocess, time
+
+def early():
+    pass
 
 def deed():
     {deed}
 
 @rm.udf(outputs={{'double': rm.float64}})
 def double(timestamp, temperature: np.ndarray):
-    if (timestamp.astype('int64') == {POISON_MS}).any():
+    times = timestamp.astype('int64')
+    if (times == {EARLY_MS}).any():
+        early()
+    if (times == {POISON_MS}).any():
         deed()
     return temperature * 2
 "
@@ -297,15 +305,30 @@ fn a_memory_bomb_meets_its_limit_and_costs_one_row() {
     check_poison(deed, &[SMALL, limit], "MemoryError");
 }
 
-#[test]
-fn a_worker_that_scribbles_over_its_ring_is_killed_and_replaced() {
-    let deed = "
+/// Fills the page of the response memory that holds the descriptors.
+const SCRIBBLE: &str = "
     maps = [line.split() for line in open('/proc/self/maps')]
     start, end = next(line[0] for line in maps if line[1] == 'rw-s' and 'memfd' in line[5]).split('-')
     ctypes.memset(int(start, 16) + 4096, 0xff, 4096)
     time.sleep(1_000_000)
 ";
-    check_poison(deed, &[SMALL], "broke the ring protocol");
+
+#[test]
+fn a_worker_that_scribbles_over_its_ring_is_killed_and_replaced() {
+    check_poison(SCRIBBLE, &[SMALL], "broke the ring protocol");
+}
+
+/// The core is stopped while the batches before the poison row are answered, so that it finds their answers spoiled.
+#[test]
+fn a_worker_that_scribbles_over_answers_of_earlier_batches_costs_one_row_all_the_same() {
+    let early = "
+def early():
+    core = os.getppid()
+    subprocess.Popen(['sh', '-c', f'kill -STOP {core}; sleep 0.3; kill -CONT {core}'])
+    time.sleep(0.05)
+";
+    let ended = check_poison(&format!("{SCRIBBLE}{early}"), &[SMALL], "broke the ring protocol");
+    assert!(!ended.stderr.contains("all rows passed"), "a batch was suspected that is innocent: {}", ended.stderr);
 }
 
 #[test]

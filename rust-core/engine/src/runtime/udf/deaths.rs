@@ -4,6 +4,9 @@
 //! suspect. The others are innocent and are published again, unchanged and in order, to its successor. So is the suspect,
 //! once, for a worker may die of something else; if it kills again it is set aside until it is the first in order, and
 //! tried in parts ([`super::retrial`]). The shard never waits for any of it.
+//!
+//! A worker that scribbles over its ring may spoil answers that were not read yet, and then the oldest batch is the wrong
+//! suspect. So after such a death the unanswered batches are published one by one.
 
 use ringmill_ring::{Submission, SubmissionKind, monotonic_ns};
 
@@ -153,6 +156,11 @@ impl UdfOperator {
                 }
                 _ => continue,
             };
+            if self.workers[index].is_to_wait() {
+                let worker = &mut self.workers[index];
+                (worker.is_paced, worker.is_holding) = (true, true);
+                return moved;
+            }
             if self.workers[index].channel.is_leased(slot) {
                 self.end_leases(index);
                 return moved;
@@ -175,7 +183,20 @@ impl UdfOperator {
             (entry.outcome, entry.publish_ns) = (Outcome::Pending, publish_ns);
             moved = true;
         }
-        self.workers[index].is_holding = false;
+        let worker = &mut self.workers[index];
+        (worker.is_paced, worker.is_holding) = (false, false);
+        moved
+    }
+
+    /// Gives workers their next batch that get one at a time; says whether there was any.
+    pub(super) fn publish_paced(&mut self) -> bool {
+        let mut moved = false;
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.is_paced && !worker.is_to_wait() && worker.is_live() && worker.sentence.is_none() {
+                moved |= self.publish_held(index);
+            }
+        }
         moved
     }
 

@@ -74,6 +74,11 @@ pub struct WorkerLink {
     oldest_since_ns: u64,
     /// It broke the protocol: nothing of it is read any more.
     is_distrusted: bool,
+    /// So many batches it is still given one at a time. A worker that breaks the protocol may have spoiled its answers to
+    /// earlier batches, too: which one is guilty shows only where it is alone.
+    alone: u32,
+    /// Batches are held for it because of that.
+    pub(super) is_paced: bool,
     /// A death whose consequences could not be drawn yet, and when to try again.
     unburied: Option<(Death, u64)>,
 }
@@ -117,6 +122,8 @@ impl WorkerLink {
             starts: 0,
             oldest_since_ns: 0,
             is_distrusted: false,
+            alone: 0,
+            is_paced: false,
             unburied: None,
         }
     }
@@ -267,7 +274,13 @@ impl WorkerLink {
         self.batches += 1;
         self.busy_ns += busy_ns;
         self.oldest_since_ns = now_ns;
+        self.alone = self.alone.saturating_sub(1);
         self.restarts.note_answer();
+    }
+
+    /// Whether the next batch has to wait until it has answered.
+    pub(super) fn is_to_wait(&self) -> bool {
+        self.alone > 0 && self.asked > 0
     }
 
     /// Notes an answer that is no new batch's.
@@ -307,6 +320,9 @@ impl WorkerLink {
         let memory = self.post.take_memory();
         let memory = memory.unwrap_or_else(|| ResponseMemory::make(self.channel.response_layout()))?;
         let unanswered = self.channel.replace_worker_with(self.channel.generation() + 1, memory)?;
+        if self.is_distrusted {
+            self.alone = self.alone.max(unanswered.len() as u32);
+        }
         (self.is_distrusted, self.asked) = (false, 0);
         Ok(unanswered)
     }

@@ -383,6 +383,7 @@ impl Failure {
 impl Operator for UdfOperator {
     fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
         let mut moved = self.take_completions(context)?;
+        moved |= self.publish_paced();
         moved |= self.serve_keyed(context)?;
         moved |= self.go_on_keeping(context)?;
         self.watch_deadlines(context);
