@@ -222,31 +222,37 @@ fn per_key_state_that_spills_is_exact_though_workers_and_cores_of_two_shards_are
     let mut chance = Chance::from_environment("double faults with per-key state");
     // Each shard has room for a third of its keys.
     let settings = ["pipeline.shards=2", "pipeline.state_memory=24KiB"];
-    let job = Job::new(&pipeline(&format!("{BY_KEY}\nrestarts_max = 10_000"), CHECKPOINTS), EWMA);
-    let newest = || newest_checkpoint(&job.path("state"));
-    let mut killed = 0;
-    for _ in 0..rounds("RINGMILL_UDF_STATE_KILLS", 10) {
-        let mut child = job.start(&settings);
-        let (core, before, workers) = (child.id(), newest(), chance.below(3) as usize);
-        let has_got_on = || {
-            let is_time = newest() > before;
-            if is_time {
-                children_of(core).into_iter().take(workers).for_each(kill_now);
+    let wanted = rounds("RINGMILL_UDF_STATE_KILLS", 10);
+    let mut kills = 0;
+    while kills < wanted {
+        let job = Job::new(&pipeline(&format!("{BY_KEY}\nrestarts_max = 10_000"), CHECKPOINTS), EWMA);
+        let newest = || newest_checkpoint(&job.path("state"));
+        let mut killed = 0;
+        // So few that there is much left for the run that is not killed.
+        while killed < 10.min(wanted) {
+            let mut child = job.start(&settings);
+            let (core, before, workers) = (child.id(), newest(), chance.below(3) as usize);
+            let has_got_on = || {
+                let is_time = newest() > before;
+                if is_time {
+                    children_of(core).into_iter().take(workers).for_each(kill_now);
+                }
+                is_time
+            };
+            let time = chance.between(Duration::ZERO, Duration::from_millis(300));
+            if !kill_after(&mut child, has_got_on, time) {
+                break;
             }
-            is_time
-        };
-        let time = chance.between(Duration::ZERO, Duration::from_millis(300));
-        if !kill_after(&mut child, has_got_on, time) {
-            break;
+            killed += 1;
         }
-        killed += 1;
+        assert!(killed > 2, "it ended after {killed} kills");
+        kills += killed;
+        let ended = job.run(&[AT_ONCE, settings[0], settings[1]]);
+        assert_eq!(ended.figure("/rows/in"), ROWS);
+        assert!(ended.figure("/spilled/entries") > 0 && ended.figure("/spilled/read_back") > 0, "it spilled");
+        let seen = check_by_key(&job.rows("out.ndjson"));
+        assert_eq!((seen.len(), seen.values().sum::<i64>()), (700, ROWS as i64));
     }
-    assert!(killed > 2, "it ended after {killed} kills");
-    let ended = job.run(&[AT_ONCE, settings[0], settings[1]]);
-    assert_eq!(ended.figure("/rows/in"), ROWS);
-    assert!(ended.figure("/spilled/entries") > 0 && ended.figure("/spilled/read_back") > 0, "it spilled");
-    let seen = check_by_key(&job.rows("out.ndjson"));
-    assert_eq!((seen.len(), seen.values().sum::<i64>()), (700, ROWS as i64));
 }
 
 #[test]
