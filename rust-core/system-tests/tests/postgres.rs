@@ -163,7 +163,7 @@ fn a_server_killed_in_mid_stream_is_waited_for_and_gets_every_row_once() {
     // It is away when the run begins, too.
     server.kill();
     // Slow enough that there are rows left for the last kill; what is left then comes at once, in a run of its own.
-    let rate = format!("sources.sensors.rate={}", 30_000 / kills.max(10));
+    let rate = format!("sources.sensors.rate={}", 10_000 / kills.max(10));
     let mut child = job.start(&[&rate]);
     let seen = read_until(&mut child, "cannot write table disturbed.rows of postgres://");
     assert!(!seen.contains("error:"), "{seen}");

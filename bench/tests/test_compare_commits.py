@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-import compare
+import compare_commits as compare
 import pytest
 import run
 
