@@ -285,6 +285,30 @@ fn locks_timeouts_and_ended_connections_are_waited_out() {
     assert_same(&server);
 }
 
+#[test]
+fn a_table_that_another_one_creates_at_the_same_time_is_taken() {
+    let Some(server) = server_with_reference(ROWS_FEW) else { return };
+    let job = job(&server.url(), ROWS_FEW);
+    let until = |condition: &str| {
+        let activity = format!("SELECT count(*) > 0 FROM pg_stat_activity WHERE {condition}");
+        while server.ask(&activity) != "t" {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut other = server.session();
+    let input = other.stdin.as_mut().expect("a pipe");
+    let epochs = "disturbed.ringmill_epochs (sink text PRIMARY KEY, epoch bigint NOT NULL, committed_at timestamptz)";
+    input.write_all(format!("BEGIN; CREATE TABLE {epochs};\n").as_bytes()).expect("psql reads");
+    until("state = 'idle in transaction' AND query LIKE '%ringmill_epochs%'");
+    let child = job.start(&[AT_ONCE]);
+    until("application_name = 'ringmill' AND wait_event_type = 'Lock'");
+    input.write_all(b"COMMIT;\n").expect("psql reads");
+    assert_eq!(job.wait(child).figure("/rows/in"), ROWS_FEW);
+    assert_same(&server);
+    other.kill().expect("a child");
+    other.wait().expect("a child");
+}
+
 /// One row with every type, and an empty one.
 const KINDS: &str = r#"
 [sources.lines]

@@ -100,6 +100,18 @@ impl Session {
         self.wait(self.client.batch_execute(sql))
     }
 
+    /// Creates a table that may be there. Two that do this at the same time collide in the catalog although both say
+    /// `IF NOT EXISTS`; for the one that came later it is there when it tries again.
+    pub fn create(&self, sql: &str) -> Result<(), ConnectError> {
+        let is_collision = |error: &Error| {
+            error.code().is_some_and(|code| [SqlState::UNIQUE_VIOLATION, SqlState::DUPLICATE_TABLE].contains(code))
+        };
+        match self.call(self.client.batch_execute(sql))? {
+            Err(error) if is_collision(&error) => self.batch(sql),
+            created => created.map_err(|error| failed(&self.name, &error)),
+        }
+    }
+
     /// Runs a statement; how many rows it touched.
     pub fn execute(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, ConnectError> {
         self.wait(self.client.execute(sql, values))
@@ -127,10 +139,12 @@ impl Session {
     }
 
     fn wait<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, ConnectError> {
-        match self.runtime.block_on(async { timeout(self.patience, call).await }) {
-            Ok(done) => done.map_err(|error| failed(&self.name, &error)),
-            Err(_) => Err(late(&self.name, "no answer", self.patience)),
-        }
+        self.call(call)?.map_err(|error| failed(&self.name, &error))
+    }
+
+    fn call<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<Result<T, Error>, ConnectError> {
+        let done = self.runtime.block_on(async { timeout(self.patience, call).await });
+        done.map_err(|_| late(&self.name, "no answer", self.patience))
     }
 }
 

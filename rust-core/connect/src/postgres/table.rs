@@ -70,7 +70,7 @@ impl Table {
                 return Err(refused(format!("there is no such table; {hint}")));
             }
             hit("sink.postgres.create");
-            session.batch(&create(sink, schema, &table))?;
+            session.create(&create(sink, schema, &table))?;
             hit("sink.postgres.created");
             found = columns(session, &table)?;
         }
@@ -83,7 +83,7 @@ impl Table {
         }
         let epochs = qualified(&sink.schema, "ringmill_epochs");
         if columns(session, &epochs)?.is_empty() {
-            session.batch(&format!(
+            session.create(&format!(
                 "CREATE TABLE IF NOT EXISTS {epochs} (sink text PRIMARY KEY, epoch bigint NOT NULL, \
                  committed_at timestamptz NOT NULL DEFAULT now())"
             ))?;
