@@ -107,8 +107,7 @@ def set_up(source: Path, cache: Path) -> None:
 def working_tree() -> Side:
     """This clone as it is."""
     set_up(ROOT, Path(os.environ["RINGMILL_CACHE"]))
-    sides = environment_of(Path(os.environ["RINGMILL_BIN"]), Path(os.environ["VIRTUAL_ENV"]))
-    return Side("the working tree", sides)
+    return Side("the working tree", environment_of(Path(os.environ["RINGMILL_BIN"]), Path(os.environ["VIRTUAL_ENV"])))
 
 
 def environment_of(command: Path, venv: Path) -> dict[str, str]:

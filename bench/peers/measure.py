@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 PERIOD_S = 0.2
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -106,22 +107,11 @@ def run(command: list[str], cpus: list[int], environment: dict[str, str], folder
     cpu_before = children_cpu_s()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as text:
         start = time.perf_counter()
-        child = subprocess.Popen(
-            ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command],
-            cwd=folder,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=text,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        child = started(["taskset", "--cpu-list", ",".join(map(str, cpus)), *command], environment, folder, text)
         watch = Watch(child.pid)
         watch.look()
         watch.start()
-        try:
-            status = child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            status = None
+        status = status_of(child, timeout_s)
         wall_s = time.perf_counter() - start
         watch.over.set()
         watch.join()
@@ -140,25 +130,35 @@ def output_of(command: list[str], environment: dict[str, str], folder: Path, tim
         RunError: it returned something else than 0, or was still running after `timeout_s`.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as text:
-        child = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=text,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            status = None
+        child = started(command, environment, folder, text)
+        status = status_of(child, timeout_s)
         end_group(child)
         text.seek(0)
         written = text.read()
     if status != 0:
         raise RunError(failure(status, timeout_s, written))
     return written
+
+
+def started(command: list[str], environment: dict[str, str], folder: Path, text: IO[str]) -> "subprocess.Popen[bytes]":
+    """A program in a session of its own, so that all of it can be ended; what it says goes to `text`."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=text,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def status_of(child: "subprocess.Popen[bytes]", timeout_s: float) -> int | None:
+    """How it ended, or nothing if it did not in that time."""
+    try:
+        return child.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def failure(status: int | None, timeout_s: float, written: str) -> str:

@@ -1,6 +1,5 @@
 """Comparing two builds: what counts as worse, and a whole comparison of a build with itself."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -38,7 +37,6 @@ def test_lower_latency_and_higher_throughput_are_better() -> None:
     assert compare.figures("a case", "end_to_end.p50", [slow], [fast]).ratios == (4.0,)
 
 
-@pytest.mark.skipif("RINGMILL_BIN" not in os.environ, reason="needs the command that scripts/setup builds")
 def test_a_build_beside_itself_gives_a_ratio_for_each_figure(tmp_path: Path) -> None:
     shutil.copytree(run.PIPELINES, tmp_path, dirs_exist_ok=True)
     side = compare.Side("itself", {})

@@ -224,7 +224,7 @@ def double(timestamp, temperature: np.ndarray):
 fn poisoned(deed: &str) -> String {
     format!(
         "
-import ctypes, os, subprocess, time
+import ctypes, os, signal, subprocess, time
 
 def early():
     pass
@@ -324,8 +324,8 @@ fn a_worker_that_scribbles_over_answers_of_earlier_batches_costs_one_row_all_the
     let early = "
 def early():
     core = os.getppid()
-    subprocess.Popen(['sh', '-c', f'kill -STOP {core}; sleep 0.3; kill -CONT {core}'])
-    time.sleep(0.05)
+    subprocess.Popen(['sh', '-c', f'sleep 0.3; kill -CONT {core}'])
+    os.kill(core, signal.SIGSTOP)
 ";
     let ended = check_poison(&format!("{SCRIBBLE}{early}"), &[SMALL], "broke the ring protocol");
     assert!(!ended.stderr.contains("all rows passed"), "a batch was suspected that is innocent: {}", ended.stderr);

@@ -19,6 +19,7 @@
 //! number, the length (`u32`) and the bytes; for a list the length in bytes (`u32`) and the items. With [`SHOWN`] among
 //! the flags the words about what was given out follow.
 
+use ringmill_state::EntryKey;
 use ringmill_wire::DataType;
 
 use super::accumulate::{ArenaFull, append, get_bytes, get_list, set_bytes};
@@ -26,6 +27,7 @@ use super::arena::Arena;
 use super::budget::Budget;
 use super::cells::{Action, CellLayout, Kind, Part};
 use super::error::{StateFull, WindowError};
+use super::key::{KeyColumns, KeyScratch};
 
 /// Version of all values.
 pub const VERSION: u8 = 1;
@@ -298,4 +300,11 @@ fn read_part(
         }
     }
     Ok(())
+}
+
+/// Puts the key of a stored entry into the scratch room.
+pub fn load_entry<'a>(columns: &KeyColumns, key: &'a [u8], scratch: &mut KeyScratch) -> Result<EntryKey<'a>, Refused> {
+    let entry = EntryKey::parse(key).ok_or(Refused::Damaged("its key is too short"))?;
+    columns.load(entry.key, scratch).map_err(Refused::Damaged)?;
+    Ok(entry)
 }

@@ -50,7 +50,7 @@ pub use error::{StateFull, WindowError};
 pub(crate) use key::{KeyColumns, KeyScratch, push_fixed};
 pub(crate) use key_table::{EntryLayout, KeyTable};
 pub(crate) use schema::bind_keys;
-pub(crate) use spill::{Asked, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART};
+pub(crate) use spill::{Dealings, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART};
 
 pub use key::KeyHasher;
 pub use operator::{Emitted, RowTime, TimeColumn, WindowOperator};

@@ -189,8 +189,8 @@ impl WindowOperator {
     #[must_use]
     pub fn wants_store(&self) -> bool {
         let windows_do = match &self.windows {
-            Windows::Aligned(windows) => windows.wants_store(),
-            Windows::Session(windows) => windows.wants_store(),
+            Windows::Aligned(windows) => windows.store().wants_any(),
+            Windows::Session(windows) => windows.store().wants_any(),
         };
         windows_do || self.step.wants_histories()
     }
@@ -199,11 +199,11 @@ impl WindowOperator {
     /// next one, and calls and snapshots have to reach the store in their order.
     pub fn call(&mut self, call: &mut NodeCall<'_>) -> bool {
         let is_asked = match &self.windows {
-            Windows::Aligned(windows) => windows.is_asked(),
-            Windows::Session(windows) => windows.is_asked(),
+            Windows::Aligned(windows) => windows.store().is_asked,
+            Windows::Session(windows) => windows.store().is_asked,
         };
         let step = &mut self.step;
-        if is_asked || step.history.as_ref().is_some_and(|history| history.statistics.is_asked()) {
+        if is_asked || step.history.as_ref().is_some_and(|history| history.statistics.store().is_asked) {
             return false;
         }
         // Histories hold up results, for which other needs may have to wait.
@@ -225,7 +225,7 @@ impl WindowOperator {
     pub fn answer(&mut self, call: &StoreCall) -> Result<(), WindowError> {
         let step = &mut self.step;
         let taken = match (&mut self.windows, &mut step.history) {
-            (_, Some(history)) if history.statistics.is_asked() => {
+            (_, Some(history)) if history.statistics.store().is_asked => {
                 history.statistics.answer(&step.keys, &mut step.key_scratch, &mut step.budget, call)
             }
             (Windows::Aligned(windows), _) => windows.answer(step, call),
@@ -238,11 +238,11 @@ impl WindowOperator {
     #[must_use]
     pub fn spilled(&self) -> SpillFigures {
         let mut figures = match &self.windows {
-            Windows::Aligned(windows) => windows.spilled(),
-            Windows::Session(windows) => windows.spilled(),
+            Windows::Aligned(windows) => windows.store().figures,
+            Windows::Session(windows) => windows.store().figures,
         };
         if let Some(history) = &self.step.history {
-            figures += history.statistics.spilled();
+            figures += history.statistics.store().figures;
         }
         figures
     }

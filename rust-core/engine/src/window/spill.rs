@@ -11,17 +11,36 @@ pub const SLICE_ENTRIES: u64 = 8192;
 /// One part in so many of the memory is for what is read in one go.
 pub const SLICE_PART: u64 = 8;
 
-/// What the step needs of its store before it can go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Need {
-    #[default]
-    Nothing,
-    /// The table of a window is put away, from this word of its changes on.
-    Evict { number: i64, next: usize },
-    /// The next entries of a window that fires.
-    Slice { number: i64 },
-    /// The entries of the keys that are asked for.
-    Keys,
+/// What a part of a step remembers of its dealings with the store; `N` is what it may need of it, by default nothing.
+#[derive(Debug, Default)]
+pub struct Dealings<N> {
+    /// It may put away what has no place in memory.
+    pub is_on: bool,
+    /// What it needs before it can go on.
+    pub need: N,
+    /// The store was asked for it: the next answer is for this part.
+    pub is_asked: bool,
+    pub asked: Asked,
+    pub figures: SpillFigures,
+}
+
+impl<N: Default + PartialEq> Dealings<N> {
+    /// Something of the store is needed before the part goes on.
+    pub fn wants_any(&self) -> bool {
+        self.need != N::default()
+    }
+
+    /// These keys are needed.
+    pub fn ask(&mut self, mut wanted: Asked, need: N) {
+        wanted.sort();
+        (self.asked, self.need) = (wanted, need);
+    }
+
+    /// So much is on its way to the store.
+    pub fn note_put_away(&mut self, entries: u64, bytes: usize) {
+        self.figures.entries += entries;
+        self.figures.bytes += bytes as u64;
+    }
 }
 
 /// What was put away and read back so far.

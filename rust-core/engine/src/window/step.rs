@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ringmill_state::{EntryKey, StoreCall};
 use ringmill_wire::{BatchView, BatchWriter, Schema, TimeUnit};
 
 use super::arena::Arena;
 use super::budget::Budget;
 use super::cells::CellLayout;
 use super::emit::{Results, RowWriter, as_number};
-use super::entry::SHOWN_WORDS;
+use super::entry::{Reader, Refused, SHOWN_WORDS, load_entry};
 use super::error::{StateFull, WindowError};
 use super::fingerprint::fingerprint;
 use super::key::{KeyColumns, KeyScratch, Keys};
@@ -186,7 +187,7 @@ impl Step {
     /// How many keys' histories are worth being asked for, if that is what the results of a block wait for.
     pub fn histories_to_ask_for(&self) -> Option<usize> {
         let statistics = &self.history.as_ref()?.statistics;
-        (self.is_held_up && !statistics.wants_store()).then(|| statistics.at_once(&self.budget))
+        (self.is_held_up && !statistics.store().wants_any()).then(|| statistics.at_once(&self.budget))
     }
 
     /// Puts the histories away if they take at least as much as the windows do; whether it did.
@@ -202,7 +203,23 @@ impl Step {
 
     /// Histories that are put away or had back hold the results up.
     pub fn wants_histories(&self) -> bool {
-        self.history.as_ref().is_some_and(|history| history.statistics.wants_store())
+        self.history.as_ref().is_some_and(|history| history.statistics.store().wants_any())
+    }
+
+    /// Hands every entry that the store has found to `take`, its key among the step's columns.
+    pub fn each_found(
+        &mut self,
+        call: &StoreCall,
+        mut take: impl FnMut(&mut Step, &EntryKey<'_>, &Keys<'_>, &mut Reader<'_>) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let mut scratch = std::mem::take(&mut self.key_scratch);
+        let taken = call.found.iter().try_for_each(|(key, value)| {
+            let entry = load_entry(&self.keys, key, &mut scratch)?;
+            let keys = self.keys.of_scratch(&mut scratch);
+            take(self, &entry, &keys, &mut Reader::new(value)?)
+        });
+        self.key_scratch = scratch;
+        taken
     }
 
     /// The shortage of memory that made statistics forget results.

@@ -7,15 +7,28 @@
 //!
 //! The store is asked for one thing at a time and no rows are taken meanwhile ([`Need`]).
 
-use ringmill_state::{EntryKey, NodeCall, StoreCall, group_of};
+use ringmill_state::{NodeCall, StoreCall, group_of};
 
 use super::{AlignedWindows, EARLY, Open};
 use crate::window::budget::Budget;
-use crate::window::entry::{Reader, Refused, WINDOWS, number_of_window, window_number};
+use crate::window::entry::{Refused, WINDOWS, number_of_window, window_number};
 use crate::window::error::StateFull;
 use crate::window::key_table::KeyTable;
-use crate::window::spill::{Asked, Need, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART, SpillFigures};
+use crate::window::spill::{Asked, Dealings, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART};
 use crate::window::step::{Rows, Step};
+
+/// What is needed of the store before anything else goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Need {
+    #[default]
+    Nothing,
+    /// The table of a window is put away, from this word of its changes on.
+    Evict { number: i64, next: usize },
+    /// The next entries of a window that fires.
+    Slice { number: i64 },
+    /// The entries of the keys that are asked for.
+    Keys,
+}
 
 /// Where a window's entries are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,45 +53,31 @@ impl Place {
 /// What windows that may be put away have to remember.
 #[derive(Debug, Default)]
 pub struct Spilling {
-    is_on: bool,
-    need: Need,
-    /// The store was asked for it.
-    is_asked: bool,
+    pub store: Dealings<Need>,
     /// Windows of which something is in the store alone.
     pub parted: usize,
-    asked: Asked,
     /// The last key of the slice, as it is stored.
     after: Vec<u8>,
     is_last_slice: bool,
-    figures: SpillFigures,
 }
 
 impl Spilling {
     /// Bytes of memory taken.
     pub fn bytes(&self) -> u64 {
-        self.asked.memory_bytes() + self.after.capacity() as u64
+        self.store.asked.memory_bytes() + self.after.capacity() as u64
     }
 }
 
 impl AlignedWindows {
     /// From now on tables are put away when the memory is used up. Changes must be noted.
     pub fn allow_spilling(&mut self, step: &mut Step) {
-        self.spilling.is_on = true;
+        self.spilling.store.is_on = true;
         step.budget.soften();
     }
 
-    /// Something of the store is needed before rows are taken again.
-    pub fn wants_store(&self) -> bool {
-        self.spilling.need != Need::Nothing
-    }
-
-    /// The next answer is for them.
-    pub fn is_asked(&self) -> bool {
-        self.spilling.is_asked
-    }
-
-    pub fn spilled(&self) -> SpillFigures {
-        self.spilling.figures
+    /// What they need of the store, and had.
+    pub fn store(&self) -> &Dealings<Need> {
+        &self.spilling.store
     }
 
     fn at(&self, number: i64) -> Option<usize> {
@@ -104,7 +103,7 @@ impl AlignedWindows {
                 }
                 let (window, group) = (window_number(number), group_of(block.keys.hashes[row]));
                 block.keys.with_bytes(row, step.keys.word_bytes(), |key| {
-                    if !self.spilling.asked.contains(window, group, key) {
+                    if !self.spilling.store.asked.contains(window, group, key) {
                         wanted.push(window, group, key);
                         ready = ready.min(row);
                     }
@@ -115,16 +114,14 @@ impl AlignedWindows {
             }
         }
         if ready == 0 {
-            wanted.sort();
-            self.spilling.asked = wanted;
-            self.spilling.need = Need::Keys;
+            self.spilling.store.ask(wanted, Need::Keys);
         }
         ready
     }
 
     /// Chooses a window to be put away, if the memory is used up.
     pub fn make_room(&mut self, step: &mut Step) -> Result<(), StateFull> {
-        if !step.budget.is_exceeded() || self.spilling.need != Need::Nothing || step.wants_histories() {
+        if !step.budget.is_exceeded() || self.spilling.store.wants_any() || step.wants_histories() {
             return Ok(());
         }
         step.budget.give_up_spare();
@@ -153,32 +150,33 @@ impl AlignedWindows {
             self.spilling.parted += 1;
         }
         open.is_stored = true;
-        self.spilling.asked.clear();
-        self.spilling.need = Need::Evict { number: open.number, next: 0 };
+        self.spilling.store.asked.clear();
+        self.spilling.store.need = Need::Evict { number: open.number, next: 0 };
         Ok(())
     }
 
     /// A window that fires has given out what is in its table: that is put away, and the next slice comes.
     pub fn turn_over(&mut self, at: usize) {
-        let is_free = !self.spilling.is_asked && matches!(self.spilling.need, Need::Nothing | Need::Keys);
+        let is_free = !self.spilling.store.is_asked && matches!(self.spilling.store.need, Need::Nothing | Need::Keys);
         if is_free {
-            self.spilling.asked.clear();
-            self.spilling.need = Need::Evict { number: self.open[at].number, next: 0 };
+            self.spilling.store.asked.clear();
+            self.spilling.store.need = Need::Evict { number: self.open[at].number, next: 0 };
         }
     }
 
     /// Writes down what is needed of the store; `false`: nothing, or it was asked for already.
     pub fn call(&mut self, step: &mut Step, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeCall<'_>) -> bool {
-        if self.spilling.is_asked {
+        if self.spilling.store.is_asked {
             return false;
         }
         loop {
-            match self.spilling.need {
+            match self.spilling.store.need {
                 Need::Nothing => return false,
                 // Keys come back into windows that have nothing to give out.
                 Need::Keys if self.pending > 0 => return false,
                 Need::Keys => {
-                    self.spilling.asked.iter().for_each(|(window, group, key)| out.get(WINDOWS, window, group, key));
+                    let asked = &self.spilling.store.asked;
+                    asked.iter().for_each(|(window, group, key)| out.get(WINDOWS, window, group, key));
                     break;
                 }
                 Need::Evict { number, next } => {
@@ -196,7 +194,7 @@ impl AlignedWindows {
                 }
             }
         }
-        self.spilling.is_asked = true;
+        self.spilling.store.is_asked = true;
         true
     }
 
@@ -221,15 +219,14 @@ impl AlignedWindows {
                 out.put(WINDOWS, window_number(number), group, key, value);
             }
         }
-        self.spilling.need = Need::Evict { number, next };
-        self.spilling.figures.entries += out.entries() as u64;
-        self.spilling.figures.bytes += out.bytes() as u64;
+        self.spilling.store.need = Need::Evict { number, next };
+        self.spilling.store.note_put_away(out.entries() as u64, out.bytes());
         out.entries() > 0
     }
 
     /// What is in a window's table is in the store, too.
     fn drop_table(&mut self, step: &mut Step, number: i64) {
-        self.spilling.need = Need::Nothing;
+        self.spilling.store.need = Need::Nothing;
         let Some(at) = self.at(number) else { return };
         let is_behind_another = self.open.iter().take(at).any(|open| open.place.is_firing());
         let open = &mut self.open[at];
@@ -243,22 +240,22 @@ impl AlignedWindows {
             Place::Leaving => {
                 open.place = Place::Returning;
                 self.spilling.after.clear();
-                self.spilling.need = Need::Slice { number };
+                self.spilling.store.need = Need::Slice { number };
             }
             Place::Returning if self.spilling.is_last_slice => {
                 open.place = Place::Parted;
                 self.pending -= 1;
                 self.close(step);
             }
-            Place::Returning => self.spilling.need = Need::Slice { number },
+            Place::Returning => self.spilling.store.need = Need::Slice { number },
             Place::Memory | Place::Parted => {}
         }
     }
 
     /// Takes what the store answered.
     pub fn answer(&mut self, step: &mut Step, call: &StoreCall) -> Result<(), Refused> {
-        self.spilling.is_asked = false;
-        match self.spilling.need {
+        self.spilling.store.is_asked = false;
+        match self.spilling.store.need {
             Need::Evict { .. } => return Ok(()),
             Need::Slice { .. } => {
                 self.spilling.is_last_slice = call.is_end;
@@ -267,29 +264,22 @@ impl AlignedWindows {
             }
             Need::Keys | Need::Nothing => {}
         }
-        self.spilling.figures.read_back += call.found.len() as u64;
-        let mut scratch = std::mem::take(&mut step.key_scratch);
-        let taken = call.found.iter().try_for_each(|(key, value)| -> Result<(), Refused> {
-            let entry = EntryKey::parse(key).ok_or(Refused::Damaged("its key is too short"))?;
-            step.keys.load(entry.key, &mut scratch).map_err(Refused::Damaged)?;
-            let keys = step.keys.of_scratch(&mut scratch);
-            let mut from = Reader::new(value)?;
+        self.spilling.store.figures.read_back += call.found.len() as u64;
+        step.each_found(call, |step, entry, keys, from| {
             // The watermark may have closed the window meanwhile.
             let Some(at) = self.at(number_of_window(entry.window)) else { return Ok(()) };
-            if self.open[at].table.find(&keys, 0).is_none() {
-                let (cell, _) = self.take_in(step, at, &keys, &mut from)?;
+            if self.open[at].table.find(keys, 0).is_none() {
+                let (cell, _) = self.take_in(step, at, keys, from)?;
                 self.note_taken_in(step, at, cell, entry.group);
             }
             Ok(())
-        });
-        step.key_scratch = scratch;
-        taken?;
-        if let Need::Slice { number } = self.spilling.need
+        })?;
+        if let Need::Slice { number } = self.spilling.store.need
             && let Some(at) = self.at(number)
         {
             self.pending += u64::from(self.open[at].first_time());
         }
-        self.spilling.need = Need::Nothing;
+        self.spilling.store.need = Need::Nothing;
         Ok(())
     }
 
@@ -310,7 +300,7 @@ impl AlignedWindows {
     /// Whether an entry that is given back after a start had better stay in the store. Half of the memory is left for
     /// what comes behind it and for new rows.
     pub fn leaves_in_store(&self, budget: &Budget) -> bool {
-        self.spilling.is_on && budget.used() > budget.comfortable() / 2
+        self.spilling.store.is_on && budget.used() > budget.comfortable() / 2
     }
 
     /// An entry of that window stays in the store.

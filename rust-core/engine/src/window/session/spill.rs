@@ -17,12 +17,12 @@ use crate::window::entry::{DUE, OUT, PARKED, Reader, Refused, VERSION, number_of
 use crate::window::error::StateFull;
 use crate::window::key::Keys;
 use crate::window::key_table::KeyTable;
-use crate::window::spill::{Asked, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART, SpillFigures};
+use crate::window::spill::{Asked, Dealings, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART};
 use crate::window::step::{Rows, Step};
 
 /// What sessions need of the store before they can go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Need {
+pub enum Need {
     #[default]
     Nothing,
     /// All keys are put away, from this entry of the table on.
@@ -49,10 +49,7 @@ struct Reading {
 /// What sessions that may be put away have to remember.
 #[derive(Debug, Default)]
 pub struct Spilling {
-    is_on: bool,
-    need: Need,
-    /// The store was asked for it.
-    is_asked: bool,
+    pub store: Dealings<Need>,
     /// Keys that are in the store alone.
     keys: u64,
     /// Where spans begin in which such keys are due, and when the first of each is, or earlier.
@@ -61,17 +58,15 @@ pub struct Spilling {
     reading: Option<Reading>,
     /// When the last session ends that was ever put away.
     last_end_ns: Option<i64>,
-    asked: Asked,
     /// What a key took when they were put away last.
     key_bytes: u64,
-    figures: SpillFigures,
 }
 
 impl Spilling {
     /// Bytes of memory taken.
     pub fn bytes(&self) -> u64 {
         let after = self.reading.as_ref().map_or(0, |reading| reading.after.capacity());
-        self.asked.memory_bytes() + (after + self.spans.len() * 2 * size_of::<(i64, i64)>()) as u64
+        self.store.asked.memory_bytes() + (after + self.spans.len() * 2 * size_of::<(i64, i64)>()) as u64
     }
 
     /// When the last session ends that may be in the store alone.
@@ -107,25 +102,16 @@ impl Spilling {
 impl SessionWindows {
     /// From now on sessions are put away when the memory is used up. Changes must be noted.
     pub fn allow_spilling(&mut self, step: &mut Step) {
-        self.spilling.is_on = true;
+        self.spilling.store.is_on = true;
         // So few that they can be known here, also where sessions stay for long after they fired.
         let length_ns = self.gap_ns.max(step.lateness_ns / 16);
         self.spilling.span_ns = (length_ns / 256).max(step.unit.nanoseconds());
         step.budget.soften();
     }
 
-    /// Something of the store is needed before rows are taken again.
-    pub fn wants_store(&self) -> bool {
-        self.spilling.need != Need::Nothing
-    }
-
-    /// The next answer is for them.
-    pub fn is_asked(&self) -> bool {
-        self.spilling.is_asked
-    }
-
-    pub fn spilled(&self) -> SpillFigures {
-        self.spilling.figures
+    /// What they need of the store, and had.
+    pub fn store(&self) -> &Dealings<Need> {
+        &self.spilling.store
     }
 
     /// How many keys can be had back in one go.
@@ -149,7 +135,7 @@ impl SessionWindows {
             }
             let group = group_of(block.keys.hashes[row]);
             block.keys.with_bytes(row, step.keys.word_bytes(), |key| {
-                if !self.spilling.asked.contains(0, group, key) {
+                if !self.spilling.store.asked.contains(0, group, key) {
                     wanted.push(0, group, key);
                     ready = ready.min(row);
                 }
@@ -159,9 +145,7 @@ impl SessionWindows {
             }
         }
         if ready == 0 {
-            wanted.sort();
-            self.spilling.asked = wanted;
-            self.spilling.need = Need::Keys;
+            self.spilling.store.ask(wanted, Need::Keys);
         }
         ready
     }
@@ -174,14 +158,14 @@ impl SessionWindows {
 
     /// Has all keys put away, if the memory is used up.
     pub fn make_room(&mut self, step: &mut Step) -> Result<(), StateFull> {
-        if !step.budget.is_exceeded() || self.wants_store() || step.wants_histories() {
+        if !step.budget.is_exceeded() || self.store().wants_any() || step.wants_histories() {
             return Ok(());
         }
         let own = self.memory_bytes();
         if step.put_histories_away(own) {
             return Ok(());
         }
-        if self.spilling.is_on && step.budget.used().saturating_sub(own) <= step.budget.comfortable() {
+        if self.spilling.store.is_on && step.budget.used().saturating_sub(own) <= step.budget.comfortable() {
             self.begin_to_put_away();
             return Ok(());
         }
@@ -191,9 +175,9 @@ impl SessionWindows {
     }
 
     pub fn begin_to_put_away(&mut self) {
-        self.spilling.asked.clear();
+        self.spilling.store.asked.clear();
         self.spilling.key_bytes = self.memory_bytes() / u64::from(self.keys.entry_count().max(1));
-        self.spilling.need = Need::PutAway { next: 0 };
+        self.spilling.store.need = Need::PutAway { next: 0 };
     }
 
     /// Whether the store has to be asked for what is due, given when the next timers in memory are.
@@ -210,12 +194,12 @@ impl SessionWindows {
             let (after, is_last, later_ns) = (Vec::new(), false, i64::MAX);
             spilling.reading = Some(Reading { start_ns, after, is_last, later_ns });
         }
-        if !spilling.is_asked && matches!(spilling.need, Need::Nothing | Need::Keys) {
-            let is_full = step.budget.is_exceeded() && spilling.is_on;
+        if !spilling.store.is_asked && matches!(spilling.store.need, Need::Nothing | Need::Keys) {
+            let is_full = step.budget.is_exceeded() && spilling.store.is_on;
             if is_full && self.memory_bytes() >= step.budget.comfortable() / SLICE_PART {
                 self.begin_to_put_away();
             } else {
-                self.spilling.need = Need::Span;
+                self.spilling.store.need = Need::Span;
             }
         }
         true
@@ -224,7 +208,7 @@ impl SessionWindows {
     /// Writes down what is needed of the store; `false`: nothing, or not now.
     pub fn call(&mut self, step: &mut Step, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeCall<'_>) -> bool {
         loop {
-            match self.spilling.need {
+            match self.spilling.store.need {
                 Need::Nothing => return false,
                 // Sessions that go out stay until they did.
                 Need::PutAway { .. } if self.pending > 0 => return false,
@@ -236,7 +220,7 @@ impl SessionWindows {
                     self.advance(step);
                 }
                 Need::Keys | Need::Due => {
-                    self.spilling.asked.iter().for_each(|(_, group, key)| out.get(PARKED, 0, group, key));
+                    self.spilling.store.asked.iter().for_each(|(_, group, key)| out.get(PARKED, 0, group, key));
                     break;
                 }
                 Need::Span => {
@@ -248,7 +232,7 @@ impl SessionWindows {
             }
         }
         self.gone.write(&mut out.writes());
-        self.spilling.is_asked = true;
+        self.spilling.store.is_asked = true;
         true
     }
 
@@ -281,9 +265,8 @@ impl SessionWindows {
                 session = following;
             }
         }
-        self.spilling.need = Need::PutAway { next };
-        self.spilling.figures.entries += keys;
-        self.spilling.figures.bytes += out.bytes() as u64;
+        self.spilling.store.need = Need::PutAway { next };
+        self.spilling.store.note_put_away(keys, out.bytes());
         keys > 0
     }
 
@@ -323,29 +306,29 @@ impl SessionWindows {
         self.spare_lists.clear();
         self.queue.clear();
         self.changed.clear();
-        self.spilling.need = Need::Nothing;
+        self.spilling.store.need = Need::Nothing;
     }
 
     /// Takes what the store answered.
     pub fn answer(&mut self, step: &mut Step, call: &StoreCall) -> Result<(), Refused> {
-        self.spilling.is_asked = false;
-        match self.spilling.need {
+        self.spilling.store.is_asked = false;
+        match self.spilling.store.need {
             Need::Nothing | Need::PutAway { .. } => return Ok(()),
             Need::Span => self.take_span(step, call)?,
             Need::Keys => {
                 self.take_keys(step, call)?;
-                self.spilling.need = Need::Nothing;
+                self.spilling.store.need = Need::Nothing;
             }
             Need::Due => {
                 if call.found.len() < call.keys.len() {
                     return Err(Refused::Damaged("sessions that are due are missing"));
                 }
                 self.take_keys(step, call)?;
-                self.spilling.asked.clear();
-                self.spilling.need = Need::Nothing;
+                self.spilling.store.asked.clear();
+                self.spilling.store.need = Need::Nothing;
             }
         }
-        let has_read = self.spilling.need == Need::Nothing;
+        let has_read = self.spilling.store.need == Need::Nothing;
         if has_read && self.spilling.reading.as_ref().is_some_and(|reading| reading.is_last) {
             self.spilling.finish_reading();
         }
@@ -355,7 +338,7 @@ impl SessionWindows {
 
     /// Takes keys of a span, and asks for the sessions of those that are due.
     fn take_span(&mut self, step: &Step, call: &StoreCall) -> Result<(), Refused> {
-        let Spilling { reading, asked, need, .. } = &mut self.spilling;
+        let Spilling { reading, store: Dealings { asked, need, .. }, .. } = &mut self.spilling;
         (*need, _) = (Need::Nothing, asked.clear());
         let Some(reading) = reading else { return Ok(()) };
         reading.is_last = call.is_end;
@@ -375,16 +358,8 @@ impl SessionWindows {
     }
 
     fn take_keys(&mut self, step: &mut Step, call: &StoreCall) -> Result<(), Refused> {
-        self.spilling.figures.read_back += call.found.len() as u64;
-        let mut scratch = std::mem::take(&mut step.key_scratch);
-        let taken = call.found.iter().try_for_each(|(key, value)| -> Result<(), Refused> {
-            let entry = EntryKey::parse(key).ok_or(Refused::Damaged("its key is too short"))?;
-            step.keys.load(entry.key, &mut scratch).map_err(Refused::Damaged)?;
-            let keys = step.keys.of_scratch(&mut scratch);
-            self.take_key(step, &entry, &keys, &mut Reader::new(value)?)
-        });
-        step.key_scratch = scratch;
-        taken
+        self.spilling.store.figures.read_back += call.found.len() as u64;
+        step.each_found(call, |step, entry, keys, from| self.take_key(step, entry, keys, from))
     }
 
     /// Brings a key's sessions back.
@@ -449,7 +424,7 @@ impl SessionWindows {
 
     /// After a start: what was in memory at the checkpoint may be more than there is room for now.
     pub fn make_room_after_start(&mut self, step: &Step) {
-        if self.spilling.is_on && step.budget.is_exceeded() {
+        if self.spilling.store.is_on && step.budget.is_exceeded() {
             self.begin_to_put_away();
         }
     }

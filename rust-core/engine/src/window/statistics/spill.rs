@@ -8,18 +8,18 @@
 //! While something of the store is needed no result goes out, so nothing that was read can be out of date and nothing
 //! that is being written can change.
 
-use ringmill_state::{EntryKey, NodeCall, StoreCall, group_of};
+use ringmill_state::{NodeCall, StoreCall, group_of};
 
 use super::Statistics;
 use crate::window::budget::Budget;
-use crate::window::entry::{HISTORIES, RESULTS, Reader, Refused};
+use crate::window::entry::{HISTORIES, RESULTS, Reader, Refused, load_entry};
 use crate::window::key::{KeyColumns, KeyScratch, Keys};
 use crate::window::key_table::KeyTable;
-use crate::window::spill::{Asked, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART, SpillFigures};
+use crate::window::spill::{Dealings, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART};
 
 /// What histories need of the store before further results go out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Need {
+pub enum Need {
     #[default]
     Nothing,
     /// They are put away, from this word of the changes on.
@@ -33,16 +33,11 @@ enum Need {
 /// What histories that may be put away have to remember.
 #[derive(Debug, Default)]
 pub struct Spilling {
-    is_on: bool,
+    pub store: Dealings<Need>,
     /// Keys that are not in the table may be in the store.
     is_parted: bool,
-    need: Need,
-    /// The store was asked for it.
-    is_asked: bool,
-    asked: Asked,
     /// What a history took when they were put away last.
     history_bytes: u64,
-    figures: SpillFigures,
     /// Room for the number of one history.
     pub found: Vec<u32>,
 }
@@ -50,7 +45,7 @@ pub struct Spilling {
 impl Spilling {
     /// Bytes of memory taken.
     pub fn bytes(&self) -> u64 {
-        self.asked.memory_bytes()
+        self.store.asked.memory_bytes()
     }
 }
 
@@ -62,21 +57,12 @@ impl Statistics {
 
     /// From now on they are put away when they are told to. Changes must be noted.
     pub fn allow_spilling(&mut self) {
-        self.spilling.is_on = true;
+        self.spilling.store.is_on = true;
     }
 
-    /// Something of the store is needed before results go out again.
-    pub fn wants_store(&self) -> bool {
-        self.spilling.need != Need::Nothing
-    }
-
-    /// The next answer is for them.
-    pub fn is_asked(&self) -> bool {
-        self.spilling.is_asked
-    }
-
-    pub fn spilled(&self) -> SpillFigures {
-        self.spilling.figures
+    /// What they need of the store, and had.
+    pub fn store(&self) -> &Dealings<Need> {
+        &self.spilling.store
     }
 
     /// Bytes that they take.
@@ -86,17 +72,19 @@ impl Statistics {
 
     /// Whether putting them away would make room worth the trouble.
     pub fn can_make_room(&self, budget: &Budget) -> bool {
-        self.spilling.is_on && !self.wants_store() && self.table.bytes() >= budget.comfortable() / SLICE_PART
+        self.spilling.store.is_on
+            && !self.store().wants_any()
+            && self.table.bytes() >= budget.comfortable() / SLICE_PART
     }
 
     /// Begins to put them away.
     pub fn put_away(&mut self) {
-        self.spilling.need = Need::PutAway { next: 0 };
+        self.spilling.store.need = Need::PutAway { next: 0 };
     }
 
     /// Whether a history that is given back after a start had better stay in the store.
     pub fn leaves_in_store(&self, budget: &Budget) -> bool {
-        self.spilling.is_on && budget.used() > budget.comfortable() / 2
+        self.spilling.store.is_on && budget.used() > budget.comfortable() / 2
     }
 
     /// A history stays in the store.
@@ -106,12 +94,10 @@ impl Statistics {
 
     /// How many of the first keys have their histories at hand.
     pub fn ready_keys(&self, keys: &Keys<'_>) -> usize {
-        match self.spilling {
-            Spilling { need: Need::Nothing, is_parted: false, .. } => keys.hashes.len(),
-            Spilling { need: Need::Nothing, .. } => {
-                (0..keys.hashes.len()).take_while(|key| self.table.find(keys, *key).is_some()).count()
-            }
-            _ => 0,
+        match self.spilling.is_parted {
+            _ if self.spilling.store.wants_any() => 0,
+            false => keys.hashes.len(),
+            true => (0..keys.hashes.len()).take_while(|key| self.table.find(keys, *key).is_some()).count(),
         }
     }
 
@@ -129,16 +115,16 @@ impl Statistics {
 
     /// Asks for the histories of keys that are not in the table.
     pub fn ask(&mut self, keys: &Keys<'_>, word_bytes: usize) {
-        self.spilling.asked.clear();
+        self.spilling.store.asked.clear();
         for key in 0..keys.hashes.len() {
             if self.table.find(keys, key).is_none() {
                 let group = group_of(keys.hashes[key]);
-                keys.with_bytes(key, word_bytes, |key| self.spilling.asked.push(0, group, key));
+                keys.with_bytes(key, word_bytes, |key| self.spilling.store.asked.push(0, group, key));
             }
         }
         // Several sessions of a key may go out together.
-        self.spilling.asked.sort();
-        self.spilling.need = Need::Histories;
+        self.spilling.store.asked.sort();
+        self.spilling.store.need = Need::Histories;
     }
 
     /// Writes down what is needed of the store; `false`: nothing.
@@ -149,7 +135,7 @@ impl Statistics {
         room: &mut (Vec<u32>, Vec<u8>),
         out: &mut NodeCall<'_>,
     ) -> bool {
-        match self.spilling.need {
+        match self.spilling.store.need {
             Need::Nothing => return false,
             Need::PutAway { next } => {
                 if !self.write_slice(next, word_bytes, room, out) {
@@ -157,12 +143,14 @@ impl Statistics {
                     return false;
                 }
             }
-            Need::Histories => self.spilling.asked.iter().for_each(|(_, group, key)| out.get(HISTORIES, 0, group, key)),
+            Need::Histories => {
+                self.spilling.store.asked.iter().for_each(|(_, group, key)| out.get(HISTORIES, 0, group, key))
+            }
             Need::Chunks => {
-                self.spilling.asked.iter().for_each(|(chunk, group, key)| out.get(RESULTS, chunk, group, key));
+                self.spilling.store.asked.iter().for_each(|(chunk, group, key)| out.get(RESULTS, chunk, group, key));
             }
         }
-        self.spilling.is_asked = true;
+        self.spilling.store.is_asked = true;
         true
     }
 
@@ -182,16 +170,15 @@ impl Statistics {
             }
             self.write_all(entries, word_bytes, value, &mut out.writes());
         }
-        self.spilling.need = Need::PutAway { next };
-        self.spilling.figures.entries += out.entries() as u64;
-        self.spilling.figures.bytes += out.bytes() as u64;
+        self.spilling.store.need = Need::PutAway { next };
+        self.spilling.store.note_put_away(out.entries() as u64, out.bytes());
         out.bytes() > 0
     }
 
     /// What is in the table is in the store, too.
     fn drop_table(&mut self, budget: &mut Budget) {
         self.spilling.history_bytes = self.history_bytes();
-        (self.spilling.is_parted, self.spilling.need) = (true, Need::Nothing);
+        (self.spilling.is_parted, self.spilling.store.need) = (true, Need::Nothing);
         budget.settle(self.table.bytes(), 0);
         self.table = KeyTable::new(self.table.layout());
         self.changed.clear();
@@ -205,42 +192,35 @@ impl Statistics {
         budget: &mut Budget,
         call: &StoreCall,
     ) -> Result<(), Refused> {
-        self.spilling.is_asked = false;
-        let need = self.spilling.need;
+        self.spilling.store.is_asked = false;
+        let need = self.spilling.store.need;
         if let Need::PutAway { .. } | Need::Nothing = need {
             return Ok(());
         }
-        self.spilling.need = Need::Nothing;
-        self.spilling.figures.read_back += call.found.len() as u64;
+        self.spilling.store.need = Need::Nothing;
+        self.spilling.store.figures.read_back += call.found.len() as u64;
         if need == Need::Chunks {
             if call.found.len() < call.keys.len() {
                 return Err(Refused::Damaged("some of its results are missing"));
             }
             return call.found.iter().try_for_each(|(key, value)| {
-                let entry = load(columns, key, scratch)?;
+                let entry = load_entry(columns, key, scratch)?;
                 self.restore_chunk(&columns.of_scratch(scratch), entry.window, &mut Reader::new(value)?)
             });
         }
         for (key, _) in call.keys.iter() {
-            load(columns, key, scratch)?;
+            load_entry(columns, key, scratch)?;
             self.restored(&columns.of_scratch(scratch), budget)?;
         }
-        self.spilling.asked.clear();
+        self.spilling.store.asked.clear();
         for (key, value) in call.found.iter() {
-            let entry = load(columns, key, scratch)?;
+            let entry = load_entry(columns, key, scratch)?;
             let chunks = self.restore_history(&columns.of_scratch(scratch), &mut Reader::new(value)?, budget)?;
             for chunk in chunks {
-                self.spilling.asked.push(chunk, entry.group, entry.key);
-                self.spilling.need = Need::Chunks;
+                self.spilling.store.asked.push(chunk, entry.group, entry.key);
+                self.spilling.store.need = Need::Chunks;
             }
         }
         Ok(())
     }
-}
-
-/// Puts the key of a stored entry into the scratch room.
-fn load<'a>(columns: &KeyColumns, key: &'a [u8], scratch: &mut KeyScratch) -> Result<EntryKey<'a>, Refused> {
-    let entry = EntryKey::parse(key).ok_or(Refused::Damaged("its key is too short"))?;
-    columns.load(entry.key, scratch).map_err(Refused::Damaged)?;
-    Ok(entry)
 }

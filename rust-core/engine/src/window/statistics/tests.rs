@@ -58,7 +58,7 @@ impl Kept {
     }
 
     fn serve(&mut self) {
-        while self.statistics.wants_store() {
+        while self.statistics.store().wants_any() {
             let mut call = StoreCall::default();
             let mut room = Default::default();
             if !self.statistics.call(8, &mut self.budget, &mut room, &mut call.node(1)) {
@@ -100,7 +100,7 @@ fn check(horizon_ns: Option<i64>, seed: u64) {
     let mut whole = Kept::new(horizon_ns, 1 << 30, Stored::new());
     let mut little = Kept::new(horizon_ns, 8 << 10, Stored::new());
     let mut newest: BTreeMap<u64, (i64, f64)> = BTreeMap::new();
-    let mut figures = little.statistics.spilled();
+    let mut figures = little.statistics.store().figures;
     for step in 0..6000i64 {
         let key = below(if step % 2 == 0 { 4 } else { 400 });
         let (end_ns, open_ns) = (step / 10, step / 10 - below(5) as i64);
@@ -121,12 +121,12 @@ fn check(horizon_ns: Option<i64>, seed: u64) {
         if below(150) == 0 {
             little.snapshot();
             if below(3) == 0 {
-                figures += little.statistics.spilled();
+                figures += little.statistics.store().figures;
                 little = Kept::new(horizon_ns, 8 << 10, little.stored);
             }
         }
     }
-    figures += little.statistics.spilled();
+    figures += little.statistics.store().figures;
     assert!(figures.entries > 300 && figures.read_back > 300, "{figures:?}");
 }
 

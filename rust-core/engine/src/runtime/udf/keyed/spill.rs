@@ -16,14 +16,14 @@ use super::{BLOCK, BUSY, KeyedState, SECTION, USED, USED_AGAIN};
 use crate::error::EngineError;
 use crate::runtime::operator::ShardContext;
 use crate::runtime::udf::UdfOperator;
-use crate::window::{Asked, KeyTable, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART, SpillFigures};
+use crate::window::{Dealings, KeyTable, SLICE_BYTES, SLICE_ENTRIES, SLICE_PART, SpillFigures};
 
 /// Entries that are written before their bytes are looked at.
 const WRITTEN_AT_ONCE: usize = 64;
 
 /// What is needed of the store before rows are taken again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Need {
+pub enum Need {
     #[default]
     Nothing,
     /// Changes are written, then entries leave the table.
@@ -35,36 +35,31 @@ enum Need {
 /// What state that may be put away has to remember.
 #[derive(Default)]
 pub(super) struct Spilling {
-    is_on: bool,
+    pub store: Dealings<Need>,
     /// Keys that are not in the table may be in the store.
     is_parted: bool,
-    need: Need,
-    /// The store was asked for it.
-    is_asked: bool,
-    asked: Asked,
-    figures: SpillFigures,
 }
 
 impl Spilling {
     /// Bytes of memory taken.
     pub fn bytes(&self) -> u64 {
-        self.asked.memory_bytes()
+        self.store.asked.memory_bytes()
     }
 }
 
 impl KeyedState {
     /// From now on state is put away when the memory is used up. After [`KeyedState::track_changes`].
     pub fn allow_spilling(&mut self) {
-        self.spilling.is_on = true;
+        self.spilling.store.is_on = true;
         self.budget.soften();
     }
 
     pub(in super::super) fn spilled(&self) -> SpillFigures {
-        self.spilling.figures
+        self.spilling.store.figures
     }
 
     fn wants_store(&self) -> bool {
-        self.spilling.need != Need::Nothing
+        self.spilling.store.wants_any()
     }
 
     /// How many of the next rows, a block at most, can be looked up now. None: the store is needed first.
@@ -95,7 +90,7 @@ impl KeyedState {
     }
 
     pub(super) fn put_away(&mut self) {
-        self.spilling.need = Need::PutAway;
+        self.spilling.store.need = Need::PutAway;
     }
 
     /// Asks for the keys of the rows that are not in the table.
@@ -104,22 +99,22 @@ impl KeyedState {
         let most = (self.budget.comfortable() / SLICE_PART / entry_bytes).clamp(1, SLICE_ENTRIES) as usize;
         let rows = rows.start..rows.end.min(rows.start + most);
         let keys = self.keys.read(view, rows.clone(), &mut self.scratch);
-        self.spilling.asked.clear();
+        self.spilling.store.asked.clear();
         for row in 0..rows.len() {
             if self.table.find(&keys, row).is_none() {
                 let group = group_of(keys.hashes[row]);
-                keys.with_bytes(row, self.keys.word_bytes(), |key| self.spilling.asked.push(0, group, key));
+                keys.with_bytes(row, self.keys.word_bytes(), |key| self.spilling.store.asked.push(0, group, key));
             }
         }
-        self.spilling.need = Need::Keys;
+        self.spilling.store.need = Need::Keys;
     }
 
     /// Writes down what is needed of the store; `false`: nothing.
     pub(super) fn call(&mut self, out: &mut NodeCall<'_>) -> bool {
-        match self.spilling.need {
-            _ if self.spilling.is_asked => return false,
+        match self.spilling.store.need {
+            _ if self.spilling.store.is_asked => return false,
             Need::Nothing => return false,
-            Need::Keys => self.spilling.asked.iter().for_each(|(_, group, key)| out.get(SECTION, 0, group, key)),
+            Need::Keys => self.spilling.store.asked.iter().for_each(|(_, group, key)| out.get(SECTION, 0, group, key)),
             Need::PutAway => {
                 while out.bytes() < SLICE_BYTES && self.changed.as_ref().is_some_and(|changed| !changed.is_empty()) {
                     self.write_changes(WRITTEN_AT_ONCE, &mut out.writes());
@@ -128,18 +123,17 @@ impl KeyedState {
                     self.drop_entries();
                     return false;
                 }
-                self.spilling.figures.entries += out.entries() as u64;
-                self.spilling.figures.bytes += out.bytes() as u64;
+                self.spilling.store.note_put_away(out.entries() as u64, out.bytes());
             }
         }
-        self.spilling.is_asked = true;
+        self.spilling.store.is_asked = true;
         true
     }
 
     /// What is in the table is in the store, too: only what is in flight stays, and what was used repeatedly, up to half
     /// of all.
     fn drop_entries(&mut self) {
-        (self.spilling.is_parted, self.spilling.need) = (true, Need::Nothing);
+        (self.spilling.is_parted, self.spilling.store.need) = (true, Need::Nothing);
         let Self { table, busy, initial, budget, .. } = self;
         let flags = |entry: u32| table.words()[table.payload(entry)];
         let hot = (0..table.entry_count()).filter(|&entry| flags(entry) & (BUSY | USED_AGAIN) == USED_AGAIN);
@@ -165,12 +159,12 @@ impl KeyedState {
 
     /// Takes what the store answered; or says what is wrong with it.
     pub(super) fn answer(&mut self, call: &StoreCall) -> Result<(), String> {
-        self.spilling.is_asked = false;
-        if self.spilling.need != Need::Keys {
+        self.spilling.store.is_asked = false;
+        if self.spilling.store.need != Need::Keys {
             return Ok(());
         }
-        self.spilling.need = Need::Nothing;
-        self.spilling.figures.read_back += call.found.len() as u64;
+        self.spilling.store.need = Need::Nothing;
+        self.spilling.store.figures.read_back += call.found.len() as u64;
         let parse = |key| EntryKey::parse(key).ok_or_else(|| "a stored key is too short".to_owned());
         for (key, _) in call.keys.iter() {
             self.find_or_make(parse(key)?.key)?;
@@ -181,7 +175,7 @@ impl KeyedState {
     /// Whether an entry that is given back after a start stays in the store: a quarter of the memory, at least, is left
     /// for new rows.
     pub(super) fn leaves_in_store(&mut self) -> bool {
-        let leaves = self.spilling.is_on && self.budget.used() > self.budget.comfortable() / 2;
+        let leaves = self.spilling.store.is_on && self.budget.used() > self.budget.comfortable() / 2;
         self.spilling.is_parted |= leaves;
         leaves
     }
