@@ -30,6 +30,10 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
 
 fn of_source(connector: &SourceConnector) -> &'static str {
     match connector.replay() {
+        Replay::Journaled if matches!(connector, SourceConnector::Socket(_)) => {
+            "journaled: after a crash it is read again from the journal; what was sent and was not on the disk yet is \
+             lost: senders are not told how far it got"
+        }
         Replay::Seekable => "after a crash it is read again from the newest checkpoint on",
         Replay::Journaled => {
             "journaled: after a crash it is read again from the journal; what was taken from the pipe and was not on the \

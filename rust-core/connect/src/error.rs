@@ -65,6 +65,14 @@ pub enum ConnectError {
         /// the system's reason
         source: io::Error,
     },
+    /// An address cannot be listened at.
+    #[error("cannot listen at {address}: {source}")]
+    Listen {
+        /// host and port, or a path
+        address: String,
+        /// the system's reason
+        source: io::Error,
+    },
     /// A CSV header lacks a declared field.
     #[error("{name} has no column {column:?}; its header has {found:?}")]
     Header {

@@ -1,6 +1,7 @@
 //! Sources, sinks and formats.
 //!
-//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled
+//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`],
+//! [`SocketSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled
 //! by the one shard thread that owns it and writes rows straight into that shard's open micro-batch. A *sink* is an
 //! [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
 //! the null sink is a [`Checksum`].
@@ -10,7 +11,7 @@
 //!
 //! Rows that are written into batches whose rows carry tags can be traced to their records ([`Places`]).
 //!
-//! Guarantees: no call blocks the thread that polls (FIFOs and standard input are read by threads of their own);
+//! Guarantees: no call blocks the thread that polls (FIFOs, standard input and sockets are read by threads of their own);
 //! steady-state polling and encoding allocate nothing; no input can cause a panic; every record of the input becomes
 //! exactly one row or one [`DeadLetter`].
 //!
@@ -33,6 +34,7 @@ mod pace;
 mod partition;
 mod places;
 mod postgres;
+mod socket;
 mod sqlite;
 mod staging;
 mod stdin;
@@ -58,6 +60,7 @@ pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};
 pub use postgres::{PostgresSink, Secret, Tls, WriteMode};
+pub use socket::{Address, SocketSpec};
 pub use sqlite::SqliteSink;
 pub use staging::{Commits, Sealed, StagePoints, StagingLog, new_writer_name};
 pub use stdin::StdinSpec;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, LettersSpec, PostgresSink, Promise, Replay,
-    SqliteSink, StdinSpec, StdoutSink, encoder,
+    SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -99,6 +99,8 @@ pub enum SourceConnector {
     File(FileSpec),
     /// Standard input.
     Stdin(StdinSpec),
+    /// Lines from whoever connects.
+    Socket(SocketSpec),
     /// Stored dead letters; see [`replay`].
     Letters(LettersSpec),
 }
@@ -110,6 +112,7 @@ impl SourceConnector {
             SourceConnector::Generator(spec) => spec.replay(),
             SourceConnector::File(spec) => spec.replay(),
             SourceConnector::Stdin(spec) => spec.replay(),
+            SourceConnector::Socket(spec) => spec.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
         }
     }

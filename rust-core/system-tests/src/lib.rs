@@ -135,6 +135,27 @@ pub fn read_until(child: &mut Child, text: &str) -> String {
     String::from_utf8_lossy(&seen).into_owned()
 }
 
+/// A journal's segment and each of its records begin with so many bytes of their own.
+pub const JOURNAL_HEAD_BYTES: usize = 24;
+
+/// How many bytes of the stream are in the journal's files: records are a head, in which the length stands, and bytes.
+pub fn journaled_bytes(job: &Job) -> u64 {
+    let journals = std::fs::read_dir(job.path("state/journal")).into_iter().flatten().flatten();
+    let segments = journals.flat_map(|journal| std::fs::read_dir(journal.path()).into_iter().flatten().flatten());
+    let mut bytes = 0;
+    for segment in segments {
+        let segment = std::fs::read(segment.path()).unwrap_or_default();
+        let mut rest = segment.get(JOURNAL_HEAD_BYTES..).unwrap_or_default();
+        while let Some(length) = rest.get(8..12) {
+            let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+            let Some(behind) = rest.get(JOURNAL_HEAD_BYTES + length..) else { break };
+            bytes += length as u64;
+            rest = behind;
+        }
+    }
+    bytes
+}
+
 /// Live child processes of a process.
 pub fn children_of(pid: u32) -> Vec<i32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

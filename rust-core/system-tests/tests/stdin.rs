@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmill_system_tests::Job;
 use ringmill_system_tests::chaos::{Chance, kill_now, rounds};
+use ringmill_system_tests::{JOURNAL_HEAD_BYTES, Job, journaled_bytes};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -28,31 +28,10 @@ path = "out.ndjson"
 inputs = ["lines"]
 "#;
 
-/// A journal's segment and each of its records begin with so many bytes of their own.
-const HEAD_BYTES: usize = 24;
-
 fn start(job: &Job) -> (Child, ChildStdin) {
     let mut child = job.command(&[]).stdin(Stdio::piped()).spawn().expect("the ringmill command is built");
     let stdin = child.stdin.take().expect("a pipe");
     (child, stdin)
-}
-
-/// How many bytes of the stream are in the journal's files: records are a head, in which the length stands, and bytes.
-fn kept(job: &Job) -> u64 {
-    let journals = std::fs::read_dir(job.path("state/journal")).into_iter().flatten().flatten();
-    let segments = journals.flat_map(|journal| std::fs::read_dir(journal.path()).into_iter().flatten().flatten());
-    let mut bytes = 0;
-    for segment in segments {
-        let segment = std::fs::read(segment.path()).unwrap_or_default();
-        let mut rest = segment.get(HEAD_BYTES..).unwrap_or_default();
-        while let Some(length) = rest.get(8..12) {
-            let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-            let Some(behind) = rest.get(HEAD_BYTES + length..) else { break };
-            bytes += length as u64;
-            rest = behind;
-        }
-    }
-    bytes
 }
 
 fn line(number: u64) -> String {
@@ -87,7 +66,7 @@ fn every_line_that_was_durable_is_shown_once_however_often_the_core_dies() {
             stdin.write_all(burst.as_bytes()).expect("the run reads");
             next += lines;
             sent += burst.len() as u64;
-            until(&mut child, || kept(&job) == sent);
+            until(&mut child, || journaled_bytes(&job) == sent);
             if chance.below(3) == 0 {
                 until(&mut child, || shown_last(&out) == Some(next - 1));
             }
@@ -148,7 +127,7 @@ fn a_fresh_run_forgets_the_journal_and_a_lost_one_is_refused() {
         .flatten()
         .map(|file| file.metadata().expect("it is there").len())
         .sum();
-    assert_eq!(bytes, 4 * HEAD_BYTES as u64 + line(4).len() as u64);
+    assert_eq!(bytes, 4 * JOURNAL_HEAD_BYTES as u64 + line(4).len() as u64);
 }
 
 #[test]
@@ -169,7 +148,7 @@ fn a_fifo_is_journaled_too_and_goes_on_under_a_writer_that_stays() {
             pipe.write_all(burst.as_bytes()).expect("the run reads");
             next += lines;
             sent += burst.len() as u64;
-            until(&mut child, || kept(&job) == sent);
+            until(&mut child, || journaled_bytes(&job) == sent);
             if chance.below(2) == 0 {
                 until(&mut child, || shown_last(&out) == Some(next - 1));
             }
@@ -185,7 +164,7 @@ fn a_fifo_is_journaled_too_and_goes_on_under_a_writer_that_stays() {
     }
     pipe.write_all(line(next).as_bytes()).expect("it has room");
     let mut child = job.start(&[]);
-    until(&mut child, || kept(&job) == sent + line(next).len() as u64);
+    until(&mut child, || journaled_bytes(&job) == sent + line(next).len() as u64);
     drop(pipe);
     let ended = job.wait(child);
     assert_eq!(ended.figure("/rows/in"), next + 1);

@@ -102,6 +102,7 @@ fn rate_of(connector: &SourceConnector) -> Option<f64> {
         SourceConnector::Generator(spec) => spec.rate,
         SourceConnector::File(spec) => spec.rate,
         SourceConnector::Stdin(spec) => spec.rate,
+        SourceConnector::Socket(spec) => spec.rate,
         SourceConnector::Letters(_) => None,
     }
 }
@@ -126,6 +127,10 @@ fn hold_sources(plan: &mut Plan, scratch: &Path, notes: &mut Vec<String>) -> Res
             }
             SourceConnector::File(spec) => hold_file(spec, &links),
             SourceConnector::Stdin(spec) => hold_stdin(spec, &links),
+            SourceConnector::Socket(_) => {
+                let hinted = Hinted::new(format!("{name}: there are no rows to send again and again"));
+                return Err(Failure::Run(hinted.hint("measure with a source that reads a file of such rows")));
+            }
             // No configuration has any.
             SourceConnector::Letters(_) => continue,
         };

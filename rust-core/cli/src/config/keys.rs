@@ -213,6 +213,11 @@ pub static SOURCES: &[Variant] = &[
     Variant { kind: "generator", doc: "Made-up events, the same for the same seed.", keys: GENERATOR },
     Variant { kind: "file", doc: "Text files, plain, gzip or zstd.", keys: FILE_SOURCE },
     Variant { kind: "stdin", doc: "Standard input.", keys: STDIN },
+    Variant {
+        kind: "socket",
+        doc: "JSON objects, one a line, from whoever connects to a TCP port or a Unix socket.",
+        keys: SOCKET,
+    },
 ];
 
 static GENERATOR: &[Key] = &[
@@ -263,6 +268,31 @@ static FILE_SOURCE: &[Key] = &[
 
 static STDIN: &[Key] = &[
     optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: json."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+static SOCKET: &[Key] = &[
+    optional(
+        "tcp",
+        Kind::Filled,
+        "Host and port, such as \"127.0.0.1:7000\". There is no password: whoever can reach it can send rows. Either this or path.",
+    ),
+    optional(
+        "path",
+        Kind::Filled,
+        "File of a Unix socket, to which the same user can connect; relative to the configuration. Either this or tcp.",
+    ),
+    optional(
+        "connections_max",
+        Kind::Integer(1, 10_000),
+        "Connections at a time; each may take as much memory as the longest record. Further ones wait. Default: 100.",
+    ),
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,

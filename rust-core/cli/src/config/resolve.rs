@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order, RECORD_BYTES_MAX, Shape, StdinSpec};
+use ringmill_connect::{
+    Address, FieldSpec, FileSpec, Format, GeneratorSpec, Order, RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec,
+};
 use ringmill_engine::plan::{
     CheckpointSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec, SourceConnector,
     SourceSpec, StartFrom, Supervision, UdfDescription, UdfSpec,
@@ -25,6 +27,7 @@ const HOUR_NS: i64 = 3_600_000_000_000;
 /// Event time may run this far ahead of the wall clock (DESIGN.md, soundness rule 7).
 const MAX_FUTURE_NS: i64 = 24 * HOUR_NS;
 const BATCH_ROWS: i64 = 1024;
+const CONNECTIONS_MAX: usize = 100;
 const SLOTS: i64 = 8;
 /// Room for variable-length values, if nothing is configured: an average of this many bytes in each row.
 const VARIABLE_BYTES_PER_ROW: u64 = 64;
@@ -210,6 +213,7 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
     let connector = match table.kind {
         "generator" => SourceConnector::Generator(generator(table)),
         "file" => SourceConnector::File(file_source(table, around)?),
+        "socket" => SourceConnector::Socket(socket(table, around)?),
         _ => {
             let format = format_of(table).unwrap_or(Format::Json);
             let fields = fields(table, format, around)?;
@@ -253,6 +257,25 @@ fn file_source(table: &Table, around: &mut Surroundings<'_>) -> Option<FileSpec>
         rate: table.number("rate"),
         order: if table.text("order") == Some("sequential") { Order::Sequential } else { Order::Parallel },
         record_bytes_max: record_bytes_max(table),
+    })
+}
+
+fn socket(table: &Table, around: &mut Surroundings<'_>) -> Option<SocketSpec> {
+    let address = match (table.text("tcp"), table.text("path")) {
+        (Some(tcp), None) => Address::Tcp(tcp.to_owned()),
+        (None, Some(path)) => Address::Unix(around.directory.join(path)),
+        _ => {
+            let hint = "tcp = \"127.0.0.1:7000\" is a port, path = \"in.sock\" a Unix socket";
+            around.mistakes.push(Mistake::at(table.span, "a socket needs either `tcp` or `path`").hint(hint));
+            return None;
+        }
+    };
+    Some(SocketSpec {
+        address,
+        fields: fields(table, Format::Json, around)?,
+        rate: table.number("rate"),
+        record_bytes_max: record_bytes_max(table),
+        connections_max: table.integer("connections_max").map_or(CONNECTIONS_MAX, count),
     })
 }
 

@@ -1,6 +1,10 @@
 //! Sources: fields, event time, formats.
 
-use crate::{around, check, good};
+use ringmill::config::Config;
+use ringmill_connect::Address;
+use ringmill_engine::plan::{NodeKind, SourceConnector};
+
+use crate::{around, check, good, node};
 
 #[test]
 fn fields_are_checked() {
@@ -52,4 +56,26 @@ fn formats_come_from_the_extension() {
         &source("a.txt"),
         &["p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\" or format = \"csv\")"],
     );
+}
+
+#[test]
+fn a_socket_listens_at_a_port_or_at_a_path() {
+    let socket = |keys: &str| around(&format!("kind = \"socket\"\n{keys}\nfields = {{ a = \"int64\" }}"), "");
+    let source = |config: &Config| match node(config, "s") {
+        NodeKind::Source(source) => source.connector.clone(),
+        other => panic!("{other:?}"),
+    };
+    let SourceConnector::Socket(tcp) = source(&good(&socket("tcp = \"127.0.0.1:7000\""))) else { panic!("a socket") };
+    assert_eq!((tcp.address, tcp.connections_max), (Address::Tcp("127.0.0.1:7000".to_owned()), 100));
+    let config = good(&socket("path = \"in.sock\"\nconnections_max = 7"));
+    let SourceConnector::Socket(unix) = source(&config) else { panic!("a socket") };
+    assert_eq!((unix.address, unix.connections_max), (Address::Unix("/etc/mill/in.sock".into()), 7));
+    for keys in ["", "tcp = \"[::1]:7000\"\npath = \"in.sock\""] {
+        check(
+            &socket(keys),
+            &[
+                "p.toml:1:10: a socket needs either `tcp` or `path` (tcp = \"127.0.0.1:7000\" is a port, path = \"in.sock\" a Unix socket)",
+            ],
+        );
+    }
 }

@@ -292,6 +292,7 @@ fn resolve_source(
         SourceConnector::Generator(spec) => spec.schema(),
         SourceConnector::File(spec) => spec.schema(),
         SourceConnector::Stdin(spec) => spec.schema(),
+        SourceConnector::Socket(spec) => spec.schema(),
         SourceConnector::Letters(spec) => spec.schema(),
     };
     let schema = match schema {

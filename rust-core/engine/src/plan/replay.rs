@@ -6,7 +6,7 @@
 //! letters, and the next ordinary run goes on where the last one ended. Which letters were taken is the position of their
 //! source in the checkpoint, so they leave the store in the same moment in which the sinks show what became of them.
 
-use ringmill_connect::{FieldSpec, LetterFilter, LetterForm, LettersSpec, RECORD_BYTES_MAX};
+use ringmill_connect::{FieldSpec, Format, LetterFilter, LetterForm, LettersSpec, RECORD_BYTES_MAX};
 
 use super::dead_letter_store::folder;
 use super::provenance::consumers;
@@ -179,6 +179,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
             let (format, fields, record_bytes_max) = match &source.connector {
                 SourceConnector::File(file) => (file.format, &file.fields, file.record_bytes_max),
                 SourceConnector::Stdin(stdin) => (stdin.format, &stdin.fields, stdin.record_bytes_max),
+                SourceConnector::Socket(socket) => (Format::Json, &socket.fields, socket.record_bytes_max),
                 SourceConnector::Generator(_) | SourceConnector::Letters(_) => {
                     return Err(format!("{} makes its rows, and they are always right", node.name));
                 }

@@ -49,6 +49,7 @@ fn variable_bytes(plan: &Plan) -> u32 {
     let longest = plan.nodes.iter().map(|node| match &node.kind {
         NodeKind::Source(SourceSpec { connector: SourceConnector::File(file), .. }) => file.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Stdin(stdin), .. }) => stdin.record_bytes_max,
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Socket(socket), .. }) => socket.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Letters(letters), .. }) => letters.record_bytes_max,
         _ => 0,
     });
@@ -103,6 +104,7 @@ impl<'a> Assembly<'a> {
                         spec.open_journaled(plan.shards, &wakers, start.journals.get(&index), resume.as_deref())
                     }
                     SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+                    SourceConnector::Socket(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Letters(spec) => spec.open(),
                 };
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
@@ -527,6 +529,7 @@ fn direct_consumer(plan: &Plan, index: usize, node: &Node) -> Option<usize> {
         SourceConnector::Generator(_) => 0,
         SourceConnector::File(file) => file.record_bytes_max,
         SourceConnector::Stdin(stdin) => stdin.record_bytes_max,
+        SourceConnector::Socket(socket) => socket.record_bytes_max,
         SourceConnector::Letters(letters) => letters.record_bytes_max,
     };
     let is_variable = node.schema.fields.iter().any(|field| field.data_type.is_variable());

@@ -372,6 +372,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::Generator(_) => "generator",
                 SourceConnector::File(_) => "file",
                 SourceConnector::Stdin(_) => "stdin",
+                SourceConnector::Socket(_) => "socket",
                 // Nothing of them is gone on from.
                 SourceConnector::Letters(_) => "",
             };
