@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::process::Child;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -87,6 +88,21 @@ impl Progress {
 }
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
+
+/// Does `work` with each of `items`, `at_once` of them at a time: for runs that wait more than they work.
+pub fn side_by_side<I>(at_once: usize, items: impl Iterator<Item = I> + Send, work: impl Fn(I) + Sync) {
+    let left = Mutex::new(items);
+    let next = || left.lock().expect("no other thread has failed").next();
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(item) = next() {
+                    work(item);
+                }
+            });
+        }
+    });
+}
 
 /// Kills a process at once, as a machine's out-of-memory killer or an impatient person would.
 pub fn kill_now(pid: i32) {

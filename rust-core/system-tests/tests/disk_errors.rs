@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds, side_by_side};
 use ringmill_system_tests::power::{Kind, OPENED_NEW, Outputs, Pipeline, Record, Recording, run};
 
 const ROWS: u64 = 20_000;
@@ -141,27 +141,19 @@ fn check_all(test: &str, calls: u64, fault: impl Fn(u64, &mut Chance) -> String 
     let faults: Vec<(u64, Chance)> =
         (0..wanted).map(|index| (1 + index * step + chance.below(step), Chance::of(chance.number()))).collect();
     let (expected, figures) = (pipeline().undisturbed(), Figures::default());
+    let misses = AtomicU64::new(0);
     let mut progress = Progress::of("faults", wanted.min(calls));
-    let told = faults.into_iter().inspect(|(n, _)| progress.at(n / step));
-    let (left, misses) = (Mutex::new(told), AtomicU64::new(0));
-    let next = || left.lock().expect("no other thread has failed").next();
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while misses.load(Ordering::Relaxed) < MISSES_MAX
-                    && let Some((mut n, mut chance)) = next()
-                {
-                    // Runs differ in how many calls they make.
-                    let mut is_met = check(&fault(n, &mut chance), &expected, &figures);
-                    while !is_met && !is_every && n > 1 {
-                        n /= 2;
-                        is_met = check(&fault(n, &mut chance), &expected, &figures);
-                    }
-                    let misses_now = if is_met { 0 } else { misses.load(Ordering::Relaxed) + 1 };
-                    misses.store(misses_now, Ordering::Relaxed);
-                }
-            });
+    let left = faults.into_iter().inspect(|(n, _)| progress.at(n / step));
+    let left = left.take_while(|_| misses.load(Ordering::Relaxed) < MISSES_MAX);
+    side_by_side(AT_ONCE, left, |(mut n, mut chance)| {
+        // Runs differ in how many calls they make.
+        let mut is_met = check(&fault(n, &mut chance), &expected, &figures);
+        while !is_met && !is_every && n > 1 {
+            n /= 2;
+            is_met = check(&fault(n, &mut chance), &expected, &figures);
         }
+        let misses_now = if is_met { 0 } else { misses.load(Ordering::Relaxed) + 1 };
+        misses.store(misses_now, Ordering::Relaxed);
     });
     println!("{test}: {figures}");
     let met = figures.met.load(Ordering::Relaxed);
