@@ -33,6 +33,8 @@ from peers.engines.job import BATCH_ROWS, FUNCTIONS, MEAN, START_MS, WEIGHTS, Fl
 LINES = 10_000
 """In a batch of a file's; 1,000 (the default) is slower."""
 START = datetime.fromtimestamp(START_MS / 1000, UTC)
+WAIT = timedelta(milliseconds=100)
+"""Of the live clock: with less, rows that come in order are late for it when the machine is busy, and are dropped."""
 Reading = tuple[str, tuple[datetime, float, float, int]]
 """Device; time, sums of temperature and humidity, count."""
 
@@ -241,7 +243,7 @@ def windows(job: Job) -> Dataflow:
         case _:
             readings = op.flat_map_batch("parse", lines, presummed(parse))
     if live:
-        clock = win.EventClock(ts_getter=lambda reading: reading[0], wait_for_system_duration=timedelta(0))
+        clock = win.EventClock(ts_getter=lambda reading: reading[0], wait_for_system_duration=WAIT)
     else:
         clock = win.EventClock(
             ts_getter=lambda reading: reading[0],

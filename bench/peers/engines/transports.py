@@ -126,6 +126,7 @@ def zeromq_worker(function: Callable[[Floats], Floats], questions_at: str, answe
     questions, answers = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     questions.connect(questions_at)
     answers.connect(answers_at)
+    answers.send(b"")
     while True:
         message = questions.recv(copy=False)
         if not len(message.buffer):
@@ -151,6 +152,9 @@ def zeromq(job: Job, values: Floats) -> float:
         workers = [mp.get_context("spawn").Process(target=zeromq_worker, args=arguments) for _ in range(job.workers)]
         for worker in workers:
             worker.start()
+        for _ in workers:
+            # Who is not there yet would get nothing, not even the end.
+            answers.recv()
         digest, in_flight = 0.0, 0
         for batch in batches(values, job.rows):
             questions.send(batch, copy=False)
