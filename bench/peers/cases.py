@@ -59,7 +59,7 @@ class Case:
         return {"J2-500k": data.J2_MANY, "J4": data.J4}.get(self.job, data.J2)
 
 
-LATE = "its clock waits 100 ms for rows that come late; with less it takes rows in order for late ones and drops them"
+LATE = "its clock waits 500 ms for rows that come late; with less it takes rows in order for late ones and drops them"
 ENVIRONMENT = {"bytewax": "bytewax", "pathway": "pathway", "pyflink": "flink"}
 """By engine; the others share that of the transports."""
 PROGRAM = {"bytewax": "bytewax_flow", "pathway": "pathway_flow", "pyflink": "flink_table"}

@@ -33,7 +33,7 @@ from peers.engines.job import BATCH_ROWS, FUNCTIONS, MEAN, START_MS, WEIGHTS, Fl
 LINES = 10_000
 """In a batch of a file's; 1,000 (the default) is slower."""
 START = datetime.fromtimestamp(START_MS / 1000, UTC)
-WAIT = timedelta(milliseconds=100)
+WAIT = timedelta(milliseconds=500)
 """Of the live clock: with less, rows that come in order are late for it when the machine is busy, and are dropped."""
 Reading = tuple[str, tuple[datetime, float, float, int]]
 """Device; time, sums of temperature and humidity, count."""

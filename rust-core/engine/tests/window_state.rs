@@ -36,14 +36,28 @@ fn difference_after_crashes(seed: u64) -> Option<String> {
     let mut driver = tracking(&spec);
     let mut store = Store::default();
     let (mut next, mut crashes) = (0, 3 + random.below(8));
-    // Where the last checkpoint was, and what had been given out by then.
+    // Where the last checkpoint was, and what had been given out by then; the same of one that is being written.
     let mut checkpoint = (0, 0, 0);
+    let mut begun: Option<(Delta, (usize, usize, usize))> = None;
     while next < steps.len() {
         take_step(&mut driver, &steps[next]);
         next += 1;
-        if !driver.operator.has_output() && random.chance(2) {
-            store.snapshot(&mut driver.operator);
-            checkpoint = (next, driver.results.len(), driver.late.len());
+        if begun.is_none() && !driver.operator.has_output() && random.chance(2) {
+            let mut delta = Delta::default();
+            driver.operator.begin_snapshot(&mut delta.node(NODE));
+            begun = Some((delta, (next, driver.results.len(), driver.late.len())));
+        }
+        if let Some((mut delta, at)) = begun.take() {
+            // It may take as long as it likes, and a crash may come before it is whole.
+            while driver.operator.owes_snapshot() && !random.chance(3) {
+                driver.operator.write_owed(&mut delta.node(NODE));
+            }
+            if driver.operator.owes_snapshot() || random.chance(8) {
+                begun = Some((delta, at));
+            } else {
+                store.apply(&delta);
+                checkpoint = at;
+            }
         }
         if crashes > 0 && random.chance(4) {
             crashes -= 1;
@@ -54,7 +68,14 @@ fn difference_after_crashes(seed: u64) -> Option<String> {
             restarted.late = driver.late[..checkpoint.2].to_vec();
             driver = restarted;
             next = checkpoint.0;
+            begun = None;
         }
+    }
+    if let Some((mut delta, _)) = begun {
+        while driver.operator.owes_snapshot() {
+            driver.operator.write_owed(&mut delta.node(NODE));
+        }
+        store.apply(&delta);
     }
     let counts = |driver: &Driver| (driver.operator.late_rows(), driver.operator.clamped_sums());
     if counts(&calm) != counts(&driver) || exactly(&calm.late) != exactly(&driver.late) {
@@ -242,6 +263,59 @@ fn only_what_has_changed_is_written() {
         assert_eq!(delta_of(&mut driver).puts().len(), 16);
         let delta = delta_of(&mut driver);
         assert_eq!((sections(&delta), delta.deletes().len(), delta.windows().len()), (vec![0], 0, 0));
+    }
+}
+
+/// What a snapshot has: windows that go, entries that go, entries that are put, by key.
+fn content(delta: &Delta) -> (Vec<(u16, u8, u64)>, Vec<Vec<u8>>, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let puts: BTreeMap<_, _> = delta.puts().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    assert_eq!(puts.len(), delta.puts().len(), "no entry is written twice");
+    (delta.windows().to_vec(), delta.deletes().map(<[u8]>::to_vec).collect(), puts)
+}
+
+/// Takes snapshots of a stream of many keys: at once if `is_whole`, else in parts, while rows come and windows close.
+fn snapshots_of_many_keys(spec: &WindowSpec, is_whole: bool) -> Vec<Delta> {
+    let mut random = Random(7);
+    let mut driver = tracking(spec);
+    let (mut deltas, mut parts) = (Vec::<Delta>::new(), 0);
+    for round in 0..160 {
+        let rows: Vec<Row> = (0..300).map(|_| random_row(&mut random, round / 4 + 5, 1_000)).collect();
+        driver.push(&rows, 300);
+        driver.operator.advance((round / 4) * MS, 1);
+        driver.drain(50);
+        if let Some(delta) = deltas.last_mut().filter(|_| driver.operator.owes_snapshot()) {
+            parts += 1;
+            driver.operator.write_owed(&mut delta.node(NODE));
+        }
+        if round % 40 == 38 {
+            let mut delta = Delta::default();
+            driver.operator.begin_snapshot(&mut delta.node(NODE));
+            while is_whole && driver.operator.owes_snapshot() {
+                driver.operator.write_owed(&mut delta.node(NODE));
+            }
+            deltas.push(delta);
+        }
+    }
+    while driver.operator.owes_snapshot() {
+        let last = deltas.last_mut().expect("one was begun");
+        driver.operator.write_owed(&mut last.node(NODE));
+    }
+    assert!(is_whole || parts > 8, "{parts} parts are too few to say anything");
+    deltas
+}
+
+#[test]
+fn a_snapshot_in_parts_is_that_of_its_barrier_whatever_comes_meanwhile() {
+    let sliding = WindowKind::Sliding { size_ns: 20 * MS, every_ns: 5 * MS };
+    for (window, lateness) in [(TEN, 0), (sliding, 0), (sliding, 10)] {
+        for statistics in [None, Some(statistics_of("a1", None)), Some(statistics_of("a1", Some(15 * MS)))] {
+            let mut spec = spec(&["name"], window, &["count()", "mean(x)", "last(text)", "collect(u)"]);
+            (spec.allowed_lateness_ns, spec.statistics) = (lateness * MS, statistics);
+            let (whole, parts) = (snapshots_of_many_keys(&spec, true), snapshots_of_many_keys(&spec, false));
+            for (barrier, (whole, part)) in whole.iter().zip(&parts).enumerate() {
+                assert!(content(whole) == content(part), "barrier {barrier} of {spec:?}");
+            }
+        }
     }
 }
 

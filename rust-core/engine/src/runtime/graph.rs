@@ -105,6 +105,11 @@ impl Graph {
         self.seats.iter().map(|seat| seat.epoch).min().unwrap_or(0)
     }
 
+    /// Some node's state at the last barrier is not in the snapshot yet.
+    pub fn owes_snapshot(&self) -> bool {
+        self.seats.iter().any(|seat| seat.operator.owes_snapshot())
+    }
+
     /// No source has anything more to read.
     pub fn is_exhausted(&self) -> bool {
         self.seats.iter().all(|seat| seat.operator.is_exhausted())

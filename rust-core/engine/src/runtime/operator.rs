@@ -15,9 +15,9 @@
 //!    whose barrier has come, because they are of the next epoch; from then until the barrier has left through all its
 //!    ports it refuses all rows.
 //! 3. It sends the barrier through each of its ports behind that port's rows ([`OutputMarks`]). Its state is written to
-//!    the shard's snapshot as it was when the barrier left for the results; it has passed the barrier when it left
-//!    through every port.
-//! 4. When all nodes of a shard have passed it, the shard hands its snapshot over.
+//!    the shard's snapshot as it was when the barrier left for the results, at once or in parts; it has passed the barrier
+//!    when it left through every port.
+//! 4. When all nodes of a shard have passed it and owe nothing to the snapshot, the shard hands that over.
 //!
 //! No two nodes can wait for each other: rows before the barrier are never refused for its sake, so they leave, and the
 //! barrier, which needs no room, follows.
@@ -156,9 +156,15 @@ pub trait Operator: Send {
     fn is_finished(&self) -> bool;
 
     /// The last epoch whose barrier it has passed on through all its ports, its state of that moment being in the
-    /// snapshot; 0: none.
+    /// snapshot, or [owed](Operator::owes_snapshot) to it; 0: none.
     fn epoch_passed(&self) -> u64 {
         0
+    }
+
+    /// Some of its state at the last barrier is not in the snapshot yet; it gets there with each
+    /// [`advance`](Operator::advance).
+    fn owes_snapshot(&self) -> bool {
+        false
     }
 
     /// Rows are refused for no other reason than that a barrier has come through some inputs and not through others.

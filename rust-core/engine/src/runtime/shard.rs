@@ -180,5 +180,5 @@ fn hand_over(checkpoints: &mut ShardCheckpoints, graph: &Graph, pace: &mut Pace,
         return false;
     }
     let passed = graph.epoch_passed();
-    checkpoints.is_due(passed) && checkpoints.ship(passed, &mut pace.snapshot)
+    checkpoints.is_due(passed) && !graph.owes_snapshot() && checkpoints.ship(passed, &mut pace.snapshot)
 }

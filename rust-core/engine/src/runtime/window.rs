@@ -2,7 +2,7 @@
 //!
 //! Closing many windows is a cursor: one batch of results for each round of the graph. Meanwhile no rows are taken in,
 //! and the mark that closed the windows follows the last of their results. So at a barrier there is nothing pending, and
-//! the windows' state is what goes into the snapshot.
+//! the windows' state is what goes into the snapshot: a part of it in each round, while rows of the next epoch come.
 
 use ringmill_ring::monotonic_ns;
 use ringmill_state::{EntryKey, NodeId};
@@ -122,7 +122,11 @@ impl WindowNode {
 
 impl Operator for WindowNode {
     fn advance(&mut self, context: &mut ShardContext<'_>) -> Result<bool, EngineError> {
-        let moved = self.serve_windows(context)?;
+        let mut moved = self.serve_windows(context)?;
+        if self.windows.owes_snapshot() {
+            self.windows.write_owed(&mut context.snapshot.delta.node(self.id));
+            moved = true;
+        }
         if self.out.rows() > 0 || self.has_emitted() || self.awaits_late() {
             return Ok(moved);
         }
@@ -216,7 +220,7 @@ impl Operator for WindowNode {
                     let is_barrier = self.mark.barrier > self.outputs.results_epoch();
                     self.outputs.note_sent(ROWS, self.mark);
                     if is_barrier {
-                        self.windows.snapshot(&mut context.snapshot.delta.node(self.id));
+                        self.windows.begin_snapshot(&mut context.snapshot.delta.node(self.id));
                     }
                 }
             }
@@ -236,6 +240,10 @@ impl Operator for WindowNode {
 
     fn epoch_passed(&self) -> u64 {
         self.outputs.epoch()
+    }
+
+    fn owes_snapshot(&self) -> bool {
+        self.windows.owes_snapshot()
     }
 
     fn is_aligning(&self) -> bool {

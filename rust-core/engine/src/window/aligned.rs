@@ -17,6 +17,7 @@ use super::changed::Changed;
 use super::error::StateFull;
 use super::key_table::{BLOCK, EntryLayout, KeyTable};
 use super::operator::Emitted;
+use super::saved::Saved;
 use super::step::{Rows, Step};
 use spill::{Place, Spilling};
 
@@ -83,6 +84,11 @@ pub struct AlignedWindows {
     /// Windows that were written out and are over.
     closed: Vec<i64>,
     spilling: Spilling,
+    /// Windows that owe something to the snapshot that was begun last.
+    owing: usize,
+    /// What of it has changed since.
+    saved: Saved,
+    value: Vec<u8>,
 }
 
 impl AlignedWindows {
@@ -105,6 +111,9 @@ impl AlignedWindows {
             spare_changed: Vec::new(),
             closed: Vec::new(),
             spilling: Spilling::default(),
+            owing: 0,
+            saved: Saved::default(),
+            value: Vec::new(),
         }
     }
 
@@ -212,6 +221,7 @@ impl AlignedWindows {
         let open = &mut self.open[at];
         let (known, pending) = (open.table.entry_count(), open.pending());
         open.table.resolve(&block.keys, rows, &step.layout.initial, &mut step.budget, &mut self.found)?;
+        self.save_found(step, at);
         let is_early = step.progress.has_floors() && self.end_ns(number) <= step.passed_ns;
         let open = &mut self.open[at];
         open.changed.mark_all(&self.found, open.table.entry_count());
@@ -292,10 +302,10 @@ impl AlignedWindows {
         self.close(step);
     }
 
-    /// Gives up the windows at the front that are over and went out.
+    /// Gives up the windows at the front that are over, went out and owe nothing.
     fn close(&mut self, step: &mut Step) {
         while let Some(open) = self.open.front() {
-            let is_pending = open.pending() > 0 || open.place.is_firing();
+            let is_pending = open.pending() > 0 || open.place.is_firing() || open.changed.is_owing();
             if is_pending || !open.fired || !step.is_over(self.end_ns(open.number)) {
                 break;
             }
@@ -349,6 +359,9 @@ impl AlignedWindows {
         let bounds = (self.start_ns(number), self.end_ns(number));
         let first_time = self.open[at].first_time() > 0;
         self.choose(at, BLOCK.min(out.rows_free() as usize));
+        if step.shown().is_some() {
+            self.save_found(step, at);
+        }
         let open = &mut self.open[at];
         open.table.gather(self.found.iter().copied(), &mut step.writer.scratch);
         step.cells.clear();
@@ -416,7 +429,8 @@ impl AlignedWindows {
         let changed = self.spare_changed.iter().chain(self.open.iter().map(|open| &open.changed));
         let changed: u64 = changed.map(Changed::bytes).sum();
         let own = self.assigned.capacity() * 16 + self.open.capacity() * size_of::<Open>();
-        changed + self.spilling.bytes() + (lists + own + self.closed.capacity() * 8) as u64
+        let kept = self.spilling.bytes() + self.saved.memory_bytes();
+        changed + kept + (lists + own + self.closed.capacity() * 8) as u64
     }
 }
 

@@ -1,5 +1,8 @@
 //! Which entries of a table have changed since they were last written out: one bit for each.
 //!
+//! At a barrier all of them are *owed* to the snapshot, which takes them bit by bit; one that is to change before its turn
+//! comes is [claimed](Changed::claim) and written first.
+//!
 //! Until it is switched on it notes nothing and takes no memory. The bits are in bytes and not in words: rows of other
 //! entries of the same word would have to wait for each other.
 
@@ -8,11 +11,16 @@
 pub struct Changed {
     is_on: bool,
     bits: Vec<u8>,
+    is_owing: bool,
+    /// All 0 if nothing is owed.
+    owed: Vec<u8>,
+    /// The first word of `owed` that was not looked at.
+    next_owed: usize,
 }
 
 impl Changed {
     pub fn new(is_on: bool) -> Self {
-        Self { is_on, bits: Vec::new() }
+        Self { is_on, ..Self::default() }
     }
 
     pub fn is_on(&self) -> bool {
@@ -21,7 +29,7 @@ impl Changed {
 
     /// Bytes of memory taken.
     pub fn bytes(&self) -> u64 {
-        self.bits.capacity() as u64
+        (self.bits.capacity() + self.owed.capacity()) as u64
     }
 
     /// Notes entries, all below `count`.
@@ -70,25 +78,66 @@ impl Changed {
     /// it that has some, and forgets them; `next` moves behind that word. Empty: there are no more.
     pub fn take_next(&mut self, next: &mut usize, entries: &mut Vec<u32>) {
         entries.clear();
-        let words = self.bits.as_chunks_mut().0.get_mut(*next..).unwrap_or_default();
-        for bytes in words {
-            let mut left = u64::from_le_bytes(std::mem::take(bytes));
-            let first = *next as u32 * 64;
-            *next += 1;
-            while left != 0 {
-                entries.push(first + left.trailing_zeros());
-                left &= left - 1;
-            }
-            if !entries.is_empty() {
-                return;
-            }
+        take_word(&mut self.bits, next, entries);
+    }
+
+    /// From now on all that was noted is owed; whether that is anything. Nothing must be owed.
+    pub fn owe(&mut self) -> bool {
+        debug_assert!(!self.is_owing, "one barrier at a time");
+        std::mem::swap(&mut self.bits, &mut self.owed);
+        self.next_owed = 0;
+        self.is_owing = self.owed.iter().any(|byte| *byte != 0);
+        self.is_owing
+    }
+
+    /// Something may be owed.
+    #[inline]
+    pub fn is_owing(&self) -> bool {
+        self.is_owing
+    }
+
+    /// Whether this entry is owed; from now on it is not.
+    #[inline]
+    pub fn claim(&mut self, entry: u32) -> bool {
+        let (at, bit) = (entry as usize / 8, 1 << (entry % 8));
+        let is_owed = self.owed.get(at).is_some_and(|byte| byte & bit != 0);
+        if is_owed {
+            self.owed[at] &= !bit;
+        }
+        is_owed
+    }
+
+    /// Replaces `entries` by about so many that are owed, in order; from now on they are not.
+    pub fn take_owed(&mut self, about: usize, entries: &mut Vec<u32>) {
+        entries.clear();
+        while self.is_owing && entries.len() < about {
+            self.is_owing = take_word(&mut self.owed, &mut self.next_owed, entries);
         }
     }
 
-    /// Forgets everything and keeps the memory.
+    /// Forgets everything and keeps the memory. Nothing must be owed.
     pub fn clear(&mut self) {
+        debug_assert!(!self.is_owing, "it has to be written first");
         self.bits.fill(0);
     }
+}
+
+/// Appends what is noted in the first word from `next` on that has anything, and forgets it; `next` moves behind it.
+/// `false`: there is none.
+fn take_word(bits: &mut [u8], next: &mut usize, entries: &mut Vec<u32>) -> bool {
+    for bytes in bits.as_chunks_mut().0.get_mut(*next..).unwrap_or_default() {
+        let mut left = u64::from_le_bytes(std::mem::take(bytes));
+        let (first, is_any) = (*next as u32 * 64, left != 0);
+        *next += 1;
+        while left != 0 {
+            entries.push(first + left.trailing_zeros());
+            left &= left - 1;
+        }
+        if is_any {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -118,6 +167,26 @@ mod tests {
         assert_eq!((&entries[..], next), (&[200][..], 4));
         changed.take_next(&mut next, &mut entries);
         assert!(entries.is_empty());
+    }
+
+    #[test]
+    fn what_is_owed_is_claimed_or_taken_once_whatever_is_noted_meanwhile() {
+        let mut changed = Changed::new(true);
+        assert!(!changed.owe());
+        changed.mark_all(&[3, 64, 65, 200, 900], 901);
+        assert!(changed.owe() && changed.is_owing());
+        changed.mark_all(&[64, 65, 1_000], 1_001);
+        assert!(changed.claim(65) && !changed.claim(65) && !changed.claim(4) && !changed.claim(1_000));
+        let mut entries = vec![9];
+        changed.take_owed(2, &mut entries);
+        assert_eq!(entries, [3, 64]);
+        assert!(changed.claim(900) && changed.is_owing());
+        changed.take_owed(10, &mut entries);
+        assert_eq!(entries, [200]);
+        assert!(!changed.is_owing());
+        assert!(changed.owe());
+        changed.take_owed(10, &mut entries);
+        assert_eq!(entries, [64, 65, 1_000]);
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod key_table;
 mod lanes;
 mod operator;
 mod progress;
+mod saved;
 mod schema;
 mod session;
 mod spec;

@@ -314,9 +314,22 @@ impl WindowOperator {
         self.step.progress.set_shard(shard, shards);
     }
 
-    /// Writes what has changed since the last time, or since the state was taken back. There must be no output pending.
-    /// Without [`WindowOperator::track_changes`] there is nothing.
+    /// Writes what has changed since the last time, or since the state was taken back, all at once: as
+    /// [`begin_snapshot`](WindowOperator::begin_snapshot) and [`write_owed`](WindowOperator::write_owed) do.
     pub fn snapshot(&mut self, out: &mut NodeDelta<'_>) {
+        self.begin_snapshot(out);
+        while self.owes_snapshot() {
+            self.write_owed(out);
+        }
+    }
+
+    /// Begins to write what has changed since the last time, or since the state was taken back. There must be no output
+    /// pending, and nothing [owed](WindowOperator::owes_snapshot). Without [`WindowOperator::track_changes`] there is nothing.
+    ///
+    /// Entries of tumbling and sliding windows and histories are owed; sessions are written here. Rows may come and results
+    /// leave before everything is written: what changes is kept as it was. The store must not be
+    /// [called](WindowOperator::call) meanwhile.
+    pub fn begin_snapshot(&mut self, out: &mut NodeDelta<'_>) {
         let step = &mut self.step;
         if !step.progress.is_tracked {
             return;
@@ -332,11 +345,34 @@ impl WindowOperator {
         step.progress.write(&counts, value);
         out.put(WHOLE, 0, WHOLE_SHARD, &[], value);
         if let Some(history) = &mut step.history {
-            history.statistics.snapshot(step.keys.word_bytes(), &mut self.room, out);
+            history.statistics.begin_snapshot(step.keys.word_bytes(), out);
         }
         match &mut self.windows {
-            Windows::Aligned(windows) => windows.snapshot(step, &mut self.room, out),
+            Windows::Aligned(windows) => windows.begin_snapshot(out),
             Windows::Session(windows) => windows.snapshot(step, &mut self.room, out),
+        }
+    }
+
+    /// Some of the state of the last [`begin_snapshot`](WindowOperator::begin_snapshot) is not written yet.
+    #[must_use]
+    pub fn owes_snapshot(&self) -> bool {
+        let histories_do = self.step.history.as_ref().is_some_and(|history| history.statistics.owes_snapshot());
+        let windows_do = match &self.windows {
+            Windows::Aligned(windows) => windows.owes_snapshot(),
+            Windows::Session(_) => false,
+        };
+        histories_do || windows_do
+    }
+
+    /// Writes some of what is owed to a snapshot, which takes some ten microseconds.
+    pub fn write_owed(&mut self, out: &mut NodeDelta<'_>) {
+        let step = &mut self.step;
+        match (&mut self.windows, &mut step.history) {
+            (_, Some(history)) if history.statistics.owes_snapshot() => {
+                history.statistics.write_owed(step.keys.word_bytes(), &mut self.room, out);
+            }
+            (Windows::Aligned(windows), _) => windows.write_owed(step, &mut self.room, out),
+            (Windows::Session(_), _) => {}
         }
     }
 

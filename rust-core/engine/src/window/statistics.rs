@@ -17,6 +17,7 @@ use super::changed::Changed;
 use super::error::StateFull;
 use super::key::Keys;
 use super::key_table::{EntryLayout, KeyTable};
+use super::saved::Saved;
 use spill::Spilling;
 
 /// Results that a ring holds at first, as a power of two.
@@ -44,6 +45,9 @@ pub struct Statistics {
     /// Chunks whose results were all forgotten: number and history.
     forgotten: Vec<(u64, u32)>,
     spilling: Spilling,
+    /// What is owed to the snapshot that was begun last and has changed since.
+    saved: Saved,
+    value: Vec<u8>,
 }
 
 /// Payload without a horizon: number, mean, sum of squared differences.
@@ -67,6 +71,8 @@ impl Statistics {
             changed: Changed::default(),
             forgotten: Vec::new(),
             spilling: Spilling::default(),
+            saved: Saved::default(),
+            value: Vec::new(),
         }
     }
 

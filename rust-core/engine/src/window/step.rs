@@ -146,6 +146,7 @@ impl Step {
         }
         self.summaries.clear();
         if let Some(history) = &mut self.history {
+            history.statistics.save(&self.histories[..rows], self.keys.word_bytes());
             let open_ns = self.watermark_ns.saturating_sub(self.lateness_ns);
             for at in 0..rows {
                 let (cell, ends) = (self.cells[at], (self.bounds[at].1, open_ns));

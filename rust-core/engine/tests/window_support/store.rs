@@ -13,7 +13,7 @@ pub const NODE: u16 = 3;
 pub struct Store(pub BTreeMap<Vec<u8>, Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Store {
-    /// Takes what an operator has changed; gives the number of entries put.
+    /// Takes what an operator has changed, all at once; gives the number of entries put.
     pub fn snapshot(&mut self, operator: &mut WindowOperator) -> usize {
         let mut delta = Delta::default();
         operator.snapshot(&mut delta.node(NODE));

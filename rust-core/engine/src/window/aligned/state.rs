@@ -5,6 +5,7 @@ use ringmill_state::{NodeDelta, group_of};
 use super::{AlignedWindows, EARLY, Open};
 use crate::window::entry::{Reader, Refused, VERSION, WINDOWS, number_of_window, read_cell, window_number, write_cell};
 use crate::window::key::Keys;
+use crate::window::saved::GO_ENTRIES;
 use crate::window::step::Step;
 
 /// Entries that are brought near ahead of their turn.
@@ -23,21 +24,58 @@ impl Open {
 }
 
 impl AlignedWindows {
-    /// Writes what has changed.
-    pub fn snapshot(&mut self, step: &Step, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeDelta<'_>) {
+    /// Owes a snapshot what has changed.
+    pub fn begin_snapshot(&mut self, out: &mut NodeDelta<'_>) {
         for number in self.closed.drain(..) {
             out.delete_window(WINDOWS, window_number(number));
         }
-        let (entries, value) = room;
+        self.owing = 0;
         for open in &mut self.open {
-            open.changed.take(entries);
-            open.is_stored |= !entries.is_empty();
+            let is_owing = open.changed.owe();
+            open.is_stored |= is_owing;
+            self.owing += usize::from(is_owing);
+        }
+    }
+
+    /// Some of what has changed before the barrier was not written yet.
+    pub fn owes_snapshot(&self) -> bool {
+        self.owing > 0
+    }
+
+    /// Writes some of what is owed.
+    pub fn write_owed(&mut self, step: &mut Step, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeDelta<'_>) {
+        self.saved.write(out);
+        let (entries, value) = room;
+        let mut left = GO_ENTRIES;
+        for open in self.open.iter_mut().filter(|open| open.changed.is_owing()) {
+            open.changed.take_owed(left, entries);
             for (at, &entry) in entries.iter().enumerate() {
                 if let Some(next) = entries.get(at + AHEAD) {
                     open.table.prefetch(*next);
                 }
                 let (group, key) = open.write(step, entry, value);
                 out.put(WINDOWS, window_number(open.number), group, key, value);
+            }
+            self.owing -= usize::from(!open.changed.is_owing());
+            left = left.saturating_sub(entries.len());
+            if left == 0 {
+                break;
+            }
+        }
+        self.close(step);
+    }
+
+    /// The entries `found` of a window are about to change: those that are owed are written as they are.
+    #[inline]
+    pub fn save_found(&mut self, step: &Step, at: usize) {
+        let open = &mut self.open[at];
+        if !open.changed.is_owing() {
+            return;
+        }
+        for &entry in &self.found {
+            if open.changed.claim(entry) {
+                let (group, key) = open.write(step, entry, &mut self.value);
+                self.saved.put(WINDOWS, window_number(open.number), group, key, &self.value);
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::window::entry::{HISTORIES, RESULTS, Reader, Refused, VERSION};
 use crate::window::error::StateFull;
 use crate::window::key::Keys;
 use crate::window::key_table::{EntryLayout, KeyTable};
+use crate::window::saved::GO_ENTRIES;
 
 /// Results of one chunk.
 const CHUNK: u64 = 16;
@@ -21,6 +22,9 @@ const CHUNK: u64 = 16;
 const RESULTS_MAX: u64 = 1 << 28;
 /// Entries that are brought near ahead of their turn.
 const AHEAD: usize = 8;
+
+/// Takes an entry: section, window, key group, key, value.
+type Put<'a> = dyn FnMut(u8, u64, u16, &[u8], &[u8]) + 'a;
 
 /// Moves the number of the oldest result by what was forgotten, and notes the chunks that are gone, whether they were written out or not.
 pub fn move_base(words: &mut [u64], by: u64, history: u32, forgotten: &mut Vec<(u64, u32)>) {
@@ -38,15 +42,43 @@ impl Statistics {
 
     /// Bytes of memory that are no table's.
     pub fn scratch_bytes(&self) -> u64 {
-        self.changed.bytes() + self.forgotten.capacity() as u64 * 16 + self.spilling.bytes()
+        let kept = self.spilling.bytes() + self.saved.memory_bytes();
+        self.changed.bytes() + self.forgotten.capacity() as u64 * 16 + kept
     }
 
-    /// Writes what has changed.
-    pub fn snapshot(&mut self, word_bytes: usize, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeDelta<'_>) {
+    /// Owes a snapshot what has changed.
+    pub fn begin_snapshot(&mut self, word_bytes: usize, out: &mut NodeDelta<'_>) {
         self.write_forgotten(word_bytes, out);
+        self.changed.owe();
+    }
+
+    /// Some of what has changed before the barrier was not written yet.
+    pub fn owes_snapshot(&self) -> bool {
+        self.changed.is_owing() || !self.saved.is_empty()
+    }
+
+    /// Writes some of what is owed.
+    pub fn write_owed(&mut self, word_bytes: usize, room: &mut (Vec<u32>, Vec<u8>), out: &mut NodeDelta<'_>) {
+        self.saved.write(out);
         let (entries, value) = room;
-        self.changed.take(entries);
+        self.changed.take_owed(GO_ENTRIES, entries);
         self.write_all(entries, word_bytes, value, out);
+    }
+
+    /// These histories are about to change: those that are owed are written as they are.
+    pub fn save(&mut self, histories: &[u32], word_bytes: usize) {
+        if !self.changed.is_owing() {
+            return;
+        }
+        let (mut saved, mut value) = (std::mem::take(&mut self.saved), std::mem::take(&mut self.value));
+        for &history in histories {
+            if self.changed.claim(history) {
+                self.write(history, word_bytes, &mut value, &mut |section, window, group, key, value| {
+                    saved.put(section, window, group, key, value);
+                });
+            }
+        }
+        (self.saved, self.value) = (saved, value);
     }
 
     /// Deletes the chunks that are gone.
@@ -63,16 +95,23 @@ impl Statistics {
             if let Some(next) = entries.get(at + AHEAD) {
                 self.table.prefetch(*next);
             }
-            self.write(history, word_bytes, value, out);
-            if self.horizon_ns.is_some() {
-                let at = self.table.payload(history);
-                let (words, _) = self.table.parts_mut();
-                words[at + WRITTEN] = words[at + BASE] + Ring::of(&words[at..]).count as u64;
-            }
+            self.write(history, word_bytes, value, &mut |section, window, group, key, value| {
+                out.put(section, window, group, key, value);
+            });
         }
     }
 
-    fn write(&self, history: u32, word_bytes: usize, value: &mut Vec<u8>, out: &mut NodeDelta<'_>) {
+    /// Writes a history, which then counts as written.
+    fn write(&mut self, history: u32, word_bytes: usize, value: &mut Vec<u8>, put: &mut Put<'_>) {
+        self.write_changed(history, word_bytes, value, put);
+        if self.horizon_ns.is_some() {
+            let at = self.table.payload(history);
+            let (words, _) = self.table.parts_mut();
+            words[at + WRITTEN] = words[at + BASE] + Ring::of(&words[at..]).count as u64;
+        }
+    }
+
+    fn write_changed(&self, history: u32, word_bytes: usize, value: &mut Vec<u8>, put: &mut Put<'_>) {
         let key = self.table.key(history, word_bytes);
         let group = group_of(self.table.hash(history));
         let words = &self.table.words()[self.table.payload(history)..];
@@ -81,7 +120,7 @@ impl Statistics {
             value.clear();
             value.push(VERSION);
             words[..3].iter().for_each(|word| put_word(value, *word));
-            return out.put(HISTORIES, 0, group, key, value);
+            return put(HISTORIES, 0, group, key, value);
         }
         let ring = Ring::of(words);
         let (base, end) = (words[BASE], words[BASE] + ring.count as u64);
@@ -97,14 +136,14 @@ impl Statistics {
             value.clear();
             value.extend([VERSION, (first - chunk * CHUNK) as u8]);
             put_results(value, first..(chunk + 1) * CHUNK);
-            out.put(RESULTS, chunk, group, key, value);
+            put(RESULTS, chunk, group, key, value);
         }
         value.clear();
         value.push(VERSION);
         put_word(value, base);
         put_word(value, end);
         put_results(value, behind_chunks(base, end));
-        out.put(HISTORIES, 0, group, key, value);
+        put(HISTORIES, 0, group, key, value);
     }
 
     /// Takes a history back, but for its full chunks; gives their numbers.

@@ -53,7 +53,10 @@ impl Kept {
 
     fn snapshot(&mut self) {
         let mut delta = Delta::default();
-        self.statistics.snapshot(8, &mut Default::default(), &mut delta.node(1));
+        self.statistics.begin_snapshot(8, &mut delta.node(1));
+        while self.statistics.owes_snapshot() {
+            self.statistics.write_owed(8, &mut Default::default(), &mut delta.node(1));
+        }
         self.apply(&delta);
     }
 
