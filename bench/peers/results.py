@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -12,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "bench" / "results"
 
+FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+")
 Result = dict[str, Any]
 
 
@@ -112,9 +114,9 @@ def spread(figures: list[float]) -> dict[str, float]:
 
 
 def invalidate(result: Result, because: str) -> None:
-    """A result that must not be compared."""
+    """A result that must not be compared. Of files in the reason their names are left: the rest says nothing elsewhere."""
     result["status"] = "invalid"
-    result["invalid_because"].append(because)
+    result["invalid_because"].append(FOLDERS.sub("", because))
 
 
 def save(path: Path, result: Result) -> None:

@@ -78,3 +78,9 @@ def test_cases_have_names_of_their_own_and_every_engine_stands_beside_ours() -> 
     for case in everything:
         assert any(other.engine == "ringmill" and other.job == case.job for other in everything)
         assert case.rows_quick <= case.rows
+
+
+def test_a_reason_names_files_and_no_folders_of_the_machine_that_measured() -> None:
+    result: dict[str, Any] = {"invalid_because": []}
+    results.invalidate(result, 'File "/home/somebody/ringmill/bench/peers/ring.py", line 3: 1/2 of ./output, a/b, /etc/hosts')
+    assert result["invalid_because"] == ['File "ring.py", line 3: 1/2 of ./output, a/b, hosts']
