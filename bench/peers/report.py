@@ -1,4 +1,5 @@
-"""Writes bench/README.md (and its plots) from the newest results: `scripts/bench report`. A test fails when it is stale.
+"""Writes bench/README.md, its plots and the README's table from the newest results: `scripts/bench report`. A test fails when
+they are stale.
 
 What is written by hand stands in bench/method/*.md and is put where the template names it: {{method}}, {{figures}}.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 BENCH = Path(__file__).parent.parent
+ROOT = BENCH.parent
 RESULTS = BENCH / "results"
 JOBS = {
     "J1": "NumPy z-score over batches of 1,024 rows",
@@ -42,6 +44,9 @@ RING_TARGETS = {
     ("iceoryx2-python", "round-trip"): {6144: 5.0},
     ("iceoryx2-python", "throughput"): {6144: 8.0},
 }
+LIVE_RATE = 10_000
+"""Events a second at which the README compares latencies."""
+SHORT_BEGINS, SHORT_ENDS = "<!-- peers: written by scripts/bench report -->", "<!-- /peers -->"
 SIZES = {64: "64 B", 1024: "1 KiB", 6144: "6 KiB", 65536: "64 KiB"}
 
 Result = dict[str, Any]
@@ -335,6 +340,35 @@ def peers_section(folder: Path | None) -> str:
     return "\n\n".join(parts)
 
 
+def short_form(results: list[Result]) -> str:
+    """The fastest configuration of each engine, for the README."""
+    jobs = [job for job in JOBS if job != "J3" and of_job(results, job)]
+    fastest = {
+        (job, each["job"]["engine"]): speed(each) for job in jobs for each in reversed(of_job(results, job)) if speed(each)
+    }
+    live = {
+        each["job"]["engine"]: each["measurements"][0]["latency_ns"]["end_to_end"]
+        for each in results
+        if each["job"]["name"] == "latency" and each["status"] == "valid" and each["measurements"][0]["rate"] == LIVE_RATE
+    }
+    lines = [
+        f"| | {' | '.join(f'{job}, rows/s' for job in jobs)} | J2 live, p50 / p99 |",
+        f"|---|{'---:|' * (len(jobs) + 1)}",
+    ]
+    for engine in sorted({engine for _, engine in fastest}, key=lambda engine: (engine != "ringmill", engine)):
+        cells = [rate(fastest[job, engine]) if (job, engine) in fastest else "" for job in jobs]
+        cells.append(f"{times(live[engine]['p50'])} / {times(live[engine]['p99'])}" if engine in live else "")
+        lines.append(f"| {'**Ringmill**' if engine == 'ringmill' else engine} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def in_readme(short: str) -> str:
+    """The README with the short form in its place."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, rest = readme.split(SHORT_BEGINS)
+    return before + SHORT_BEGINS + "\n\n" + short + "\n\n" + SHORT_ENDS + rest.split(SHORT_ENDS)[1]
+
+
 def files() -> dict[Path, str]:
     """Everything that is generated, by path."""
     folder = newest()
@@ -346,6 +380,7 @@ def files() -> dict[Path, str]:
     written = {BENCH / "README.md": text}
     if folder:
         written |= {BENCH / "plots" / name: plot for name, plot in plots(load(folder)).items()}
+        written[ROOT / "README.md"] = in_readme(short_form(load(folder)))
     return written
 
 
@@ -360,7 +395,7 @@ def main() -> None:
     for path, text in files().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    print("written: " + (", ".join(str(path.relative_to(BENCH)) for path in stale) or "nothing new"))
+    print("written: " + (", ".join(str(path.relative_to(ROOT)) for path in stale) or "nothing new"))
 
 
 if __name__ == "__main__":
