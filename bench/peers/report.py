@@ -327,7 +327,8 @@ def peers_section(folder: Path | None) -> str:
         if f"{job.lower()}.svg" in plots(results):
             parts.append(f"![{job}](plots/{job.lower()}.svg)")
     if any(result["job"]["name"] == "latency" for result in results):
-        parts += ["### J2 live: from the event that closes a window to its results", "\n".join(latency_table(results))]
+        title = "### J2 live: from the event that closes a window to its results"
+        parts += [title, "\n".join(latency_table(results)), *notes("latency", results)]
     if any(result["job"]["name"] == "ring" for result in results):
         parts += [
             "### Between two processes: round trip, p50 / p99 (how many times ours)",

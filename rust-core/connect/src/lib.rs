@@ -1,9 +1,8 @@
 //! Sources, sinks and formats.
 //!
-//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`],
-//! [`SocketSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled
-//! by the one shard thread that owns it and writes rows straight into that shard's open micro-batch. A *sink* is an
-//! [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
+//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`LettersSpec`]) that opens into
+//! [`Partition`]s: each is polled by the one shard thread that owns it and writes rows straight into that shard's open
+//! micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
 //! the null sink is a [`Checksum`].
 //!
 //! A source says by [`Replay`] whether it can continue from a checkpoint, a sink by [`Promise`] what a recovery does to

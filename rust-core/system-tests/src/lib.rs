@@ -10,6 +10,7 @@ pub mod power;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -133,6 +134,14 @@ pub fn read_until(child: &mut Child, text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// Waits until something is so that a process does and tells nobody. Fails the test if the process ends before.
+pub fn until(child: &mut Child, mut what: impl FnMut() -> bool) {
+    while !what() {
+        assert!(child.try_wait().expect("a child can be waited for").is_none(), "it ended too soon");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A journal's segment and each of its records begin with so many bytes of their own.

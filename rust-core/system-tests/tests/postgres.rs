@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Fallen, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::postgres::{Postgres, USER};
-use ringmill_system_tests::{Job, read_until};
+use ringmill_system_tests::{Job, read_until, until};
 
 /// Rows as they come into one table, windows into another, and the newest window of each key into a third.
 fn job(url: &str, rows: u64) -> Job {
@@ -289,19 +289,15 @@ fn locks_timeouts_and_ended_connections_are_waited_out() {
 fn a_table_that_another_one_creates_at_the_same_time_is_taken() {
     let Some(server) = server_with_reference(ROWS_FEW) else { return };
     let job = job(&server.url(), ROWS_FEW);
-    let until = |condition: &str| {
-        let activity = format!("SELECT count(*) > 0 FROM pg_stat_activity WHERE {condition}");
-        while server.ask(&activity) != "t" {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
+    let is_so =
+        |condition: &str| server.ask(&format!("SELECT count(*) > 0 FROM pg_stat_activity WHERE {condition}")) == "t";
     let mut other = server.session();
-    let input = other.stdin.as_mut().expect("a pipe");
+    let mut input = other.stdin.take().expect("a pipe");
     let epochs = "disturbed.ringmill_epochs (sink text PRIMARY KEY, epoch bigint NOT NULL, committed_at timestamptz)";
     input.write_all(format!("BEGIN; CREATE TABLE {epochs};\n").as_bytes()).expect("psql reads");
-    until("state = 'idle in transaction' AND query LIKE '%ringmill_epochs%'");
-    let child = job.start(&[AT_ONCE]);
-    until("application_name = 'ringmill' AND wait_event_type = 'Lock'");
+    until(&mut other, || is_so("state = 'idle in transaction' AND query LIKE '%ringmill_epochs%'"));
+    let mut child = job.start(&[AT_ONCE]);
+    until(&mut child, || is_so("application_name = 'ringmill' AND wait_event_type = 'Lock'"));
     input.write_all(b"COMMIT;\n").expect("psql reads");
     assert_eq!(job.wait(child).figure("/rows/in"), ROWS_FEW);
     assert_same(&server);

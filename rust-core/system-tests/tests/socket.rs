@@ -5,12 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
-use ringmill_system_tests::{Ended, Job, journaled_bytes};
+use ringmill_system_tests::{Ended, Job, journaled_bytes, until};
 
 const SENDERS: usize = 3;
 
@@ -47,20 +46,12 @@ const UNIX: &str = "path = \"in.sock\"";
 
 /// Connects as soon as there is somebody.
 fn connect<S>(child: &mut Child, connect: impl Fn() -> std::io::Result<S>) -> S {
-    loop {
-        if let Ok(stream) = connect() {
-            return stream;
-        }
-        assert!(child.try_wait().expect("a child can be waited for").is_none(), "the run ended");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn until(child: &mut Child, what: impl Fn() -> bool) {
-    while !what() {
-        assert!(child.try_wait().expect("a child can be waited for").is_none(), "the run ended");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut stream = None;
+    until(child, || {
+        stream = connect().ok();
+        stream.is_some()
+    });
+    stream.expect("it was waited for")
 }
 
 /// The numbers of each sender, in the order in which they are shown.

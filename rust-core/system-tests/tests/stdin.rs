@@ -3,12 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, kill_now, rounds};
-use ringmill_system_tests::{JOURNAL_HEAD_BYTES, Job, journaled_bytes};
+use ringmill_system_tests::{JOURNAL_HEAD_BYTES, Job, journaled_bytes, until};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -36,13 +35,6 @@ fn start(job: &Job) -> (Child, ChildStdin) {
 
 fn line(number: u64) -> String {
     format!("{{\"number\":{number}}}\n")
-}
-
-fn until(child: &mut Child, what: impl Fn() -> bool) {
-    while !what() {
-        assert!(child.try_wait().expect("a child can be waited for").is_none(), "the run ended");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn shown(path: &Path) -> Vec<u64> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, kill_after, kill_now, newest_checkpoint, rounds};
-use ringmill_system_tests::{Job, children_of};
+use ringmill_system_tests::{Job, children_of, until};
 use serde_json::Value;
 
 const EWMA: &str = "
@@ -170,10 +170,7 @@ fn per_key_state_is_that_of_an_undisturbed_run_though_workers_are_killed() {
     let step = format!("{BY_KEY}\nrestarts_max = 10_000");
     let job = Job::new(&pipeline(&step, ""), EWMA);
     let mut child = job.start(&[]);
-    while std::fs::metadata(job.path("out.ndjson")).map_or(0, |file| file.len()) == 0 {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended too soon");
-        std::thread::yield_now();
-    }
+    until(&mut child, || std::fs::metadata(job.path("out.ndjson")).is_ok_and(|file| file.len() > 0));
     let (mut killed, wanted) = (0, rounds("RINGMILL_UDF_STATE_KILLS", 10));
     while killed < wanted && child.try_wait().unwrap().is_none() {
         let pause = chance.between(Duration::from_millis(20), Duration::from_millis(250));
@@ -267,10 +264,7 @@ fn what_a_class_has_learnt_goes_on_from_the_checkpoint_after_a_core_was_killed()
 /// Ends a run in good order after a while.
 fn drain(job: &Job) {
     let mut child = job.start(&[]);
-    while newest_checkpoint(&job.path("state")) < 3 {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended too soon");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until(&mut child, || newest_checkpoint(&job.path("state")) >= 3);
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
     let ended = job.wait(child);
     assert!(ended.figure("/rows/in") < ROWS, "there is something left");
@@ -394,10 +388,7 @@ fn a_restore_that_hangs_is_ended_by_the_start_timeout_and_tried_again() {
     let expected = reference(BY_WORKER, &functions);
     let job = Job::new(&pipeline(&format!("{BY_WORKER}\nstart_timeout = \"8s\""), ""), &functions);
     let mut child = job.command(&[]).env("KEEP_SECONDS", "0.001").spawn().unwrap();
-    while std::fs::metadata(job.path("out.ndjson")).map_or(0, |file| file.len()) == 0 {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended too soon");
-        std::thread::yield_now();
-    }
+    until(&mut child, || std::fs::metadata(job.path("out.ndjson")).is_ok_and(|file| file.len() > 0));
     children_of(child.id()).into_iter().for_each(kill_now);
     let ended = job.wait(child);
     assert_eq!(ended.figure("/rows/in"), ROWS);

@@ -65,13 +65,8 @@ impl Changed {
     /// Replaces `entries` by those that were noted, in order, and forgets them.
     pub fn take(&mut self, entries: &mut Vec<u32>) {
         entries.clear();
-        for (at, bytes) in self.bits.as_chunks_mut().0.iter_mut().enumerate() {
-            let mut left = u64::from_le_bytes(std::mem::take(bytes));
-            while left != 0 {
-                entries.push(at as u32 * 64 + left.trailing_zeros());
-                left &= left - 1;
-            }
-        }
+        let mut next = 0;
+        while take_word(&mut self.bits, &mut next, entries) {}
     }
 
     /// Replaces `entries` by those that were noted in the word at `next` or, if there are none, in the first one behind

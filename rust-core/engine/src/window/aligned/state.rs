@@ -29,7 +29,6 @@ impl AlignedWindows {
         for number in self.closed.drain(..) {
             out.delete_window(WINDOWS, window_number(number));
         }
-        self.owing = 0;
         for open in &mut self.open {
             let is_owing = open.changed.owe();
             open.is_stored |= is_owing;
