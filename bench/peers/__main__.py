@@ -75,10 +75,8 @@ def measure(selected: list[Case], ring_cases: list[ring.RingCase], settings: run
     if ring_cases:
         shutil.rmtree("/tmp/iceoryx2-peers", ignore_errors=True)
     for number in range(settings.most_runs):
-        for ring_case in ring_cases:
-            said = ring.run(ring_case, number, settings)
-            if said:
-                print(f"{time.monotonic() - start:6.0f} s  {ring_case.name} run {number + 1}: {said}", flush=True)
+        for said in ring.runs(ring_cases, number, settings):
+            print(f"{time.monotonic() - start:6.0f} s  {said}", flush=True)
     print(f"done in {(time.monotonic() - start) / 60:.1f} minutes; `scripts/bench report` writes bench/README.md", flush=True)
 
 

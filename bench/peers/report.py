@@ -7,6 +7,7 @@ What is written by hand stands in bench/method/*.md and is put where the templat
 import argparse
 import html
 import json
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,17 +207,21 @@ def latency_table(results: list[Result]) -> Iterator[str]:
         yield f"| {name_of(result)} | " + " | ".join(cells) + " |"
 
 
-def ring_figure(result: Result, kind: str, size: int, percentile: str = "p50") -> float | None:
-    """Nanoseconds, or messages a second."""
+def ring_measurement(result: Result, kind: str, size: int) -> dict[str, Any] | None:
+    """With its runs, if there are any that count."""
     for measurement in result["measurements"]:
-        if measurement["id"] == f"{kind}-{size}" and measurement["runs"]:
-            figure = (
-                measurement["latency_ns"]["end_to_end"][percentile]
-                if kind == "round-trip"
-                else measurement["throughput"]["median"]
-            )
-            return None if figure is None else float(figure)
+        if measurement["id"] == f"{kind}-{size}" and measurement["runs"] and measurement["status"] == "valid":
+            return dict(measurement)
     return None
+
+
+def ring_ratio(kind: str, ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """How many times better ours is: the median over the runs, each compared with the one that was made beside it."""
+    pairs = list(zip(ours["runs"], theirs["runs"], strict=False))
+    if kind == "round-trip":
+        figures = [[run["latency_ns"]["end_to_end"]["p50"] for run in pair] for pair in pairs]
+        return float(statistics.median(theirs_p50 / ours_p50 for ours_p50, theirs_p50 in figures))
+    return float(statistics.median(mine["achieved_rate"] / other["achieved_rate"] for mine, other in pairs))
 
 
 def ring_table(results: list[Result], kind: str) -> Iterator[str]:
@@ -239,19 +244,19 @@ def ring_table(results: list[Result], kind: str) -> Iterator[str]:
 
 def ring_cell(result: Result, everything: list[Result], kind: str, size: int) -> str:
     """One figure, and how it compares with ours that waits alike."""
-    figure = ring_figure(result, kind, size)
-    if figure is None:
+    measurement = ring_measurement(result, kind, size)
+    if measurement is None:
         return "failed"
+    whole = measurement["latency_ns"].get("end_to_end", {})
+    text = f"{times(whole['p50'])} / {times(whole['p99'])}" if kind == "round-trip" else rate(measurement["throughput"]["median"])
     job = result["job"]
-    ours = next(
-        (each for each in everything if each["job"]["engine"] == "ringmill" and each["job"]["variant"] == job["variant"]), None
-    )
-    ratio = None
-    if ours is not None and ours is not result and (our_figure := ring_figure(ours, kind, size)):
-        ratio = figure / our_figure if kind == "round-trip" else our_figure / figure
-    text = f"{times(figure)} / {times(ring_figure(result, kind, size, 'p99'))}" if kind == "round-trip" else rate(figure)
-    if ratio is None:
+    if job["engine"] == "ringmill":
         return text
+    like_it = [each for each in everything if each["job"]["engine"] == "ringmill" and each["job"]["variant"] == job["variant"]]
+    ours = ring_measurement(like_it[0], kind, size) if like_it else None
+    if ours is None:
+        return text
+    ratio = ring_ratio(kind, ours, measurement)
     target = RING_TARGETS.get((job["engine"], kind), {}).get(size) if job["variant"] == "spin" else None
     missed = f", target {target:g}x{'' if ratio >= target else ' missed'}" if target else ""
     return f"{text} ({ratio:.3g}x{missed}{', **we lose**' if ratio < 1 else ''})"

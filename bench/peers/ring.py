@@ -16,6 +16,8 @@ from .measure import RunError
 from .runs import Settings, peer_environment
 
 SIZES = (64, 1024, 6144, 65536)
+IDENTITIES = [f"{kind}-{size}" for size in SIZES for kind in ("round-trip", "throughput")]
+"""Of the measurements of a case."""
 CRATE = Path(__file__).parent / "ring"
 TIMEOUT_S = 60.0
 SECONDS = 0.25
@@ -85,23 +87,27 @@ def program() -> Path:
     return target / "release" / "peers-ring"
 
 
-def run(case: RingCase, number: int, settings: Settings) -> str | None:
-    """Run `number` of all sizes, if it is not there yet; says how it went in a few words."""
-    path = settings.output / f"{case.name}.json"
-    result = results.load(path) or begin(case, settings)
-    if result["status"] == "invalid" or all(len(each["runs"]) > number for each in result["measurements"]):
-        return None
-    said = []
-    try:
-        for measurement in result["measurements"]:
-            kind, size = measurement["id"].rsplit("-", 1)
-            said.append(one_run(case, measurement, kind == "round-trip", int(size), settings))
-    except (RunError, OSError, ValueError, KeyError) as error:
-        results.invalidate(result, f"{type(error).__name__}: {error}")
-        results.save(path, result)
-        return f"FAILED: {error}"
-    results.save(path, result)
-    return ", ".join(said)
+def runs(all_cases: list[RingCase], number: int, settings: Settings) -> Iterator[str]:
+    """Run `number` of all sizes, as far as it is not there yet; says how each went in a few words.
+
+    One size after another, and of a size all cases within seconds: how long a cache line takes from one virtual core to
+    another changes with where the host runs them, and a figure can be compared with its neighbours only.
+    """
+    for identity in IDENTITIES:
+        for case in all_cases:
+            path = settings.output / f"{case.name}.json"
+            result = results.load(path) or begin(case, settings)
+            measurement = next(each for each in result["measurements"] if each["id"] == identity)
+            if measurement["status"] == "invalid" or len(measurement["runs"]) > number:
+                continue
+            kind, size = identity.rsplit("-", 1)
+            try:
+                said = one_run(case, measurement, kind == "round-trip", int(size), settings)
+            except (RunError, OSError, ValueError, KeyError) as error:
+                results.invalidate(measurement, f"{type(error).__name__}: {error}")
+                said = f"FAILED: {error}"
+            results.save(path, result)
+            yield f"{case.name} {identity} run {number + 1}: {said}"
 
 
 def begin(case: RingCase, settings: Settings) -> results.Result:
@@ -111,9 +117,7 @@ def begin(case: RingCase, settings: Settings) -> results.Result:
     job = {"name": "ring", "engine": case.engine, "engine_version": version, "variant": case.wait, "language": case.language}
     method = {"loop": "closed", "generator": "process", "duration_s": None, "runs": settings.most_runs, "quick": settings.quick}
     result = results.new(job, method, settings.cpus)
-    for size in SIZES:
-        for kind in ("round-trip", "throughput"):
-            result["measurements"].append(results.new_measurement(f"{kind}-{size}"))
+    result["measurements"] += [results.new_measurement(identity) for identity in IDENTITIES]
     return result
 
 
@@ -130,10 +134,7 @@ def one_run(case: RingCase, measurement: dict[str, Any], round_trip: bool, size:
             command = [str(environments.python("transports")), "-m", "peers.engines.messages", case.engine, case.wait]
             command += [kind, str(size), str(count), *map(str, cpus)]
             environment = peer_environment()
-        try:
-            written = measure.output_of(command, environment, Path(folder), TIMEOUT_S)
-        except RunError as error:
-            raise RunError(f"{kind} of {size} bytes: {error}") from error
+        written = measure.output_of(command, environment, Path(folder), TIMEOUT_S)
         said = json.loads(written.strip().splitlines()[-1])
         run_of: dict[str, Any] = {"status": "valid", "invalid_because": [], "rows_in": count, "lost": 0, "latency_ns": {}}
         run_of |= {"achieved_rate": None, "seconds": None}
@@ -143,7 +144,7 @@ def one_run(case: RingCase, measurement: dict[str, Any], round_trip: bool, size:
             run_of["latency_ns"]["end_to_end"] = histogram.latency(samples)
             add_samples(measurement, run_of, samples)
             figure = run_of["latency_ns"]["end_to_end"]["p50"]
-            return f"{size} B p50 {(figure or 0) / 1e3:.2f} µs"
+            return f"p50 {(figure or 0) / 1e3:.2f} µs"
         run_of["achieved_rate"] = said["messages_per_second"]
         run_of["seconds"] = count / said["messages_per_second"]
         measurement["runs"].append(run_of)

@@ -59,6 +59,31 @@ def test_a_loss_is_said_and_a_failure_is_shown(tmp_path: Path, monkeypatch: pyte
     assert "failed: RunError: wrong output" in text
 
 
+def ring(engine: str, *rates: float) -> dict[str, Any]:
+    described = {"name": "ring", "engine": engine, "engine_version": None, "variant": "spin", "language": "rust"}
+    whole = results.new(described, {"loop": "closed", "quick": False}, [0, 1])
+    measurement = results.new_measurement("throughput-64")
+    measurement["runs"] = [{"achieved_rate": rate} for rate in rates]
+    results.summarise(measurement)
+    whole["measurements"].append(measurement)
+    return whole
+
+
+def test_the_ring_s_ratio_is_that_of_runs_made_beside_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The machine was four times slower in our last run, and in their last two.
+    text = section(tmp_path, monkeypatch, ring("ringmill", 8e6, 8e6, 2e6), ring("pipe", 4e6, 1e6, 1e6))
+    assert "1.00 M (2x)" in text
+
+
+def test_one_size_that_failed_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = ring("pipe", 1e6)
+    other = results.new_measurement("throughput-1024")
+    results.invalidate(other, "RunError: out of memory")
+    broken["measurements"].append(other)
+    text = section(tmp_path, monkeypatch, ring("ringmill", 2e6), broken)
+    assert "1.00 M (2x) | failed |" in text
+
+
 def test_a_percentile_needs_ten_samples_above_it() -> None:
     figures = histogram.latency(histogram.of(np.arange(1, 1001)))
     assert figures["p99"] is not None
