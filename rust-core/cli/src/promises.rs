@@ -1,6 +1,6 @@
 //! What a pipeline promises about crashes, part by part, in words.
 
-use ringmill_connect::{Promise, Replay, WriteMode};
+use ringmill_connect::{MqttSpec, Promise, Replay, WriteMode};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -33,6 +33,14 @@ fn of_source(connector: &SourceConnector) -> &'static str {
         Replay::Journaled if matches!(connector, SourceConnector::Socket(_)) => {
             "journaled: after a crash it is read again from the journal; what was sent and was not on the disk yet is \
              lost: senders are not told how far it got"
+        }
+        Replay::Journaled if matches!(connector, SourceConnector::Mqtt(MqttSpec { is_acknowledged: true, .. })) => {
+            "journaled, and acknowledged when it is on the disk: after a crash it is read again from the journal; a message \
+             that was not acknowledged yet comes again"
+        }
+        Replay::Journaled if matches!(connector, SourceConnector::Mqtt(_)) => {
+            "journaled: after a crash it is read again from the journal; with qos = 0 the broker sends each message once, \
+             whether it arrives or not"
         }
         Replay::Seekable => "after a crash it is read again from the newest checkpoint on",
         Replay::Journaled => {

@@ -73,6 +73,12 @@ pub enum ConnectError {
         /// the system's reason
         source: io::Error,
     },
+    /// Certificates of an encrypted connection cannot be read or used.
+    #[error("the certificates cannot be used: {reason}")]
+    Certificates {
+        /// what is wrong with them
+        reason: String,
+    },
     /// A CSV header lacks a declared field.
     #[error("{name} has no column {column:?}; its header has {found:?}")]
     Header {

@@ -1,7 +1,7 @@
 //! Sources, sinks and formats.
 //!
-//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`LettersSpec`]) that opens into
-//! [`Partition`]s: each is polled by the one shard thread that owns it and writes rows straight into that shard's open
+//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`],
+//! [`MqttSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows straight into that shard's open
 //! micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
 //! the null sink is a [`Checksum`].
 //!
@@ -27,6 +27,7 @@ mod journal;
 mod letters;
 #[cfg(test)]
 mod model_tests;
+mod mqtt;
 mod null;
 pub mod open_loop;
 mod pace;
@@ -41,6 +42,8 @@ mod stdout;
 #[cfg(test)]
 mod testing;
 mod text;
+#[cfg(any(feature = "mqtt", feature = "postgres"))]
+mod tls;
 mod user_mask;
 mod writer;
 
@@ -55,6 +58,7 @@ pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
     take_out,
 };
+pub use mqtt::{Broker, MqttSpec};
 pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};

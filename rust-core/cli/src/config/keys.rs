@@ -218,6 +218,7 @@ pub static SOURCES: &[Variant] = &[
         doc: "JSON objects, one a line, from whoever connects to a TCP port or a Unix socket.",
         keys: SOCKET,
     },
+    Variant { kind: "mqtt", doc: "JSON objects, one a message, from topics of an MQTT 3.1.1 broker.", keys: MQTT },
 ];
 
 static GENERATOR: &[Key] = &[
@@ -293,6 +294,40 @@ static SOCKET: &[Key] = &[
         Kind::Integer(1, 10_000),
         "Connections at a time; each may take as much memory as the longest record. Further ones wait. Default: 100.",
     ),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+static MQTT: &[Key] = &[
+    needed("url", Kind::Filled, "mqtt://host:port, or mqtts://host:port for an encrypted connection."),
+    needed(
+        "topics",
+        Kind::List(&Kind::Filled),
+        "Topics, such as [\"plant/+/temperature\"], also of the form $share/GROUP/TOPIC.",
+    ),
+    needed(
+        "client_id",
+        Kind::Filled,
+        "Name of the session that the broker keeps, with what was not acknowledged. No other client may use it.",
+    ),
+    optional(
+        "qos",
+        Kind::Integer(0, 1),
+        "1: the broker sends again what was not acknowledged; 0: each message once, whether it arrives or not. Default: 1.",
+    ),
+    optional("user", Kind::Filled, "User at the broker."),
+    optional("password_file", Kind::Filled, "A file with the user's password; relative to this file."),
+    optional(
+        "ca_file",
+        Kind::Filled,
+        "With mqtts: certificates to trust instead of the system's (PEM); relative to this file.",
+    ),
+    optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod graph;
 pub mod keys;
 pub mod mistake;
+mod mqtt;
 pub mod paths;
 pub mod postgres;
 pub mod raw;

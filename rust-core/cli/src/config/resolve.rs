@@ -16,6 +16,7 @@ use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
 use super::mistake::Mistake;
+use super::mqtt::mqtt;
 use super::paths;
 use super::postgres::postgres;
 use super::raw::{RawEntry, RawValue, Table};
@@ -214,6 +215,11 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
         "generator" => SourceConnector::Generator(generator(table)),
         "file" => SourceConnector::File(file_source(table, around)?),
         "socket" => SourceConnector::Socket(socket(table, around)?),
+        "mqtt" => {
+            let fields = fields(table, Format::Json, around)?;
+            let spec = mqtt(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
+            SourceConnector::Mqtt(spec)
+        }
         _ => {
             let format = format_of(table).unwrap_or(Format::Json);
             let fields = fields(table, format, around)?;

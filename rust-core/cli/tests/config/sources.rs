@@ -1,7 +1,9 @@
 //! Sources: fields, event time, formats.
 
+use std::path::Path;
+
 use ringmill::config::Config;
-use ringmill_connect::Address;
+use ringmill_connect::{Address, Broker};
 use ringmill_engine::plan::{NodeKind, SourceConnector};
 
 use crate::{around, check, good, node};
@@ -77,5 +79,58 @@ fn a_socket_listens_at_a_port_or_at_a_path() {
                 "p.toml:1:10: a socket needs either `tcp` or `path` (tcp = \"127.0.0.1:7000\" is a port, path = \"in.sock\" a Unix socket)",
             ],
         );
+    }
+}
+
+#[test]
+fn an_mqtt_source_has_a_broker_topics_and_a_session() {
+    let mqtt = |url: &str, keys: &str| {
+        let fields = "fields = { a = \"int64\", topic = \"utf8\", there = { type = \"utf8\", path = \"/x\" } }";
+        around(&format!("kind = \"mqtt\"\nurl = \"{url}\"\nclient_id = \"c\"\n{keys}\n{fields}"), "")
+    };
+    let config = good(&mqtt(
+        "mqtts://broker",
+        "topics = [\"a/+/b\", \"$share/g/#\"]\nqos = 0\nuser = \"u\"\npassword_file = \"secret\"\nca_file = \"ca.pem\"\ntopic_field = \"topic\"",
+    ));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Mqtt(spec) = &source.connector else { panic!("a broker") };
+    assert_eq!(spec.broker, Broker { host: "broker".to_owned(), port: 8883, is_encrypted: true });
+    assert_eq!((spec.is_acknowledged, spec.topics.len()), (false, 2));
+    assert_eq!(spec.password_file.as_deref(), Some(Path::new("/etc/mill/secret")));
+    let topics = "topics = [\"a\"]";
+    for (url, keys, message) in [
+        (
+            "mqtt://me:s3cret@broker",
+            topics,
+            "p.toml:1:10: `url`: user and password do not stand in it, but in `user` and `password_file` (for example url = \"mqtt://localhost:1883\")",
+        ),
+        ("mqtt://broker", "topics = []", "p.toml:5:10: `topics` is empty"),
+        (
+            "mqtt://broker",
+            "topics = [\"a/#/b\"]",
+            "p.toml:5:10: `topics`: \"a/#/b\" is none (`+` stands for one part between slashes, `#` for all parts at the end: \"plant/+/#\")",
+        ),
+        (
+            "mqtt://broker",
+            "topics = [\"a\"]\ntopic_field = \"nowhere\"",
+            "p.toml:6:15: `topic_field`: there is no field `nowhere` ([sources.NAME.fields] nowhere = \"utf8\")",
+        ),
+        (
+            "mqtt://broker",
+            "topics = [\"a\"]\ntopic_field = \"there\"",
+            "p.toml:6:15: `topic_field`: field `there` must have no path ([sources.NAME.fields] there = \"utf8\")",
+        ),
+        (
+            "mqtt://broker",
+            "topics = [\"a\"]\npassword_file = \"secret\"",
+            "p.toml:6:1: `password_file` has no effect without `user`",
+        ),
+        (
+            "mqtt://broker",
+            "topics = [\"a\"]\nca_file = \"ca.pem\"",
+            "p.toml:6:1: `ca_file` has no effect without mqtts://",
+        ),
+    ] {
+        check(&mqtt(url, keys), &[message]);
     }
 }

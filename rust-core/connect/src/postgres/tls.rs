@@ -1,16 +1,17 @@
 //! Encrypted connections: whom to trust.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{PostgresSink, Tls};
+use crate::tls::roots;
 
 /// How this sink's connections are encrypted; says what is wrong with its certificates.
 pub fn connector(sink: &PostgresSink) -> Result<MakeRustlsConnect, String> {
@@ -24,21 +25,6 @@ pub fn connector(sink: &PostgresSink) -> Result<MakeRustlsConnect, String> {
         }
     };
     Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
-}
-
-fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let Some(file) = file else {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        return if roots.is_empty() { Err("the system has no root certificates".to_owned()) } else { Ok(roots) };
-    };
-    let wrong = |reason: String| format!("{}: {reason}", file.display());
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))? {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if roots.is_empty() { Err(wrong("it has no certificate".to_owned())) } else { Ok(roots) }
 }
 
 /// Takes any certificate: the line is encrypted, whoever is at its other end.

@@ -1,0 +1,82 @@
+//! The keys of an `mqtt` source, checked together.
+
+use std::path::Path;
+
+use ringmill_connect::{Broker, FieldSpec, MqttSpec};
+use ringmill_wire::DataType;
+
+use super::mistake::Mistake;
+use super::raw::{RawValue, Table};
+
+/// Reads the table of a source; `None` if it lacks what every such source needs.
+pub fn mqtt(
+    table: &Table,
+    fields: Vec<FieldSpec>,
+    record_bytes_max: usize,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<MqttSpec> {
+    let broker = broker(table, mistakes);
+    check_topics(table, mistakes);
+    check_topic_field(table, &fields, mistakes);
+    if let Some(entry) = table.entry("password_file").filter(|_| table.entry("user").is_none()) {
+        mistakes.push(Mistake::at(entry.key_span, "`password_file` has no effect without `user`"));
+    }
+    let is_plain = broker.as_ref().is_some_and(|broker| !broker.is_encrypted);
+    if let Some(entry) = table.entry("ca_file").filter(|_| is_plain) {
+        mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without mqtts://"));
+    }
+    let file = |key: &str| table.text(key).map(|path| directory.join(path));
+    Some(MqttSpec {
+        broker: broker?,
+        topics: table.texts("topics"),
+        client_id: table.text("client_id")?.to_owned(),
+        is_acknowledged: table.integer("qos") != Some(0),
+        user: table.text("user").map(str::to_owned),
+        password_file: file("password_file"),
+        root_certificates: file("ca_file"),
+        topic_field: table.text("topic_field").map(str::to_owned),
+        fields,
+        rate: table.number("rate"),
+        record_bytes_max,
+    })
+}
+
+/// A mistake in the address is shown at the table's head, since its own line may have a password in it.
+fn broker(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<Broker> {
+    match Broker::parse(table.text("url")?) {
+        Ok(broker) => Some(broker),
+        Err(reason) => {
+            let mistake = Mistake::at(table.span, format!("`url`: {reason}"));
+            mistakes.push(mistake.hint("for example url = \"mqtt://localhost:1883\""));
+            None
+        }
+    }
+}
+
+fn check_topics(table: &Table, mistakes: &mut Vec<Mistake>) {
+    let Some(entry) = table.entry("topics") else { return };
+    let topics = table.texts("topics");
+    if topics.is_empty() {
+        mistakes.push(Mistake::at(entry.raw.span, "`topics` is empty"));
+    }
+    for topic in topics.iter().filter(|topic| !MqttSpec::is_topic(topic)) {
+        let message = format!("`topics`: {topic:?} is none");
+        let hint = "`+` stands for one part between slashes, `#` for all parts at the end: \"plant/+/#\"";
+        mistakes.push(Mistake::at(entry.raw.span, message).hint(hint));
+    }
+}
+
+fn check_topic_field(table: &Table, fields: &[FieldSpec], mistakes: &mut Vec<Mistake>) {
+    let Some(entry) = table.entry("topic_field") else { return };
+    let RawValue::Text(name) = &entry.raw.value else { return };
+    let field = fields.iter().find(|field| field.name == *name);
+    let wrong = match field {
+        None => format!("`topic_field`: there is no field `{name}`"),
+        Some(field) if field.data_type != DataType::Utf8 => format!("`topic_field`: field `{name}` must be utf8"),
+        Some(field) if field.path.is_some() => format!("`topic_field`: field `{name}` must have no path"),
+        Some(_) => return,
+    };
+    let hint = format!("[sources.NAME.fields] {name} = \"utf8\"");
+    mistakes.push(Mistake::at(entry.raw.span, wrong).hint(hint));
+}

@@ -1,0 +1,150 @@
+//! Messages of an MQTT broker.
+//!
+//! Each message is one JSON object. All topics together are one stream, in the order in which the broker sends them. A
+//! message is acknowledged when it has been taken over: with a journal when it is durable there. The broker sends what was
+//! not acknowledged again, also after a restart of either side, so a message may come twice when the connection or the
+//! process breaks in between.
+
+#[cfg(feature = "mqtt")]
+mod line;
+#[cfg(feature = "mqtt")]
+mod messages;
+#[cfg(feature = "mqtt")]
+mod queue;
+#[cfg(feature = "mqtt")]
+mod session;
+#[cfg(all(test, feature = "mqtt"))]
+mod tests;
+
+use std::{path::PathBuf, sync::Arc};
+
+use ringmill_wire::Schema;
+
+use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Waker, schema_of};
+
+/// JSON objects, one a message, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MqttSpec {
+    /// the broker
+    pub broker: Broker,
+    /// topic filters, such as `plant/+/temperature`
+    pub topics: Vec<String>,
+    /// name of the session that the broker keeps for us
+    pub client_id: String,
+    /// whether the broker sends again what was not acknowledged (quality of service 1), or each message once at most (0)
+    pub is_acknowledged: bool,
+    /// who we are
+    pub user: Option<String>,
+    /// a file with the user's password, read at the start
+    pub password_file: Option<PathBuf>,
+    /// certificates to trust instead of the system's
+    pub root_certificates: Option<PathBuf>,
+    /// the field that takes a message's topic
+    pub topic_field: Option<String>,
+    /// the columns
+    pub fields: Vec<FieldSpec>,
+    /// rows per second; as fast as they come if absent
+    pub rate: Option<f64>,
+    /// longer messages become dead letters
+    pub record_bytes_max: usize,
+}
+
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
+    /// name or address
+    pub host: String,
+    /// TCP port
+    pub port: u16,
+    /// whether the connection is encrypted and the broker's certificate checked
+    pub is_encrypted: bool,
+}
+
+impl Broker {
+    /// `mqtt://host:port` or `mqtts://host:port`, the ports 1883 and 8883 if absent. The reason why it is none repeats
+    /// nothing of what may be a password.
+    pub fn parse(url: &str) -> Result<Broker, &'static str> {
+        let (is_encrypted, rest) = match url.split_once("://") {
+            Some(("mqtt", rest)) => (false, rest),
+            Some(("mqtts", rest)) => (true, rest),
+            _ => return Err("it must begin with mqtt:// or mqtts://"),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('@') {
+            return Err("user and password do not stand in it, but in `user` and `password_file`");
+        }
+        let is_bare_ipv6 = rest.ends_with(']');
+        let (host, port) = match rest.rsplit_once(':').filter(|_| !is_bare_ipv6) {
+            None => (rest, if is_encrypted { 8883 } else { 1883 }),
+            Some((host, port)) => (host, port.parse().map_err(|_| "its port must be a number from 1 to 65535")?),
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() || host.contains(['/', '?', '#', ' ', '[', ']']) || port == 0 {
+            return Err("behind the scheme there is a host and perhaps a port, and nothing else");
+        }
+        Ok(Broker { host: host.to_owned(), port, is_encrypted })
+    }
+}
+
+impl MqttSpec {
+    /// The columns of the stream.
+    pub fn schema(&self) -> Result<Arc<Schema>, ConnectError> {
+        schema_of(&self.fields)
+    }
+
+    /// What was acknowledged comes only once; with checkpoints it is opened with a journal.
+    pub fn replay(&self) -> Replay {
+        Replay::Journaled
+    }
+
+    /// Whether the protocol knows such a topic filter.
+    #[cfg(feature = "mqtt")]
+    pub fn is_topic(topic: &str) -> bool {
+        rumqttc::valid_filter(topic)
+    }
+
+    /// Connects from the first poll on, and again whenever the connection breaks; a broker that refuses the user or a topic
+    /// is found at a poll. What a journal holds behind the checkpoint's position comes first.
+    #[cfg(feature = "mqtt")]
+    pub fn open(
+        &self,
+        wakers: &[Waker],
+        journal: Option<&Journal>,
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        let options = crate::text::TextOptions {
+            format: crate::Format::Json,
+            fields: self.fields.clone(),
+            rate: self.rate,
+            record_bytes_max: self.record_bytes_max,
+        };
+        let session = session::Session::new(self)?;
+        let open = move || Ok(Box::new(session.start()?) as crate::text::Content);
+        crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)
+    }
+
+    /// This program was built without MQTT.
+    #[cfg(not(feature = "mqtt"))]
+    pub fn is_topic(_topic: &str) -> bool {
+        true
+    }
+
+    /// This program was built without MQTT.
+    #[cfg(not(feature = "mqtt"))]
+    pub fn open(
+        &self,
+        _wakers: &[Waker],
+        _journal: Option<&Journal>,
+        _resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        Err(ConnectError::Spec {
+            option: "kind",
+            value: "mqtt".to_owned(),
+            rule: "this program was built without the feature `mqtt`",
+        })
+    }
+}
+
+/// The only partition; the broker may be another one after a restart.
+#[cfg(feature = "mqtt")]
+const PARTITION: &str = "mqtt";

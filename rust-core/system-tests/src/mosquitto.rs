@@ -1,0 +1,169 @@
+//! A Mosquitto broker of a test's own, and `mosquitto_pub` to send to it.
+//!
+//! Where it is not installed a test fails, unless `RINGMILL_WITHOUT_MOSQUITTO` says that this is known
+//! (`scripts/ci/rust-tests` says so, and lists what was left out).
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A setting with which no user is asked for.
+pub const ANYBODY: &str = "allow_anonymous true\n";
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// A broker in a folder of its own, ended with the test.
+pub struct Mosquitto {
+    program: PathBuf,
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Mosquitto {
+    /// A new broker that is ready and takes anybody; `None`: there is none on this machine, and whoever started the test
+    /// knows.
+    pub fn start() -> Option<Mosquitto> {
+        let mut broker = Mosquitto::stopped()?;
+        broker.configure(ANYBODY);
+        broker.go_on();
+        Some(broker)
+    }
+
+    /// A new broker that does not run yet, and takes nobody.
+    pub fn stopped() -> Option<Mosquitto> {
+        let Some(program) = program() else {
+            let known = std::env::var_os("RINGMILL_WITHOUT_MOSQUITTO");
+            assert!(known.is_some(), "Mosquitto is not installed: apt-get install mosquitto mosquitto-clients");
+            println!("skipped: Mosquitto is not installed");
+            return None;
+        };
+        let folder = tempfile::Builder::new().prefix("mq").tempdir().expect("there is room for a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let broker = Mosquitto { program, folder, port, process: None };
+        // Root would become another user, who may not write into the folder. What waits for a client is kept on the disk.
+        let path = broker.folder.path().display();
+        broker.write(
+            "conf",
+            &format!(
+                "user root\npersistence true\npersistence_location {path}/\nlog_dest file {path}/log\nlog_type all\n\
+                 max_queued_messages 0\nmax_inflight_messages 500\nlistener {port} 127.0.0.1\n"
+            ),
+        );
+        Some(broker)
+    }
+
+    /// Adds settings, for the next start.
+    pub fn configure(&self, settings: &str) {
+        let mut file = File::options().append(true).open(self.folder.path().join("conf")).expect("it is there");
+        file.write_all(settings.as_bytes()).expect("it can be written");
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a file into its folder.
+    pub fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).expect("the folder can be written");
+        path
+    }
+
+    /// Starts it, and waits until it answers.
+    pub fn go_on(&mut self) {
+        let log = File::create(self.folder.path().join("errors")).expect("a log");
+        let mut command = Command::new(&self.program);
+        let mut process =
+            command.arg("-c").arg(self.folder.path().join("conf")).stderr(log).spawn().expect("it is there");
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let errors = || fs::read_to_string(self.folder.path().join("errors")).unwrap_or_default();
+            assert!(process.try_wait().expect("a child").is_none(), "the broker does not start: {}", errors());
+            sleep(POLL);
+        }
+        self.process = Some(process);
+    }
+
+    /// Ends it in good order: what it has not delivered is on its disk.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).expect("it is there");
+        process.wait().expect("a child");
+    }
+
+    /// Its port at 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it has written down about its clients.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// A client that sends each line it is given to the topic as a message, until it is dropped.
+    pub fn sender(&self, topic: &str) -> Sender {
+        let mut command = self.publisher(topic);
+        Sender(command.arg("-l").stdin(Stdio::piped()).spawn().expect("it is installed"))
+    }
+
+    /// Sends one message, whatever is in it, and waits until the broker has it.
+    pub fn send(&self, topic: &str, payload: &[u8]) {
+        let mut command = self.publisher(topic);
+        let mut process = command
+            .arg(if payload.is_empty() { "-n" } else { "-s" })
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("it is installed");
+        let mut input = process.stdin.take().expect("a pipe");
+        input.write_all(payload).expect("it reads");
+        drop(input);
+        assert!(process.wait().expect("a child").success(), "the message was not taken");
+    }
+
+    fn publisher(&self, topic: &str) -> Command {
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", topic]);
+        command
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// See [`Mosquitto::sender`].
+pub struct Sender(Child);
+
+impl Sender {
+    /// Hands some lines over; the broker has them all when the sender was ended.
+    pub fn send(&mut self, lines: &str) {
+        self.0.stdin.as_mut().expect("a pipe").write_all(lines.as_bytes()).expect("it reads");
+    }
+
+    /// Waits until the broker has everything.
+    pub fn end(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().expect("a child").success(), "not everything was taken");
+    }
+}
+
+fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).collect();
+    let find =
+        |name: &str| folders.iter().map(|folder| folder.join(name)).find(|program: &PathBuf| Path::exists(program));
+    find("mosquitto_pub").and_then(|_| find("mosquitto"))
+}

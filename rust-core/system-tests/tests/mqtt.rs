@@ -1,0 +1,204 @@
+//! Messages of a real MQTT broker: through the death of the core and the broker's absence, garbage among them.
+
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
+use ringmill_system_tests::mosquitto::{ANYBODY, Mosquitto};
+use ringmill_system_tests::{Ended, Job, read_until, until};
+
+fn pipeline(url: &str, keys: &str) -> String {
+    format!(
+        r#"
+[pipeline]
+shards = 2
+
+[checkpoint]
+path = "state"
+interval = "20ms"
+
+[sources.messages]
+kind = "mqtt"
+url = "{url}"
+topics = ["plant/+/count", "spare/#"]
+client_id = "mill"
+topic_field = "topic"
+record_size_max = "1KiB"
+fields = {{ number = "int64", topic = "utf8" }}
+{keys}
+
+[sinks.out]
+kind = "file"
+path = "out.ndjson"
+inputs = ["messages"]
+
+[sinks.dead]
+kind = "file"
+path = "dead.ndjson"
+inputs = ["messages.dead_letters"]
+"#
+    )
+}
+
+fn job(broker: &Mosquitto, keys: &str) -> Job {
+    Job::new(&pipeline(&format!("mqtt://127.0.0.1:{}", broker.port()), keys), "")
+}
+
+/// Numbers and topics, in the order in which they are shown.
+fn shown(job: &Job) -> Vec<(u64, String)> {
+    let text = std::fs::read_to_string(job.path("out.ndjson")).unwrap_or_default();
+    // The last line may be torn until the next start.
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let row = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).expect("a whole row");
+        (row["number"].as_u64().expect("a number"), row["topic"].as_str().expect("a text").to_owned())
+    };
+    whole.map(row).collect()
+}
+
+/// The numbers without those that came before, and how many came before.
+fn once(rows: &[(u64, String)]) -> (Vec<u64>, usize) {
+    let mut seen = std::collections::BTreeSet::new();
+    let first: Vec<u64> = rows.iter().map(|(number, _)| *number).filter(|number| seen.insert(*number)).collect();
+    let repeated = rows.len() - first.len();
+    (first, repeated)
+}
+
+/// Starts it, and waits until the broker sends it what comes.
+fn start(job: &Job, broker: &Mosquitto) -> Child {
+    let subscriptions = || broker.log().matches("Sending SUBACK to mill").count();
+    let before = subscriptions();
+    let mut child = job.start(&[]);
+    until(&mut child, || subscriptions() > before);
+    child
+}
+
+fn end(job: &Job, child: Child) -> Ended {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
+    job.wait(child)
+}
+
+#[test]
+fn no_message_is_lost_however_often_the_core_dies() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let mut chance = Chance::from_environment("mqtt");
+    let job = job(&broker, "");
+    let wanted = rounds("RINGMILL_MQTT_KILLS", 10);
+    let mut sender = broker.sender("plant/7/count");
+    let mut next = 0;
+    for _ in Progress::over("kills", wanted) {
+        let mut child = start(&job, &broker);
+        for _ in 0..1 + chance.below(4) {
+            let messages = 1 + chance.below(2_000);
+            sender
+                .send(&(next..next + messages).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
+            next += messages;
+            std::thread::sleep(chance.between(Duration::ZERO, Duration::from_millis(100)));
+        }
+        kill_now(child.id() as i32);
+        child.wait().expect("a child can be waited for");
+        let (first, _) = once(&shown(&job));
+        assert!(first.iter().copied().eq(0..first.len() as u64), "none is left out, and they are in order");
+    }
+    sender.end();
+    let mut child = job.start(&[]);
+    until(&mut child, || once(&shown(&job)).0.len() as u64 == next);
+    assert_eq!(end(&job, child).code, Some(0));
+    let rows = shown(&job);
+    let (first, repeated) = once(&rows);
+    assert!(first.into_iter().eq(0..next));
+    assert!(rows.iter().all(|(_, topic)| topic == "plant/7/count"));
+    println!("{wanted} kills, {next} messages, {repeated} came twice");
+    let again = broker.log().matches("Sending PUBLISH to mill (d1").count();
+    assert!(repeated <= again, "{repeated} came twice, and the broker sent {again} again");
+}
+
+#[test]
+fn garbage_is_a_dead_letter_and_every_topic_says_where_it_comes_from() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let job = job(&broker, "");
+    let mut child = start(&job, &broker);
+    broker.send("plant/1/count", b"{\n  \"number\": 1\n}\n");
+    broker.send("plant/1/count", b"\xff\x00");
+    broker.send("plant/1/count", b"{\"number\":\"one\"}");
+    broker.send("plant/1/count", b"");
+    broker.send("plant/1/other", b"{\"number\":7}");
+    broker.send("spare/a/b", b"{\"number\":2}{\"number\":3}");
+    broker.send("spare/a/b", &vec![b'['; 10 << 20]);
+    broker.send("spare/\"q\"", b"{\"number\":4,\"topic\":\"mine\"}");
+    until(&mut child, || shown(&job).len() == 2);
+    let ended = end(&job, child);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (6, 4));
+    assert_eq!(shown(&job), [(1, "plant/1/count".to_owned()), (4, "spare/\"q\"".to_owned())]);
+    assert_eq!(job.rows("dead.ndjson").len(), 4);
+}
+
+#[test]
+fn a_broker_that_goes_away_is_waited_for() {
+    let Some(mut broker) = Mosquitto::stopped() else { return };
+    broker.configure(ANYBODY);
+    let job = job(&broker, "");
+    let mut child = job.start(&[]);
+    std::thread::sleep(Duration::from_millis(300));
+    broker.go_on();
+    until(&mut child, || broker.log().contains("Sending SUBACK to mill"));
+    for round in 0..3 {
+        broker.send("spare/x", format!("{{\"number\":{round}}}").as_bytes());
+        until(&mut child, || once(&shown(&job)).0.len() == round + 1);
+        let connections = |broker: &Mosquitto| broker.log().matches("Sending CONNACK to mill").count();
+        let before = connections(&broker);
+        broker.stop();
+        broker.go_on();
+        until(&mut child, || connections(&broker) > before);
+    }
+    assert_eq!(end(&job, child).code, Some(0));
+    assert_eq!(once(&shown(&job)).0, [0, 1, 2]);
+}
+
+#[test]
+fn a_user_with_a_wrong_password_is_told_so() {
+    let Some(mut broker) = Mosquitto::stopped() else { return };
+    let passwords = broker.write("passwords", "miller:right\n");
+    assert!(Command::new("mosquitto_passwd").arg("-U").arg(&passwords).status().expect("it is installed").success());
+    broker.configure(&format!("password_file {}\n", passwords.display()));
+    broker.go_on();
+    let job = job(&broker, "user = \"miller\"\npassword_file = \"secret\"");
+    job.write("secret", "wr0ng\n");
+    let ended = job.run(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("refuses the connection"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("`password_file`") || ended.stderr.contains("password is wrong"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("wr0ng"), "{}", ended.stderr);
+    job.write("secret", "right\n");
+    let child = start(&job, &broker);
+    assert_eq!(end(&job, child).code, Some(0));
+}
+
+#[test]
+fn an_encrypted_connection_checks_the_broker_s_certificate() {
+    let Some(mut broker) = Mosquitto::stopped() else { return };
+    let folder = broker.folder().to_owned();
+    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key -out certificate -days 2 \
+                   -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE";
+    let done = Command::new("openssl").args(request.split_whitespace()).current_dir(&folder).output().expect("openssl");
+    assert!(done.status.success());
+    let path = folder.display();
+    broker.configure(&format!("{ANYBODY}certfile {path}/certificate\nkeyfile {path}/key\n"));
+    broker.go_on();
+    let url = format!("mqtts://localhost:{}", broker.port());
+    let job = Job::new(&pipeline(&url, "ca_file = \"ours.pem\""), "");
+    job.write("ours.pem", std::fs::read(folder.join("certificate")).expect("openssl wrote it"));
+    let child = start(&job, &broker);
+    assert_eq!(end(&job, child).code, Some(0));
+    let stranger = Job::new(&pipeline(&url, ""), "");
+    let ended = stranger.run(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("no encrypted connection"), "{}", ended.stderr);
+    let careless = Job::new(&pipeline(&url.replace("mqtts", "mqtt"), ""), "");
+    let mut child = careless.start(&[]);
+    read_until(&mut child, "it is tried again");
+    kill_now(child.id() as i32);
+    child.wait().expect("a child");
+}
