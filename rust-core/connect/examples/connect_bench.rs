@@ -201,8 +201,39 @@ fn parsers() {
     file_source(Format::Csv, csv.as_bytes(), fields, rows, &format!("csv file, 4 fields, {per_row} bytes"));
 }
 
+/// Events of which little is wanted: the rest is checked and passed over.
+fn large_events() {
+    let rows = 50_000_u64;
+    let at = |name: &str, data_type, path: &str| FieldSpec { path: Some(path.to_owned()), ..field(name, data_type) };
+    let fields = vec![
+        at("device", DataType::Utf8, "/device/id"),
+        field("timestamp", DataType::Timestamp(TimeUnit::Millisecond)),
+        at("temperature", DataType::Float64, "/readings/temperature"),
+        at("humidity", DataType::Float64, "/readings/humidity"),
+    ];
+    let message = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor. ".repeat(6);
+    let mut text = String::new();
+    for row in 0..rows {
+        text += &format!(
+            "{{\"id\":\"{row:016x}\",\"schema\":\"telemetry/3\",\"device\":{{\"id\":\"sensor-{row:06}\",\"model\":\"TX-7\",\
+             \"firmware\":\"4.2.1\",\"owner\":{{\"team\":\"plant\",\"contact\":\"ops@example.com\"}}}},\"site\":{{\"name\":\"hall 7\",\
+             \"country\":\"NO\",\"floor\":3,\"position\":[7.5,7.25]}},\"timestamp\":{},\"sequence\":{row},\"quality\":{{\"signal\":-71,\
+             \"lost\":2,\"flags\":[\"calibrated\",\"indoor\",\"mains\"]}},\"readings\":{{\"temperature\":{}.5,\"humidity\":{}.25,\
+             \"pressure\":1013.25,\"co2\":412,\"voc\":0.03,\"noise\":31.5,\"light\":870,\"battery\":3.712}},\"network\":{{\
+             \"gateway\":\"gw-033\",\"protocol\":\"lora\",\"channel\":3,\"hops\":[1,4,9],\"retries\":0,\"encrypted\":true,\
+             \"vlan\":null}},\"message\":\"{message}\",\"history\":[1.5,2.25,3.125,4.5,5.0],\"checksum\":\"{row:016x}\"}}\n",
+            1_700_000_000_000 + row,
+            row % 40,
+            row % 100,
+        );
+    }
+    let per_row = text.len() as u64 / rows;
+    file_source(Format::Json, text.as_bytes(), fields, rows, &format!("json file, 4 of 45 fields, {per_row} bytes"));
+}
+
 fn main() {
     generators();
     parsers();
+    large_events();
     encoders_and_checksum();
 }

@@ -1,5 +1,6 @@
 //! Text formats: how records become rows and rows become records.
 
+mod block;
 mod column;
 mod csv;
 mod decoder;

@@ -1,25 +1,14 @@
 //! Reading one JSON document: the values of the declared fields, as tokens.
 //!
-//! The lexing (strings, escapes, numbers, white space, UTF-8) is sonic-rs's; the grammar around it is walked here, so
-//! that nothing is skipped unchecked, depth is bounded, and no buffer is made per document. Everything of RFC 8259 is
-//! checked, also in values that no field takes. Of a repeated key the last one counts.
-
-use std::borrow::Cow;
+//! What no field takes is passed over, yet checked like the rest. Of a repeated key the last one counts.
 
 use ringmill_wire::{DataType, ListItem};
-use sonic_rs::{
-    Read,
-    parser::{Parser, Reference},
-    reader::Reader,
-};
 
 use super::{
+    cursor::{Cursor, Syntax, Text},
     list::Lists,
     paths::{Paths, Target},
 };
-
-/// Objects and arrays may be nested so deep.
-pub(super) const DEPTH_MAX: u32 = 128;
 
 /// A declared field's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,15 +44,6 @@ pub(super) struct Cell {
 }
 
 const MISSING: Cell = Cell { token: Token::Missing, start: 0, end: 0 };
-
-/// What is wrong with a document.
-#[derive(Debug)]
-pub(super) struct Syntax {
-    pub what: Cow<'static, str>,
-    pub at: usize,
-}
-
-type Bytes<'de> = Parser<Read<'de>>;
 
 /// What a column wants to be told beyond the plain token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,76 +84,70 @@ impl Document {
         }
     }
 
-    /// Reads the document that starts at the parser's position.
-    pub fn read(&mut self, parser: &mut Bytes<'_>) -> Result<(), Syntax> {
+    /// Reads the document that starts where the cursor stands.
+    pub fn read(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Syntax> {
         self.cells.fill(MISSING);
         self.text.clear();
         self.lists.clear();
-        match parser.skip_space() {
-            Some(b'{') => self.object(parser, 0, 1),
-            Some(_) => wrong(parser, "a record must be an object"),
-            None => ends(parser),
+        match cursor.next()? {
+            b'{' => self.object(cursor, 0, 1),
+            _ => cursor.wrong("a record must be an object"),
         }
     }
 
     /// An object, behind its `{`.
-    fn object(&mut self, parser: &mut Bytes<'_>, node: usize, depth: u32) -> Result<(), Syntax> {
+    fn object(&mut self, cursor: &mut Cursor<'_>, node: usize, depth: u32) -> Result<(), Syntax> {
         let mut guess = 0;
-        let mut next = parser.skip_space();
-        if next == Some(b'}') {
+        let mut next = cursor.next()?;
+        if next == b'}' {
             return Ok(());
         }
         loop {
-            match next {
-                Some(b'"') => {}
-                Some(_) => return wrong(parser, "expected a key in quotes"),
-                None => return ends(parser),
-            }
-            let key = match parser.parse_str(&mut self.unescaped) {
-                Ok(key) => key,
-                Err(error) => return Err(lexical(parser, &error)),
+            cursor.opens_key(next)?;
+            let start = cursor.at;
+            let key = match cursor.string(&mut self.unescaped)? {
+                Text::Plain => &cursor.bytes[start..cursor.at - 1],
+                Text::Unescaped => &self.unescaped,
             };
-            let found = self.paths.node(node).position(&key, guess);
-            let first = value_after_colon(parser)?;
+            let found = self.paths.node(node).position(key, guess);
+            let first = cursor.value_after_colon()?;
             match found {
                 Some(child) => {
                     guess = child + 1;
                     let target = self.paths.node(node).children[child].target;
-                    self.take(parser, first, target, depth)?;
+                    self.take(cursor, first, target, depth)?;
                 }
-                None => self.skip(parser, first, depth)?,
+                None => cursor.skip(first, depth, &mut self.unescaped)?,
             }
-            match parser.skip_space() {
-                Some(b',') => next = parser.skip_space(),
-                Some(b'}') => return Ok(()),
-                Some(_) => return wrong(parser, "expected `,` or `}`"),
-                None => return ends(parser),
+            match cursor.next()? {
+                b',' => next = cursor.next()?,
+                b'}' => return Ok(()),
+                _ => return cursor.wrong("expected `,` or `}`"),
             }
         }
     }
 
     /// An array with declared fields in it, behind its `[`.
-    fn array(&mut self, parser: &mut Bytes<'_>, node: usize, depth: u32) -> Result<(), Syntax> {
+    fn array(&mut self, cursor: &mut Cursor<'_>, node: usize, depth: u32) -> Result<(), Syntax> {
         let mut index = 0;
-        items(parser, |parser, first| {
+        cursor.items(|cursor, first| {
             let found = self.paths.node(node).position_of_index(index);
             index += 1;
             match found {
                 Some(child) => {
                     let target = self.paths.node(node).children[child].target;
-                    self.take(parser, first, target, depth)
+                    self.take(cursor, first, target, depth)
                 }
-                None => self.skip(parser, first, depth),
+                None => cursor.skip(first, depth, &mut self.unescaped),
             }
         })
     }
 
     #[inline(always)]
-    fn take(&mut self, parser: &mut Bytes<'_>, first: u8, target: Target, depth: u32) -> Result<(), Syntax> {
+    fn take(&mut self, cursor: &mut Cursor<'_>, first: u8, target: Target, depth: u32) -> Result<(), Syntax> {
         match target {
             Target::Column(column) => {
-                let cell = self.value(parser, first, self.wanted[column], depth)?;
-                self.cells[column] = cell;
+                self.cells[column] = self.value(cursor, first, self.wanted[column], depth)?;
                 Ok(())
             }
             Target::Node(node) => {
@@ -181,9 +155,9 @@ impl Document {
                 let cells = &mut self.cells;
                 self.paths.columns_below(node, &mut |column| cells[column] = MISSING);
                 match first {
-                    b'{' => self.object(parser, node, deeper(parser, depth)?),
-                    b'[' => self.array(parser, node, deeper(parser, depth)?),
-                    _ => self.skip(parser, first, depth),
+                    b'{' => self.object(cursor, node, cursor.deeper(depth)?),
+                    b'[' => self.array(cursor, node, cursor.deeper(depth)?),
+                    _ => cursor.skip(first, depth, &mut self.unescaped),
                 }
             }
         }
@@ -191,50 +165,46 @@ impl Document {
 
     /// The value of a declared field; `first` is its first byte, already consumed.
     #[inline(always)]
-    fn value(&mut self, parser: &mut Bytes<'_>, first: u8, wanted: Wanted, depth: u32) -> Result<Cell, Syntax> {
-        let start = parser.offset() - 1;
+    fn value(&mut self, cursor: &mut Cursor<'_>, first: u8, wanted: Wanted, depth: u32) -> Result<Cell, Syntax> {
+        let start = cursor.at - 1;
         let token = match first {
-            b'"' => return self.string(parser),
-            b'-' | b'0'..=b'9' => number(parser, first, wanted == Wanted::Single)?,
-            b'n' => literal(parser, "ull", Token::Null)?,
-            b't' => literal(parser, "rue", Token::Bool(true))?,
-            b'f' => literal(parser, "alse", Token::Bool(false))?,
-            b'[' => match wanted {
-                Wanted::List(item) => return self.list(parser, item, depth),
-                _ => self.skip(parser, first, depth).map(|()| Token::Nested)?,
-            },
-            b'{' => self.skip(parser, first, depth).map(|()| Token::Nested)?,
-            _ => return wrong(parser, "expected a value"),
+            b'"' => return self.string(cursor),
+            b'-' | b'0'..=b'9' => cursor.number(first, wanted == Wanted::Single)?,
+            b'n' | b't' | b'f' => cursor.literal(first)?,
+            b'[' if let Wanted::List(item) = wanted => return self.list(cursor, item, depth),
+            _ => {
+                cursor.skip(first, depth, &mut self.unescaped)?;
+                Token::Nested
+            }
         };
-        Ok(Cell { token, start: start as u32, end: parser.offset() as u32 })
+        Ok(Cell { token, start: start as u32, end: cursor.at as u32 })
     }
 
     #[inline(always)]
-    fn string(&mut self, parser: &mut Bytes<'_>) -> Result<Cell, Syntax> {
-        let start = parser.offset() as u32;
-        let token = match parser.parse_str(&mut self.unescaped) {
-            Ok(Reference::Borrowed(_)) => Token::Text,
-            Ok(Reference::Copied(text)) => {
+    fn string(&mut self, cursor: &mut Cursor<'_>) -> Result<Cell, Syntax> {
+        let start = cursor.at as u32;
+        let token = match cursor.string(&mut self.unescaped)? {
+            Text::Plain => Token::Text,
+            Text::Unescaped => {
                 let from = self.text.len() as u32;
-                self.text.extend_from_slice(text.as_bytes());
+                self.text.extend_from_slice(&self.unescaped);
                 Token::Unescaped(from, self.text.len() as u32)
             }
-            Err(error) => return Err(lexical(parser, &error)),
         };
-        Ok(Cell { token, start, end: parser.offset() as u32 - 1 })
+        Ok(Cell { token, start, end: cursor.at as u32 - 1 })
     }
 
     /// A list column's array, behind its `[`.
-    fn list(&mut self, parser: &mut Bytes<'_>, item: ListItem, depth: u32) -> Result<Cell, Syntax> {
-        let depth = deeper(parser, depth)?;
-        let start = parser.offset() - 1;
+    fn list(&mut self, cursor: &mut Cursor<'_>, item: ListItem, depth: u32) -> Result<Cell, Syntax> {
+        let depth = cursor.deeper(depth)?;
+        let start = cursor.at - 1;
         let from = self.lists.bytes.len() as u32;
         let mut wrong_item = None;
-        items(parser, |parser, first| {
+        cursor.items(|cursor, first| {
             let single = item.data_type() == DataType::Float32;
             let wanted = if single { Wanted::Single } else { Wanted::Plain };
-            let cell = self.value(parser, first, wanted, depth)?;
-            let bytes = &parser.read.as_u8_slice()[cell.start as usize..cell.end as usize];
+            let cell = self.value(cursor, first, wanted, depth)?;
+            let bytes = &cursor.bytes[cell.start as usize..cell.end as usize];
             if wrong_item.is_none() && !self.lists.push(item, cell.token, bytes) {
                 wrong_item = Some(cell);
             }
@@ -245,157 +215,8 @@ impl Document {
             None => Cell {
                 token: Token::List(from, self.lists.bytes.len() as u32),
                 start: start as u32,
-                end: parser.offset() as u32,
+                end: cursor.at as u32,
             },
         })
     }
-
-    /// Checks a value that nobody wants; `first` is its first byte, already consumed.
-    fn skip(&mut self, parser: &mut Bytes<'_>, first: u8, depth: u32) -> Result<(), Syntax> {
-        match first {
-            b'"' => self.string_skipped(parser),
-            b'-' | b'0'..=b'9' => skip_number(parser, first),
-            b'n' => literal(parser, "ull", ()),
-            b't' => literal(parser, "rue", ()),
-            b'f' => literal(parser, "alse", ()),
-            b'[' => {
-                let depth = deeper(parser, depth)?;
-                items(parser, |parser, first| self.skip(parser, first, depth))
-            }
-            b'{' => self.skip_object(parser, deeper(parser, depth)?),
-            _ => wrong(parser, "expected a value"),
-        }
-    }
-
-    fn skip_object(&mut self, parser: &mut Bytes<'_>, depth: u32) -> Result<(), Syntax> {
-        let mut next = parser.skip_space();
-        if next == Some(b'}') {
-            return Ok(());
-        }
-        loop {
-            match next {
-                Some(b'"') => self.string_skipped(parser)?,
-                Some(_) => return wrong(parser, "expected a key in quotes"),
-                None => return ends(parser),
-            }
-            let first = value_after_colon(parser)?;
-            self.skip(parser, first, depth)?;
-            match parser.skip_space() {
-                Some(b',') => next = parser.skip_space(),
-                Some(b'}') => return Ok(()),
-                Some(_) => return wrong(parser, "expected `,` or `}`"),
-                None => return ends(parser),
-            }
-        }
-    }
-
-    fn string_skipped(&mut self, parser: &mut Bytes<'_>) -> Result<(), Syntax> {
-        match parser.parse_str(&mut self.unescaped) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(lexical(parser, &error)),
-        }
-    }
-}
-
-/// What a document that stops in its middle is told.
-pub(super) const ENDS: &str = "the record ends too early";
-
-/// The items of an array, behind its `[`.
-#[inline]
-fn items<'de>(
-    parser: &mut Bytes<'de>,
-    mut item: impl FnMut(&mut Bytes<'de>, u8) -> Result<(), Syntax>,
-) -> Result<(), Syntax> {
-    let mut next = parser.skip_space();
-    if next == Some(b']') {
-        return Ok(());
-    }
-    loop {
-        let Some(first) = next else {
-            return ends(parser);
-        };
-        item(parser, first)?;
-        match parser.skip_space() {
-            Some(b',') => next = parser.skip_space(),
-            Some(b']') => return Ok(()),
-            Some(_) => return wrong(parser, "expected `,` or `]`"),
-            None => return ends(parser),
-        }
-    }
-}
-
-#[inline(always)]
-fn value_after_colon(parser: &mut Bytes<'_>) -> Result<u8, Syntax> {
-    match parser.skip_space() {
-        Some(b':') => {}
-        Some(_) => return wrong(parser, "expected `:`"),
-        None => return ends(parser),
-    }
-    match parser.skip_space() {
-        Some(first) => Ok(first),
-        None => ends(parser),
-    }
-}
-
-#[inline(always)]
-fn literal<T>(parser: &mut Bytes<'_>, rest: &'static str, value: T) -> Result<T, Syntax> {
-    if parser.read.next_n(rest.len()) == Some(rest.as_bytes()) {
-        Ok(value)
-    } else {
-        wrong(parser, "expected null, true or false")
-    }
-}
-
-#[inline(always)]
-fn number(parser: &mut Bytes<'_>, first: u8, single: bool) -> Result<Token, Syntax> {
-    use sonic_number::ParserNumber;
-    let start = parser.offset();
-    if single && let Ok(value) = parser.parse_float32(first) {
-        return Ok(Token::Single(signed_zero(f64::from(value), first) as f32));
-    } else if !single && let Ok(number) = parser.parse_number(first) {
-        return Ok(match number {
-            ParserNumber::Unsigned(value) => Token::Unsigned(value),
-            ParserNumber::Signed(value) => Token::Signed(value),
-            ParserNumber::Float(value) => Token::Float(signed_zero(value, first)),
-        });
-    }
-    // Either it is no number, or one beyond the largest float.
-    parser.read.set_index(start);
-    skip_number(parser, first).map(|()| Token::Huge)
-}
-
-/// sonic-number drops the sign of zero.
-#[inline(always)]
-fn signed_zero(value: f64, first: u8) -> f64 {
-    if value == 0.0 && first == b'-' { -0.0 } else { value }
-}
-
-fn skip_number(parser: &mut Bytes<'_>, first: u8) -> Result<(), Syntax> {
-    match parser.skip_number(first) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(lexical(parser, &error)),
-    }
-}
-
-#[inline(always)]
-fn deeper(parser: &Bytes<'_>, depth: u32) -> Result<u32, Syntax> {
-    if depth < DEPTH_MAX { Ok(depth + 1) } else { wrong(parser, "nested deeper than 128") }
-}
-
-#[cold]
-fn wrong<T>(parser: &Bytes<'_>, what: &'static str) -> Result<T, Syntax> {
-    Err(Syntax { what: Cow::Borrowed(what), at: parser.offset().saturating_sub(1) })
-}
-
-#[cold]
-fn ends<T>(parser: &Bytes<'_>) -> Result<T, Syntax> {
-    Err(Syntax { what: Cow::Borrowed(ENDS), at: parser.offset() })
-}
-
-/// An error of sonic-rs, without its picture of the surroundings.
-#[cold]
-fn lexical(parser: &Bytes<'_>, error: &sonic_rs::Error) -> Syntax {
-    let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or_default();
-    Syntax { what: Cow::Owned(what.trim().to_owned()), at: parser.offset().saturating_sub(1) }
 }

@@ -4,6 +4,7 @@
 //! Integers must be written as such (1.0 is none); floats take any number they can round to; binary is base64;
 //! timestamps are RFC 3339 strings or integers in the column's unit.
 
+mod cursor;
 mod document;
 mod encode;
 mod list;
@@ -16,14 +17,14 @@ use std::fmt::Write;
 
 use memchr::{memchr, memrchr};
 use ringmill_wire::DataType;
-use sonic_rs::{Read, parser::Parser, reader::Reader};
 
 use super::{
     Progress, Records, Stop, Within,
     column::{Column, Refusal, Row},
 };
 use crate::{ConnectError, FieldSpec};
-use document::{Cell, Document, ENDS, Syntax, Token};
+use cursor::{Cursor, ENDS, Syntax};
+use document::{Cell, Document, Token};
 use number::Wrong;
 use paths::Paths;
 
@@ -119,7 +120,7 @@ impl JsonDecoder {
         mut at: usize,
         records: &mut Records<'_, '_>,
     ) -> Result<(), (usize, Stop)> {
-        let mut parser = None;
+        let mut cursor = None;
         let mut base = at;
         while at < block.len() {
             let length = memchr(b'\n', &block[at..]);
@@ -133,16 +134,13 @@ impl JsonDecoder {
             records.admit().map_err(|stop| (at, stop))?;
             if line.len() > self.record_bytes_max {
                 records.too_long(at, line, self.record_bytes_max);
-                (at, base, parser) = (next, next, None);
+                (at, base, cursor) = (next, next, None);
                 continue;
             }
-            let parser_now = parser.get_or_insert_with(|| Parser::new(Read::from(&block[base..])));
-            parser_now.read.set_index(at - base);
-            let read = self
-                .document
-                .read(parser_now)
-                .and_then(|()| ends_here(parser_now.offset(), end - base, &block[base..]));
-            match read {
+            let cursor_now = cursor.get_or_insert_with(|| Cursor::new(&block[base..]));
+            cursor_now.at = at - base;
+            let read = self.document.read(cursor_now);
+            match read.and_then(|()| ends_here(cursor_now, end - base)) {
                 Ok(()) => {
                     let outcome = self.push(&block[base..], &mut records.row);
                     records.end(outcome, at, line).map_err(|stop| (at, stop))?;
@@ -153,7 +151,7 @@ impl JsonDecoder {
                     let _ = write!(records.row.reason, "not valid JSON at byte {column}: {what}");
                     records.bury(at, line);
                     // The next lines are another document, and bytes that are not UTF-8 lie behind us.
-                    (base, parser) = (next, None);
+                    (base, cursor) = (next, None);
                 }
             }
             at = next;
@@ -164,9 +162,9 @@ impl JsonDecoder {
     /// What is wrong with a line that was refused, seen by itself: its neighbours have no part in it.
     #[cold]
     fn explain(&mut self, line: &[u8], refused: Syntax) -> Syntax {
-        let mut parser = Parser::new(Read::from(line));
-        let read = self.document.read(&mut parser);
-        match read.and_then(|()| ends_here(parser.offset(), line.len(), line)) {
+        let mut cursor = Cursor::new(line);
+        let read = self.document.read(&mut cursor);
+        match read.and_then(|()| ends_here(&cursor, line.len())) {
             Err(error) => error,
             Ok(()) => refused,
         }
@@ -306,13 +304,13 @@ fn trim(line: &[u8]) -> &[u8] {
 
 /// A document must end on its line, with nothing behind it.
 #[inline]
-fn ends_here(offset: usize, line_end: usize, bytes: &[u8]) -> Result<(), Syntax> {
-    let what = if offset > line_end {
+fn ends_here(cursor: &Cursor<'_>, line_end: usize) -> Result<(), Syntax> {
+    let what = if cursor.at > line_end {
         ENDS
-    } else if trim(&bytes[offset..line_end]).is_empty() {
+    } else if trim(&cursor.bytes[cursor.at..line_end]).is_empty() {
         return Ok(());
     } else {
         "something follows the object"
     };
-    Err(Syntax { what: what.into(), at: offset.min(line_end) })
+    Err(Syntax { what: what.into(), at: cursor.at.min(line_end) })
 }

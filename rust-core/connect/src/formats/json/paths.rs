@@ -93,17 +93,17 @@ impl Node {
 
     /// Index of the child with this key. `guess` is looked at first: keys mostly come in the declared order.
     #[inline(always)]
-    pub fn position(&self, key: &str, guess: usize) -> Option<usize> {
+    pub fn position(&self, key: &[u8], guess: usize) -> Option<usize> {
         match self.children.get(guess) {
-            Some(child) if *child.key == *key => Some(guess),
-            _ => self.children.iter().position(|child| *child.key == *key),
+            Some(child) if child.key.as_bytes() == key => Some(guess),
+            _ => self.children.iter().position(|child| child.key.as_bytes() == key),
         }
     }
 
     /// Index of the child that stands for this index of an array.
     pub fn position_of_index(&self, index: usize) -> Option<usize> {
         let mut digits = itoa::Buffer::new();
-        self.position(digits.format(index), 0)
+        self.position(digits.format(index).as_bytes(), 0)
     }
 }
 

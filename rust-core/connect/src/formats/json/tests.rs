@@ -248,6 +248,23 @@ fn grammar_is_kept_to_the_letter() {
     }
 }
 
+/// Strings are looked at in blocks: whatever may stand in one is found at every place of it.
+#[test]
+fn what_stands_in_a_string_is_seen_wherever_it_stands() {
+    let pieces: [&[u8]; 11] =
+        [b"", b"\\\"", b"\\\\", b"\\u00e9", b"\\x", b"\\", b"\x1f", b"\x7f", "é".as_bytes(), b"\xff", b"\",\"b\":\""];
+    for piece in pieces {
+        for (before, behind) in (0..36).flat_map(|before| [0, 1, 15, 16, 17, 31].map(|behind| (before, behind))) {
+            for key in ["a", "z", "\\u0061"] {
+                let string = [&b"x".repeat(before), piece, &b"y".repeat(behind)].concat();
+                let line = [b"{\"", key.as_bytes(), b"\":\"", &string, b"\"}"].concat();
+                agrees_with_serde(&line).unwrap();
+                agrees_with_serde(&[b"{\"z\":[{\"", &string[..], b"\":1}]}"].concat()).unwrap();
+            }
+        }
+    }
+}
+
 /// A lone surrogate is within RFC 8259's grammar but is no text.
 #[test]
 fn what_is_no_unicode_is_refused() {
@@ -285,6 +302,31 @@ fn a_record_is_an_object_on_a_line_of_its_own() {
     let offsets: Vec<u64> = letters.iter().map(|letter| letter.offset).collect();
     assert_eq!(offsets, [0, 6]);
     assert!(letters[0].reason.ends_with("the record ends too early"), "{}", letters[0].reason);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place() {
+    let check = |value: &str, expect: &str| {
+        for key in ["x", "y"] {
+            let reason = one("x:utf8?", &format!("{{\"{key}\":{value}}}")).unwrap_err();
+            assert_eq!(reason, format!("not valid JSON at byte {expect}"), "{value}");
+        }
+    };
+    check(r#""a\x""#, "8: Invalid escape chars");
+    check(r#""a\u12G4""#, "12: Invalid unicode code point");
+    check(r#""\ud800a\n1234""#, "17: Invalid surrogate Unicode code point");
+    check("\"a\tb\"", "6: Control character found while parsing a string");
+    check("\"abc", "9: EOF while parsing");
+    check("-a", "6: Invalid number");
+    check("1.", "7: Invalid number");
+    check("tru", "8: expected null, true or false");
+    check("+1", "5: expected a value");
+    check("1 2", "7: expected `,` or `}`");
+    check("[1 2]", "8: expected `,` or `]`");
+    check("[1,]", "8: expected a value");
+    check("{\"a\":{1:2}}", "11: expected a key in quotes");
+    check("{\"a\" 1}", "10: expected `:`");
+    check("[1", "7: expected `,` or `]`");
 }
 
 #[test]
@@ -368,12 +410,21 @@ fn agrees_with_serde(text: &[u8]) -> Result<(), TestCaseError> {
     let (rows, letters) = decode(&["a:utf8?", "b:float64?@/c/d"], &line);
     prop_assert_eq!(rows.lines().count() + letters.len(), usize::from(!blank));
     let ours = !letters.iter().any(|letter| letter.reason.starts_with("not valid JSON"));
-    let overflow =
-        serde_json::from_slice::<Value>(&line).is_err_and(|error| error.to_string().starts_with("number out of range"));
+    let theirs = serde_json::from_slice::<Value>(&line);
+    let overflow = theirs.as_ref().is_err_and(|error| error.to_string().starts_with("number out of range"));
     if !blank && !overflow {
         prop_assert_eq!(ours, serde_accepts(&line), "{:?}", String::from_utf8_lossy(&line));
     }
+    if let (Ok(theirs), Ok(row)) = (theirs, serde_json::from_str::<Value>(&rows)) {
+        prop_assert_eq!(&row["a"], &theirs["a"]);
+        prop_assert_eq!(row["b"].is_null(), theirs["c"]["d"].is_null());
+    }
     Ok(())
+}
+
+/// Text of which much is taken as it stands, and some is not.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[ -~]{0,70}", "[ -~é\u{2028}😀]{0,40}", "[a\"\\\\\u{0}-\u{1f}\u{7f}]{0,40}", any::<String>()]
 }
 
 proptest! {
@@ -382,13 +433,16 @@ proptest! {
     #[test]
     fn whatever_serde_json_takes_or_refuses_so_do_we(
         value in document(),
+        text in text(),
+        number in any::<Option<i64>>(),
         pretty in any::<bool>(),
-        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..4_u8, any::<u8>(), 0..24_usize), 0..4),
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..4_u8, any::<u8>(), 0..28_usize), 0..4),
     ) {
-        let value = serde_json::json!({"a": value.clone(), "c": {"d": value.clone()}, "z": value});
+        let key = text.clone();
+        let value = serde_json::json!({"y": value.clone(), "a": text.clone(), "c": {"d": number, key: value}, "z": text});
         let mut text = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
         agrees_with_serde(&text)?;
-        let alphabet = b"{}[]\",:\\u0019.eE+-truefalsn \t";
+        let alphabet = b"{}[]\",:\\u0019.eE+-truefalsn \t8dc";
         for (at, kind, byte, pick) in edits {
             let at = at.index(text.len());
             match kind {
