@@ -3,13 +3,14 @@
 use std::{fmt::Write, ops::Range};
 
 use csv_core::{ReadRecordResult, Reader};
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::memchr_iter;
 use ringmill_wire::DataType;
 
 use crate::{
     ConnectError, FieldSpec,
     formats::{
         Format, Progress, Records, Stop, Within,
+        block::Block,
         column::{Column, Refusal, Row},
     },
 };
@@ -202,25 +203,44 @@ impl Fields {
     /// Splits the record that `bytes` begins with (not with a line end) into `ranges`.
     #[inline]
     fn split(&mut self, bytes: &[u8], at_end: bool) -> Split {
-        self.ranges.clear();
-        let line_end = memchr(b'\n', bytes);
-        if let Some(end) = line_end {
-            let line = trim_line_end(&bytes[..end]);
-            if memchr2(b'"', b'\r', line).is_none() {
-                let mut start = 0;
-                for comma in memchr_iter(b',', line) {
-                    self.ranges.push(start..comma);
-                    start = comma + 1;
-                }
-                self.ranges.push(start..line.len());
-                return Split::Record { length: end + 1, unquoted: false };
-            }
+        match self.split_plain(bytes) {
+            Some(length) => Split::Record { length, unquoted: false },
+            None => self.split_quoted(bytes, at_end),
         }
-        self.split_quoted(bytes, at_end)
     }
 
-    /// The same for any record: with quotes, lone carriage returns, or no line end.
+    /// The same, if the record has a line end, no quotes and no lone carriage return; its length.
+    #[inline]
+    fn split_plain(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.ranges.clear();
+        let (mut at, mut start) = (0, 0);
+        loop {
+            let block = Block::at(bytes, at)?;
+            let stops = block.equal(b'\n').or(block.equal(b'\r')).or(block.equal(b'"')).bits();
+            let before_stop = stops.wrapping_sub(1) & !stops;
+            let mut commas = block.equal(b',').bits() & before_stop;
+            while commas != 0 {
+                let comma = at + commas.trailing_zeros() as usize;
+                self.ranges.push(start..comma);
+                start = comma + 1;
+                commas &= commas - 1;
+            }
+            if stops != 0 {
+                let end = at + stops.trailing_zeros() as usize;
+                self.ranges.push(start..end);
+                return match bytes[end..] {
+                    [b'\n', ..] => Some(end + 1),
+                    [b'\r', b'\n', ..] => Some(end + 2),
+                    _ => None,
+                };
+            }
+            at += Block::BYTES;
+        }
+    }
+
+    /// The same for any record.
     fn split_quoted(&mut self, bytes: &[u8], at_end: bool) -> Split {
+        self.ranges.clear();
         self.reader.reset();
         let (mut read, mut written, mut ended) = (0, 0, 0);
         loop {
@@ -263,4 +283,42 @@ fn trim_line_end(mut line: &[u8]) -> &[u8] {
 /// Whether a record that the input ends with has all its quotes: an odd number means that one is open.
 fn quotes_close(record: &[u8]) -> bool {
     memchr_iter(b'"', record).count().is_multiple_of(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        /// Without a quote or a lone carriage return the reader is not asked; it would have said the same.
+        #[test]
+        fn a_plain_record_is_split_as_the_reader_splits_it(
+            bytes in prop::collection::vec(prop::sample::select(b"aaaaaaaaaaaaab,,,,,\n\r\"".to_vec()), 1..80),
+            line_end in prop::sample::select(vec!["", "\n", "\r\n", "\r\r\n", "\r"]),
+            behind in "[a,\n\"]{0,20}",
+        ) {
+            prop_assume!(!is_line_end(bytes[0]));
+            let bytes = [&bytes, line_end.as_bytes(), behind.as_bytes()].concat();
+            let mut fields = CsvDecoder::new(&testing::fields(&["a:utf8"]), 100).unwrap().fields;
+            let Some(length) = fields.split_plain(&bytes) else {
+                let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                let content = line.strip_suffix(b"\r").unwrap_or(line);
+                let is_odd = line.len() == bytes.len() || memchr::memchr2(b'"', b'\r', content).is_some();
+                prop_assert!(is_odd, "{:?}", String::from_utf8_lossy(&bytes));
+                return Ok(());
+            };
+            let values: Vec<&[u8]> = fields.ranges.iter().map(|range| &bytes[range.clone()]).collect();
+            let Split::Record { length: read, .. } = fields.split_quoted(&bytes, true) else {
+                panic!("the reader sees no record");
+            };
+            prop_assert_eq!(trim_line_end(&bytes[..length]), trim_line_end(&bytes[..read]));
+            let expected: Vec<&[u8]> = fields.ranges.iter().map(|range| &fields.text[range.clone()]).collect();
+            prop_assert_eq!(values, expected);
+        }
+    }
 }
