@@ -87,6 +87,8 @@ def check(typed: list[Typed], home: Path, instead: dict[str, str]) -> None:
     environment.setdefault("CARGO_HOME", str(Path.home() / ".cargo"))
     environment.setdefault("RUSTUP_HOME", str(Path.home() / ".rustup"))
     environment.setdefault("RINGMILL_CACHE", str(Path.home() / ".cache" / "ringmill"))
+    # Where libclang is: elsewhere it would be installed again, and RocksDB compiled anew with it.
+    environment.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     done = subprocess.run(
         ["bash"],
         input="\n".join(script),
