@@ -228,7 +228,11 @@ impl<'a> Watch<'a> {
 
     /// How long nothing needs to be done.
     fn pause(&self, patience: Option<Instant>) -> Duration {
-        let line_or_draw = if self.screen.is_live() { self.next_draw } else { self.next_line.min(self.next_interval) };
+        let line_or_draw = match (self.arguments.quiet, self.screen.is_live()) {
+            (true, _) => self.next_interval,
+            (false, true) => self.next_draw,
+            (false, false) => self.next_line.min(self.next_interval),
+        };
         // Until the first row can enter the deadline is not known, so it is looked for as often as the block is drawn.
         let deadline = match (self.arguments.duration, self.deadline) {
             (Some(_), None) => Some(Instant::now() + DRAW_PERIOD / 10),
