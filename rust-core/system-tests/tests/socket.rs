@@ -54,10 +54,11 @@ fn connect<S>(child: &mut Child, connect: impl Fn() -> std::io::Result<S>) -> S 
     stream.expect("it was waited for")
 }
 
-/// The numbers of each sender, in the order in which they are shown.
+/// The numbers of each sender, in the order in which they are shown. The last line may be torn until the next start.
 fn shown(job: &Job) -> Vec<Vec<u64>> {
     let mut numbers = vec![Vec::new(); SENDERS];
-    for line in std::fs::read_to_string(job.path("out.ndjson")).unwrap_or_default().lines() {
+    let text = std::fs::read_to_string(job.path("out.ndjson")).unwrap_or_default();
+    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
         let row: serde_json::Value = serde_json::from_str(line).expect("a whole row");
         let value = |name: &str| row[name].as_u64().expect("a number");
         numbers[value("sender") as usize].push(value("number"));
