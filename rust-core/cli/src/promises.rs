@@ -4,7 +4,7 @@ use ringmill_connect::{MqttSpec, Promise, Replay, WriteMode};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
-    CheckpointSpec, Node, NodeKind, OnError, SinkSpec, SourceConnector, UdfDescription, UdfKind, UdfSpec,
+    CheckpointSpec, Node, NodeKind, OnError, SinkSpec, SourceConnector, SourceSpec, UdfDescription, UdfKind, UdfSpec,
 };
 
 use crate::config::duration::format_duration;
@@ -16,6 +16,12 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
     let has_checkpoints = plan.checkpoint.is_some();
     match &node.kind {
         NodeKind::Source(source) if has_checkpoints => vec![of_source(&source.connector).to_owned()],
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Http(_), .. }) => {
+            vec![
+                "a request is answered with 202 when the pipeline has taken its rows, and a crash loses them"
+                    .to_owned(),
+            ]
+        }
         NodeKind::Udf(udf) => of_udf(node, udf, has_checkpoints),
         NodeKind::Sink(sink) => {
             let mut lines: Vec<String> = of_sink(sink, has_checkpoints).into_iter().map(str::to_owned).collect();
@@ -33,6 +39,10 @@ fn of_source(connector: &SourceConnector) -> &'static str {
         Replay::Journaled if matches!(connector, SourceConnector::Socket(_)) => {
             "journaled: after a crash it is read again from the journal; what was sent and was not on the disk yet is \
              lost: senders are not told how far it got"
+        }
+        Replay::Journaled if matches!(connector, SourceConnector::Http(_)) => {
+            "journaled: a request is answered with 202 when its rows are on the disk, all or none, and none of them is \
+             lost; one that is sent again because there was no answer may be there twice"
         }
         Replay::Journaled if matches!(connector, SourceConnector::Mqtt(MqttSpec { is_acknowledged: true, .. })) => {
             "journaled, and acknowledged when it is on the disk: after a crash it is read again from the journal; a message \

@@ -15,6 +15,7 @@ use ringmill_wire::{DataType, Field};
 const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\ninterval = \"2s\"\nkeep = 5\n";
 const MADE: &str = "[sources.made]\nkind = \"generator\"\ncolumns = [\"device_id\"]\n[sinks.kept]\nkind = \"file\"\npath = \"out/\"\nformat = \"json\"\ninputs = [\"made\"]\n[sinks.table]\nkind = \"sqlite\"\npath = \"o.db\"\ntable = \"made\"\ninputs = [\"made\"]\n[sinks.server]\nkind = \"postgres\"\nurl = \"postgres://me@db/d\"\ntable = \"made\"\ninputs = [\"made\"]\n[sinks.counted]\nkind = \"null\"\ninputs = [\"made\"]\n";
 const PRINTED: &str = "[sources.lines]\nkind = \"stdin\"\nfields = { a = \"utf8\" }\n[sinks.printed]\nkind = \"stdout\"\ninputs = [\"lines\"]\n";
+const REQUESTS: &str = "[sources.asked]\nkind = \"http\"\nfields = { a = \"utf8\" }\n[sinks.counted]\nkind = \"null\"\ninputs = [\"asked\"]\n";
 const EXACTLY_ONCE: &str = "exactly once: rows show when their checkpoint is complete";
 
 /// What stands between a node's own line and the next empty one, the table of columns left out.
@@ -45,6 +46,11 @@ fn with_checkpoints_each_part_says_what_a_crash_costs() {
     assert_eq!(notes(&checked.stdout, "printed"), [again]);
     let stored = notes(&checked.stdout, "dead_letters:lines");
     assert_eq!(stored, [EXACTLY_ONCE, "the built-in store: `ringmill dlq show` reads it"]);
+
+    let checked = Folder::new(&[CHECKPOINT, REQUESTS].concat()).run(&["check", "pipeline.toml"]);
+    let durable = "journaled: a request is answered with 202 when its rows are on the disk, all or none, and none of them is \
+                   lost; one that is sent again because there was no answer may be there twice";
+    assert_eq!(notes(&checked.stdout, "asked"), [durable]);
 }
 
 #[test]
@@ -59,6 +65,9 @@ fn without_checkpoints_nothing_is_promised() {
     assert!(!checked.stdout.contains("exactly once"));
     let checked = Folder::new(PRINTED).run(&["check", "pipeline.toml"]);
     assert!(notes(&checked.stdout, "lines").is_empty() && !checked.stdout.contains("dead_letters:"));
+    let checked = Folder::new(REQUESTS).run(&["check", "pipeline.toml"]);
+    let taken = "a request is answered with 202 when the pipeline has taken its rows, and a crash loses them";
+    assert_eq!(notes(&checked.stdout, "asked"), [taken]);
 }
 
 /// What is said about a step with these keys.

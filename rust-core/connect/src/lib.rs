@@ -1,16 +1,16 @@
 //! Sources, sinks and formats.
 //!
-//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`],
-//! [`MqttSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows straight into that shard's open
-//! micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a [`Writer`] (bytes to the target, on the sink's own thread);
-//! the null sink is a [`Checksum`].
+//! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
+//! [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
+//! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
+//! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`].
 //!
 //! A source says by [`Replay`] whether it can continue from a checkpoint, a sink by [`Promise`] what a recovery does to
 //! its output; one that comes only once is read through a [`Journal`]. How rows are shown exactly once stands in [`Writer`]'s module.
 //!
 //! Rows that are written into batches whose rows carry tags can be traced to their records ([`Places`]).
 //!
-//! Guarantees: no call blocks the thread that polls (FIFOs, standard input and sockets are read by threads of their own);
+//! Guarantees: no call blocks the thread that polls (FIFOs, standard input, sockets and requests are read by threads of their own);
 //! steady-state polling and encoding allocate nothing; no input can cause a panic; every record of the input becomes
 //! exactly one row or one [`DeadLetter`].
 //!
@@ -23,6 +23,7 @@ mod field;
 mod file;
 mod formats;
 mod generator;
+mod http;
 mod journal;
 mod letters;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod pace;
 mod partition;
 mod places;
 mod postgres;
+mod secret;
 mod socket;
 mod sqlite;
 mod staging;
@@ -53,6 +55,7 @@ pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{Encoder, Format, Within, encoder, letter_encoder, write_timestamp};
 pub use generator::{GeneratorSpec, Shape};
+pub use http::{HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};
 pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
@@ -62,7 +65,8 @@ pub use mqtt::{Broker, MqttSpec};
 pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};
-pub use postgres::{PostgresSink, Secret, Tls, WriteMode};
+pub use postgres::{PostgresSink, Tls, WriteMode};
+pub use secret::Secret;
 pub use socket::{Address, SocketSpec};
 pub use sqlite::SqliteSink;
 pub use staging::{Commits, Sealed, StagePoints, StagingLog, new_writer_name};

@@ -149,6 +149,9 @@ pub trait Partition: Send {
         let _ = (places, source);
     }
 
+    /// No poll follows any more: the run is coming to its end. Never waits.
+    fn drain(&mut self) {}
+
     /// No checkpoint that is kept needs anything before `position` any more: a journal may forget it. Never waits.
     fn acknowledge(&mut self, position: &Position) {
         let _ = position;

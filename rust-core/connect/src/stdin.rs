@@ -9,7 +9,7 @@ use crate::{
     ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker,
     journal::Journaled,
     schema_of,
-    text::{self, Content, TextOptions, TextPartition},
+    text::{self, Content, Stream, TextOptions, TextPartition},
 };
 
 /// The only partition.
@@ -73,33 +73,29 @@ impl StdinSpec {
             rate: self.rate,
             record_bytes_max: self.record_bytes_max,
         };
-        open_stream(NAME, &options, open, wakers, journal, resume)
+        let partition = open_stream(NAME, &options, open, wakers, journal, resume)?;
+        Ok(vec![(0, Box::new(partition))])
     }
 }
 
 /// Opens a stream of text that comes only once, as the only partition, on shard 0. With a journal, what it holds behind the
 /// checkpoint's position comes first; a journal that does not hold it is refused here.
-pub(crate) fn open_stream(
+pub(crate) fn open_stream<S: Stream + 'static>(
     name: &str,
     options: &TextOptions,
-    open: impl FnOnce() -> io::Result<Content> + Send + 'static,
+    open: impl FnOnce() -> io::Result<S> + Send + 'static,
     wakers: &[Waker],
     journal: Option<&Journal>,
     resume: Option<&[Resume<'_>]>,
-) -> Result<Partitions, ConnectError> {
+) -> Result<TextPartition, ConnectError> {
     let waker = wakers.first().cloned().unwrap_or_else(|| Arc::new(|| {}));
-    let partition = match journal {
-        None => TextPartition::of_stream(name, options, open, waker)?,
-        Some(journal) => {
-            let journaled = Journaled::new(journal, options.record_bytes_max, open);
-            let mut partition = TextPartition::of_journal(name, options, journaled, waker)?;
-            if !journal.is_emptied {
-                let earlier = resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == name));
-                let position = earlier.map(Resume::position).transpose()?.unwrap_or_default();
-                partition.resume_journal(&position)?;
-            }
-            partition
-        }
-    };
-    Ok(vec![(0, Box::new(partition))])
+    let Some(journal) = journal else { return TextPartition::of_stream(name, options, open, waker) };
+    let journaled = Journaled::new(journal, options.record_bytes_max, open);
+    let mut partition = TextPartition::of_journal(name, options, journaled, waker)?;
+    if !journal.is_emptied {
+        let earlier = resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == name));
+        let position = earlier.map(Resume::position).transpose()?.unwrap_or_default();
+        partition.resume_journal(&position)?;
+    }
+    Ok(partition)
 }

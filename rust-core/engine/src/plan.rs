@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{
-    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, LettersSpec, MqttSpec, PostgresSink, Promise,
-    Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
+    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSpec, LettersSpec, MqttSpec, PostgresSink,
+    Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -101,6 +101,8 @@ pub enum SourceConnector {
     Stdin(StdinSpec),
     /// Lines from whoever connects.
     Socket(SocketSpec),
+    /// Rows from whoever sends requests.
+    Http(HttpSpec),
     /// Messages of an MQTT broker.
     Mqtt(MqttSpec),
     /// Stored dead letters; see [`replay`].
@@ -115,6 +117,7 @@ impl SourceConnector {
             SourceConnector::File(spec) => spec.replay(),
             SourceConnector::Stdin(spec) => spec.replay(),
             SourceConnector::Socket(spec) => spec.replay(),
+            SourceConnector::Http(spec) => spec.replay(),
             SourceConnector::Mqtt(spec) => spec.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
         }

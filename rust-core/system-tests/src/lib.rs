@@ -4,6 +4,7 @@
 //! `scripts/test`); without them, the command next to the test binary and `python3`.
 
 pub mod chaos;
+pub mod http;
 pub mod mosquitto;
 pub mod postgres;
 pub mod power;

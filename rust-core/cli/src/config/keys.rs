@@ -218,6 +218,11 @@ pub static SOURCES: &[Variant] = &[
         doc: "JSON objects, one a line, from whoever connects to a TCP port or a Unix socket.",
         keys: SOCKET,
     },
+    Variant {
+        kind: "http",
+        doc: "JSON objects from requests: POST with one a line (application/x-ndjson) or in an array (application/json), plain, gzip or zstd.",
+        keys: HTTP,
+    },
     Variant { kind: "mqtt", doc: "JSON objects, one a message, from topics of an MQTT 3.1.1 broker.", keys: MQTT },
 ];
 
@@ -294,6 +299,40 @@ static SOCKET: &[Key] = &[
         Kind::Integer(1, 10_000),
         "Connections at a time; each may take as much memory as the longest record. Further ones wait. Default: 100.",
     ),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+static HTTP: &[Key] = &[
+    optional("listen", Kind::Filled, "Address and port. Default: 127.0.0.1:8080, for this machine only."),
+    optional("path", Kind::Filled, "Path of the requests. Default: /ingest."),
+    optional(
+        "token",
+        Kind::Filled,
+        "$NAME, the environment variable with the token that requests must carry as `authorization: Bearer TOKEN`. Either this or token_file. Default: none is needed.",
+    ),
+    optional("token_file", Kind::Filled, "File with that token; relative to the configuration."),
+    optional(
+        "allow_remote",
+        Kind::Boolean,
+        "Whether an address that others can reach may do without a token. Default: false.",
+    ),
+    optional(
+        "request_size_max",
+        Kind::Size,
+        "Longest body of a request, also when it is unpacked; at most 256MiB. Default: 16MiB.",
+    ),
+    optional(
+        "request_timeout",
+        Kind::Length,
+        "How long the head of a request may take, its body, and its rows until they are durable; at most 1h. Default: 30s.",
+    ),
+    optional("connections_max", Kind::Integer(1, 10_000), "Connections at a time. Further ones wait. Default: 100."),
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,

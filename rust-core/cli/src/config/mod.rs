@@ -7,7 +7,9 @@
 pub mod document;
 pub mod duration;
 pub mod graph;
+pub mod http;
 pub mod keys;
+pub mod listen;
 pub mod mistake;
 mod mqtt;
 pub mod paths;
@@ -93,6 +95,7 @@ pub fn parse(
     let resolved = resolve::resolve(&root, directory, default_name, machine, &mut mistakes);
     let has_retained = resolved.1.iter().any(|node| retained_step(&node.name).is_some());
     let serve = retained::listen(&root, has_retained, &mut mistakes);
+    listen::check(&root, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(Mistakes::new(text, mistakes));
     }

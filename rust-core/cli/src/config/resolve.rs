@@ -15,6 +15,7 @@ use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowK
 use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
+use super::http::http;
 use super::mistake::Mistake;
 use super::mqtt::mqtt;
 use super::paths;
@@ -28,7 +29,8 @@ const HOUR_NS: i64 = 3_600_000_000_000;
 /// Event time may run this far ahead of the wall clock (DESIGN.md, soundness rule 7).
 const MAX_FUTURE_NS: i64 = 24 * HOUR_NS;
 const BATCH_ROWS: i64 = 1024;
-const CONNECTIONS_MAX: usize = 100;
+/// Connections of a source at a time.
+pub(super) const CONNECTIONS_MAX: usize = 100;
 const SLOTS: i64 = 8;
 /// Room for variable-length values, if nothing is configured: an average of this many bytes in each row.
 const VARIABLE_BYTES_PER_ROW: u64 = 64;
@@ -189,7 +191,7 @@ fn index(raw: &super::raw::Raw) -> Option<usize> {
 }
 
 /// Bounds were checked by the first stage, so nothing is lost here.
-fn count(integer: i64) -> usize {
+pub(super) fn count(integer: i64) -> usize {
     usize::try_from(integer).unwrap_or(0)
 }
 
@@ -215,6 +217,9 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
         "generator" => SourceConnector::Generator(generator(table)),
         "file" => SourceConnector::File(file_source(table, around)?),
         "socket" => SourceConnector::Socket(socket(table, around)?),
+        "http" => {
+            SourceConnector::Http(http(table, fields(table, Format::Json, around)?, around.directory, around.mistakes)?)
+        }
         "mqtt" => {
             let fields = fields(table, Format::Json, around)?;
             let spec = mqtt(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
@@ -285,7 +290,8 @@ fn socket(table: &Table, around: &mut Surroundings<'_>) -> Option<SocketSpec> {
     })
 }
 
-fn record_bytes_max(table: &Table) -> usize {
+/// Longest record of a source of text.
+pub(super) fn record_bytes_max(table: &Table) -> usize {
     table.size("record_size_max").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(RECORD_BYTES_MAX)
 }
 

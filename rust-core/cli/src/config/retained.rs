@@ -1,18 +1,16 @@
 //! What is said about retained results: `retain` of a window step, and `[serve]`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use ringmill_engine::plan::NodeSpec;
 use ringmill_engine::plan::retained::{RetainedSpec, sink};
 use ringmill_state::{RetainedLimits, RollUpLevel};
 
 use super::duration::format_duration;
+use super::listen;
 use super::mistake::Mistake;
 use super::raw::{Raw, Table};
 use super::text::Span;
-
-/// Only this machine.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// Windows that become one: each merge of them is one step of a thread.
 const MERGED_MAX: i64 = 10_000;
@@ -112,15 +110,5 @@ pub fn listen(root: &Table, has_retained: bool, mistakes: &mut Vec<Mistake>) -> 
         let mistake = Mistake::at(table.span, "[serve] has nothing to serve: no step retains its results");
         mistakes.push(mistake.hint("add retain = \"30d\" to a window step, for example"));
     }
-    let Some(raw) = table.get("listen") else { return Some(LISTEN) };
-    let text = raw.text()?;
-    let port = text.strip_prefix(':').unwrap_or(text).parse().map(|port| SocketAddr::new(LISTEN.ip(), port));
-    match text.replacen("localhost:", "127.0.0.1:", 1).parse().or(port) {
-        Ok(address) => Some(address),
-        Err(_) => {
-            let mistake = Mistake::at(raw.span, format!("`listen`: `{text}` is no address with a port"));
-            mistakes.push(mistake.hint("write \"127.0.0.1:8080\" for this machine, \"0.0.0.0:8080\" for everybody"));
-            None
-        }
-    }
+    listen::address(table, mistakes)
 }

@@ -1,10 +1,11 @@
 //! Sources: fields, event time, formats.
 
 use std::path::Path;
+use std::time::Duration;
 
 use ringmill::config::Config;
-use ringmill_connect::{Address, Broker};
-use ringmill_engine::plan::{NodeKind, SourceConnector};
+use ringmill_connect::{Address, Broker, HttpSpec, TokenPlace};
+use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
 use crate::{around, check, good, node};
 
@@ -80,6 +81,58 @@ fn a_socket_listens_at_a_port_or_at_a_path() {
             ],
         );
     }
+}
+
+fn http(keys: &str) -> String {
+    around(&format!("kind = \"http\"\n{keys}\nfields = {{ a = \"int64\" }}"), "")
+}
+
+#[test]
+fn an_http_source_listens_for_this_machine_unless_it_is_told_otherwise() {
+    let spec = |keys: &str| -> HttpSpec {
+        match node(&good(&http(keys)), "s") {
+            NodeKind::Source(SourceSpec { connector: SourceConnector::Http(spec), .. }) => spec.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let default = spec("");
+    assert_eq!((default.listen.to_string().as_str(), default.path.as_str()), ("127.0.0.1:8080", "/ingest"));
+    assert_eq!((default.request_bytes_max, default.connections_max, default.token), (16 << 20, 100, None));
+    assert_eq!(default.request_timeout, Duration::from_secs(30));
+    let other = spec("listen = \"0.0.0.0:80\"\ntoken_file = \"token\"\npath = \"/a/b\"\nrequest_timeout = \"2s\"");
+    assert_eq!(other.token, Some(TokenPlace::File("/etc/mill/token".into())));
+    assert_eq!((other.path.as_str(), other.request_timeout), ("/a/b", Duration::from_secs(2)));
+    assert!(spec("listen = \"[::]:80\"\nallow_remote = true").token.is_none());
+    check(
+        &http("listen = \"0.0.0.0:80\""),
+        &[
+            "p.toml:3:10: `listen`: whoever can reach 0.0.0.0:80 could send rows (add token_file = \"token\", or allow_remote = true)",
+        ],
+    );
+}
+
+#[test]
+fn the_keys_of_an_http_source_are_checked() {
+    let token = "(write token = \"$INGEST_TOKEN\", or token_file)";
+    for (keys, place, problem) in [
+        ("listen = \"here\"", "3:10", "`listen`: `here` is no address with a port (write \"127.0.0.1:8080\" for this machine, \"0.0.0.0:8080\" for everybody)".to_owned()),
+        ("path = \"ingest\"", "3:8", "`path`: `ingest` is no path of an address (write path = \"/ingest\", for example)".to_owned()),
+        ("path = \"/a?b\"", "3:8", "`path`: `/a?b` is no path of an address (write path = \"/ingest\", for example)".to_owned()),
+        ("request_size_max = \"1GiB\"", "3:20", "`request_size_max` must be between 1B and 256MiB".to_owned()),
+        ("request_timeout = \"2h\"", "3:19", "`request_timeout` must be at most 1h".to_owned()),
+        ("token = \"s3cret\"", "1:10", format!("`token` is no token itself but names the variable in which it stands {token}")),
+        ("token = \"$RINGMILL_NOT_THERE\"", "1:10", format!("`token`: there is no environment variable RINGMILL_NOT_THERE {token}")),
+        ("token = \"$PATH\"\ntoken_file = \"t\"", "1:10", format!("`token` and `token_file` exclude each other {token}")),
+    ] {
+        check(&http(keys), &[&format!("p.toml:{place}: {problem}")]);
+    }
+}
+
+#[test]
+fn no_two_listen_at_one_address() {
+    let other = "[sources.t]\nkind = \"http\"\nlisten = \"localhost:8080\"\nfields = { a = \"int64\" }\n[sinks.more]\nkind = \"null\"\ninputs = [\"t\"]";
+    let text = around("kind = \"http\"\nfields = { a = \"int64\" }", other);
+    check(&text, &["p.toml:6:10: `listen`: s listens at 127.0.0.1:8080 already (give one of them another port)"]);
 }
 
 #[test]

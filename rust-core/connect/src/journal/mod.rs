@@ -4,7 +4,8 @@
 //! process was killed: the reading thread appends what it has read to a file, makes it durable, and only then hands it
 //! over. What was taken from the pipe and is not durable yet when the process ends is lost: at most one read
 //! ([`READ_BYTES`](thread::READ_BYTES), and what a decompressor holds); a pipe has no acknowledgement that could be held
-//! back. While one read is made durable the next one gathers in the pipe.
+//! back. While one read is made durable the next one gathers in the pipe. A stream that has one is told
+//! ([`Stream::settle`]); what it hands over at once is one record, there as a whole or not at all.
 //!
 //! The bytes are kept as they are after decompression, so that going on needs nothing of what came before. Each run
 //! reads a stream of its own, with its own compression, byte-order mark and header; offsets count through all of them.
@@ -30,7 +31,7 @@ use std::{
 
 use crate::{
     ConnectError, Waker,
-    text::{Content, ReaderThread},
+    text::{ReaderThread, Stream},
 };
 use log::SEGMENT_BYTES;
 use thread::{Link, Work};
@@ -85,15 +86,16 @@ pub(crate) struct Journaled {
     link: Arc<Link>,
 }
 
-type Open = Box<dyn FnOnce() -> io::Result<Content> + Send>;
+type Open = Box<dyn FnOnce() -> io::Result<Box<dyn Stream>> + Send>;
 
 impl Journaled {
     /// A record of `record_bytes_max` has room.
-    pub fn new(
+    pub fn new<S: Stream + 'static>(
         journal: &Journal,
         record_bytes_max: usize,
-        open: impl FnOnce() -> io::Result<Content> + Send + 'static,
+        open: impl FnOnce() -> io::Result<S> + Send + 'static,
     ) -> Journaled {
+        let open = || open().map(|stream| Box::new(stream) as Box<dyn Stream>);
         Journaled {
             folder: journal.folder.clone(),
             bytes_max: BYTES_MAX.max(2 * record_bytes_max as u64 + 2 * SEGMENT_BYTES),

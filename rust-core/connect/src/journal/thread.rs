@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     ConnectError,
-    text::{Content, Outlet, Piece},
+    text::{Outlet, Piece, Stream},
 };
 
 /// Bytes read, made durable and handed over at a time, at most: as much as a pipe holds at most without privileges, so
@@ -110,24 +110,25 @@ impl From<ConnectError> for Stop {
 
 impl Work {
     /// Hands over what the journal holds from `from` on, then what comes in, as soon as it is durable.
-    pub fn run(self, from: u64, open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet) {
+    pub fn run(self, from: u64, open: impl FnOnce() -> io::Result<Box<dyn Stream>>, outlet: &Outlet) {
         if let Err(Stop::Failed(error)) = self.read_through(from, open, outlet) {
             outlet.send(Err(error));
         }
     }
 
-    fn read_through(&self, from: u64, open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet) -> Result<(), Stop> {
+    fn read_through(
+        &self,
+        from: u64,
+        open: impl FnOnce() -> io::Result<Box<dyn Stream>>,
+        outlet: &Outlet,
+    ) -> Result<(), Stop> {
         let mut log = self.replay(from, outlet)?;
-        let mut content = open().map_err(Stop::Failed)?;
+        let mut stream = open().map_err(Stop::Failed)?;
         let mut record = vec![0; RECORD_HEAD_BYTES + READ_BYTES];
         let mut kind = Kind::Begin;
         loop {
             self.wait_for_room(&mut log)?;
-            let count = match content.read(&mut record[RECORD_HEAD_BYTES..]) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Stop::Failed(error)),
-            };
+            let count = stream.fill(&mut record, RECORD_HEAD_BYTES, READ_BYTES).map_err(Stop::Failed)?;
             if count == 0 {
                 if kind == Kind::More {
                     self.append(&mut log, Kind::End, &mut record[..RECORD_HEAD_BYTES])?;
@@ -136,6 +137,7 @@ impl Work {
             }
             let record = &mut record[..RECORD_HEAD_BYTES + count];
             self.append(&mut log, kind, record)?;
+            stream.settle();
             kind = Kind::More;
             send(outlet, &record[RECORD_HEAD_BYTES..])?;
         }
@@ -218,11 +220,17 @@ impl Work {
     }
 }
 
+/// A record may be longer than one read, and what waits for the shard should not be.
 fn send(outlet: &Outlet, bytes: &[u8]) -> Result<(), Stop> {
-    let mut chunk = outlet.buffer();
-    chunk.clear();
-    chunk.extend_from_slice(bytes);
-    if outlet.send(Ok(Piece::Bytes(chunk))) { Ok(()) } else { Err(Stop::Over) }
+    for piece in bytes.chunks(READ_BYTES) {
+        let mut chunk = outlet.buffer();
+        chunk.clear();
+        chunk.extend_from_slice(piece);
+        if !outlet.send(Ok(Piece::Bytes(chunk))) {
+            return Err(Stop::Over);
+        }
+    }
+    Ok(())
 }
 
 fn boundary(outlet: &Outlet, is_cut: bool) -> Result<(), Stop> {

@@ -119,8 +119,9 @@ impl MqttSpec {
             record_bytes_max: self.record_bytes_max,
         };
         let session = session::Session::new(self)?;
-        let open = move || Ok(Box::new(session.start()?) as crate::text::Content);
-        crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)
+        let open = move || session.start();
+        let partition = crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
+        Ok(vec![(0, Box::new(partition))])
     }
 
     /// This program was built without MQTT.

@@ -5,7 +5,6 @@ mod convert;
 mod encode;
 #[cfg(feature = "postgres")]
 mod link;
-mod secret;
 #[cfg(feature = "postgres")]
 mod session;
 #[cfg(feature = "postgres")]
@@ -22,9 +21,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::Schema;
 
-pub use secret::Secret;
-
-use crate::{ConnectError, Encoder, Promise, Transactions, Writer};
+use crate::{ConnectError, Encoder, Promise, Secret, Transactions, Writer};
 
 /// A table of a PostgreSQL database as a sink. Rows come in the binary format of `COPY`.
 ///

@@ -71,7 +71,9 @@ impl SocketSpec {
             rate: self.rate,
             record_bytes_max: self.record_bytes_max,
         };
-        stdin::open_stream(PARTITION, &options, move || Ok(Box::new(lines) as Content), wakers, journal, resume)
+        let open = move || Ok(Box::new(lines) as Content);
+        let partition = stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
+        Ok(vec![(0, Box::new(partition))])
     }
 }
 

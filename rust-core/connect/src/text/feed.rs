@@ -1,6 +1,9 @@
 //! Where a text partition's bytes come from: read in place, or by a thread of their own.
 
-use std::{io, thread};
+use std::{
+    io::{self, Read},
+    thread,
+};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
@@ -11,6 +14,8 @@ use crate::Waker;
 const CHUNK_BYTES: usize = 64 << 10;
 /// … and so many chunks ahead.
 const CHUNKS_AHEAD: usize = 8;
+/// The memory of a chunk that came to be longer is not used again.
+const CHUNK_KEPT_BYTES: usize = 1 << 20;
 
 /// What [`Feed::read`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +28,30 @@ pub(crate) enum Fed {
     Boundary { is_cut: bool },
     /// no more
     End,
+}
+
+/// Bytes that come only once, for a thread of their own.
+pub(crate) trait Stream: Send {
+    /// Waits for more, puts it into `bytes` from `at` on, and says how much it is; 0: there will be no more. What else
+    /// `bytes` holds there does not count. At most `bytes_max` bytes, unless what must not be taken apart is longer.
+    fn fill(&mut self, bytes: &mut Vec<u8>, at: usize, bytes_max: usize) -> io::Result<usize>;
+
+    /// All that was read so far is durable.
+    fn settle(&mut self) {}
+}
+
+impl Stream for Content {
+    fn fill(&mut self, bytes: &mut Vec<u8>, at: usize, bytes_max: usize) -> io::Result<usize> {
+        if bytes.len() < at + bytes_max {
+            bytes.resize(at + bytes_max, 0);
+        }
+        loop {
+            match self.read(&mut bytes[at..at + bytes_max]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
 }
 
 /// A stream of decompressed bytes.
@@ -61,8 +90,8 @@ pub(crate) struct ReaderThread {
 
 impl ReaderThread {
     /// `open` runs on the thread: opening a FIFO waits for its writer.
-    pub fn start(
-        open: impl FnOnce() -> io::Result<Content> + Send + 'static,
+    pub fn start<S: Stream>(
+        open: impl FnOnce() -> io::Result<S> + Send + 'static,
         waker: Waker,
     ) -> io::Result<ReaderThread> {
         ReaderThread::run(move |outlet| read_all(open, outlet), waker)
@@ -87,7 +116,9 @@ impl ReaderThread {
                     };
                     let spent = std::mem::replace(&mut self.chunk, chunk);
                     self.taken = 0;
-                    let _ = self.spent.try_send(spent);
+                    if spent.capacity() <= CHUNK_KEPT_BYTES {
+                        let _ = self.spent.try_send(spent);
+                    }
                 }
                 Err(TryRecvError::Empty) => return Ok(Fed::Pending),
                 Err(TryRecvError::Disconnected) => return Ok(Fed::End),
@@ -137,9 +168,9 @@ impl Drop for Outlet {
     }
 }
 
-fn read_all(open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet) {
-    let mut content = match open() {
-        Ok(content) => content,
+fn read_all<S: Stream>(open: impl FnOnce() -> io::Result<S>, outlet: &Outlet) {
+    let mut stream = match open() {
+        Ok(stream) => stream,
         Err(error) => {
             outlet.send(Err(error));
             return;
@@ -147,14 +178,12 @@ fn read_all(open: impl FnOnce() -> io::Result<Content>, outlet: &Outlet) {
     };
     loop {
         let mut chunk = outlet.buffer();
-        chunk.resize(CHUNK_BYTES, 0);
-        let message = match content.read(&mut chunk) {
+        let message = match stream.fill(&mut chunk, 0, CHUNK_BYTES) {
             Ok(0) => return,
             Ok(count) => {
                 chunk.truncate(count);
                 Ok(Piece::Bytes(chunk))
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(error),
         };
         let last = message.is_err();

@@ -27,7 +27,7 @@ use crate::{
 use feed::{Fed, Feed};
 
 pub(crate) use content::{Content, Source, of_stream};
-pub(crate) use feed::{Outlet, Piece, ReaderThread};
+pub(crate) use feed::{Outlet, Piece, ReaderThread, Stream};
 
 /// Bytes read at a time from regular files: large enough to drown the system call, small enough for the second-level cache.
 const READ_BYTES: usize = 256 << 10;
@@ -166,10 +166,10 @@ impl TextPartition {
     }
 
     /// Reads a stream that comes only once.
-    pub fn of_stream(
+    pub fn of_stream<S: Stream>(
         name: &str,
         options: &TextOptions,
-        open: impl FnOnce() -> io::Result<Content> + Send + 'static,
+        open: impl FnOnce() -> io::Result<S> + Send + 'static,
         waker: Waker,
     ) -> Result<TextPartition, ConnectError> {
         let part = Part { path: PathBuf::new(), name: Arc::from(name), regular: false };
@@ -202,6 +202,11 @@ impl TextPartition {
             journal.check(position.offset).map_err(refuse)?;
         }
         self.seek(position)
+    }
+
+    /// How much of the content is consumed.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Reads the header of the first file, if it is a regular one, so that what is wrong with it is found before the

@@ -293,6 +293,7 @@ fn resolve_source(
         SourceConnector::File(spec) => spec.schema(),
         SourceConnector::Stdin(spec) => spec.schema(),
         SourceConnector::Socket(spec) => spec.schema(),
+        SourceConnector::Http(spec) => spec.schema(),
         SourceConnector::Mqtt(spec) => spec.schema(),
         SourceConnector::Letters(spec) => spec.schema(),
     };

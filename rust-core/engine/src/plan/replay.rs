@@ -180,6 +180,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                 SourceConnector::File(file) => (file.format, &file.fields, file.record_bytes_max),
                 SourceConnector::Stdin(stdin) => (stdin.format, &stdin.fields, stdin.record_bytes_max),
                 SourceConnector::Socket(socket) => (Format::Json, &socket.fields, socket.record_bytes_max),
+                SourceConnector::Http(http) => (Format::Json, &http.fields, http.record_bytes_max),
                 SourceConnector::Mqtt(mqtt) => (Format::Json, &mqtt.fields, mqtt.record_bytes_max),
                 SourceConnector::Generator(_) | SourceConnector::Letters(_) => {
                     return Err(format!("{} makes its rows, and they are always right", node.name));

@@ -50,6 +50,7 @@ fn variable_bytes(plan: &Plan) -> u32 {
         NodeKind::Source(SourceSpec { connector: SourceConnector::File(file), .. }) => file.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Stdin(stdin), .. }) => stdin.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Socket(socket), .. }) => socket.record_bytes_max,
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Http(http), .. }) => http.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Mqtt(mqtt), .. }) => mqtt.record_bytes_max,
         NodeKind::Source(SourceSpec { connector: SourceConnector::Letters(letters), .. }) => letters.record_bytes_max,
         _ => 0,
@@ -106,6 +107,7 @@ impl<'a> Assembly<'a> {
                     }
                     SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Socket(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+                    SourceConnector::Http(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Mqtt(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Letters(spec) => spec.open(),
                 };
@@ -532,6 +534,7 @@ fn direct_consumer(plan: &Plan, index: usize, node: &Node) -> Option<usize> {
         SourceConnector::File(file) => file.record_bytes_max,
         SourceConnector::Stdin(stdin) => stdin.record_bytes_max,
         SourceConnector::Socket(socket) => socket.record_bytes_max,
+        SourceConnector::Http(http) => http.record_bytes_max,
         SourceConnector::Mqtt(mqtt) => mqtt.record_bytes_max,
         SourceConnector::Letters(letters) => letters.record_bytes_max,
     };

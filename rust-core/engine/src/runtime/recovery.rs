@@ -373,6 +373,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::File(_) => "file",
                 SourceConnector::Stdin(_) => "stdin",
                 SourceConnector::Socket(_) => "socket",
+                SourceConnector::Http(_) => "http",
                 SourceConnector::Mqtt(_) => "mqtt",
                 // Nothing of them is gone on from.
                 SourceConnector::Letters(_) => "",

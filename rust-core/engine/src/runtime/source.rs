@@ -74,6 +74,8 @@ pub struct SourceOperator {
     /// Where the partitions stood at the newest barriers, oldest first: as many as checkpoints are kept.
     kept: VecDeque<Vec<Position>>,
     checkpoints_kept: usize,
+    /// The partitions know that they will not be polled any more.
+    is_draining: bool,
 }
 
 impl SourceOperator {
@@ -111,6 +113,7 @@ impl SourceOperator {
             rows: 0,
             kept: VecDeque::new(),
             checkpoints_kept: 0,
+            is_draining: false,
         }
     }
 
@@ -295,6 +298,10 @@ impl SourceOperator {
         mut consumer: Option<&mut dyn Operator>,
         context: &mut ShardContext<'_>,
     ) -> Result<bool, EngineError> {
+        if context.draining && !self.is_draining {
+            self.is_draining = true;
+            self.partitions.iter_mut().for_each(|state| state.partition.drain());
+        }
         if self.mark.end {
             return Ok(false);
         }

@@ -1,0 +1,175 @@
+//! Requests and their answers, all of them JSON: `{"accepted": 2}` or `{"error": "…"}`.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    body::{self, Coding, Failed},
+    intake::{Intake, Refusal},
+    records,
+    token::Token,
+};
+
+/// What is read of a refused request, at most, takes so long.
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What is served, and within which limits.
+pub struct Served {
+    pub path: String,
+    pub token: Option<Token>,
+    pub request_bytes_max: usize,
+    pub request_timeout: Duration,
+    pub intake: Arc<Intake>,
+}
+
+/// A status, what is wrong, and a header that says more.
+type Wrong = (StatusCode, String, Option<(HeaderName, &'static str)>);
+
+/// How a body is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Lines,
+    Json,
+}
+
+/// Answers one request.
+pub async fn answer(served: Arc<Served>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, mut body) = request.into_parts();
+    let taken = match served.check(&head.method, head.uri.path(), &head.headers) {
+        Ok((form, coding)) => served.take(&mut body, form, coding).await,
+        Err(wrong) => Err(wrong),
+    };
+    let (status, content, header) = match taken {
+        Ok(count) => (StatusCode::ACCEPTED, json!({ "accepted": count }), None),
+        Err((status, reason, header)) => {
+            body::discard(&mut body, 2 * served.request_bytes_max, Instant::now() + DISCARD_TIME_MAX).await;
+            (status, json!({ "error": reason }), header)
+        }
+    };
+    Ok(response(status, &content, header))
+}
+
+impl Served {
+    /// What can be said before the body has come.
+    fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(Form, Coding), Wrong> {
+        if path != self.path {
+            return Err(wrong(StatusCode::NOT_FOUND, format!("there is {} only", self.path)));
+        }
+        if method != Method::POST {
+            let allowed = Some((header::ALLOW, "POST"));
+            return Err((StatusCode::METHOD_NOT_ALLOWED, "only POST is answered".to_owned(), allowed));
+        }
+        match &self.token {
+            Some(token) if !token.is_in(headers) => {
+                let reason = "a header `authorization: Bearer …` with the token of this source is needed";
+                let scheme = Some((header::WWW_AUTHENTICATE, "Bearer"));
+                return Err((StatusCode::UNAUTHORIZED, reason.to_owned(), scheme));
+            }
+            // A page of a stranger's, in a browser that can reach this address, may send what it likes, but not hide this.
+            None if headers.contains_key(header::ORIGIN) => {
+                let reason = "web pages are answered only where a token is needed";
+                return Err(wrong(StatusCode::FORBIDDEN, reason.to_owned()));
+            }
+            _ => {}
+        }
+        let accepted = Some((header::ACCEPT, "application/x-ndjson, application/json"));
+        let form = form(headers).map_err(|reason| (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, accepted))?;
+        let accepted = Some((header::ACCEPT_ENCODING, "gzip, zstd"));
+        let coding = coding(headers).map_err(|reason| (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, accepted))?;
+        if self.intake.is_ending() {
+            return Err(self.refused(Refusal::Ending));
+        }
+        Ok((form, coding))
+    }
+
+    /// How many records were taken.
+    async fn take(&self, body: &mut Incoming, form: Form, coding: Coding) -> Result<u64, Wrong> {
+        let deadline = Instant::now() + self.request_timeout;
+        let packed = body::receive(body, &self.intake, self.request_bytes_max, deadline).await;
+        let packed = packed.map_err(|failed| self.failed(failed))?;
+        let unpacked = body::unpack(packed, coding, &self.intake, self.request_bytes_max).await;
+        let (mut lines, room) = unpacked.map_err(|failed| self.failed(failed))?;
+        let count = match form {
+            Form::Lines => records::lines(&mut lines),
+            Form::Json => records::elements(&mut lines)
+                .map_err(|error| wrong(StatusCode::BAD_REQUEST, format!("the body is {error}")))?,
+        };
+        if count > 0 {
+            let deadline = Instant::now() + self.request_timeout;
+            self.intake.put(lines, room, deadline).await.map_err(|refusal| self.refused(refusal))?;
+        }
+        Ok(count)
+    }
+
+    fn failed(&self, failed: Failed) -> Wrong {
+        match failed {
+            Failed::TooLong => {
+                let reason = format!("the body is longer than {} bytes (request_size_max)", self.request_bytes_max);
+                wrong(StatusCode::PAYLOAD_TOO_LARGE, reason)
+            }
+            Failed::TooSlow => {
+                let reason = format!("the body did not come within {:?} (request_timeout)", self.request_timeout);
+                wrong(StatusCode::REQUEST_TIMEOUT, reason)
+            }
+            Failed::Broken(reason) => wrong(StatusCode::BAD_REQUEST, format!("the body is not whole: {reason}")),
+            Failed::Refused(refusal) => self.refused(refusal),
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Wrong {
+        let (status, reason) = match refusal {
+            Refusal::Full => (StatusCode::TOO_MANY_REQUESTS, "the pipeline is full, and nothing was taken"),
+            Refusal::Ending => (StatusCode::SERVICE_UNAVAILABLE, "the run is ending"),
+            Refusal::Unknown => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the rows are not safe yet, and whether they will be is not known")
+            }
+        };
+        (status, reason.to_owned(), Some((header::RETRY_AFTER, "1")))
+    }
+}
+
+fn wrong(status: StatusCode, reason: String) -> Wrong {
+    (status, reason, None)
+}
+
+/// Lines, unless it is said otherwise.
+fn form(headers: &HeaderMap) -> Result<Form, String> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Form::Lines) };
+    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+    match text.split(';').next().unwrap_or_default().trim() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "text/plain" => Ok(Form::Lines),
+        "application/json" => Ok(Form::Json),
+        other => Err(format!(
+            "content-type is {other}; lines of JSON are sent as application/x-ndjson, an array as application/json"
+        )),
+    }
+}
+
+fn coding(headers: &HeaderMap) -> Result<Coding, String> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Coding::Plain) };
+    match &*String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase() {
+        "" | "identity" => Ok(Coding::Plain),
+        "gzip" | "x-gzip" => Ok(Coding::Gzip),
+        "zstd" => Ok(Coding::Zstd),
+        other => Err(format!("content-encoding is {other}; gzip and zstd are unpacked")),
+    }
+}
+
+fn response(status: StatusCode, content: &Value, header: Option<(HeaderName, &'static str)>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{content}\n"))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.extend(header.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
+}
