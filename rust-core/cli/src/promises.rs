@@ -35,29 +35,29 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
 }
 
 fn of_source(connector: &SourceConnector) -> &'static str {
-    match connector.replay() {
-        Replay::Journaled if matches!(connector, SourceConnector::Socket(_)) => {
+    match (connector.replay(), connector) {
+        (Replay::Seekable, _) => "after a crash it is read again from the newest checkpoint on",
+        (Replay::Lost, _) => "what was read after the newest checkpoint is lost in a crash: it comes only once",
+        (Replay::Journaled, SourceConnector::Socket(_)) => {
             "journaled: after a crash it is read again from the journal; what was sent and was not on the disk yet is \
              lost: senders are not told how far it got"
         }
-        Replay::Journaled if matches!(connector, SourceConnector::Http(_)) => {
+        (Replay::Journaled, SourceConnector::Http(_)) => {
             "journaled: a request is answered with 202 when its rows are on the disk, all or none, and none of them is \
              lost; one that is sent again because there was no answer may be there twice"
         }
-        Replay::Journaled if matches!(connector, SourceConnector::Mqtt(MqttSpec { is_acknowledged: true, .. })) => {
+        (Replay::Journaled, SourceConnector::Mqtt(MqttSpec { is_acknowledged: true, .. })) => {
             "journaled, and acknowledged when it is on the disk: after a crash it is read again from the journal; a message \
              that was not acknowledged yet comes again"
         }
-        Replay::Journaled if matches!(connector, SourceConnector::Mqtt(_)) => {
+        (Replay::Journaled, SourceConnector::Mqtt(_)) => {
             "journaled: after a crash it is read again from the journal; with qos = 0 the broker sends each message once, \
              whether it arrives or not"
         }
-        Replay::Seekable => "after a crash it is read again from the newest checkpoint on",
-        Replay::Journaled => {
+        (Replay::Journaled, _) => {
             "journaled: after a crash it is read again from the journal; what was taken from the pipe and was not on the \
              disk yet is lost"
         }
-        Replay::Lost => "what was read after the newest checkpoint is lost in a crash: it comes only once",
     }
 }
 

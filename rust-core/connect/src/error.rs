@@ -20,6 +20,9 @@ pub enum ConnectError {
         /// the rule that it breaks
         rule: &'static str,
     },
+    /// This program cannot talk to that system.
+    #[error("this program was built without the feature `{0}`")]
+    Feature(&'static str),
     /// The declared fields do not make a schema.
     #[error("the fields do not make a schema: {0}")]
     Schema(String),

@@ -122,6 +122,19 @@ impl SourceConnector {
             SourceConnector::Letters(_) => Replay::Seekable,
         }
     }
+
+    /// Length of the longest record it takes, in bytes; 0: its rows are bounded by what they are made of.
+    pub fn record_bytes_max(&self) -> usize {
+        match self {
+            SourceConnector::Generator(_) => 0,
+            SourceConnector::File(spec) => spec.record_bytes_max,
+            SourceConnector::Stdin(spec) => spec.record_bytes_max,
+            SourceConnector::Socket(spec) => spec.record_bytes_max,
+            SourceConnector::Http(spec) => spec.record_bytes_max,
+            SourceConnector::Mqtt(spec) => spec.record_bytes_max,
+            SourceConnector::Letters(spec) => spec.record_bytes_max,
+        }
+    }
 }
 
 /// What happens to a batch for which the function raised.

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client, so that a test decides about every byte.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Child;
 
 use crate::until;
@@ -82,11 +82,6 @@ fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(line.trim_end().to_owned()),
     }
-}
-
-/// An address of this machine at which nobody listens.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
 }
 
 /// Waits until a run answers there.

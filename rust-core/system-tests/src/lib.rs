@@ -10,10 +10,13 @@ pub mod postgres;
 pub mod power;
 
 use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -109,6 +112,20 @@ impl Job {
         let report = report.map(|report| serde_json::from_slice(&report).expect("the report is JSON"));
         Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr), report }
     }
+
+    /// Ends a started run in good order.
+    pub fn end(&self, child: Child) -> Ended {
+        terminate(&child);
+        self.wait(child)
+    }
+
+    /// The rows of an NDJSON file beside the pipeline whose last line may be torn until the next start, as after a kill;
+    /// none if it is not there.
+    pub fn whole_rows(&self, name: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).expect("a whole row")).collect()
+    }
 }
 
 impl Ended {
@@ -123,6 +140,16 @@ impl Ended {
         let found = self.report().pointer(pointer);
         found.and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} in {}", self.report()))
     }
+}
+
+/// Asks a run to end in good order, as a service manager does.
+pub fn terminate(child: &Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
+}
+
+/// An address of this machine at which nobody listens.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
 }
 
 /// Reads from a running child's standard error until `text` was seen; returns what was read.

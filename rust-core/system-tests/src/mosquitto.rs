@@ -5,15 +5,15 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::{free_address, terminate};
 
 /// A setting with which no user is asked for.
 pub const ANYBODY: &str = "allow_anonymous true\n";
@@ -47,8 +47,7 @@ impl Mosquitto {
             return None;
         };
         let folder = tempfile::Builder::new().prefix("mq").tempdir().expect("there is room for a folder");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-        let port = listener.local_addr().expect("it is bound").port();
+        let port = free_address().port();
         let broker = Mosquitto { program, folder, port, process: None };
         // Root would become another user, who may not write into the folder. What waits for a client is kept on the disk.
         let path = broker.folder.path().display();
@@ -97,7 +96,7 @@ impl Mosquitto {
     /// Ends it in good order: what it has not delivered is on its disk.
     pub fn stop(&mut self) {
         let Some(mut process) = self.process.take() else { return };
-        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).expect("it is there");
+        terminate(&process);
         process.wait().expect("a child");
     }
 

@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use nix::unistd::{Uid, User};
 use tempfile::TempDir;
 
 use crate::chaos::kill_now;
-use crate::{children_of, is_alive};
+use crate::{children_of, free_address, is_alive};
 
 /// Our user in the server.
 pub const USER: &str = "mill";
@@ -54,7 +53,7 @@ impl Postgres {
         if let Some(owner) = &owner {
             chown(folder.path(), Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("root may do so");
         }
-        let server = Postgres { programs, folder, port: free_port(), process: None, owner };
+        let server = Postgres { programs, folder, port: free_address().port(), process: None, owner };
         let data = server.data();
         let mut initdb = server.command("initdb");
         initdb.arg("-D").arg(&data).args(["-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]);
@@ -197,11 +196,6 @@ fn programs() -> Option<PathBuf> {
 fn unprivileged() -> User {
     let names = ["postgres", "nobody"].into_iter();
     names.filter_map(|name| User::from_name(name).ok().flatten()).next().expect("every system has nobody")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 fn said(output: std::io::Result<Output>) -> String {

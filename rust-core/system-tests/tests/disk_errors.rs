@@ -8,10 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds, side_by_side};
 use ringmill_system_tests::power::{Kind, OPENED_NEW, Outputs, Pipeline, Record, Recording, run};
+use ringmill_system_tests::terminate;
 
 const ROWS: u64 = 20_000;
 /// Slow enough for several checkpoints.
@@ -245,7 +244,7 @@ fn check_that_one_signal_ends(pipeline: &Pipeline, fault: &str, expected: &Outpu
     let mut command = pipeline.watched(false, fault);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let said = read_until_it_waits(&mut child);
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    terminate(&child);
     assert_eq!(child.wait().unwrap().code(), Some(75), "{fault}: {said}");
     for (shown, whole) in pipeline.outputs().iter().zip(expected) {
         let whole: BTreeSet<&str> = whole.lines().collect();

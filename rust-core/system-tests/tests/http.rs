@@ -9,11 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
-use ringmill_system_tests::http::{Client, await_answers, free_address};
-use ringmill_system_tests::{Ended, Job, until};
+use ringmill_system_tests::http::{Client, await_answers};
+use ringmill_system_tests::{Job, free_address, terminate, until};
 
 const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\ninterval = \"20ms\"\n";
 const JSON: &str = "content-type: application/json\r\n";
@@ -38,15 +36,6 @@ path = "dead.ndjson"
 inputs = ["requests.dead_letters"]
 "#
     )
-}
-
-fn terminate(child: &Child) {
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
-}
-
-fn end(job: &Job, child: Child) -> Ended {
-    terminate(&child);
-    job.wait(child)
 }
 
 /// A request as lines or as an array.
@@ -144,7 +133,7 @@ fn run_until_all_is_shown(job: &Job, address: SocketAddr) {
     until(&mut child, || client.post("", last.as_bytes()).is_ok_and(|answer| answer.status == 202));
     let line = format!("\"sender\":{LAST_SENDER},");
     until(&mut child, || std::fs::read_to_string(job.path("out.ndjson")).is_ok_and(|text| text.contains(&line)));
-    end(job, child).report();
+    job.end(child).report();
 }
 
 /// None of those that are checked.
@@ -176,7 +165,7 @@ fn every_request_that_was_accepted_is_there_as_a_whole_however_often_the_core_di
         await_answers(&mut child, address);
         stop.store(true, Ordering::Relaxed);
         let sent: Vec<Sent> = senders.into_iter().flat_map(|sender| sender.join().expect("it checks only")).collect();
-        (sent, end(&job, child))
+        (sent, job.end(child))
     });
     assert_eq!(ended.report().pointer("/rows/dead_letters").and_then(serde_json::Value::as_u64), Some(0));
     run_until_all_is_shown(&job, address);
@@ -263,7 +252,7 @@ fn a_full_pipeline_says_so_and_takes_no_more_memory() {
         });
         stop.store(true, Ordering::Relaxed);
         let sent: Vec<Sent> = senders.into_iter().flat_map(|sender| sender.join().expect("it checks only")).collect();
-        end(&job, child).report();
+        job.end(child).report();
         (sent, reader.join().expect("it reads"))
     });
     let shown = shown(&text);
@@ -329,7 +318,7 @@ fn wrong_slow_and_endless_requests_hurt_nobody_else() {
     let answer = Client::new(address).post(bearer, &vec![b'\n'; (16 << 20) + 1]).expect("it is answered");
     assert_eq!(answer.status, 413);
     until(&mut child, || lines(&job) == 16_000);
-    let ended = end(&job, child);
+    let ended = job.end(child);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (16_002, 2));
     assert!(shown(&job.read("out.ndjson")).values().all(|rows| *rows == [1; 100]));
     let reasons: Vec<String> = job.rows("dead.ndjson").iter().map(|row| row["reason"].to_string()).collect();
@@ -377,7 +366,7 @@ else:
     );
     let output = Command::new(python).args(["-c", &script]).output().expect("there is a Python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(end(&job, child).figure("/rows/in"), rows + 100);
+    assert_eq!(job.end(child).figure("/rows/in"), rows + 100);
 }
 
 #[test]

@@ -3,11 +3,9 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::mosquitto::{ANYBODY, Mosquitto};
-use ringmill_system_tests::{Ended, Job, read_until, until};
+use ringmill_system_tests::{Job, read_until, until};
 
 fn pipeline(url: &str, keys: &str) -> String {
     format!(
@@ -48,14 +46,10 @@ fn job(broker: &Mosquitto, keys: &str) -> Job {
 
 /// Numbers and topics, in the order in which they are shown.
 fn shown(job: &Job) -> Vec<(u64, String)> {
-    let text = std::fs::read_to_string(job.path("out.ndjson")).unwrap_or_default();
-    // The last line may be torn until the next start.
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let row = |line: &str| {
-        let row: serde_json::Value = serde_json::from_str(line).expect("a whole row");
+    let row = |row: serde_json::Value| {
         (row["number"].as_u64().expect("a number"), row["topic"].as_str().expect("a text").to_owned())
     };
-    whole.map(row).collect()
+    job.whole_rows("out.ndjson").into_iter().map(row).collect()
 }
 
 /// The numbers without those that came before, and how many came before.
@@ -75,11 +69,6 @@ fn start(job: &Job, broker: &Mosquitto) -> Child {
     child
 }
 
-fn end(job: &Job, child: Child) -> Ended {
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
-    job.wait(child)
-}
-
 #[test]
 fn no_message_is_lost_however_often_the_core_dies() {
     let Some(broker) = Mosquitto::start() else { return };
@@ -95,17 +84,15 @@ fn no_message_is_lost_however_often_the_core_dies() {
             sender
                 .send(&(next..next + messages).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
             next += messages;
-            std::thread::sleep(chance.between(Duration::ZERO, Duration::from_millis(100)));
         }
-        kill_now(child.id() as i32);
-        child.wait().expect("a child can be waited for");
+        kill_after(&mut child, || true, chance.between(Duration::ZERO, Duration::from_millis(250)));
         let (first, _) = once(&shown(&job));
         assert!(first.iter().copied().eq(0..first.len() as u64), "none is left out, and they are in order");
     }
     sender.end();
     let mut child = job.start(&[]);
     until(&mut child, || once(&shown(&job)).0.len() as u64 == next);
-    assert_eq!(end(&job, child).code, Some(0));
+    assert_eq!(job.end(child).code, Some(0));
     let rows = shown(&job);
     let (first, repeated) = once(&rows);
     assert!(first.into_iter().eq(0..next));
@@ -129,7 +116,7 @@ fn garbage_is_a_dead_letter_and_every_topic_says_where_it_comes_from() {
     broker.send("spare/a/b", &vec![b'['; 10 << 20]);
     broker.send("spare/\"q\"", b"{\"number\":4,\"topic\":\"mine\"}");
     until(&mut child, || shown(&job).len() == 2);
-    let ended = end(&job, child);
+    let ended = job.end(child);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (6, 4));
     assert_eq!(shown(&job), [(1, "plant/1/count".to_owned()), (4, "spare/\"q\"".to_owned())]);
     assert_eq!(job.rows("dead.ndjson").len(), 4);
@@ -141,7 +128,7 @@ fn a_broker_that_goes_away_is_waited_for() {
     broker.configure(ANYBODY);
     let job = job(&broker, "");
     let mut child = job.start(&[]);
-    std::thread::sleep(Duration::from_millis(300));
+    read_until(&mut child, "it is tried again");
     broker.go_on();
     until(&mut child, || broker.log().contains("Sending SUBACK to mill"));
     for round in 0..3 {
@@ -153,7 +140,7 @@ fn a_broker_that_goes_away_is_waited_for() {
         broker.go_on();
         until(&mut child, || connections(&broker) > before);
     }
-    assert_eq!(end(&job, child).code, Some(0));
+    assert_eq!(job.end(child).code, Some(0));
     assert_eq!(once(&shown(&job)).0, [0, 1, 2]);
 }
 
@@ -173,7 +160,7 @@ fn a_user_with_a_wrong_password_is_told_so() {
     assert!(!ended.stderr.contains("wr0ng"), "{}", ended.stderr);
     job.write("secret", "right\n");
     let child = start(&job, &broker);
-    assert_eq!(end(&job, child).code, Some(0));
+    assert_eq!(job.end(child).code, Some(0));
 }
 
 #[test]
@@ -191,7 +178,7 @@ fn an_encrypted_connection_checks_the_broker_s_certificate() {
     let job = Job::new(&pipeline(&url, "ca_file = \"ours.pem\""), "");
     job.write("ours.pem", std::fs::read(folder.join("certificate")).expect("openssl wrote it"));
     let child = start(&job, &broker);
-    assert_eq!(end(&job, child).code, Some(0));
+    assert_eq!(job.end(child).code, Some(0));
     let stranger = Job::new(&pipeline(&url, ""), "");
     let ended = stranger.run(&[]);
     assert_ne!(ended.code, Some(0));

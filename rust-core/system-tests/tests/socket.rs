@@ -6,10 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
-use ringmill_system_tests::{Ended, Job, journaled_bytes, until};
+use ringmill_system_tests::{Job, free_address, journaled_bytes, until};
 
 const SENDERS: usize = 3;
 
@@ -54,21 +52,14 @@ fn connect<S>(child: &mut Child, connect: impl Fn() -> std::io::Result<S>) -> S 
     stream.expect("it was waited for")
 }
 
-/// The numbers of each sender, in the order in which they are shown. The last line may be torn until the next start.
+/// The numbers of each sender, in the order in which they are shown.
 fn shown(job: &Job) -> Vec<Vec<u64>> {
     let mut numbers = vec![Vec::new(); SENDERS];
-    let text = std::fs::read_to_string(job.path("out.ndjson")).unwrap_or_default();
-    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        let row: serde_json::Value = serde_json::from_str(line).expect("a whole row");
+    for row in job.whole_rows("out.ndjson") {
         let value = |name: &str| row[name].as_u64().expect("a number");
         numbers[value("sender") as usize].push(value("number"));
     }
     numbers
-}
-
-fn end(job: &Job, child: Child) -> Ended {
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
-    job.wait(child)
 }
 
 #[test]
@@ -101,7 +92,7 @@ fn every_line_that_was_durable_is_shown_once_and_in_order_however_often_the_core
     }
     let mut child = job.start(&[]);
     until(&mut child, || shown(&job).iter().map(|numbers| numbers.len() as u64).eq(next));
-    assert_eq!(end(&job, child).figure("/rows/in"), next.iter().sum::<u64>(), "totals go on from the checkpoint");
+    assert_eq!(job.end(child).figure("/rows/in"), next.iter().sum::<u64>(), "totals go on from the checkpoint");
     for (numbers, next) in shown(&job).into_iter().zip(next) {
         assert!(numbers.into_iter().eq(0..next));
     }
@@ -110,7 +101,7 @@ fn every_line_that_was_durable_is_shown_once_and_in_order_however_often_the_core
 
 #[test]
 fn garbage_and_endless_lines_hurt_nobody_else_and_sigterm_ends_the_run_in_order() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let port = free_address();
     let job = Job::new(&pipeline(&format!("tcp = \"{port}\"\nconnections_max = 2")), "");
     let mut child = job.start(&[]);
     let mut good = connect(&mut child, || TcpStream::connect(port));
@@ -126,7 +117,7 @@ fn garbage_and_endless_lines_hurt_nobody_else_and_sigterm_ends_the_run_in_order(
     drop(waiting);
     good.write_all(b"ber\":1}\r\n").expect("it reads");
     until(&mut child, || shown(&job) == [vec![0, 1], vec![], vec![0]]);
-    let ended = end(&job, child);
+    let ended = job.end(child);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (7, 4));
     let reasons: Vec<String> = job.rows("dead.ndjson").iter().map(|row| row["reason"].to_string()).collect();
     assert_eq!(reasons.len(), 4, "{reasons:?}");

@@ -4,10 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, kill_now, rounds};
-use ringmill_system_tests::{JOURNAL_HEAD_BYTES, Job, journaled_bytes, until};
+use ringmill_system_tests::{JOURNAL_HEAD_BYTES, Job, journaled_bytes, terminate, until};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -70,7 +68,7 @@ fn every_line_that_was_durable_is_shown_once_however_often_the_core_dies() {
             kill_now(child.id() as i32);
         } else {
             orderly += 1;
-            kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
+            terminate(&child);
         }
         drop(stdin);
         let status = child.wait().expect("a child can be waited for");
@@ -147,7 +145,7 @@ fn a_fifo_is_journaled_too_and_goes_on_under_a_writer_that_stays() {
         }
         match round % 2 {
             0 => kill_now(child.id() as i32),
-            _ => kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there"),
+            _ => terminate(&child),
         }
         let status = child.wait().expect("a child can be waited for");
         assert_eq!(status.code(), (round % 2 == 1).then_some(0));

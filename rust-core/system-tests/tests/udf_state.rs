@@ -8,8 +8,6 @@ use std::fs::File;
 use std::process::Child;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, kill_after, kill_now, newest_checkpoint, rounds};
 use ringmill_system_tests::{Job, children_of, until};
 use serde_json::Value;
@@ -265,8 +263,7 @@ fn what_a_class_has_learnt_goes_on_from_the_checkpoint_after_a_core_was_killed()
 fn drain(job: &Job) {
     let mut child = job.start(&[]);
     until(&mut child, || newest_checkpoint(&job.path("state")) >= 3);
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
-    let ended = job.wait(child);
+    let ended = job.end(child);
     assert!(ended.figure("/rows/in") < ROWS, "there is something left");
 }
 

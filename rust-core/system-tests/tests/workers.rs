@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_engine::rundir;
 use ringmill_system_tests::chaos::{Chance, Progress, rounds};
-use ringmill_system_tests::{Ended, Job, children_of, is_alive, read_until};
+use ringmill_system_tests::{Ended, Job, children_of, is_alive, read_until, terminate};
 use serde_json::Value;
 
 /// The one row of the generator's that functions stumble over: no other has this time.
@@ -131,7 +131,7 @@ fn a_worker_killed_mid_batch_is_replaced_and_every_row_leaves_once_and_in_order(
     let shown = &rundir::connect(&runs[0].path).unwrap().channels[0];
     let inspected = ringmill_ring::inspect(&shown.request, &shown.response).unwrap();
     assert_eq!((children_of(child.id()), inspected.generation), (vec![shown.pid], rounds + 1));
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    terminate(&child);
     assert_eq!(child.wait().unwrap().code(), Some(0), "{}", job.read("log"));
     println!(
         "{rounds} workers killed; from kill to next output: p50 {:.0} ms, p90 {:.0} ms, p99 {:.0} ms, max {:.0} ms",

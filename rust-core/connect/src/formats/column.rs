@@ -234,8 +234,7 @@ fn double(text: &[u8]) -> Option<f64> {
     match plain_number(text) {
         Some(ParserNumber::Unsigned(value)) => Some(value as f64),
         Some(ParserNumber::Signed(value)) => Some(value as f64),
-        // sonic-number drops the sign of zero.
-        Some(ParserNumber::Float(value)) => Some(if text[0] == b'-' { -value.abs() } else { value }),
+        Some(ParserNumber::Float(value)) => Some(signed_zero(value, text[0] == b'-')),
         None => trimmed(text)?.parse().ok(),
     }
 }
@@ -246,6 +245,12 @@ fn plain_number(text: &[u8]) -> Option<ParserNumber> {
     let mut end = usize::from(negative);
     let number = sonic_number::parse_number(text, &mut end, negative).ok()?;
     (end == text.len()).then_some(number)
+}
+
+/// sonic-number drops the sign of zero.
+#[inline(always)]
+pub(super) fn signed_zero(value: f64, negative: bool) -> f64 {
+    if value == 0.0 && negative { -0.0 } else { value }
 }
 
 /// Spaces around a number, a bool or a timestamp say nothing.

@@ -97,10 +97,6 @@ impl HttpSpec {
         _journal: Option<&Journal>,
         _resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
-        Err(ConnectError::Spec {
-            option: "kind",
-            value: "http".to_owned(),
-            rule: "this program was built without the feature `http`",
-        })
+        Err(ConnectError::Feature("http"))
     }
 }

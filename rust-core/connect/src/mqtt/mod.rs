@@ -138,11 +138,7 @@ impl MqttSpec {
         _journal: Option<&Journal>,
         _resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
-        Err(ConnectError::Spec {
-            option: "kind",
-            value: "mqtt".to_owned(),
-            rule: "this program was built without the feature `mqtt`",
-        })
+        Err(ConnectError::Feature("mqtt"))
     }
 }
 

@@ -134,10 +134,6 @@ impl PostgresSink {
         _schema: &Arc<Schema>,
         _transactions: Option<&Transactions<'_>>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
-        Err(ConnectError::Spec {
-            option: "kind",
-            value: "postgres".to_owned(),
-            rule: "this program was built without the feature `postgres`",
-        })
+        Err(ConnectError::Feature("postgres"))
     }
 }

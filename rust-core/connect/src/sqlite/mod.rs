@@ -68,10 +68,6 @@ impl SqliteSink {
         _schema: &Arc<Schema>,
         _transactions: Option<&Transactions<'_>>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
-        Err(ConnectError::Spec {
-            option: "kind",
-            value: "sqlite".to_owned(),
-            rule: "this program was built without the feature `sqlite`",
-        })
+        Err(ConnectError::Feature("sqlite"))
     }
 }

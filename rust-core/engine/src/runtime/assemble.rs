@@ -47,12 +47,7 @@ const SPARE_BYTES: usize = 64 << 10;
 /// Room for one variable-length column of a batch outside the rings: any record's values fit.
 fn variable_bytes(plan: &Plan) -> u32 {
     let longest = plan.nodes.iter().map(|node| match &node.kind {
-        NodeKind::Source(SourceSpec { connector: SourceConnector::File(file), .. }) => file.record_bytes_max,
-        NodeKind::Source(SourceSpec { connector: SourceConnector::Stdin(stdin), .. }) => stdin.record_bytes_max,
-        NodeKind::Source(SourceSpec { connector: SourceConnector::Socket(socket), .. }) => socket.record_bytes_max,
-        NodeKind::Source(SourceSpec { connector: SourceConnector::Http(http), .. }) => http.record_bytes_max,
-        NodeKind::Source(SourceSpec { connector: SourceConnector::Mqtt(mqtt), .. }) => mqtt.record_bytes_max,
-        NodeKind::Source(SourceSpec { connector: SourceConnector::Letters(letters), .. }) => letters.record_bytes_max,
+        NodeKind::Source(source) => source.connector.record_bytes_max(),
         _ => 0,
     });
     u32::try_from(longest.max().unwrap_or(0) + SPARE_BYTES).unwrap_or(u32::MAX)
@@ -529,17 +524,8 @@ fn direct_consumer(plan: &Plan, index: usize, node: &Node) -> Option<usize> {
     let mut readers = consumers(plan, index);
     let (reader, others) = (readers.next()?, readers.next());
     let NodeKind::Udf(udf) = &plan.nodes[reader].kind else { return None };
-    let record_bytes_max = match &source.connector {
-        SourceConnector::Generator(_) => 0,
-        SourceConnector::File(file) => file.record_bytes_max,
-        SourceConnector::Stdin(stdin) => stdin.record_bytes_max,
-        SourceConnector::Socket(socket) => socket.record_bytes_max,
-        SourceConnector::Http(http) => http.record_bytes_max,
-        SourceConnector::Mqtt(mqtt) => mqtt.record_bytes_max,
-        SourceConnector::Letters(letters) => letters.record_bytes_max,
-    };
     let is_variable = node.schema.fields.iter().any(|field| field.data_type.is_variable());
-    let fits = !is_variable || udf.variable_bytes as usize >= record_bytes_max;
+    let fits = !is_variable || udf.variable_bytes as usize >= source.connector.record_bytes_max();
     let is_only = others.is_none() && plan.nodes[reader].inputs.len() == 1;
     // Per-key state has to be looked up for each row.
     let is_stateless = udf.description.state.is_empty();

@@ -13,7 +13,7 @@ use sonic_rs::{
 };
 
 use super::document::Token;
-use crate::formats::block::Block;
+use crate::formats::{block::Block, column::signed_zero};
 
 /// Objects and arrays may be nested so deep.
 const DEPTH_MAX: u32 = 128;
@@ -285,12 +285,6 @@ impl<'de> Cursor<'de> {
         let what = text.split(" at line ").next().unwrap_or_default();
         Syntax { what: Cow::Owned(what.trim().to_owned()), at: self.at.saturating_sub(1) }
     }
-}
-
-/// sonic-number drops the sign of zero.
-#[inline(always)]
-fn signed_zero(value: f64, negative: bool) -> f64 {
-    if value == 0.0 && negative { -0.0 } else { value }
 }
 
 /// Where what a string without escapes may hold ends that begins at `at`: at a quote, a backslash, a control character or

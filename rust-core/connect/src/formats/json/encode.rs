@@ -79,7 +79,7 @@ fn write_value(view: &BatchView<'_>, index: usize, row: usize, not_finite: NotFi
 }
 
 /// A JSON string. `text` is UTF-8; only quotes, backslashes and control characters need an escape.
-pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
+pub fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text;

@@ -29,6 +29,8 @@ use number::Wrong;
 use paths::Paths;
 
 pub(super) use encode::JsonEncoder;
+#[cfg(feature = "mqtt")]
+pub(crate) use encode::write_string;
 
 /// Lines are handed to the parser in blocks of about this size: it checks a block's UTF-8 at once and may read beyond a
 /// line's end with its vector instructions, yet little is checked twice when a bad line makes it start anew.
