@@ -75,7 +75,7 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
         (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }
-        (false, _, SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,
+        (false, _, SinkSpec::Kafka(_) | SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,
     }
 }
 
@@ -130,16 +130,43 @@ fn of_memory(udf: &UdfSpec, has_checkpoints: bool) -> Vec<String> {
 
 /// What belongs to the pipeline as a whole.
 pub fn of_plan(plan: &Plan) -> Vec<String> {
-    let mut lines = vec![match &plan.checkpoint {
-        Some(checkpoint) => checkpoints(checkpoint),
-        None => "no [checkpoint]: a run that dies begins anew".to_owned(),
-    }];
+    let mut lines = match &plan.checkpoint {
+        Some(checkpoint) => vec![checkpoints(checkpoint), end_to_end(plan)],
+        None => vec!["no [checkpoint]: a run that dies begins anew".to_owned()],
+    };
     if plan.nodes.iter().any(|node| matches!(node.kind, NodeKind::Udf(_))) {
         lines.push(
             "note: when a worker or the core dies, functions are called again for rows that they have seen".to_owned(),
         );
     }
     lines
+}
+
+/// What sources and sinks promise together, in a sentence.
+fn end_to_end(plan: &Plan) -> String {
+    let names = |is_meant: fn(&NodeKind) -> bool| {
+        let meant = plan.nodes.iter().filter(|node| is_meant(&node.kind)).map(|node| node.name.as_str());
+        Some(meant.collect::<Vec<_>>().join(" and ")).filter(|names| !names.is_empty())
+    };
+    let mut sentence = "end to end: whatever dies, each record counts ".to_owned();
+    match names(|kind| matches!(kind, NodeKind::Sink(sink) if sink.promise() == Promise::AtLeastOnce)) {
+        None => sentence += "exactly once",
+        Some(sinks) => sentence += &format!("at least once, since {sinks} may show rows again"),
+    }
+    if let Some(sources) = names(|kind| replay(kind) == Some(Replay::Journaled)) {
+        sentence += &format!("; of {sources}, each that was on the disk");
+    }
+    if let Some(sources) = names(|kind| replay(kind) == Some(Replay::Lost)) {
+        sentence += &format!("; of {sources}, each that is in a checkpoint");
+    }
+    sentence
+}
+
+fn replay(kind: &NodeKind) -> Option<Replay> {
+    match kind {
+        NodeKind::Source(source) => Some(source.connector.replay()),
+        _ => None,
+    }
 }
 
 fn checkpoints(checkpoint: &CheckpointSpec) -> String {

@@ -121,7 +121,11 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
     let NodeKind::Sink(sink) = &node.kind else { return node.kind.clone() };
     let format = match sink {
         SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => *format,
-        SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_) | SinkSpec::Retained(_) | SinkSpec::Null => Format::Json,
+        SinkSpec::Sqlite { .. }
+        | SinkSpec::Postgres(_)
+        | SinkSpec::Kafka(_)
+        | SinkSpec::Retained(_)
+        | SinkSpec::Null => Format::Json,
     };
     let name = stored_node(&node.name).map_or_else(|| node.name.clone(), |node| format!("{node}.dead_letters"));
     NodeKind::Sink(SinkSpec::File { path: folder.join(file_name(&name, format)), format })

@@ -76,6 +76,16 @@ pub enum ConnectError {
         /// the system's reason
         source: io::Error,
     },
+    /// The brokers cannot be reached, refuse, or do not have what is asked for.
+    #[error("Kafka at {brokers}: {reason}")]
+    Kafka {
+        /// where they were looked for
+        brokers: String,
+        /// what went wrong
+        reason: String,
+        /// what kind of trouble it is
+        fault: Fault,
+    },
     /// Certificates of an encrypted connection cannot be read or used.
     #[error("the certificates cannot be used: {reason}")]
     Certificates {
@@ -190,7 +200,7 @@ pub enum ConnectError {
     },
 }
 
-/// Kinds of refusals by a database.
+/// Kinds of refusals by a database or a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// there is no room
@@ -207,7 +217,8 @@ impl ConnectError {
         use ConnectError as E;
         !matches!(
             self,
-            E::Read { .. }
+            E::Kafka { .. }
+                | E::Read { .. }
                 | E::Write { .. }
                 | E::Target { .. }
                 | E::NotStaged { .. }
@@ -247,7 +258,7 @@ impl ConnectError {
                 kinds.contains(&source.kind())
                     || matches!(source.raw_os_error(), Some(libc::ENOMEM | libc::ENFILE | libc::EMFILE))
             }
-            ConnectError::Database { fault, .. } => *fault == Fault::Transient,
+            ConnectError::Database { fault, .. } | ConnectError::Kafka { fault, .. } => *fault == Fault::Transient,
             _ => false,
         }
     }

@@ -1,7 +1,7 @@
 //! Sources, sinks and formats.
 //!
 //! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
-//! [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
+//! [`KafkaSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
 //! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
 //! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`].
 //!
@@ -25,7 +25,10 @@ mod formats;
 mod generator;
 mod http;
 mod journal;
+mod kafka;
 mod letters;
+#[cfg(any(feature = "kafka", feature = "mqtt"))]
+mod message;
 #[cfg(test)]
 mod model_tests;
 mod mqtt;
@@ -57,6 +60,7 @@ pub use formats::{Encoder, Format, Within, encoder, letter_encoder, write_timest
 pub use generator::{GeneratorSpec, Shape};
 pub use http::{HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};
+pub use kafka::{KafkaSink, KafkaSpec, KafkaStart, MessageFields};
 pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
     take_out,

@@ -152,6 +152,11 @@ pub trait Partition: Send {
     /// No poll follows any more: the run is coming to its end. Never waits.
     fn drain(&mut self) {}
 
+    /// A checkpoint is complete that covers what is before `position`. Never waits.
+    fn covered(&mut self, position: &Position) {
+        let _ = position;
+    }
+
     /// No checkpoint that is kept needs anything before `position` any more: a journal may forget it. Never waits.
     fn acknowledge(&mut self, position: &Position) {
         let _ = position;

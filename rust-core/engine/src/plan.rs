@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{
-    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSpec, LettersSpec, MqttSpec, PostgresSink,
-    Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
+    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSpec, KafkaSink, KafkaSpec, LettersSpec,
+    MqttSpec, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -103,6 +103,8 @@ pub enum SourceConnector {
     Socket(SocketSpec),
     /// Rows from whoever sends requests.
     Http(HttpSpec),
+    /// Messages of Kafka topics.
+    Kafka(KafkaSpec),
     /// Messages of an MQTT broker.
     Mqtt(MqttSpec),
     /// Stored dead letters; see [`replay`].
@@ -118,6 +120,7 @@ impl SourceConnector {
             SourceConnector::Stdin(spec) => spec.replay(),
             SourceConnector::Socket(spec) => spec.replay(),
             SourceConnector::Http(spec) => spec.replay(),
+            SourceConnector::Kafka(spec) => spec.replay(),
             SourceConnector::Mqtt(spec) => spec.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
         }
@@ -131,6 +134,7 @@ impl SourceConnector {
             SourceConnector::Stdin(spec) => spec.record_bytes_max,
             SourceConnector::Socket(spec) => spec.record_bytes_max,
             SourceConnector::Http(spec) => spec.record_bytes_max,
+            SourceConnector::Kafka(spec) => spec.record_bytes_max,
             SourceConnector::Mqtt(spec) => spec.record_bytes_max,
             SourceConnector::Letters(spec) => spec.record_bytes_max,
         }
@@ -311,6 +315,8 @@ pub enum SinkSpec {
     },
     /// A table of a PostgreSQL database.
     Postgres(PostgresSink),
+    /// A topic of Apache Kafka.
+    Kafka(KafkaSink),
     /// The store of a step's retained results; see [`retained`].
     Retained(RetainedSpec),
     /// Standard output.
@@ -328,6 +334,7 @@ impl SinkSpec {
             SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => encoder(*format, schema).map(Some),
             SinkSpec::Sqlite { .. } => encoder(Format::Json, schema).map(Some),
             SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
+            SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
         }
     }
 
@@ -338,6 +345,7 @@ impl SinkSpec {
             SinkSpec::File { path, format } => FileSink { path: path.clone(), format: *format }.promise(),
             SinkSpec::Sqlite { path, table } => SqliteSink { path: path.clone(), table: table.clone() }.promise(),
             SinkSpec::Postgres(sink) => sink.promise(),
+            SinkSpec::Kafka(sink) => sink.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod chaos;
 pub mod http;
+pub mod kafka;
 pub mod mosquitto;
 pub mod postgres;
 pub mod power;

@@ -104,6 +104,7 @@ fn rate_of(connector: &SourceConnector) -> Option<f64> {
         SourceConnector::Stdin(spec) => spec.rate,
         SourceConnector::Socket(spec) => spec.rate,
         SourceConnector::Http(spec) => spec.rate,
+        SourceConnector::Kafka(spec) => spec.rate,
         SourceConnector::Mqtt(spec) => spec.rate,
         SourceConnector::Letters(_) => None,
     }
@@ -129,7 +130,10 @@ fn hold_sources(plan: &mut Plan, scratch: &Path, notes: &mut Vec<String>) -> Res
             }
             SourceConnector::File(spec) => hold_file(spec, &links),
             SourceConnector::Stdin(spec) => hold_stdin(spec, &links),
-            SourceConnector::Socket(_) | SourceConnector::Http(_) | SourceConnector::Mqtt(_) => {
+            SourceConnector::Socket(_)
+            | SourceConnector::Http(_)
+            | SourceConnector::Kafka(_)
+            | SourceConnector::Mqtt(_) => {
                 let hinted = Hinted::new(format!("{name}: there are no rows to send again and again"));
                 return Err(Failure::Run(hinted.hint("measure with a source that reads a file of such rows")));
             }

@@ -223,6 +223,7 @@ pub static SOURCES: &[Variant] = &[
         doc: "JSON objects from requests: POST with one a line (application/x-ndjson) or in an array (application/json), plain, gzip or zstd.",
         keys: HTTP,
     },
+    Variant { kind: "kafka", doc: "JSON objects, one a message, from topics of Apache Kafka.", keys: KAFKA },
     Variant { kind: "mqtt", doc: "JSON objects, one a message, from topics of an MQTT 3.1.1 broker.", keys: MQTT },
 ];
 
@@ -333,6 +334,66 @@ static HTTP: &[Key] = &[
         "How long the head of a request may take, its body, and its rows until they are durable; at most 1h. Default: 30s.",
     ),
     optional("connections_max", Kind::Integer(1, 10_000), "Connections at a time. Further ones wait. Default: 100."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+const BROKERS: Key = needed(
+    "brokers",
+    Kind::List(&Kind::Filled),
+    "Where to ask for all brokers, such as [\"kafka-1:9092\", \"kafka-2:9092\"].",
+);
+const KAFKA_OPTIONS: Key = optional(
+    "options",
+    Kind::Map(&Kind::Text),
+    "Properties of librdkafka, such as { \"security.protocol\" = \"ssl\" }.",
+);
+const KAFKA_OPTIONS_FILE: Key = optional(
+    "options_file",
+    Kind::Filled,
+    "A file with further ones, name=value a line, for passwords; relative to this file.",
+);
+
+static KAFKA: &[Key] = &[
+    BROKERS,
+    needed(
+        "topics",
+        Kind::List(&Kind::Filled),
+        "Topics, or patterns (*, ?, [a-z]) that are looked for at the start. Each partition is read by one shard.",
+    ),
+    optional(
+        "partitions",
+        Kind::List(&Kind::Integer(0, i32::MAX as i64)),
+        "Only these partitions of each topic, where several pipelines share them. Default: all.",
+    ),
+    optional(
+        "start",
+        Kind::Choice(&["earliest", "latest"]),
+        "Where a partition begins of which no checkpoint says where. Default: \"earliest\".",
+    ),
+    optional("start_time", Kind::Timestamp, "Instead of `start`: begin with messages of this time."),
+    optional(
+        "stop_at_end",
+        Kind::Boolean,
+        "Whether a partition has ended when all messages in it are read. Default: false, further ones are waited for.",
+    ),
+    optional(
+        "group",
+        Kind::Filled,
+        "Group under which the brokers are told, for tools that show lag, what completed checkpoints cover. Default: none.",
+    ),
+    KAFKA_OPTIONS,
+    KAFKA_OPTIONS_FILE,
+    optional("topic_field", Kind::Filled, "The field (utf8) that takes a message's topic."),
+    optional("key_field", Kind::Filled, "The field (utf8 or binary) that takes a message's key."),
+    optional("partition_field", Kind::Filled, "The field (int32 or int64) that takes a message's partition."),
+    optional("offset_field", Kind::Filled, "The field (int64) that takes a message's offset."),
+    optional("timestamp_field", Kind::Filled, "The field (timestamp[ms]) that takes a message's time stamp."),
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,
@@ -524,6 +585,7 @@ pub static SINKS: &[Variant] = &[
     Variant { kind: "file", doc: "A text file, or a folder of them.", keys: FILE_SINK },
     Variant { kind: "sqlite", doc: "A table of an SQLite database.", keys: SQLITE },
     Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", keys: POSTGRES },
+    Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", keys: KAFKA_SINK },
     Variant { kind: "stdout", doc: "Standard output.", keys: STDOUT },
     Variant { kind: "null", doc: "Counts rows and checksums every column.", keys: NULL },
 ];
@@ -586,6 +648,15 @@ static POSTGRES: &[Key] = &[
     optional("connect_timeout", Kind::Length, "For one attempt to connect; more follow. Default: 10s."),
     optional("statement_timeout", Kind::Length, "For one statement; the rows of a checkpoint are one. Default: 5m."),
     optional("application_name", Kind::Filled, "What the server shows in pg_stat_activity. Default: ringmill."),
+];
+
+static KAFKA_SINK: &[Key] = &[
+    INPUTS,
+    BROKERS,
+    needed("topic", Kind::Filled, "The topic. Each row is a message, its value the row as JSON."),
+    optional("key", Kind::Filled, "The column (utf8, binary or an integer) that is also the key. Default: no key."),
+    KAFKA_OPTIONS,
+    KAFKA_OPTIONS_FILE,
 ];
 
 static STDOUT: &[Key] =

@@ -5,8 +5,9 @@ use std::path::Path;
 use ringmill_connect::{Broker, FieldSpec, MqttSpec};
 use ringmill_wire::DataType;
 
+use super::message_fields::message_field;
 use super::mistake::Mistake;
-use super::raw::{RawValue, Table};
+use super::raw::Table;
 
 /// Reads the table of a source; `None` if it lacks what every such source needs.
 pub fn mqtt(
@@ -18,7 +19,6 @@ pub fn mqtt(
 ) -> Option<MqttSpec> {
     let broker = broker(table, mistakes);
     check_topics(table, mistakes);
-    check_topic_field(table, &fields, mistakes);
     if let Some(entry) = table.entry("password_file").filter(|_| table.entry("user").is_none()) {
         mistakes.push(Mistake::at(entry.key_span, "`password_file` has no effect without `user`"));
     }
@@ -35,7 +35,7 @@ pub fn mqtt(
         user: table.text("user").map(str::to_owned),
         password_file: file("password_file"),
         root_certificates: file("ca_file"),
-        topic_field: table.text("topic_field").map(str::to_owned),
+        topic_field: message_field(table, "topic_field", (&[DataType::Utf8], "utf8"), &fields, mistakes),
         fields,
         rate: table.number("rate"),
         record_bytes_max,
@@ -65,18 +65,4 @@ fn check_topics(table: &Table, mistakes: &mut Vec<Mistake>) {
         let hint = "`+` stands for one part between slashes, `#` for all parts at the end: \"plant/+/#\"";
         mistakes.push(Mistake::at(entry.raw.span, message).hint(hint));
     }
-}
-
-fn check_topic_field(table: &Table, fields: &[FieldSpec], mistakes: &mut Vec<Mistake>) {
-    let Some(entry) = table.entry("topic_field") else { return };
-    let RawValue::Text(name) = &entry.raw.value else { return };
-    let field = fields.iter().find(|field| field.name == *name);
-    let wrong = match field {
-        None => format!("`topic_field`: there is no field `{name}`"),
-        Some(field) if field.data_type != DataType::Utf8 => format!("`topic_field`: field `{name}` must be utf8"),
-        Some(field) if field.path.is_some() => format!("`topic_field`: field `{name}` must have no path"),
-        Some(_) => return,
-    };
-    let hint = format!("[sources.NAME.fields] {name} = \"utf8\"");
-    mistakes.push(Mistake::at(entry.raw.span, wrong).hint(hint));
 }

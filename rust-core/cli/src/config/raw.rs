@@ -91,10 +91,7 @@ impl Table {
 
     /// A whole number.
     pub fn integer(&self, key: &str) -> Option<i64> {
-        match self.get(key)?.value {
-            RawValue::Integer(integer) => Some(integer),
-            _ => None,
-        }
+        self.get(key)?.integer()
     }
 
     /// A number.
@@ -174,6 +171,14 @@ impl Raw {
     pub fn text(&self) -> Option<&str> {
         match &self.value {
             RawValue::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The whole number, if it is one.
+    pub fn integer(&self) -> Option<i64> {
+        match self.value {
+            RawValue::Integer(integer) => Some(integer),
             _ => None,
         }
     }

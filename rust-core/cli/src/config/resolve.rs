@@ -16,6 +16,7 @@ use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
 use super::http::http;
+use super::kafka::{kafka, kafka_sink};
 use super::mistake::Mistake;
 use super::mqtt::mqtt;
 use super::paths;
@@ -219,6 +220,11 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
         "socket" => SourceConnector::Socket(socket(table, around)?),
         "http" => {
             SourceConnector::Http(http(table, fields(table, Format::Json, around)?, around.directory, around.mistakes)?)
+        }
+        "kafka" => {
+            let fields = fields(table, Format::Json, around)?;
+            let spec = kafka(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
+            SourceConnector::Kafka(spec)
         }
         "mqtt" => {
             let fields = fields(table, Format::Json, around)?;
@@ -557,6 +563,7 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
             Some(SinkSpec::Sqlite { path, table: text.to_owned() })
         }
         "postgres" => postgres(table, around.directory, around.mistakes).map(SinkSpec::Postgres),
+        "kafka" => kafka_sink(table, around.directory, around.mistakes).map(SinkSpec::Kafka),
         "stdout" => Some(SinkSpec::Stdout { format: format_of(table).unwrap_or(Format::Json) }),
         _ => Some(SinkSpec::Null),
     }

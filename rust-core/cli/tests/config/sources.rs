@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill::config::Config;
-use ringmill_connect::{Address, Broker, HttpSpec, TokenPlace};
+use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, TokenPlace};
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
 use crate::{around, check, good, node};
@@ -185,5 +185,47 @@ fn an_mqtt_source_has_a_broker_topics_and_a_session() {
         ),
     ] {
         check(&mqtt(url, keys), &[message]);
+    }
+}
+
+#[test]
+fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message() {
+    let kafka = |keys: &str| {
+        let fields = "fields = { a = \"int64\", key = \"utf8\", at = \"timestamp[s]\" }";
+        around(&format!("kind = \"kafka\"\nbrokers = [\"b:9092\"]\n{keys}\n{fields}"), "")
+    };
+    let config = good(&kafka(
+        "topics = [\"t\", \"u*\"]\npartitions = [0, 3]\nstart_time = \"1970-01-01T00:00:01.5Z\"\nkey_field = \"key\"\n\
+         options = { \"security.protocol\" = \"ssl\" }\noptions_file = \"secret\"\nstop_at_end = true",
+    ));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Kafka(spec) = &source.connector else { panic!("brokers") };
+    assert_eq!((spec.start, spec.partitions.as_slice()), (KafkaStart::Timestamp(1_500), &[0, 3][..]));
+    assert_eq!(spec.options_file.as_deref(), Some(Path::new("/etc/mill/secret")));
+    assert_eq!((spec.message_fields.key.as_deref(), spec.stops_at_end), (Some("key"), true));
+    assert!(!format!("{spec:?}").contains("\"ssl\""), "what may be a password is not shown");
+    let listed = "(they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)";
+    for (keys, message) in [
+        ("topics = []", "4:10: `topics` is empty".to_owned()),
+        (
+            "topics = [\"t\"]\nstart = \"latest\"\nstart_time = 2026-01-01T00:00:00Z",
+            "6:1: `start` and `start_time` contradict each other".to_owned(),
+        ),
+        ("topics = [\"t\"]\nstart = \"oldest\"", "5:9: `start` is `oldest`, but should be one of earliest, latest".to_owned()),
+        (
+            "topics = [\"t\"]\ntimestamp_field = \"at\"",
+            "5:19: `timestamp_field`: field `at` must be timestamp[ms] ([sources.NAME.fields] at = \"timestamp[ms]\")"
+                .to_owned(),
+        ),
+        (
+            "topics = [\"t\"]\noptions = { \"sasl.pasword\" = \"hunter2\" }",
+            format!("1:10: `options`: librdkafka has no property \"sasl.pasword\" {listed}"),
+        ),
+        (
+            "topics = [\"t\"]\noptions = { \"group.id\" = \"mine\" }",
+            format!("1:10: `options`: \"group.id\" follows from `group` {listed}"),
+        ),
+    ] {
+        check(&kafka(keys), &[&format!("p.toml:{message}")]);
     }
 }

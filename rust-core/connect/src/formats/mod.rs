@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::ConnectError;
 
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
-#[cfg(feature = "mqtt")]
+#[cfg(any(feature = "kafka", feature = "mqtt"))]
 pub(crate) use json::write_string;
 pub use skip::Within;
 pub use timestamp::write as write_timestamp;

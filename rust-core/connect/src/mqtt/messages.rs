@@ -4,8 +4,11 @@ use std::{io, sync::Arc};
 
 use rumqttc::{Client, Publish};
 
-use super::{line, queue::Queue};
-use crate::text::Stream;
+use super::queue::Queue;
+use crate::{
+    message::{Member, write_line},
+    text::Stream,
+};
 
 /// The stream. It never ends; it fails if the broker refuses us.
 pub struct Messages {
@@ -31,8 +34,8 @@ impl Stream for Messages {
             self.queue.take(bytes_max, &mut self.unacknowledged).map_err(io::Error::other)?;
             // An empty one is how a retained message is deleted.
             for message in self.unacknowledged.iter().filter(|message| !message.payload.is_empty()) {
-                let topic = self.topic_field.as_deref().map(|field| (field, message.topic.as_str()));
-                line::write(&message.payload, topic, bytes);
+                let topic = self.topic_field.as_deref().map(|field| (field, Member::Text(message.topic.as_bytes())));
+                write_line(&message.payload, topic, bytes);
             }
         }
         Ok(bytes.len() - at)

@@ -6,8 +6,6 @@
 //! process breaks in between.
 
 #[cfg(feature = "mqtt")]
-mod line;
-#[cfg(feature = "mqtt")]
 mod messages;
 #[cfg(feature = "mqtt")]
 mod queue;

@@ -294,6 +294,7 @@ fn resolve_source(
         SourceConnector::Stdin(spec) => spec.schema(),
         SourceConnector::Socket(spec) => spec.schema(),
         SourceConnector::Http(spec) => spec.schema(),
+        SourceConnector::Kafka(spec) => spec.schema(),
         SourceConnector::Mqtt(spec) => spec.schema(),
         SourceConnector::Letters(spec) => spec.schema(),
     };

@@ -103,6 +103,7 @@ impl<'a> Assembly<'a> {
                     SourceConnector::Stdin(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Socket(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Http(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+                    SourceConnector::Kafka(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
                     SourceConnector::Mqtt(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Letters(spec) => spec.open(),
                 };

@@ -94,6 +94,7 @@ fn open_writer(
             SqliteSink { path: path.clone(), table: table.clone() }.open(&node.schema, transactions.as_ref())
         }
         SinkSpec::Postgres(sink) => sink.open(&node.schema, transactions.as_ref()),
+        SinkSpec::Kafka(sink) => sink.open(),
         SinkSpec::Retained(spec) => {
             let folder = durable.map(|durable| durable.folder.retained(&spec.step));
             let (Some(folder), Some(transactions)) = (folder, &transactions) else {

@@ -374,6 +374,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::Stdin(_) => "stdin",
                 SourceConnector::Socket(_) => "socket",
                 SourceConnector::Http(_) => "http",
+                SourceConnector::Kafka(_) => "kafka",
                 SourceConnector::Mqtt(_) => "mqtt",
                 // Nothing of them is gone on from.
                 SourceConnector::Letters(_) => "",
@@ -389,6 +390,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SinkSpec::File { path, format } => format!("file {} as {format:?}", path.display()),
                 SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
                 // A database may move to another host; what it has of us is looked at when it is opened.
+                SinkSpec::Kafka(sink) => format!("kafka topic {}", sink.topic),
                 SinkSpec::Postgres(sink) => format!("postgres table {}.{}", sink.schema, sink.table),
                 SinkSpec::Retained(spec) => format!("retained results of {}", spec.step),
                 // What was printed is not looked at again.

@@ -282,6 +282,11 @@ impl SourceOperator {
     /// Remembers where the partitions stand at this barrier. Because it was asked for, the checkpoint of the one before
     /// is complete and the oldest that are not kept are gone: what came before those that are left is acknowledged.
     fn acknowledge(&mut self, positions: Vec<Position>) {
+        if let Some(complete) = self.kept.back() {
+            for (state, position) in self.partitions.iter_mut().zip(complete) {
+                state.partition.covered(position);
+            }
+        }
         if self.kept.len() >= self.checkpoints_kept
             && let Some(oldest) = self.kept.pop_front()
         {

@@ -1,0 +1,101 @@
+//! The keys of a `kafka` source and of a `kafka` sink, checked together.
+
+use std::path::Path;
+
+use ringmill_connect::{FieldSpec, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
+use ringmill_wire::{DataType, TimeUnit};
+
+use super::message_fields::message_field;
+use super::mistake::Mistake;
+use super::raw::{Raw, Table};
+
+/// Nanoseconds in a millisecond.
+const MILLISECOND_NS: i64 = 1_000_000;
+
+/// Reads the table of a source; `None` if it lacks what every such source needs.
+pub fn kafka(
+    table: &Table,
+    fields: Vec<FieldSpec>,
+    record_bytes_max: usize,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<KafkaSpec> {
+    check_filled(table, "brokers", mistakes);
+    check_filled(table, "topics", mistakes);
+    if let (Some(entry), Some(_)) = (table.entry("start_time"), table.entry("start")) {
+        mistakes.push(Mistake::at(entry.key_span, "`start` and `start_time` contradict each other"));
+    }
+    let start = match (table.timestamp("start_time"), table.text("start")) {
+        (Some(time_ns), _) => KafkaStart::Timestamp(time_ns.div_euclid(MILLISECOND_NS)),
+        (None, Some("latest")) => KafkaStart::Latest,
+        (None, _) => KafkaStart::Earliest,
+    };
+    Some(KafkaSpec {
+        brokers: table.texts("brokers"),
+        topics: table.texts("topics"),
+        partitions: table
+            .list("partitions")
+            .iter()
+            .filter_map(Raw::integer)
+            .filter_map(|number| i32::try_from(number).ok())
+            .collect(),
+        start,
+        stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
+        group: table.text("group").map(str::to_owned),
+        options: options(table, KafkaSpec::check_option, mistakes),
+        options_file: table.text("options_file").map(|path| directory.join(path)),
+        message_fields: message_fields(table, &fields, mistakes),
+        fields,
+        rate: table.number("rate"),
+        record_bytes_max,
+    })
+}
+
+/// Reads the table of a sink; `None` if it lacks what every such sink needs.
+pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<KafkaSink> {
+    check_filled(table, "brokers", mistakes);
+    Some(KafkaSink {
+        brokers: table.texts("brokers"),
+        topic: table.text("topic")?.to_owned(),
+        key: table.text("key").map(str::to_owned),
+        options: options(table, KafkaSink::check_option, mistakes),
+        options_file: table.text("options_file").map(|path| directory.join(path)),
+    })
+}
+
+fn check_filled(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) {
+    if let Some(entry) = table.entry(key).filter(|_| table.list(key).is_empty()) {
+        mistakes.push(Mistake::at(entry.raw.span, format!("`{key}` is empty")));
+    }
+}
+
+/// A mistake is shown at the table's head, since the line of an option may have a password in it.
+fn options(
+    table: &Table,
+    check: impl Fn(&str, &Secret) -> Result<(), String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<(String, Secret)> {
+    let mut options = Vec::new();
+    for entry in table.children("options") {
+        let Some(value) = entry.raw.text() else { continue };
+        let value = Secret::new(value);
+        if let Err(reason) = check(&entry.key, &value) {
+            let hint = "they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
+            mistakes.push(Mistake::at(table.span, format!("`options`: {reason}")).hint(hint));
+        }
+        options.push((entry.key.clone(), value));
+    }
+    options
+}
+
+fn message_fields(table: &Table, fields: &[FieldSpec], mistakes: &mut Vec<Mistake>) -> MessageFields {
+    use DataType as T;
+    let mut field = |key: &str, types, words| message_field(table, key, (types, words), fields, mistakes);
+    MessageFields {
+        topic: field("topic_field", &[T::Utf8], "utf8"),
+        key: field("key_field", &[T::Utf8, T::Binary], "utf8 or binary"),
+        partition: field("partition_field", &[T::Int32, T::Int64], "int32 or int64"),
+        offset: field("offset_field", &[T::Int64], "int64"),
+        timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Millisecond)], "timestamp[ms]"),
+    }
+}

@@ -1,0 +1,28 @@
+//! The fields of a source that take what stands beside a message.
+
+use ringmill_connect::FieldSpec;
+use ringmill_wire::DataType;
+
+use super::mistake::Mistake;
+use super::raw::Table;
+
+/// The field that `key` names, if it is one of these types; `words` are the types for people.
+pub fn message_field(
+    table: &Table,
+    key: &str,
+    (types, words): (&[DataType], &str),
+    fields: &[FieldSpec],
+    mistakes: &mut Vec<Mistake>,
+) -> Option<String> {
+    let entry = table.entry(key)?;
+    let name = entry.raw.text()?;
+    let wrong = match fields.iter().find(|field| field.name == name) {
+        None => format!("`{key}`: there is no field `{name}`"),
+        Some(field) if !types.contains(&field.data_type) => format!("`{key}`: field `{name}` must be {words}"),
+        Some(field) if field.path.is_some() => format!("`{key}`: field `{name}` must have no path"),
+        Some(_) => return Some(name.to_owned()),
+    };
+    let hint = format!("[sources.NAME.fields] {name} = \"{}\"", types[0]);
+    mistakes.push(Mistake::at(entry.raw.span, wrong).hint(hint));
+    None
+}

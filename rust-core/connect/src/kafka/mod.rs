@@ -1,0 +1,152 @@
+//! Messages of Apache Kafka topics.
+//!
+//! Each message is one JSON object. Each of Kafka's partitions is one of ours, with its position in the checkpoint, so
+//! every message is one row or one dead letter, once, also after a crash. The partitions are assigned when the source is
+//! opened: there is no rebalancing, and whoever runs several pipelines on the same topics divides them by hand.
+//!
+//! A sink writes each row as a message, at least once.
+
+#[cfg(feature = "kafka")]
+mod assignment;
+#[cfg(feature = "kafka")]
+mod client;
+#[cfg(feature = "kafka")]
+mod encode;
+#[cfg(feature = "kafka")]
+mod partition;
+#[cfg(feature = "kafka")]
+mod session;
+mod sink;
+#[cfg(all(test, feature = "kafka"))]
+mod tests;
+#[cfg(feature = "kafka")]
+mod writer;
+
+pub use sink::KafkaSink;
+
+use std::{path::PathBuf, sync::Arc};
+
+use ringmill_wire::Schema;
+
+use crate::{ConnectError, FieldSpec, Partitions, Replay, Resume, Secret, Waker, schema_of};
+
+/// JSON objects, one a message, from topics of Apache Kafka; the partitions are dealt to the shards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KafkaSpec {
+    /// where brokers are asked for all the others: `host:port`
+    pub brokers: Vec<String>,
+    /// names or patterns (`*`, `?`, `[a-z]`), looked for when the source is opened
+    pub topics: Vec<String>,
+    /// only these partitions of each topic; all if empty
+    pub partitions: Vec<i32>,
+    /// where a partition begins of which no checkpoint says where
+    pub start: KafkaStart,
+    /// each partition ends where no further message was in it for once
+    pub stops_at_end: bool,
+    /// name under which the brokers are told what completed checkpoints cover
+    pub group: Option<String>,
+    /// properties of librdkafka
+    pub options: Vec<(String, Secret)>,
+    /// a file with further ones, `name=value` a line, read when the source is opened
+    pub options_file: Option<PathBuf>,
+    /// the fields that take what stands beside a message's value
+    pub message_fields: MessageFields,
+    /// the columns
+    pub fields: Vec<FieldSpec>,
+    /// rows per second of all partitions together; as fast as they come if absent
+    pub rate: Option<f64>,
+    /// longer messages become dead letters
+    pub record_bytes_max: usize,
+}
+
+/// Where a partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KafkaStart {
+    /// at the oldest message that there is
+    Earliest,
+    /// behind the newest
+    Latest,
+    /// at the first message with this time stamp (milliseconds since 1970) or a later one
+    Timestamp(i64),
+}
+
+/// Names of fields that take what stands beside a message's value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MessageFields {
+    /// `utf8`: the topic
+    pub topic: Option<String>,
+    /// `utf8` or `binary`: the key
+    pub key: Option<String>,
+    /// an integer: the partition
+    pub partition: Option<String>,
+    /// an integer: the offset
+    pub offset: Option<String>,
+    /// `timestamp[ms]`: the time stamp
+    pub timestamp: Option<String>,
+}
+
+/// Properties that other keys decide, and which: what is written in `options` for them would be lost.
+#[cfg(feature = "kafka")]
+type Reserved = &'static [(&'static str, &'static str)];
+
+#[cfg(feature = "kafka")]
+const SOURCE_RESERVED: Reserved = &[
+    ("bootstrap.servers", "`brokers`"),
+    ("metadata.broker.list", "`brokers`"),
+    ("group.id", "`group`"),
+    ("auto.offset.reset", "`start`"),
+    ("enable.auto.commit", "the checkpoints"),
+    ("enable.auto.offset.store", "the checkpoints"),
+    ("enable.partition.eof", "`stop_at_end`"),
+];
+
+impl KafkaSpec {
+    /// The columns of the stream.
+    pub fn schema(&self) -> Result<Arc<Schema>, ConnectError> {
+        schema_of(&self.fields)
+    }
+
+    /// Each partition goes on at its offset.
+    pub fn replay(&self) -> Replay {
+        Replay::Seekable
+    }
+
+    /// Refuses a property that librdkafka does not know, a value that it does not take, and what other keys decide. The
+    /// reason does not repeat the value.
+    #[cfg(feature = "kafka")]
+    pub fn check_option(name: &str, value: &Secret) -> Result<(), String> {
+        client::check_option(name, value, SOURCE_RESERVED)
+    }
+
+    /// Asks the brokers for the partitions and for where they begin and end; fails if none answers. A checkpoint's
+    /// partitions must all be there and have what follows their positions; those of a known topic that it does not know
+    /// begin at their oldest message.
+    #[cfg(feature = "kafka")]
+    pub fn open(
+        &self,
+        shards: usize,
+        wakers: &[Waker],
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        let session = session::Session::new(self)?;
+        let assigned = assignment::find(self, &session, resume)?;
+        partition::open(self, session, assigned, shards.max(1), wakers)
+    }
+
+    /// This program was built without Kafka.
+    #[cfg(not(feature = "kafka"))]
+    pub fn check_option(_name: &str, _value: &Secret) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// This program was built without Kafka.
+    #[cfg(not(feature = "kafka"))]
+    pub fn open(
+        &self,
+        _shards: usize,
+        _wakers: &[Waker],
+        _resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        Err(ConnectError::Feature("kafka"))
+    }
+}

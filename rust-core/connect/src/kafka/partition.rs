@@ -1,0 +1,270 @@
+//! One of Kafka's partitions as a partition.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{Message, consumer::base_consumer::PartitionQueue, error::KafkaError, message::BorrowedMessage};
+use ringmill_wire::{BatchWriter, DataType};
+
+use super::{
+    KafkaSpec, MessageFields,
+    assignment::Assigned,
+    client::{Reports, is_final, said},
+    session::Session,
+};
+use crate::{
+    ConnectError, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
+    formats::{Decoder, Records, Scratch, Stop},
+    message::{Member, write_line},
+    pace::{Admission, Pace},
+    places::{Original, Tagger},
+    text::TextOptions,
+};
+
+/// A partition's messages, in the order of their offsets.
+pub struct KafkaPartition {
+    name: String,
+    topic: String,
+    partition: i32,
+    /// dropped before the session
+    queue: PartitionQueue<Reports>,
+    session: Arc<Session>,
+    fields: Vec<FieldSpec>,
+    lines: Lines,
+    decoder: Decoder,
+    scratch: Scratch,
+    record_bytes_max: usize,
+    pace: Option<Pace>,
+    tagger: Option<Tagger>,
+    stops_at_end: bool,
+    has_ended: bool,
+    /// offset of a message that did not fit into the last batch; its line is in `lines`
+    held: Option<u64>,
+    /// what is before this offset is consumed
+    offset: u64,
+    /// records consumed
+    rows: u64,
+    /// what the brokers were told
+    committed: u64,
+}
+
+/// Assigns the partitions and deals them to the shards.
+pub fn open(
+    spec: &KafkaSpec,
+    mut session: Session,
+    assigned: Vec<Assigned>,
+    shards: usize,
+    wakers: &[Waker],
+) -> Result<Partitions, ConnectError> {
+    let options = TextOptions {
+        format: Format::Json,
+        fields: spec.fields.clone(),
+        rate: spec.rate.map(|rate| rate / assigned.len().max(1) as f64),
+        record_bytes_max: spec.record_bytes_max,
+    };
+    options.check()?;
+    let decoder = Decoder::new(options.format, &options.fields, options.record_bytes_max)?;
+    let queues = session.assign(&assigned)?;
+    let session = Arc::new(session);
+    let open = |(index, (assigned, mut queue)): (usize, (Assigned, PartitionQueue<Reports>))| {
+        let shard = index % shards;
+        if let Some(waker) = wakers.get(shard).cloned() {
+            queue.set_nonempty_callback(move || waker());
+        }
+        let partition = KafkaPartition {
+            name: assigned.name(),
+            lines: Lines::new(spec, &assigned.topic),
+            topic: assigned.topic,
+            partition: assigned.partition,
+            queue,
+            session: Arc::clone(&session),
+            fields: options.fields.clone(),
+            decoder: decoder.clone(),
+            scratch: Scratch::default(),
+            record_bytes_max: options.record_bytes_max,
+            pace: options.rate.map(Pace::new),
+            tagger: None,
+            stops_at_end: spec.stops_at_end,
+            has_ended: false,
+            held: None,
+            offset: assigned.position.offset,
+            rows: assigned.position.rows,
+            committed: 0,
+        };
+        (shard, Box::new(partition) as Box<dyn Partition>)
+    };
+    Ok(assigned.into_iter().zip(queues).enumerate().map(open).collect())
+}
+
+impl KafkaPartition {
+    fn read(
+        &mut self,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+        wanted: u32,
+    ) -> Result<Poll, ConnectError> {
+        let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, wanted);
+        loop {
+            match records.admit() {
+                Ok(()) => {}
+                Err(Stop::Full) => return Ok(Poll::Full),
+                Err(Stop::Budget | Stop::NeedMore) => return Ok(Poll::Rows),
+            }
+            let message;
+            let (offset, line) = match self.held.take() {
+                Some(offset) => (offset, self.lines.held()),
+                None => match self.queue.poll(Duration::ZERO) {
+                    None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
+                    Some(Ok(next)) => {
+                        message = next;
+                        (message.offset().max(0) as u64, self.lines.of(&message))
+                    }
+                    Some(Err(KafkaError::PartitionEOF(_))) if self.stops_at_end => {
+                        self.has_ended = true;
+                        return Ok(Poll::End);
+                    }
+                    Some(Err(error)) if is_final(&error) => {
+                        return Err(self.session.refuse(format!("{}: {}", self.name, said(&error))));
+                    }
+                    Some(Err(_)) => continue,
+                },
+            };
+            records.offset = offset;
+            if let Some(tagger) = &mut self.tagger {
+                records.tag = tagger.tag(offset, offset + 1, || (self.name.as_str().into(), Original::None));
+            }
+            let before = records.consumed;
+            let stop = match line {
+                None => Stop::NeedMore,
+                Some(line) if line.len() > self.record_bytes_max => {
+                    records.too_long(0, line, self.record_bytes_max);
+                    Stop::NeedMore
+                }
+                Some(line) => self.decoder.decode(line, true, &mut records).stop,
+            };
+            if records.consumed == before {
+                if stop == Stop::Full {
+                    let line = line.map(<[u8]>::to_vec).unwrap_or_default();
+                    self.lines.hold(line);
+                    self.held = Some(offset);
+                    return Ok(Poll::Full);
+                }
+                records.row.reason.clear();
+                records.row.reason.push_str("the message is empty");
+                records.bury(0, b"");
+            }
+            self.offset = offset + 1;
+            self.rows += 1;
+        }
+    }
+}
+
+impl Partition for KafkaPartition {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
+        if self.has_ended {
+            return Ok(Poll::End);
+        }
+        if let Some(fault) = self.session.fault() {
+            return Err(fault);
+        }
+        let mut wanted = context.rows_max;
+        if let Some(pace) = &mut self.pace {
+            match pace.admit(context.now_ns, u64::from(wanted)) {
+                Admission::Rows(due) => wanted = due as u32,
+                Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+            }
+        }
+        let before = self.rows;
+        let poll = self.read(out, context, wanted)?;
+        if let Some(pace) = &mut self.pace {
+            pace.consumed(self.rows - before);
+        }
+        Ok(poll)
+    }
+
+    fn position(&self) -> Position {
+        Position { offset: self.offset, rows: self.rows, ..Position::default() }
+    }
+
+    /// Only what is opened can begin somewhere.
+    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
+        Err(ConnectError::Seek {
+            partition: self.name.clone(),
+            offset: position.offset,
+            reason: "a partition that is read already goes on only".to_owned(),
+        })
+    }
+
+    fn note_places(&mut self, places: &Arc<Places>, source: &str) {
+        self.tagger = Some(Tagger::new(places, source));
+    }
+
+    fn covered(&mut self, position: &Position) {
+        if position.offset > self.committed {
+            self.committed = position.offset;
+            self.session.commit(&self.topic, self.partition, position.offset);
+        }
+    }
+}
+
+/// Makes lines of messages.
+struct Lines {
+    topic: String,
+    fields: MessageFields,
+    /// the key's column is binary
+    is_key_binary: bool,
+    takes_members: bool,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn new(spec: &KafkaSpec, topic: &str) -> Lines {
+        let fields = spec.message_fields.clone();
+        let key = fields.key.as_ref().and_then(|key| spec.fields.iter().find(|field| field.name == *key));
+        Lines {
+            topic: topic.to_owned(),
+            is_key_binary: key.is_some_and(|field| field.data_type == DataType::Binary),
+            takes_members: fields != MessageFields::default(),
+            fields,
+            line: Vec::new(),
+        }
+    }
+
+    /// The message as a line; `None`: there is nothing in it. The value itself where it is one already.
+    fn of<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
+        let value = message.payload().unwrap_or_default().trim_ascii();
+        if value.is_empty() {
+            return None;
+        }
+        if !self.takes_members && memchr::memchr(b'\n', value).is_none() {
+            return Some(value);
+        }
+        let Lines { topic, fields, is_key_binary, line, .. } = self;
+        let key = match message.key() {
+            None => Member::Null,
+            Some(key) if *is_key_binary => Member::Bytes(key),
+            Some(key) => Member::Text(key),
+        };
+        let members = [
+            (&fields.topic, Member::Text(topic.as_bytes())),
+            (&fields.key, key),
+            (&fields.partition, Member::Number(message.partition().into())),
+            (&fields.offset, Member::Number(message.offset())),
+            (&fields.timestamp, message.timestamp().to_millis().map_or(Member::Null, Member::Number)),
+        ];
+        line.clear();
+        write_line(value, members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member))), line);
+        Some(line)
+    }
+
+    fn hold(&mut self, line: Vec<u8>) {
+        self.line = line;
+    }
+
+    fn held(&self) -> Option<&[u8]> {
+        Some(&self.line)
+    }
+}

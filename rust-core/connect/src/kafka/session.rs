@@ -1,0 +1,171 @@
+//! A consumer, and the partitions that are assigned to it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, CommitMode, Consumer, base_consumer::PartitionQueue},
+    error::KafkaResult,
+};
+
+use super::{
+    KafkaSpec, SOURCE_RESERVED,
+    assignment::Assigned,
+    client::{ANSWER_TIMEOUT, Reports, configuration, is_final, refuse, said},
+};
+use crate::ConnectError;
+
+/// Between looks at whether the run is over.
+const LISTEN: Duration = Duration::from_millis(100);
+/// librdkafka is listened to for so long when something did not work.
+const HEAR: Duration = Duration::from_millis(100);
+/// Between tries of what is about to work.
+const RETRY: Duration = Duration::from_millis(2);
+/// An assignment needs a group; to this one nothing is committed.
+const NO_GROUP: &str = "ringmill";
+
+/// A consumer, and the thread that listens to what it says besides messages.
+pub struct Session {
+    consumer: Arc<BaseConsumer<Reports>>,
+    commits: bool,
+    /// from when partitions are assigned
+    listener: Option<Listener>,
+}
+
+impl Session {
+    /// Nothing is connected to before something is asked for.
+    pub fn new(spec: &KafkaSpec) -> Result<Session, ConnectError> {
+        let brokers = spec.brokers.join(",");
+        let mut config = configuration(&brokers, &spec.options, spec.options_file.as_deref(), SOURCE_RESERVED)?;
+        config
+            .set("group.id", spec.group.as_deref().unwrap_or(NO_GROUP))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error");
+        if config.get("check.crcs").is_none() {
+            // A message that was damaged on its way is asked for again.
+            config.set("check.crcs", "true");
+        }
+        let consumer = BaseConsumer::from_config_and_context(&config, Reports::new(&brokers));
+        let consumer = consumer.map_err(|error| refuse(&brokers, error.to_string()))?;
+        Ok(Session { consumer: Arc::new(consumer), commits: spec.group.is_some(), listener: None })
+    }
+
+    /// Asks the brokers something.
+    pub fn ask<T>(
+        &self,
+        ask: impl FnOnce(&BaseConsumer<Reports>, Duration) -> KafkaResult<T>,
+    ) -> Result<T, ConnectError> {
+        ask(&self.consumer, ANSWER_TIMEOUT).map_err(|error| {
+            // What is known of the reason waits to be heard.
+            let deadline = Instant::now() + HEAR;
+            while Instant::now() < deadline {
+                let _ = self.consumer.poll(HEAR / 10);
+            }
+            self.refuse(self.reports().take_trouble().unwrap_or_else(|| said(&error)))
+        })
+    }
+
+    pub fn refuse(&self, reason: impl Into<String>) -> ConnectError {
+        refuse(&self.reports().brokers, reason)
+    }
+
+    /// Assigns these partitions; each one's messages come through its own queue from then on, from its position on.
+    pub fn assign(&mut self, assigned: &[Assigned]) -> Result<Vec<PartitionQueue<Reports>>, ConnectError> {
+        let mut list = TopicPartitionList::with_capacity(assigned.len());
+        for Assigned { topic, partition, position } in assigned {
+            let offset = Offset::Offset(i64::try_from(position.offset).unwrap_or(i64::MAX));
+            list.add_partition_offset(topic, *partition, offset).map_err(|error| self.refuse(said(&error)))?;
+        }
+        self.consumer.assign(&list).map_err(|error| self.refuse(said(&error)))?;
+        let queues = assigned.iter().map(|Assigned { topic, partition, .. }| {
+            let queue = self.consumer.split_partition_queue(topic, *partition);
+            queue.ok_or_else(|| self.refuse(format!("partition {partition} of {topic:?} has no queue")))
+        });
+        let queues = queues.collect::<Result<Vec<_>, _>>()?;
+        self.seek(&list)?;
+        let listener = Listener::start(Arc::clone(&self.consumer));
+        self.listener = Some(listener.map_err(|error| self.refuse(error.to_string()))?);
+        Ok(queues)
+    }
+
+    /// Messages may have gone to the queue of the consumer before the partitions had their own: those are forgotten, and
+    /// asked for again.
+    fn seek(&self, list: &TopicPartitionList) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            let sought = self.ask(|consumer, timeout| consumer.seek_partitions(list.clone(), timeout))?;
+            match sought.elements().into_iter().find_map(|element| element.error().err()) {
+                None => return Ok(()),
+                // The assignment is still on its way within librdkafka.
+                Some(_) if Instant::now() < deadline => thread::sleep(RETRY),
+                Some(error) => return Err(self.refuse(said(&error))),
+            }
+        }
+    }
+
+    /// Why nothing can go on.
+    pub fn fault(&self) -> Option<ConnectError> {
+        self.reports().fault()
+    }
+
+    /// Tells the brokers that a checkpoint covers what is before `offset`. Never waits.
+    pub fn commit(&self, topic: &str, partition: i32, offset: u64) {
+        if !self.commits {
+            return;
+        }
+        let mut list = TopicPartitionList::with_capacity(1);
+        let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        let added = list.add_partition_offset(topic, partition, offset);
+        if let Err(error) = added.and_then(|()| self.consumer.commit(&list, CommitMode::Async)) {
+            self.reports().not_committed(&error);
+        }
+    }
+
+    fn reports(&self) -> &Reports {
+        self.consumer.context()
+    }
+}
+
+/// Serves the consumer's own queue until it is dropped.
+struct Listener {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    fn start(consumer: Arc<BaseConsumer<Reports>>) -> std::io::Result<Listener> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let listen = move || {
+            while !over.load(Ordering::Acquire) {
+                match consumer.poll(LISTEN) {
+                    Some(Err(error)) if is_final(&error) => consumer.context().fail(said(&error)),
+                    // It would be lost to its partition.
+                    Some(Ok(_)) => consumer.context().fail("a message came through the wrong queue".to_owned()),
+                    Some(Err(_)) | None => {}
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("kafka".to_owned()).spawn(listen)?;
+        Ok(Listener { is_over, thread: Some(thread) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Rows as messages of a topic.
+
+use std::path::PathBuf;
+
+use ringmill_wire::Schema;
+
+use crate::{ConnectError, Encoder, Promise, Secret, Writer};
+
+/// A topic of Apache Kafka as a sink: each row is a message, its value the row as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaSink {
+    /// where brokers are asked for all the others: `host:port`
+    pub brokers: Vec<String>,
+    /// its name
+    pub topic: String,
+    /// the column that is also the message's key, by which its partition is chosen
+    pub key: Option<String>,
+    /// properties of librdkafka
+    pub options: Vec<(String, Secret)>,
+    /// a file with further ones, `name=value` a line, read when the sink is opened
+    pub options_file: Option<PathBuf>,
+}
+
+#[cfg(feature = "kafka")]
+pub(super) const RESERVED: super::Reserved = &[
+    ("bootstrap.servers", "`brokers`"),
+    ("metadata.broker.list", "`brokers`"),
+    ("message.timeout.ms", "the sink: no row is given up"),
+    ("delivery.timeout.ms", "the sink: no row is given up"),
+    ("transactional.id", "the sink: it has no transactions"),
+];
+
+impl KafkaSink {
+    /// Every row has come to the brokers when the checkpoint of its epoch is complete; after a crash those of the
+    /// interrupted epoch are there again.
+    pub fn promise(&self) -> Promise {
+        Promise::AtLeastOnce
+    }
+
+    /// See [`KafkaSpec::check_option`](super::KafkaSpec::check_option).
+    #[cfg(feature = "kafka")]
+    pub fn check_option(name: &str, value: &Secret) -> Result<(), String> {
+        super::client::check_option(name, value, RESERVED)
+    }
+
+    /// What makes messages of rows of this schema; refused if it has no such key, or what JSON cannot carry.
+    #[cfg(feature = "kafka")]
+    pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+        Ok(Box::new(super::encode::MessageEncoder::new(self, schema)?))
+    }
+
+    /// Asks the brokers for the topic; fails if none answers.
+    #[cfg(feature = "kafka")]
+    pub fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+        Ok(Box::new(super::writer::KafkaWriter::open(self)?))
+    }
+
+    /// This program was built without Kafka.
+    #[cfg(not(feature = "kafka"))]
+    pub fn check_option(_name: &str, _value: &Secret) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// This program was built without Kafka.
+    #[cfg(not(feature = "kafka"))]
+    pub fn encoder(&self, _schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+        Err(ConnectError::Feature("kafka"))
+    }
+
+    /// This program was built without Kafka.
+    #[cfg(not(feature = "kafka"))]
+    pub fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+        Err(ConnectError::Feature("kafka"))
+    }
+}

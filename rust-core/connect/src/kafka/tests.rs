@@ -1,0 +1,248 @@
+//! Real connections to brokers of librdkafka's own, which keep topics in memory.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    ClientConfig,
+    mocking::MockCluster,
+    producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
+};
+
+use super::{KafkaSpec, KafkaStart, MessageFields};
+use crate::{
+    Format, Partition, Partitions, Position, Resume, Secret,
+    testing::{Letter, Letters, batch, fields, poll, read_all},
+};
+
+/// Brokers, and somebody who writes to them.
+struct Kafka {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    producer: BaseProducer,
+}
+
+impl Kafka {
+    fn with_topic(topic: &str, partitions: i32) -> Kafka {
+        let cluster = MockCluster::new(1).expect("librdkafka has brokers");
+        cluster.create_topic(topic, partitions, 1).expect("a topic");
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("linger.ms", "1")
+            .create()
+            .expect("a producer");
+        Kafka { cluster, producer }
+    }
+
+    /// Writes values, or tombstones, to a partition, and waits until the brokers have them.
+    fn send<'a>(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = Option<&'a [u8]>>) {
+        for (index, value) in values.into_iter().enumerate() {
+            let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition);
+            record.payload = value;
+            record.timestamp = Some(1_000 * (index as i64 + 1));
+            let key = format!("k{index}");
+            while let Err((_, back)) = self.producer.send(record.key(key.as_bytes())) {
+                record = back;
+                self.producer.poll(Duration::from_millis(1));
+            }
+        }
+        self.producer.flush(Duration::from_secs(20)).expect("the brokers take it");
+    }
+
+    fn send_numbers(&self, topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
+        let values: Vec<String> = numbers.map(|number| format!("{{\"a\":{number}}}")).collect();
+        self.send(topic, partition, values.iter().map(|value| Some(value.as_bytes())));
+    }
+
+    fn spec(&self, topics: &[&str]) -> KafkaSpec {
+        KafkaSpec {
+            brokers: vec![self.cluster.bootstrap_servers()],
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            partitions: Vec::new(),
+            start: KafkaStart::Earliest,
+            stops_at_end: true,
+            group: None,
+            options: Vec::new(),
+            options_file: None,
+            message_fields: MessageFields::default(),
+            fields: fields(&["a:uint64"]),
+            rate: None,
+            record_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// Reads a partition to its end, in batches of so many rows: the rows as NDJSON, and the dead letters.
+fn read(spec: &KafkaSpec, partition: &mut dyn Partition, rows_max: u32) -> (String, Vec<Letter>) {
+    read_all(partition, &spec.schema().expect("a schema"), Format::Json, rows_max).expect("it can be read")
+}
+
+fn open(spec: &KafkaSpec, resume: Option<&[Resume<'_>]>) -> Partitions {
+    let waker: crate::Waker = Arc::new(|| {});
+    spec.open(2, &[Arc::clone(&waker), waker], resume).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn numbers(rows: &str) -> Vec<u64> {
+    let number = |row: &str| row.trim_start_matches("{\"a\":").trim_end_matches('}').parse().expect("a number");
+    rows.lines().map(number).collect()
+}
+
+#[test]
+fn every_message_is_a_row_or_a_dead_letter_and_keeps_its_offset() {
+    let kafka = Kafka::with_topic("t", 1);
+    let long = format!("{{\"a\":1,\"x\":\"{}\"}}", "x".repeat(2_000));
+    let values: [Option<&[u8]>; 9] = [
+        Some(b"{\"a\":1}"),
+        Some(b"\n {\"a\":\n 2}\n\n"),
+        None,
+        Some(b""),
+        Some(b" \n"),
+        Some(b"\xff\x00"),
+        Some(long.as_bytes()),
+        Some(b"{\"a\":3}{\"a\":4}"),
+        Some(b"{\"a\":5}"),
+    ];
+    kafka.send("t", 0, values);
+    let spec = KafkaSpec { record_bytes_max: 1_000, ..kafka.spec(&["t"]) };
+    let mut partitions = open(&spec, None);
+    let (rows, letters) = read(&spec, &mut *partitions[0].1, 100);
+    assert_eq!(numbers(&rows), [1, 2, 5]);
+    let told: Vec<(u64, &str)> = letters.iter().map(|letter| (letter.offset, letter.reason.as_str())).collect();
+    assert_eq!(told[..3], [2, 3, 4].map(|offset| (offset, "the message is empty")));
+    assert_eq!(told[3..].iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [5, 6, 7]);
+    assert!(told[4].1.starts_with("the record is longer than"), "{}", told[4].1);
+    assert_eq!(letters[4].record.len(), 1_000);
+    assert_eq!((partitions[0].1.name(), partitions[0].1.position().offset), ("t/0", 9));
+    assert_eq!(partitions[0].1.position().rows, 9);
+}
+
+#[test]
+fn batches_end_anywhere_and_a_checkpoint_is_gone_on_from_exactly() {
+    let kafka = Kafka::with_topic("t", 3);
+    for partition in 0..3 {
+        kafka.send_numbers("t", partition, 0..1_000);
+    }
+    let spec = kafka.spec(&["t"]);
+    let mut partitions = open(&spec, None);
+    assert_eq!(partitions.iter().map(|(shard, _)| *shard).collect::<Vec<_>>(), [0, 1, 0]);
+    let schema = spec.schema().expect("a schema");
+    let mut positions = Vec::new();
+    for (index, (_, partition)) in partitions.iter_mut().enumerate() {
+        let wanted = 100 + 77 * index as u64;
+        while partition.position().rows < wanted {
+            let mut batch = batch(&schema, 1 + index as u32, 1 << 12);
+            poll(&mut **partition, &mut batch, &mut Letters::default(), 10).expect("it can be read");
+        }
+        positions.push((partition.name().to_owned(), serde_json::to_value(partition.position()).expect("JSON")));
+    }
+    drop(partitions);
+    let resume: Vec<Resume<'_>> =
+        positions.iter().map(|(name, position)| Resume { name, position, ended: false }).collect();
+    let mut partitions = open(&spec, Some(&resume));
+    for ((_, partition), (_, position)) in partitions.iter_mut().zip(&positions) {
+        let (rows, letters) = read(&spec, &mut **partition, 7);
+        assert!(numbers(&rows).into_iter().eq(position["offset"].as_u64().expect("an offset")..1_000));
+        assert!(letters.is_empty());
+        assert_eq!(partition.position().rows, 1_000);
+    }
+}
+
+#[test]
+fn no_message_is_lost_between_the_assignment_and_the_first_poll() {
+    let kafka = Kafka::with_topic("t", 4);
+    for partition in 0..4 {
+        kafka.send_numbers("t", partition, 0..50);
+    }
+    let spec = kafka.spec(&["t"]);
+    for _ in 0..50 {
+        for (_, partition) in &mut open(&spec, None) {
+            let (rows, _) = read(&spec, &mut **partition, 100);
+            assert!(numbers(&rows).into_iter().eq(0..50));
+        }
+    }
+}
+
+#[test]
+fn a_partition_begins_where_it_is_asked_to() {
+    let kafka = Kafka::with_topic("t", 2);
+    kafka.send_numbers("t", 0, 0..10);
+    kafka.send_numbers("t", 1, 0..10);
+    let begins = |start, resume: Option<&[Resume<'_>]>| -> Vec<u64> {
+        let spec = KafkaSpec { start, ..kafka.spec(&["t"]) };
+        open(&spec, resume).iter().map(|(_, partition)| partition.position().offset).collect()
+    };
+    assert_eq!(begins(KafkaStart::Earliest, None), [0, 0]);
+    assert_eq!(begins(KafkaStart::Latest, None), [10, 10]);
+    assert_eq!(begins(KafkaStart::Timestamp(i64::MAX / 2), None), [10, 10]);
+    let position = serde_json::to_value(Position { offset: 4, rows: 4, ..Position::default() }).expect("JSON");
+    let resume = [Resume { name: "t/1", position: &position, ended: false }];
+    assert_eq!(begins(KafkaStart::Latest, Some(&resume)), [0, 4], "a partition that is new is read from its beginning");
+    let spec = KafkaSpec { partitions: vec![1], ..kafka.spec(&["[st]"]) };
+    let names: Vec<String> = open(&spec, None).iter().map(|(_, partition)| partition.name().to_owned()).collect();
+    assert_eq!(names, ["t/1"]);
+}
+
+#[test]
+fn what_stands_beside_a_message_comes_into_its_fields() {
+    let kafka = Kafka::with_topic("t", 2);
+    kafka.send("t", 1, [Some(b"{\"a\":1,\"topic\":\"mine\"}".as_slice()), Some(b"{ }")]);
+    let name = |name: &str| Some(name.to_owned());
+    let message_fields = MessageFields {
+        topic: name("topic"),
+        key: name("key"),
+        partition: name("partition"),
+        offset: name("offset"),
+        timestamp: name("time"),
+    };
+    let columns = ["a:int64?", "topic:utf8", "key:utf8", "partition:int32", "offset:int64", "time:timestamp[ms]"]
+        .map(str::to_owned);
+    let spec =
+        KafkaSpec { message_fields, fields: fields(&columns.each_ref().map(String::as_str)), ..kafka.spec(&["t"]) };
+    let mut partitions = open(&spec, None);
+    let (rows, letters) = read(&spec, &mut *partitions[1].1, 100);
+    assert!(letters.is_empty());
+    let expected = "{\"a\":1,\"topic\":\"t\",\"key\":\"k0\",\"partition\":1,\"offset\":0,\"time\":\"1970-01-01T00:00:01.000Z\"}\n\
+                    {\"a\":null,\"topic\":\"t\",\"key\":\"k1\",\"partition\":1,\"offset\":1,\"time\":\"1970-01-01T00:00:02.000Z\"}\n";
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn what_cannot_be_gone_on_from_is_refused() {
+    let kafka = Kafka::with_topic("t", 1);
+    kafka.send_numbers("t", 0, 0..10);
+    let refused = |spec: &KafkaSpec, name: &str, offset: u64| {
+        let position = serde_json::to_value(Position { offset, ..Position::default() }).expect("JSON");
+        let resume = [Resume { name, position: &position, ended: false }];
+        spec.open(1, &[Arc::new(|| {})], Some(&resume)).map(drop).expect_err("it is refused").to_string()
+    };
+    let spec = kafka.spec(&["t"]);
+    assert!(refused(&spec, "t/0", 11).contains("11 messages were read, and there are only 10 now"));
+    assert!(refused(&spec, "t/1", 0).contains("it is not among the topics and partitions"));
+    // These brokers keep 5 MiB.
+    let value = format!("{{\"a\":7,\"x\":\"{}\"}}", "x".repeat(500_000));
+    kafka.send("t", 0, (0..15).map(|_| Some(value.as_bytes())));
+    let error = refused(&spec, "t/0", 1);
+    assert!(error.contains("messages 1 to ") && error.contains("are gone"), "{error}");
+}
+
+#[test]
+fn what_is_not_there_or_not_understood_is_refused() {
+    let kafka = Kafka::with_topic("t", 1);
+    let refused =
+        |spec: KafkaSpec| spec.open(1, &[Arc::new(|| {})], None).map(drop).expect_err("it is refused").to_string();
+    assert!(refused(kafka.spec(&["u"])).contains("there is no topic \"u\""));
+    assert!(refused(kafka.spec(&["u*"])).contains("there is no topic \"u*\""));
+    assert!(refused(kafka.spec(&["t["])).contains("not a valid pattern"));
+    assert!(refused(KafkaSpec { partitions: vec![3], ..kafka.spec(&["t"]) }).contains("has no partition 3, but 1"));
+    let option = |name: &str, value: &str| {
+        let reason = KafkaSpec::check_option(name, &Secret::new(value)).expect_err("it is refused");
+        assert!(!reason.contains(value), "{reason}");
+        reason
+    };
+    assert_eq!(option("sasl.pasword", "hunter2"), "librdkafka has no property \"sasl.pasword\"");
+    assert_eq!(option("security.protocol", "tsl"), "librdkafka takes no such value for \"security.protocol\"");
+    assert_eq!(option("group.id", "mine"), "\"group.id\" follows from `group`");
+    for (name, value) in
+        [("security.protocol", "sasl_ssl"), ("sasl.mechanism", "SCRAM-SHA-256"), ("compression.type", "zstd")]
+    {
+        KafkaSpec::check_option(name, &Secret::new(value)).unwrap_or_else(|reason| panic!("{reason}"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Messages into a topic.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    config::FromClientConfigAndContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{BaseRecord, Producer, ThreadedProducer},
+};
+use serde_json::Value;
+
+use super::{
+    KafkaSink,
+    client::{ANSWER_TIMEOUT, Reports, configuration, refuse, said},
+    encode::messages,
+    sink::RESERVED,
+};
+use crate::{ConnectError, Fault, Writer};
+
+/// A call waits so long for the brokers, and then says that they are not there.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between looks at whether there is room.
+const LOOK: Duration = Duration::from_millis(1);
+/// What librdkafka holds at most for the brokers, unless an option says otherwise (KiB).
+const QUEUE_KIB: &str = "65536";
+/// Brokers that make topics as they are asked for take a while.
+const NEW_TOPIC: Duration = Duration::from_secs(3);
+
+/// Hands messages to librdkafka, which brings them to the brokers in their order and once, as long as this process lives.
+pub struct KafkaWriter {
+    producer: ThreadedProducer<Reports>,
+    topic: String,
+    /// messages of the bytes being written that librdkafka has already, after a call that failed
+    taken: usize,
+}
+
+impl KafkaWriter {
+    pub fn open(sink: &KafkaSink) -> Result<KafkaWriter, ConnectError> {
+        let brokers = sink.brokers.join(",");
+        let mut config = configuration(&brokers, &sink.options, sink.options_file.as_deref(), RESERVED)?;
+        let defaults = [
+            ("enable.idempotence", "true"),
+            ("queue.buffering.max.kbytes", QUEUE_KIB),
+            // What Java's clients choose, so that theirs and ours bring a key to the same partition.
+            ("partitioner", "murmur2_random"),
+        ];
+        for (name, value) in defaults {
+            if config.get(name).is_none() {
+                config.set(name, value);
+            }
+        }
+        config.set("message.timeout.ms", "0");
+        let producer = ThreadedProducer::from_config_and_context(&config, Reports::new(&brokers));
+        let producer = producer.map_err(|error| refuse(&brokers, error.to_string()))?;
+        let writer = KafkaWriter { producer, topic: sink.topic.clone(), taken: 0 };
+        writer.check_topic()?;
+        Ok(writer)
+    }
+
+    fn check_topic(&self) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + NEW_TOPIC;
+        loop {
+            let metadata = self.producer.client().fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT);
+            let metadata =
+                metadata.map_err(|error| self.refuse(self.reports().take_trouble().unwrap_or_else(|| said(&error))))?;
+            let Some(error) = metadata.topics().iter().find_map(|topic| topic.error()) else { return Ok(()) };
+            let error = KafkaError::MetadataFetch(error.into());
+            let is_new = matches!(
+                error.rdkafka_error_code(),
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::LeaderNotAvailable)
+            );
+            if !is_new || Instant::now() > deadline {
+                return Err(self.refuse(format!("topic {:?}: {}", self.topic, said(&error))));
+            }
+            std::thread::sleep(PATIENCE / 10);
+        }
+    }
+
+    fn send(&self, key: Option<&[u8]>, value: &[u8]) -> Result<(), ConnectError> {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).payload(value);
+        record.key = key;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Err((error, back)) = self.producer.send(record) else { return Ok(()) };
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Some(RDKafkaErrorCode::QueueFull) => return Err(self.missing()),
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                    let reason =
+                        format!("a row is a message of {} bytes, and message.max.bytes allows less", value.len());
+                    return Err(self.refuse(reason));
+                }
+                _ => return Err(self.refuse(said(&error))),
+            }
+            record = back;
+        }
+    }
+
+    /// The brokers do not take what they are sent.
+    fn missing(&self) -> ConnectError {
+        let waiting = format!("{} messages wait to be taken", self.producer.in_flight_count());
+        let reason = match self.reports().take_trouble() {
+            Some(trouble) => format!("{waiting}: {trouble}"),
+            None => waiting,
+        };
+        ConnectError::Kafka { brokers: self.reports().brokers.clone(), reason, fault: Fault::Transient }
+    }
+
+    fn check(&self) -> Result<(), ConnectError> {
+        self.reports().fault().map_or(Ok(()), Err)
+    }
+
+    fn refuse(&self, reason: impl Into<String>) -> ConnectError {
+        refuse(&self.reports().brokers, reason)
+    }
+
+    fn reports(&self) -> &Reports {
+        self.producer.context()
+    }
+
+    fn flush(&self) -> Result<(), ConnectError> {
+        self.check()?;
+        let flushed = self.producer.flush(PATIENCE);
+        // A message that was refused is on its way no more.
+        self.check()?;
+        flushed.map_err(|_| self.missing())
+    }
+}
+
+impl Writer for KafkaWriter {
+    fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.check()?;
+        for message in messages(bytes).skip(self.taken) {
+            let (key, value) = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
+            self.send(key, value)?;
+            self.taken += 1;
+        }
+        self.taken = 0;
+        Ok(())
+    }
+
+    /// The rows are shown already; the checkpoint is complete when the brokers have them.
+    fn pre_commit(&mut self, _epoch: u64) -> Result<Value, ConnectError> {
+        self.flush().map(|()| Value::Null)
+    }
+
+    fn finish(&mut self) -> Result<(), ConnectError> {
+        self.flush()
+    }
+}
