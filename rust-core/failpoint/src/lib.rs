@@ -14,31 +14,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static IS_ON: AtomicBool = AtomicBool::new(false);
 static MODE: Mutex<Option<Mode>> = Mutex::new(None);
 
+/// What happens at a hit.
+#[derive(Clone, Copy)]
+enum Deed {
+    Kill,
+    Hang,
+}
+
 enum Mode {
-    Kill { name: String, hits_left: u64 },
+    End { deed: Deed, name: String, hits_left: u64 },
     Record { file: File, hits: HashMap<String, u64> },
 }
 
-/// Turns the places on: `kill:NAME:N` kills the process (SIGKILL) at the N-th hit of NAME, `record:PATH` appends a line
-/// `NAME N` to a file at every hit.
+/// Turns the places on: `kill:NAME:N` kills the process (SIGKILL) at the N-th hit of NAME, with `hang:NAME:N` the thread
+/// that comes there goes no further, and `record:PATH` appends a line `NAME N` to a file at every hit.
 ///
 /// # Errors
 /// A text that is neither, or a file that cannot be opened.
 pub fn configure(text: &str) -> Result<(), String> {
-    let mode = if let Some(rest) = text.strip_prefix("kill:") {
-        let (name, hits) = rest.rsplit_once(':').ok_or_else(|| format!("`{text}` lacks the number of the hit"))?;
-        let hits_left = hits.parse().ok().filter(|hits| *hits > 0);
-        let hits_left = hits_left.ok_or_else(|| format!("`{hits}` is not the number of a hit"))?;
-        Mode::Kill { name: name.to_owned(), hits_left }
-    } else if let Some(path) = text.strip_prefix("record:") {
-        let opened = OpenOptions::new().create(true).append(true).open(Path::new(path));
-        Mode::Record { file: opened.map_err(|error| format!("{path}: {error}"))?, hits: HashMap::new() }
-    } else {
-        return Err(format!("`{text}` is neither kill:NAME:N nor record:PATH"));
+    let (deed, rest) = match text.split_once(':') {
+        Some(("kill", rest)) => (Deed::Kill, rest),
+        Some(("hang", rest)) => (Deed::Hang, rest),
+        Some(("record", path)) => {
+            let opened = OpenOptions::new().create(true).append(true).open(Path::new(path));
+            let file = opened.map_err(|error| format!("{path}: {error}"))?;
+            turn_on(Mode::Record { file, hits: HashMap::new() });
+            return Ok(());
+        }
+        _ => return Err(format!("`{text}` is neither kill:NAME:N nor hang:NAME:N nor record:PATH")),
     };
+    let (name, hits) = rest.rsplit_once(':').ok_or_else(|| format!("`{text}` lacks the number of the hit"))?;
+    let hits_left = hits.parse().ok().filter(|hits| *hits > 0);
+    let hits_left = hits_left.ok_or_else(|| format!("`{hits}` is not the number of a hit"))?;
+    turn_on(Mode::End { deed, name: name.to_owned(), hits_left });
+    Ok(())
+}
+
+fn turn_on(mode: Mode) {
     *MODE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(mode);
     IS_ON.store(true, Ordering::Release);
-    Ok(())
 }
 
 /// This place was reached.
@@ -52,20 +66,34 @@ pub fn hit(name: &str) {
 
 #[cold]
 fn note(name: &str) {
+    match due(name) {
+        Some(Deed::Kill) => die(),
+        Some(Deed::Hang) => hang(),
+        None => {}
+    }
+}
+
+/// Counts a hit; what is to be done at it.
+fn due(name: &str) -> Option<Deed> {
     let mut mode = MODE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match &mut *mode {
-        Some(Mode::Kill { name: wanted, hits_left }) if wanted == name => {
-            *hits_left -= 1;
-            if *hits_left == 0 {
-                die();
-            }
+        Some(Mode::End { deed, name: wanted, hits_left }) if wanted == name => {
+            *hits_left = hits_left.checked_sub(1)?;
+            (*hits_left == 0).then_some(*deed)
         }
         Some(Mode::Record { file, hits }) => {
             let count = hits.entry(name.to_owned()).or_default();
             *count += 1;
             let _ = file.write_all(format!("{name} {count}\n").as_bytes());
+            None
         }
-        _ => {}
+        _ => None,
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
@@ -75,9 +103,7 @@ fn die() -> ! {
     unsafe {
         libc::kill(libc::getpid(), libc::SIGKILL);
     }
-    loop {
-        std::thread::park();
-    }
+    hang()
 }
 
 #[cfg(test)]
@@ -86,7 +112,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_reason() {
-        for text in ["", "kill:x", "kill:x:0", "kill:x:many", "pause:x:1"] {
+        for text in ["", "kill:x", "kill:x:0", "kill:x:many", "pause:x:1", "hang:x"] {
             assert!(configure(text).is_err(), "{text}");
         }
     }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::http::{Client, await_answers};
 use ringmill_system_tests::{Job, free_address, terminate, until};
 
@@ -173,6 +173,19 @@ fn every_request_that_was_accepted_is_there_as_a_whole_however_often_the_core_di
     sent.iter().for_each(|sent| sent.check(&shown));
     let repeated = sent.iter().filter(|sent| sent.attempts > 1).count();
     println!("{wanted} kills, {} requests, {repeated} of them sent again", sent.len());
+}
+
+#[test]
+fn what_is_not_on_the_disk_yet_is_not_accepted() {
+    let address = free_address();
+    let job = Job::new(&(CHECKPOINT.to_owned() + &pipeline(address, "request_timeout = \"300ms\"")), "");
+    let mut hanging = job.command(&[]);
+    let mut child = hanging.env("RINGMILL_FAILPOINT", "hang:journal.write:1").spawn().expect("it is built");
+    await_answers(&mut child, address);
+    let answer = Client::new(address).post("", body(0, 0, 1, false).as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    kill_now(child.id() as i32);
+    child.wait().expect("a child");
 }
 
 #[test]

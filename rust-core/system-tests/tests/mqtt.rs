@@ -103,6 +103,26 @@ fn no_message_is_lost_however_often_the_core_dies() {
 }
 
 #[test]
+fn what_is_not_on_the_disk_yet_is_not_acknowledged() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let job = job(&broker, "");
+    let mut hanging = job.command(&[]);
+    let mut child = hanging.env("RINGMILL_FAILPOINT", "hang:journal.write:1").spawn().expect("it is built");
+    until(&mut child, || broker.log().contains("Sending SUBACK to mill"));
+    broker.send("plant/1/count", b"{\"number\":0}");
+    until(&mut child, || broker.log().contains("Sending PUBLISH to mill"));
+    // Time in which an acknowledgement would come that is not to come.
+    std::thread::sleep(Duration::from_millis(300));
+    kill_now(child.id() as i32);
+    child.wait().expect("a child");
+    broker.send("plant/1/count", b"{\"number\":1}");
+    let mut child = job.start(&[]);
+    until(&mut child, || shown(&job).iter().any(|(number, _)| *number == 1));
+    assert_eq!(job.end(child).code, Some(0));
+    assert_eq!(once(&shown(&job)).0, [0, 1]);
+}
+
+#[test]
 fn garbage_is_a_dead_letter_and_every_topic_says_where_it_comes_from() {
     let Some(broker) = Mosquitto::start() else { return };
     let job = job(&broker, "");

@@ -211,7 +211,10 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
             "topics = [\"t\"]\nstart = \"latest\"\nstart_time = 2026-01-01T00:00:00Z",
             "6:1: `start` and `start_time` contradict each other".to_owned(),
         ),
-        ("topics = [\"t\"]\nstart = \"oldest\"", "5:9: `start` is `oldest`, but should be one of earliest, latest".to_owned()),
+        (
+            "topics = [\"t\"]\nstart = \"oldest\"",
+            "5:9: `start` is `oldest`, but should be one of earliest, latest".to_owned(),
+        ),
         (
             "topics = [\"t\"]\ntimestamp_field = \"at\"",
             "5:19: `timestamp_field`: field `at` must be timestamp[ms] ([sources.NAME.fields] at = \"timestamp[ms]\")"
