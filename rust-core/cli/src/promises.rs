@@ -1,6 +1,6 @@
 //! What a pipeline promises about crashes, part by part, in words.
 
-use ringmill_connect::{MqttSpec, Promise, Replay, WriteMode};
+use ringmill_connect::{KafkaSpec, KafkaStart, MqttSpec, Promise, Replay, WriteMode};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -36,6 +36,9 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
 
 fn of_source(connector: &SourceConnector) -> &'static str {
     match (connector.replay(), connector) {
+        (Replay::Seekable, SourceConnector::Kafka(KafkaSpec { start: KafkaStart::Latest, .. })) => {
+            "after a crash it is read again from the newest checkpoint on; before the first one, from where the topics end then"
+        }
         (Replay::Seekable, _) => "after a crash it is read again from the newest checkpoint on",
         (Replay::Lost, _) => "what was read after the newest checkpoint is lost in a crash: it comes only once",
         (Replay::Journaled, SourceConnector::Socket(_)) => {

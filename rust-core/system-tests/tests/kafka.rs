@@ -102,7 +102,7 @@ fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
 #[test]
 fn brokers_that_go_away_are_waited_for() {
     let kafka = Kafka::with_topic("numbers", PARTITIONS);
-    let job = Job::new(&pipeline(&kafka, ""), "");
+    let job = Job::new(&pipeline(&kafka, "group = \"mill\""), "");
     let mut child = job.start(&[]);
     for round in 0..3 {
         kafka.send_numbers("numbers", round as i32, 0..100);

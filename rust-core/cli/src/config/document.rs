@@ -100,7 +100,12 @@ fn parse_part(text: &str, offset: usize, mistakes: &mut Vec<Mistake>) -> Vec<Ent
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let span = error.span().map(|span| Span::from(span).shifted(offset));
-        mistakes.push(Mistake { span, message: format!("not valid TOML: {}", error.message()), hint: None });
+        mistakes.push(Mistake {
+            span,
+            message: format!("not valid TOML: {}", error.message()),
+            hint: None,
+            is_private: false,
+        });
     }
     convert_table(table.get_ref(), offset)
 }

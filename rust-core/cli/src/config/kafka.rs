@@ -69,7 +69,6 @@ fn check_filled(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-/// A mistake is shown at the table's head, since the line of an option may have a password in it.
 fn options(
     table: &Table,
     check: impl Fn(&str, &Secret) -> Result<(), String>,
@@ -81,7 +80,7 @@ fn options(
         let value = Secret::new(value);
         if let Err(reason) = check(&entry.key, &value) {
             let hint = "they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
-            mistakes.push(Mistake::at(table.span, format!("`options`: {reason}")).hint(hint));
+            mistakes.push(Mistake::at(entry.key_span, format!("`options`: {reason}")).hint(hint).private());
         }
         options.push((entry.key.clone(), value));
     }

@@ -6,6 +6,8 @@
 pub enum Kind {
     /// Any string.
     Text,
+    /// A string that may be a password.
+    Secret,
     /// A string that is not empty.
     Filled,
     /// `true` or `false`.
@@ -350,7 +352,7 @@ const BROKERS: Key = needed(
 );
 const KAFKA_OPTIONS: Key = optional(
     "options",
-    Kind::Map(&Kind::Text),
+    Kind::Map(&Kind::Secret),
     "Properties of librdkafka, such as { \"security.protocol\" = \"ssl\" }.",
 );
 const KAFKA_OPTIONS_FILE: Key = optional(

@@ -15,22 +15,30 @@ pub struct Mistake {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Its line is not shown, since a password may stand there.
+    pub is_private: bool,
 }
 
 impl Mistake {
     /// A mistake at a place.
     pub fn at(span: Span, message: impl Into<String>) -> Mistake {
-        Mistake { span: Some(span), message: message.into(), hint: None }
+        Mistake { span: Some(span), message: message.into(), hint: None, is_private: false }
     }
 
     /// A mistake of the file as a whole.
     pub fn of_file(message: impl Into<String>) -> Mistake {
-        Mistake { span: None, message: message.into(), hint: None }
+        Mistake { span: None, message: message.into(), hint: None, is_private: false }
     }
 
     /// Adds what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Mistake {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Its line is not to be shown.
+    pub fn private(mut self) -> Mistake {
+        self.is_private = true;
         self
     }
 
@@ -88,7 +96,7 @@ impl Mistakes {
         let mut out = String::new();
         for mistake in &self.list {
             let shown = Shown::new(&self.text, mistake);
-            if shown.is_too_wide() || handler.render_report(&mut out, &shown).is_err() {
+            if mistake.is_private || shown.is_too_wide() || handler.render_report(&mut out, &shown).is_err() {
                 out.push_str(&self.line(mistake));
             }
             out.push('\n');

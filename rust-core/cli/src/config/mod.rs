@@ -112,14 +112,14 @@ impl Config {
             let span = self.place(&error.node, &error.key);
             // Where the node itself is unknown, its name has to be in the message.
             let message = if span.is_some() { error.message } else { format!("{}: {}", error.node, error.message) };
-            Mistake { span, message, hint: error.hint }
+            Mistake { span, message, hint: error.hint, is_private: false }
         });
         Mistakes::new(self.text.clone(), list.collect())
     }
 
     /// Mistakes at one key of a node.
     pub fn mistake_at(&self, node: &str, key: &str, message: impl Into<String>) -> Mistake {
-        Mistake { span: self.place(node, key), message: message.into(), hint: None }
+        Mistake { span: self.place(node, key), message: message.into(), hint: None, is_private: false }
     }
 
     /// Wraps mistakes found later with the text they stand in.

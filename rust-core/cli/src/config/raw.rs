@@ -204,7 +204,8 @@ pub fn check_table(entries: &[Entry], keys: &[Key], span: Span, what: &str, mist
     }
     for key in keys.iter().filter(|key| key.required && !entries.iter().any(|entry| entry.key == key.name)) {
         let message = format!("{what} needs `{}`", key.name);
-        mistakes.push(Mistake { span: missing_place(span), message, hint: Some(key.doc.to_owned()) });
+        let hint = Some(key.doc.to_owned());
+        mistakes.push(Mistake { span: missing_place(span), message, hint, is_private: false });
     }
     table
 }
@@ -265,7 +266,8 @@ fn check(key: &str, place: Span, node: &Node, kind: &Kind, mistakes: &mut Vec<Mi
         _ => match check_scalar(key, node, kind) {
             Ok(value) => value,
             Err((message, hint)) => {
-                mistakes.push(Mistake { span: Some(place), message, hint });
+                let is_private = matches!(kind, Kind::Secret);
+                mistakes.push(Mistake { span: Some(place), message, hint, is_private });
                 return None;
             }
         },
@@ -307,7 +309,7 @@ type Wrong = (String, Option<String>);
 
 fn check_scalar(key: &str, node: &Node, kind: &Kind) -> Result<RawValue, Wrong> {
     match (kind, &node.value) {
-        (Kind::Text, Value::Text(text)) => Ok(RawValue::Text(text.clone())),
+        (Kind::Text | Kind::Secret, Value::Text(text)) => Ok(RawValue::Text(text.clone())),
         (Kind::Filled, Value::Text(text)) if text.trim().is_empty() => Err((format!("`{key}` is empty"), None)),
         (Kind::Filled, Value::Text(text)) => Ok(RawValue::Text(text.clone())),
         (Kind::Boolean, Value::Boolean(boolean)) => Ok(RawValue::Boolean(*boolean)),
@@ -428,7 +430,7 @@ fn check_timestamp(key: &str, text: &str) -> Result<RawValue, Wrong> {
 
 fn wrong_type(key: &str, value: &Value, kind: &Kind) -> Wrong {
     let (expected, hint) = match kind {
-        Kind::Text | Kind::Filled | Kind::Choice(_) => ("a string".to_owned(), None),
+        Kind::Text | Kind::Secret | Kind::Filled | Kind::Choice(_) => ("a string".to_owned(), None),
         Kind::Boolean => ("true or false".to_owned(), None),
         Kind::Integer(..) | Kind::PowerOfTwo(..) => ("a whole number".to_owned(), None),
         Kind::Number { .. } => ("a number".to_owned(), None),

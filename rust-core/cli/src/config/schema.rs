@@ -57,7 +57,7 @@ fn variant(variant: &Variant) -> Value {
 
 fn of_kind(kind: &Kind) -> Value {
     match kind {
-        Kind::Text => json!({ "type": "string" }),
+        Kind::Text | Kind::Secret => json!({ "type": "string" }),
         Kind::Filled => json!({ "type": "string", "minLength": 1 }),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Integer(min, i64::MAX) => json!({ "type": "integer", "minimum": min }),

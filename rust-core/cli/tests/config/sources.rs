@@ -7,7 +7,7 @@ use ringmill::config::Config;
 use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, TokenPlace};
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
-use crate::{around, check, good, node};
+use crate::{around, check, good, load, node};
 
 #[test]
 fn fields_are_checked() {
@@ -222,13 +222,23 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
         ),
         (
             "topics = [\"t\"]\noptions = { \"sasl.pasword\" = \"hunter2\" }",
-            format!("1:10: `options`: librdkafka has no property \"sasl.pasword\" {listed}"),
+            format!("5:13: `options`: librdkafka has no property \"sasl.pasword\" {listed}"),
         ),
         (
             "topics = [\"t\"]\noptions = { \"group.id\" = \"mine\" }",
-            format!("1:10: `options`: \"group.id\" follows from `group` {listed}"),
+            format!("5:13: `options`: \"group.id\" follows from `group` {listed}"),
         ),
     ] {
         check(&kafka(keys), &[&format!("p.toml:{message}")]);
+    }
+}
+
+#[test]
+fn a_mistake_in_an_option_that_may_be_a_password_is_shown_without_its_line() {
+    for option in ["\"sasl.pasword\" = \"hunter2\"", "\"sasl.password\" = [\"hunter2\"]"] {
+        let keys = format!("kind = \"kafka\"\nbrokers = [\"b\"]\ntopics = [\"t\"]\noptions = {{ {option} }}");
+        let mistakes = load(&around(&format!("{keys}\nfields = {{ a = \"int64\" }}"), ""), &[]).expect_err(option);
+        let shown = mistakes.render(false);
+        assert!(shown.contains("p.toml:5:") && !shown.contains("hunter2"), "{shown}");
     }
 }

@@ -41,12 +41,16 @@ pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) 
         let of_topic = |earlier: &Resume<'_>| earlier.name.rsplit_once('/').is_some_and(|(name, _)| name == topic);
         resume.is_some_and(|resume| resume.iter().any(of_topic))
     };
+    let mut ends = Vec::with_capacity(partitions.len());
+    for (topic, partition) in &partitions {
+        let (low, high) = session.ask(|consumer, timeout| consumer.fetch_watermarks(topic, *partition, timeout))?;
+        ends.push((low.max(0) as u64, high.max(0) as u64));
+    }
+    // Asked for after the ends: what comes in between lies behind them.
     let timed = timed(spec, session, &partitions)?;
     let mut assigned = Vec::with_capacity(partitions.len());
-    for (topic, partition) in partitions {
+    for ((topic, partition), (low, high)) in partitions.into_iter().zip(ends) {
         let name = name(&topic, partition);
-        let (low, high) = session.ask(|consumer, timeout| consumer.fetch_watermarks(&topic, partition, timeout))?;
-        let (low, high) = (low.max(0) as u64, high.max(0) as u64);
         let position = match resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == name)) {
             Some(earlier) => {
                 let position = earlier.position()?;
@@ -80,7 +84,7 @@ fn check(position: &Position, low: u64, high: u64) -> Result<(), String> {
     }
     if *offset > high {
         return Err(format!(
-            "{offset} messages were read, and there are only {high} now: was the topic created anew? --fresh begins anew"
+            "it stands at offset {offset}, and the topic ends at {high} now: was it created anew? --fresh begins anew"
         ));
     }
     Ok(())
@@ -131,7 +135,7 @@ fn add(
     }
     let numbers: Vec<i32> = topic.partitions().iter().map(|partition| partition.id()).collect();
     if let Some(missing) = spec.partitions.iter().find(|number| !numbers.contains(number)) {
-        return Err(session.refuse(format!("topic {name:?} has no partition {missing}, but {}", numbers.len())));
+        return Err(session.refuse(format!("topic {name:?} has no partition {missing}; it has {}", numbers.len())));
     }
     let is_wanted = |number: &i32| spec.partitions.is_empty() || spec.partitions.contains(number);
     found.extend(numbers.into_iter().filter(is_wanted).map(|number| (name.to_owned(), number)));

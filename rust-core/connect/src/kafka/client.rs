@@ -4,10 +4,10 @@ use std::{
     fs,
     path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -25,6 +25,8 @@ use crate::{ConnectError, Fault, Secret};
 
 /// The brokers are waited for so long when something is opened.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What went wrong longer ago explains nothing.
+const TROUBLE_AGE: Duration = Duration::from_secs(60);
 
 /// Refuses a property that librdkafka does not know, a value that it does not take, and what other keys decide. The reason
 /// does not repeat the value.
@@ -50,27 +52,40 @@ pub fn configuration(
 ) -> Result<ClientConfig, ConnectError> {
     let mut config = ClientConfig::new();
     config.set("client.id", "ringmill");
-    let from_file = file.map(read_options).transpose()?.unwrap_or_default();
-    for (name, value) in options.iter().chain(&from_file) {
-        check_option(name, value, reserved).map_err(|reason| refuse(brokers, reason))?;
+    for (name, value) in options {
+        check_option(name, value, reserved).map_err(|reason| refuse(brokers, format!("`options`: {reason}")))?;
+        config.set(name, value.reveal());
+    }
+    for (name, value) in file.map(|path| read_options(path, reserved)).transpose()?.unwrap_or_default() {
         config.set(name, value.reveal());
     }
     config.set("bootstrap.servers", brokers);
+    if config.get("ssl.ca.location").is_none() {
+        // OpenSSL is compiled in and does not know by itself where this system keeps its certificates.
+        config.set("ssl.ca.location", "probe");
+    }
     Ok(config)
 }
 
 /// `name=value` a line; empty lines and those with `#` in front are nothing.
-fn read_options(path: &Path) -> Result<Vec<(String, Secret)>, ConnectError> {
+fn read_options(path: &Path, reserved: Reserved) -> Result<Vec<(String, Secret)>, ConnectError> {
     let text = fs::read_to_string(path).map_err(|source| ConnectError::Open { path: path.to_owned(), source })?;
-    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let option = |(index, line): (usize, &str)| match line.split_once('=') {
-        Some((name, value)) => Ok((name.trim().to_owned(), Secret::new(value.trim()))),
-        None => Err(ConnectError::Target {
-            name: path.display().to_string(),
-            reason: format!("line {} is not of the form name=value", index + 1),
-        }),
-    };
-    lines.map(option).collect()
+    let mut options = Vec::new();
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let refuse = |reason: String| {
+            let name = format!("{}, line {}", path.display(), index + 1);
+            ConnectError::Target { name, reason }
+        };
+        let (name, value) =
+            line.split_once('=').ok_or_else(|| refuse("it is not of the form name=value".to_owned()))?;
+        let (name, value) = (name.trim().to_owned(), Secret::new(value.trim()));
+        check_option(&name, &value, reserved).map_err(refuse)?;
+        options.push((name, value));
+    }
+    Ok(options)
 }
 
 pub fn refuse(brokers: &str, reason: impl Into<String>) -> ConnectError {
@@ -80,11 +95,12 @@ pub fn refuse(brokers: &str, reason: impl Into<String>) -> ConnectError {
 /// Logs what librdkafka says, and keeps what matters.
 pub struct Reports {
     pub brokers: String,
-    /// the last reason for which something did not work
-    trouble: Mutex<Option<String>>,
+    /// the last reason for which something did not work, and when
+    trouble: Mutex<Option<(Instant, String)>>,
     /// why nothing can go on
-    fault: Mutex<Option<String>>,
-    is_faulty: AtomicBool,
+    fault: OnceLock<String>,
+    /// a commit was asked for and not answered
+    pub is_committing: AtomicBool,
 }
 
 impl Reports {
@@ -92,26 +108,25 @@ impl Reports {
         Reports {
             brokers: brokers.to_owned(),
             trouble: Mutex::default(),
-            fault: Mutex::default(),
-            is_faulty: AtomicBool::new(false),
+            fault: OnceLock::new(),
+            is_committing: AtomicBool::new(false),
         }
     }
 
     /// Nothing can go on. The first reason counts.
     pub fn fail(&self, reason: String) {
-        lock(&self.fault).get_or_insert(reason);
-        self.is_faulty.store(true, Ordering::Release);
+        let _ = self.fault.set(reason);
     }
 
     /// Why nothing can go on.
     pub fn fault(&self) -> Option<ConnectError> {
-        let is_faulty = self.is_faulty.load(Ordering::Acquire);
-        is_faulty.then(|| refuse(&self.brokers, lock(&self.fault).clone().unwrap_or_default()))
+        self.fault.get().map(|reason| refuse(&self.brokers, reason))
     }
 
-    /// What went wrong last, once.
+    /// What went wrong a moment ago, once.
     pub fn take_trouble(&self) -> Option<String> {
-        lock(&self.trouble).take()
+        let (when, reason) = lock(&self.trouble).take()?;
+        (when.elapsed() < TROUBLE_AGE).then_some(reason)
     }
 
     pub fn not_committed(&self, error: &KafkaError) {
@@ -130,10 +145,9 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PartitionEOF) => return,
-            // Each of them has given its reason.
-            Some(RDKafkaErrorCode::AllBrokersDown) => {}
-            _ => *lock(&self.trouble) = Some(reason.to_owned()),
+            // The second follows the reason that each of them has given.
+            Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AllBrokersDown) => return,
+            _ => *lock(&self.trouble) = Some((Instant::now(), reason.to_owned())),
         }
         tracing::warn!("Kafka at {}: {reason}", self.brokers);
     }
@@ -144,6 +158,8 @@ impl ConsumerContext for Reports {
         if let Err(error) = committed {
             self.not_committed(&error);
         }
+        // It orders nothing: whoever commits looks again in a moment.
+        self.is_committing.store(false, Ordering::Relaxed);
     }
 }
 
@@ -157,7 +173,8 @@ impl ProducerContext for Reports {
     }
 }
 
-/// Whether librdkafka does not get over it by itself.
+/// Whether the run ends with it: nothing is left out without a word, and the next run goes on where this one was. From
+/// some of them librdkafka might recover.
 pub fn is_final(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
@@ -167,13 +184,17 @@ pub fn is_final(error: &KafkaError) -> bool {
         error.rdkafka_error_code(),
         Some(
             Code::AutoOffsetReset
-                | Code::Fatal
-                | Code::OffsetOutOfRange
-                | Code::UnknownTopic
-                | Code::UnknownPartition
-                | Code::UnknownTopicOrPartition
-                | Code::TopicAuthorizationFailed
+                | Code::BadCompression
+                | Code::BadMessage
                 | Code::ClusterAuthorizationFailed
+                | Code::Fatal
+                | Code::MessageSizeTooLarge
+                | Code::NotImplemented
+                | Code::OffsetOutOfRange
+                | Code::TopicAuthorizationFailed
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
         )
     )
 }
@@ -186,11 +207,14 @@ pub fn said(error: &KafkaError) -> String {
              --fresh begins anew"
                 .to_owned()
         }
+        Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression) => {
+            "messages came damaged; the next run asks for them again".to_owned()
+        }
         Some(code) => code.to_string(),
         None => error.to_string(),
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -43,8 +43,8 @@ pub struct KafkaPartition {
     offset: u64,
     /// records consumed
     rows: u64,
-    /// what the brokers were told
-    committed: u64,
+    /// what the brokers are told
+    covered: u64,
 }
 
 /// Assigns the partitions and deals them to the shards.
@@ -65,6 +65,9 @@ pub fn open(
     let decoder = Decoder::new(options.format, &options.fields, options.record_bytes_max)?;
     let queues = session.assign(&assigned)?;
     let session = Arc::new(session);
+    for Assigned { topic, partition, position } in assigned.iter().filter(|assigned| assigned.position.rows > 0) {
+        session.commit(topic, *partition, position.offset);
+    }
     let open = |(index, (assigned, mut queue)): (usize, (Assigned, PartitionQueue<Reports>))| {
         let shard = index % shards;
         if let Some(waker) = wakers.get(shard).cloned() {
@@ -88,7 +91,7 @@ pub fn open(
             held: None,
             offset: assigned.position.offset,
             rows: assigned.position.rows,
-            committed: 0,
+            covered: assigned.position.offset,
         };
         (shard, Box::new(partition) as Box<dyn Partition>)
     };
@@ -203,8 +206,8 @@ impl Partition for KafkaPartition {
     }
 
     fn covered(&mut self, position: &Position) {
-        if position.offset > self.committed {
-            self.committed = position.offset;
+        if position.offset > self.covered {
+            self.covered = position.offset;
             self.session.commit(&self.topic, self.partition, position.offset);
         }
     }

@@ -1,8 +1,9 @@
 //! A consumer, and the partitions that are assigned to it.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -19,7 +20,7 @@ use rdkafka::{
 use super::{
     KafkaSpec, SOURCE_RESERVED,
     assignment::Assigned,
-    client::{ANSWER_TIMEOUT, Reports, configuration, is_final, refuse, said},
+    client::{ANSWER_TIMEOUT, Reports, configuration, is_final, lock, refuse, said},
 };
 use crate::ConnectError;
 
@@ -27,15 +28,17 @@ use crate::ConnectError;
 const LISTEN: Duration = Duration::from_millis(100);
 /// librdkafka is listened to for so long when something did not work.
 const HEAR: Duration = Duration::from_millis(100);
-/// Between tries of what is about to work.
-const RETRY: Duration = Duration::from_millis(2);
 /// An assignment needs a group; to this one nothing is committed.
 const NO_GROUP: &str = "ringmill";
+
+/// Offsets that the brokers are to be told, by topic and partition.
+type Covered = Mutex<BTreeMap<(String, i32), u64>>;
 
 /// A consumer, and the thread that listens to what it says besides messages.
 pub struct Session {
     consumer: Arc<BaseConsumer<Reports>>,
     commits: bool,
+    covered: Arc<Covered>,
     /// from when partitions are assigned
     listener: Option<Listener>,
 }
@@ -51,13 +54,24 @@ impl Session {
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error");
-        if config.get("check.crcs").is_none() {
-            // A message that was damaged on its way is asked for again.
-            config.set("check.crcs", "true");
+        let defaults = [
+            // What was damaged on its way ends the run and is asked for again by the next.
+            ("check.crcs", "true"),
+            // Of each partition so much is read ahead (KiB); and for so long none of it after that was so much (ms).
+            ("queued.max.messages.kbytes", "4096"),
+            ("fetch.queue.backoff.ms", "10"),
+            // For so long a run that ends waits for the answer to a commit.
+            ("session.timeout.ms", "6000"),
+        ];
+        for (name, value) in defaults {
+            if config.get(name).is_none() {
+                config.set(name, value);
+            }
         }
         let consumer = BaseConsumer::from_config_and_context(&config, Reports::new(&brokers));
         let consumer = consumer.map_err(|error| refuse(&brokers, error.to_string()))?;
-        Ok(Session { consumer: Arc::new(consumer), commits: spec.group.is_some(), listener: None })
+        let (consumer, covered) = (Arc::new(consumer), Arc::default());
+        Ok(Session { consumer, commits: spec.group.is_some(), covered, listener: None })
     }
 
     /// Asks the brokers something.
@@ -86,31 +100,16 @@ impl Session {
             let offset = Offset::Offset(i64::try_from(position.offset).unwrap_or(i64::MAX));
             list.add_partition_offset(topic, *partition, offset).map_err(|error| self.refuse(said(&error)))?;
         }
-        self.consumer.assign(&list).map_err(|error| self.refuse(said(&error)))?;
+        // A queue that was split off before its partition is assigned gets its messages from the first one on.
         let queues = assigned.iter().map(|Assigned { topic, partition, .. }| {
             let queue = self.consumer.split_partition_queue(topic, *partition);
             queue.ok_or_else(|| self.refuse(format!("partition {partition} of {topic:?} has no queue")))
         });
         let queues = queues.collect::<Result<Vec<_>, _>>()?;
-        self.seek(&list)?;
-        let listener = Listener::start(Arc::clone(&self.consumer));
+        self.consumer.assign(&list).map_err(|error| self.refuse(said(&error)))?;
+        let listener = Listener::start(Arc::clone(&self.consumer), Arc::clone(&self.covered));
         self.listener = Some(listener.map_err(|error| self.refuse(error.to_string()))?);
         Ok(queues)
-    }
-
-    /// Messages may have gone to the queue of the consumer before the partitions had their own: those are forgotten, and
-    /// asked for again.
-    fn seek(&self, list: &TopicPartitionList) -> Result<(), ConnectError> {
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
-        loop {
-            let sought = self.ask(|consumer, timeout| consumer.seek_partitions(list.clone(), timeout))?;
-            match sought.elements().into_iter().find_map(|element| element.error().err()) {
-                None => return Ok(()),
-                // The assignment is still on its way within librdkafka.
-                Some(_) if Instant::now() < deadline => thread::sleep(RETRY),
-                Some(error) => return Err(self.refuse(said(&error))),
-            }
-        }
     }
 
     /// Why nothing can go on.
@@ -118,16 +117,10 @@ impl Session {
         self.reports().fault()
     }
 
-    /// Tells the brokers that a checkpoint covers what is before `offset`. Never waits.
+    /// Has the brokers told that a checkpoint covers what is before `offset`. Never waits for them.
     pub fn commit(&self, topic: &str, partition: i32, offset: u64) {
-        if !self.commits {
-            return;
-        }
-        let mut list = TopicPartitionList::with_capacity(1);
-        let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
-        let added = list.add_partition_offset(topic, partition, offset);
-        if let Err(error) = added.and_then(|()| self.consumer.commit(&list, CommitMode::Async)) {
-            self.reports().not_committed(&error);
+        if self.commits {
+            lock(&self.covered).insert((topic.to_owned(), partition), offset);
         }
     }
 
@@ -143,7 +136,7 @@ struct Listener {
 }
 
 impl Listener {
-    fn start(consumer: Arc<BaseConsumer<Reports>>) -> std::io::Result<Listener> {
+    fn start(consumer: Arc<BaseConsumer<Reports>>, covered: Arc<Covered>) -> std::io::Result<Listener> {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let listen = move || {
@@ -154,10 +147,32 @@ impl Listener {
                     Some(Ok(_)) => consumer.context().fail("a message came through the wrong queue".to_owned()),
                     Some(Err(_)) | None => {}
                 }
+                commit(&consumer, &covered);
             }
         };
         let thread = thread::Builder::new().name("kafka".to_owned()).spawn(listen)?;
         Ok(Listener { is_over, thread: Some(thread) })
+    }
+}
+
+/// Tells the brokers what they were not told yet, unless they still have not answered: a run that ends would wait for them.
+fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) {
+    let reports = consumer.context();
+    if reports.is_committing.load(Ordering::Relaxed) {
+        return;
+    }
+    let covered = std::mem::take(&mut *lock(covered));
+    if covered.is_empty() {
+        return;
+    }
+    let mut list = TopicPartitionList::with_capacity(covered.len());
+    let added = covered.iter().try_for_each(|((topic, partition), offset)| {
+        list.add_partition_offset(topic, *partition, Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX)))
+    });
+    reports.is_committing.store(true, Ordering::Relaxed);
+    if let Err(error) = added.and_then(|()| consumer.commit(&list, CommitMode::Async)) {
+        reports.is_committing.store(false, Ordering::Relaxed);
+        reports.not_committed(&error);
     }
 }
 

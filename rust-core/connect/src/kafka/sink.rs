@@ -27,6 +27,9 @@ pub(super) const RESERVED: super::Reserved = &[
     ("metadata.broker.list", "`brokers`"),
     ("message.timeout.ms", "the sink: no row is given up"),
     ("delivery.timeout.ms", "the sink: no row is given up"),
+    ("enable.idempotence", "the sink: rows come in their order and once"),
+    ("acks", "the sink: all replicas have a row before it counts"),
+    ("request.required.acks", "the sink: all replicas have a row before it counts"),
     ("transactional.id", "the sink: it has no transactions"),
 ];
 

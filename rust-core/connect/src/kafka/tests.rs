@@ -214,7 +214,7 @@ fn what_cannot_be_gone_on_from_is_refused() {
         spec.open(1, &[Arc::new(|| {})], Some(&resume)).map(drop).expect_err("it is refused").to_string()
     };
     let spec = kafka.spec(&["t"]);
-    assert!(refused(&spec, "t/0", 11).contains("11 messages were read, and there are only 10 now"));
+    assert!(refused(&spec, "t/0", 11).contains("it stands at offset 11, and the topic ends at 10 now"));
     assert!(refused(&spec, "t/1", 0).contains("it is not among the topics and partitions"));
     // These brokers keep 5 MiB.
     let value = format!("{{\"a\":7,\"x\":\"{}\"}}", "x".repeat(500_000));
@@ -231,7 +231,7 @@ fn what_is_not_there_or_not_understood_is_refused() {
     assert!(refused(kafka.spec(&["u"])).contains("there is no topic \"u\""));
     assert!(refused(kafka.spec(&["u*"])).contains("there is no topic \"u*\""));
     assert!(refused(kafka.spec(&["t["])).contains("not a valid pattern"));
-    assert!(refused(KafkaSpec { partitions: vec![3], ..kafka.spec(&["t"]) }).contains("has no partition 3, but 1"));
+    assert!(refused(KafkaSpec { partitions: vec![3], ..kafka.spec(&["t"]) }).contains("has no partition 3; it has 1"));
     let option = |name: &str, value: &str| {
         let reason = KafkaSpec::check_option(name, &Secret::new(value)).expect_err("it is refused");
         assert!(!reason.contains(value), "{reason}");

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{ConnectError, Fault, Writer};
 
-/// A call waits so long for the brokers, and then says that they are not there.
+/// A call waits so long for brokers that take nothing, and then says so.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between looks at whether there is room.
 const LOOK: Duration = Duration::from_millis(1);
@@ -39,7 +39,6 @@ impl KafkaWriter {
         let brokers = sink.brokers.join(",");
         let mut config = configuration(&brokers, &sink.options, sink.options_file.as_deref(), RESERVED)?;
         let defaults = [
-            ("enable.idempotence", "true"),
             ("queue.buffering.max.kbytes", QUEUE_KIB),
             // What Java's clients choose, so that theirs and ours bring a key to the same partition.
             ("partitioner", "murmur2_random"),
@@ -49,7 +48,7 @@ impl KafkaWriter {
                 config.set(name, value);
             }
         }
-        config.set("message.timeout.ms", "0");
+        config.set("enable.idempotence", "true").set("message.timeout.ms", "0");
         let producer = ThreadedProducer::from_config_and_context(&config, Reports::new(&brokers));
         let producer = producer.map_err(|error| refuse(&brokers, error.to_string()))?;
         let writer = KafkaWriter { producer, topic: sink.topic.clone(), taken: 0 };
@@ -90,7 +89,7 @@ impl KafkaWriter {
                         format!("a row is a message of {} bytes, and message.max.bytes allows less", value.len());
                     return Err(self.refuse(reason));
                 }
-                _ => return Err(self.refuse(said(&error))),
+                _ => return Err(self.refuse(self.reports().take_trouble().unwrap_or_else(|| said(&error)))),
             }
             record = back;
         }
@@ -119,11 +118,22 @@ impl KafkaWriter {
     }
 
     fn flush(&self) -> Result<(), ConnectError> {
-        self.check()?;
-        let flushed = self.producer.flush(PATIENCE);
-        // A message that was refused is on its way no more.
-        self.check()?;
-        flushed.map_err(|_| self.missing())
+        let (mut left, mut deadline) = (i32::MAX, Instant::now() + PATIENCE);
+        loop {
+            let flushed = self.producer.flush(Duration::ZERO);
+            // A message that was refused is on its way no more.
+            self.check()?;
+            if flushed.is_ok() {
+                return Ok(());
+            }
+            let waiting = self.producer.in_flight_count();
+            if waiting < left {
+                (left, deadline) = (waiting, Instant::now() + PATIENCE);
+            } else if Instant::now() > deadline {
+                return Err(self.missing());
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

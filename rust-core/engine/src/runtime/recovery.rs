@@ -389,8 +389,8 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SinkSpec::Null => "null".to_owned(),
                 SinkSpec::File { path, format } => format!("file {} as {format:?}", path.display()),
                 SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
-                // A database may move to another host; what it has of us is looked at when it is opened.
                 SinkSpec::Kafka(sink) => format!("kafka topic {}", sink.topic),
+                // A database may move to another host; what it has of us is looked at when it is opened.
                 SinkSpec::Postgres(sink) => format!("postgres table {}.{}", sink.schema, sink.table),
                 SinkSpec::Retained(spec) => format!("retained results of {}", spec.step),
                 // What was printed is not looked at again.
