@@ -84,14 +84,18 @@ fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
     }
     assert_eq!(running, wanted, "each kill hits a run");
     let mut child = job.start(&[]);
-    until(&mut child, || rows(&job) == next.iter().sum::<u64>());
-    // What the brokers are told comes from the newest checkpoint that is complete.
-    until(&mut child, || {
-        (0..PARTITIONS).all(|partition| {
-            let next = next[partition as usize] as i64;
-            next == 0 || kafka.committed("mill", "numbers", partition) == Some(next)
-        })
-    });
+    for _ in 0..3 {
+        kafka.send_numbers("numbers", 0, next[0]..next[0] + 10);
+        next[0] += 10;
+        until(&mut child, || rows(&job) == next.iter().sum::<u64>());
+        // What the brokers are told comes from the newest checkpoint that is complete.
+        until(&mut child, || {
+            (0..PARTITIONS).all(|partition| {
+                let next = next[partition as usize] as i64;
+                next == 0 || kafka.committed("mill", "numbers", partition) == Some(next)
+            })
+        });
+    }
     assert_eq!(job.end(child).code, Some(0));
     for (numbers, next) in shown(&job).into_iter().zip(next) {
         assert!(numbers.into_iter().eq(0..next));

@@ -3,18 +3,15 @@
 use std::{
     fs,
     path::Path,
-    sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext, TopicPartitionList,
+    ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::ProducerContext,
     types::RDKafkaConfRes,
@@ -99,18 +96,11 @@ pub struct Reports {
     trouble: Mutex<Option<(Instant, String)>>,
     /// why nothing can go on
     fault: OnceLock<String>,
-    /// a commit was asked for and not answered
-    pub is_committing: AtomicBool,
 }
 
 impl Reports {
     pub fn new(brokers: &str) -> Reports {
-        Reports {
-            brokers: brokers.to_owned(),
-            trouble: Mutex::default(),
-            fault: OnceLock::new(),
-            is_committing: AtomicBool::new(false),
-        }
+        Reports { brokers: brokers.to_owned(), trouble: Mutex::default(), fault: OnceLock::new() }
     }
 
     /// Nothing can go on. The first reason counts.
@@ -127,10 +117,6 @@ impl Reports {
     pub fn take_trouble(&self) -> Option<String> {
         let (when, reason) = lock(&self.trouble).take()?;
         (when.elapsed() < TROUBLE_AGE).then_some(reason)
-    }
-
-    pub fn not_committed(&self, error: &KafkaError) {
-        tracing::warn!("Kafka at {}: progress was not committed: {}", self.brokers, said(error));
     }
 }
 
@@ -153,15 +139,7 @@ impl ClientContext for Reports {
     }
 }
 
-impl ConsumerContext for Reports {
-    fn commit_callback(&self, committed: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        if let Err(error) = committed {
-            self.not_committed(&error);
-        }
-        // It orders nothing: whoever commits looks again in a moment.
-        self.is_committing.store(false, Ordering::Relaxed);
-    }
-}
+impl ConsumerContext for Reports {}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = ();

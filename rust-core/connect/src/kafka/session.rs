@@ -129,7 +129,7 @@ impl Session {
     }
 }
 
-/// Serves the consumer's own queue until it is dropped.
+/// Serves the consumer's own queue, and tells the brokers what checkpoints cover, until it is dropped.
 struct Listener {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -140,6 +140,7 @@ impl Listener {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let listen = move || {
+            let mut is_committed = true;
             while !over.load(Ordering::Acquire) {
                 match consumer.poll(LISTEN) {
                     Some(Err(error)) if is_final(&error) => consumer.context().fail(said(&error)),
@@ -147,7 +148,14 @@ impl Listener {
                     Some(Ok(_)) => consumer.context().fail("a message came through the wrong queue".to_owned()),
                     Some(Err(_)) | None => {}
                 }
-                commit(&consumer, &covered);
+                let committed = commit(&consumer, &covered);
+                if let Err(error) = committed.as_ref()
+                    && is_committed
+                {
+                    let brokers = &consumer.context().brokers;
+                    tracing::warn!("Kafka at {brokers}: progress is not committed: {}; it is tried again", said(error));
+                }
+                is_committed = committed.is_ok();
             }
         };
         let thread = thread::Builder::new().name("kafka".to_owned()).spawn(listen)?;
@@ -155,25 +163,25 @@ impl Listener {
     }
 }
 
-/// Tells the brokers what they were not told yet, unless they still have not answered: a run that ends would wait for them.
-fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) {
-    let reports = consumer.context();
-    if reports.is_committing.load(Ordering::Relaxed) {
-        return;
+/// Tells the brokers what they were not told yet, and waits for their answer; without one it is tried again.
+fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) -> KafkaResult<()> {
+    let offsets = std::mem::take(&mut *lock(covered));
+    if offsets.is_empty() {
+        return Ok(());
     }
-    let covered = std::mem::take(&mut *lock(covered));
-    if covered.is_empty() {
-        return;
-    }
-    let mut list = TopicPartitionList::with_capacity(covered.len());
-    let added = covered.iter().try_for_each(|((topic, partition), offset)| {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    let added = offsets.iter().try_for_each(|((topic, partition), offset)| {
         list.add_partition_offset(topic, *partition, Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX)))
     });
-    reports.is_committing.store(true, Ordering::Relaxed);
-    if let Err(error) = added.and_then(|()| consumer.commit(&list, CommitMode::Async)) {
-        reports.is_committing.store(false, Ordering::Relaxed);
-        reports.not_committed(&error);
+    let committed = added.and_then(|()| consumer.commit(&list, CommitMode::Sync));
+    if committed.is_err() {
+        let mut covered = lock(covered);
+        for (partition, offset) in offsets {
+            // Unless there is a newer one by now.
+            covered.entry(partition).or_insert(offset);
+        }
     }
+    committed
 }
 
 impl Drop for Listener {
