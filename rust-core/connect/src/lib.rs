@@ -27,6 +27,7 @@ mod http;
 mod journal;
 mod kafka;
 mod letters;
+mod lock;
 #[cfg(any(feature = "kafka", feature = "mqtt"))]
 mod message;
 #[cfg(test)]

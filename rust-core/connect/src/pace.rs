@@ -1,10 +1,10 @@
 //! Rows per second.
 
 /// Admits rows at an even rate, counted from the first poll. A partition that fell behind catches up at once, so that
-/// row `n` is never due later than `n / rate` after the start (an open-loop load).
+/// row `n` is never due later than `n / rate` after the start (an open-loop load). Without a rate all rows are due.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    rows_per_second: f64,
+    rows_per_second: Option<f64>,
     start_ns: Option<u64>,
     admitted: u64,
 }
@@ -19,19 +19,20 @@ pub(crate) enum Admission {
 }
 
 impl Pace {
-    pub(crate) fn new(rows_per_second: f64) -> Pace {
-        debug_assert!(rows_per_second > 0.0);
+    pub(crate) fn new(rows_per_second: Option<f64>) -> Pace {
+        debug_assert!(rows_per_second.is_none_or(|rate| rate > 0.0));
         Pace { rows_per_second, start_ns: None, admitted: 0 }
     }
 
     /// How many of `wanted` rows are due at `now_ns`.
     pub(crate) fn admit(&mut self, now_ns: u64, wanted: u64) -> Admission {
+        let Some(rows_per_second) = self.rows_per_second else { return Admission::Rows(wanted) };
         let start_ns = *self.start_ns.get_or_insert(now_ns);
         let elapsed_s = now_ns.saturating_sub(start_ns) as f64 * 1e-9;
-        let due = (elapsed_s * self.rows_per_second) as u64 + 1;
+        let due = (elapsed_s * rows_per_second) as u64 + 1;
         match due.saturating_sub(self.admitted) {
             0 => {
-                let next_s = self.admitted as f64 / self.rows_per_second;
+                let next_s = self.admitted as f64 / rows_per_second;
                 Admission::Until((start_ns + (next_s * 1e9).ceil() as u64).max(now_ns + 1))
             }
             rows => Admission::Rows(rows.min(wanted)),
@@ -56,7 +57,7 @@ mod tests {
 
     #[test]
     fn rows_are_due_evenly_and_missed_ones_at_once() {
-        let mut pace = Pace::new(1000.0);
+        let mut pace = Pace::new(Some(1000.0));
         let second = 1_000_000_000;
         assert_eq!(pace.admit(second, 10), Admission::Rows(1));
         pace.consumed(1);
@@ -69,9 +70,17 @@ mod tests {
 
     #[test]
     fn a_slow_rate_waits_for_the_whole_interval() {
-        let mut pace = Pace::new(0.5);
+        let mut pace = Pace::new(Some(0.5));
         assert_eq!(pace.admit(7, 1), Admission::Rows(1));
         pace.consumed(1);
         assert_eq!(pace.admit(8, 1), Admission::Until(2_000_000_007));
+    }
+
+    #[test]
+    fn without_a_rate_all_rows_are_due() {
+        let mut pace = Pace::new(None);
+        assert_eq!(pace.admit(7, 10), Admission::Rows(10));
+        pace.consumed(10);
+        assert_eq!(pace.admit(7, 20), Admission::Rows(20));
     }
 }

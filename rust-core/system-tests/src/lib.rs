@@ -21,6 +21,26 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// `[checkpoint]` of a pipeline that is killed often.
+pub const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\ninterval = \"20ms\"\n";
+
+/// Sinks of a source's rows (`out.ndjson`) and of its dead letters (`dead.ndjson`).
+pub fn sinks_of(source: &str) -> String {
+    format!(
+        r#"
+[sinks.out]
+kind = "file"
+path = "out.ndjson"
+inputs = ["{source}"]
+
+[sinks.dead]
+kind = "file"
+path = "dead.ndjson"
+inputs = ["{source}.dead_letters"]
+"#
+    )
+}
+
 /// A folder with a pipeline and its functions.
 pub struct Job {
     folder: TempDir,

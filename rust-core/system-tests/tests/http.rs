@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::http::{Client, await_answers};
-use ringmill_system_tests::{Job, free_address, terminate, until};
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, sinks_of, terminate, until};
 
-const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\ninterval = \"20ms\"\n";
 const JSON: &str = "content-type: application/json\r\n";
 
 fn pipeline(address: SocketAddr, keys: &str) -> String {
@@ -24,17 +23,8 @@ kind = "http"
 listen = "{address}"
 {keys}
 fields = {{ sender = "int64", request = "int64", row = "int64" }}
-
-[sinks.out]
-kind = "file"
-path = "out.ndjson"
-inputs = ["requests"]
-
-[sinks.dead]
-kind = "file"
-path = "dead.ndjson"
-inputs = ["requests.dead_letters"]
-"#
+{}"#,
+        sinks_of("requests")
     )
 }
 

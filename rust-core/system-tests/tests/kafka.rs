@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::kafka::Kafka;
-use ringmill_system_tests::{Job, until};
+use ringmill_system_tests::{CHECKPOINT, Job, read_until, sinks_of, until};
 
 const PARTITIONS: i32 = 3;
 
@@ -15,10 +15,7 @@ fn pipeline(kafka: &Kafka, keys: &str) -> String {
 [pipeline]
 shards = 2
 
-[checkpoint]
-path = "state"
-interval = "20ms"
-
+{CHECKPOINT}
 [sources.messages]
 kind = "kafka"
 brokers = {}
@@ -26,18 +23,9 @@ topics = ["num*"]
 partition_field = "partition"
 fields = {{ number = "uint64", partition = "int32" }}
 {keys}
-
-[sinks.out]
-kind = "file"
-path = "out.ndjson"
-inputs = ["messages"]
-
-[sinks.dead]
-kind = "file"
-path = "dead.ndjson"
-inputs = ["messages.dead_letters"]
-"#,
-        kafka.brokers()
+{}"#,
+        kafka.brokers(),
+        sinks_of("messages")
     )
 }
 
@@ -112,7 +100,7 @@ fn brokers_that_go_away_are_waited_for() {
         kafka.send_numbers("numbers", round as i32, 0..100);
         until(&mut child, || rows(&job) == 100 * (round + 1));
         kafka.go_away();
-        std::thread::sleep(Duration::from_millis(200));
+        read_until(&mut child, "Connection refused");
         kafka.come_back();
     }
     kafka.go_away();
@@ -161,10 +149,7 @@ const ROWS: u64 = 20_000;
 fn sink(kafka: &Kafka, keys: &str) -> Job {
     let pipeline = format!(
         r#"
-[checkpoint]
-path = "state"
-interval = "20ms"
-
+{CHECKPOINT}
 [sources.rows]
 kind = "file"
 path = "in.ndjson"
@@ -201,11 +186,12 @@ fn number(value: &str) -> u64 {
 fn every_row_becomes_a_message_in_order_though_the_brokers_go_away() {
     let kafka = Kafka::with_topic("rows", 4);
     let job = sink(&kafka, "key = \"name\"");
-    let child = job.start(&[]);
+    let mut child = job.start(&["sources.rows.rate=10000"]);
     for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(100));
+        let before = newest_checkpoint(&job.path("state"));
+        until(&mut child, || newest_checkpoint(&job.path("state")) > before);
         kafka.go_away();
-        std::thread::sleep(Duration::from_millis(100));
+        read_until(&mut child, "Connection refused");
         kafka.come_back();
     }
     let ended = job.wait(child);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::mosquitto::{ANYBODY, Mosquitto};
-use ringmill_system_tests::{Job, read_until, until};
+use ringmill_system_tests::{CHECKPOINT, Job, read_until, sinks_of, until};
 
 fn pipeline(url: &str, keys: &str) -> String {
     format!(
@@ -13,10 +13,7 @@ fn pipeline(url: &str, keys: &str) -> String {
 [pipeline]
 shards = 2
 
-[checkpoint]
-path = "state"
-interval = "20ms"
-
+{CHECKPOINT}
 [sources.messages]
 kind = "mqtt"
 url = "{url}"
@@ -26,17 +23,8 @@ topic_field = "topic"
 record_size_max = "1KiB"
 fields = {{ number = "int64", topic = "utf8" }}
 {keys}
-
-[sinks.out]
-kind = "file"
-path = "out.ndjson"
-inputs = ["messages"]
-
-[sinks.dead]
-kind = "file"
-path = "dead.ndjson"
-inputs = ["messages.dead_letters"]
-"#
+{}"#,
+        sinks_of("messages")
     )
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
-use ringmill_system_tests::{Job, free_address, journaled_bytes, until};
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, journaled_bytes, sinks_of, until};
 
 const SENDERS: usize = 3;
 
@@ -17,26 +17,14 @@ fn pipeline(address: &str) -> String {
 [pipeline]
 shards = 2
 
-[checkpoint]
-path = "state"
-interval = "20ms"
-
+{CHECKPOINT}
 [sources.lines]
 kind = "socket"
 {address}
 record_size_max = "1KiB"
 fields = {{ sender = "int64", number = "int64" }}
-
-[sinks.out]
-kind = "file"
-path = "out.ndjson"
-inputs = ["lines"]
-
-[sinks.dead]
-kind = "file"
-path = "dead.ndjson"
-inputs = ["lines.dead_letters"]
-"#
+{}"#,
+        sinks_of("lines")
     )
 }
 

@@ -28,7 +28,7 @@ pub(super) struct GeneratorPartition {
     names: Names,
     columns: Vec<Quantity>,
     cursor: Cursor,
-    pace: Option<Pace>,
+    pace: Pace,
     /// makes the tags of its rows, if they carry any
     tagger: Option<Tagger>,
     chunk: Box<Chunk>,
@@ -56,7 +56,7 @@ impl GeneratorPartition {
             values: Values::new(spec),
             names: Names::new(style, names_here, |key| cursor.key_index(key)),
             columns,
-            pace: spec.rate.map(|rate| Pace::new(rate * share)),
+            pace: Pace::new(spec.rate.map(|rate| rate * share)),
             cursor,
             tagger: None,
             chunk: Box::new(Chunk {
@@ -194,13 +194,11 @@ impl Partition for GeneratorPartition {
         if self.cursor.left() == 0 {
             return Ok(Poll::End);
         }
-        let mut rows = self.cursor.left().min(u64::from(context.rows_max));
-        if let Some(pace) = &mut self.pace {
-            match pace.admit(context.now_ns, rows) {
-                Admission::Rows(due) => rows = due,
-                Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-            }
-        }
+        let wanted = self.cursor.left().min(u64::from(context.rows_max));
+        let mut rows = match self.pace.admit(context.now_ns, wanted) {
+            Admission::Rows(due) => due,
+            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+        };
         let mut room = u64::from(out.rows_free());
         for (column, what) in self.columns.iter().enumerate() {
             if *what == Quantity::Name {
@@ -218,9 +216,7 @@ impl Partition for GeneratorPartition {
             self.fill(out, count);
             left -= count;
         }
-        if let Some(pace) = &mut self.pace {
-            pace.consumed(rows);
-        }
+        self.pace.consumed(rows);
         Ok(Poll::Rows)
     }
 
@@ -235,9 +231,7 @@ impl Partition for GeneratorPartition {
 
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
         self.cursor.go_to(position.rows);
-        if let Some(pace) = &mut self.pace {
-            pace.restart();
-        }
+        self.pace.restart();
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::text::Stream;
+use crate::{lock::lock, text::Stream};
 
 /// How long a request may wait for room before the pipeline counts as full.
 const FULL_TIME_MAX: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ impl Intake {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

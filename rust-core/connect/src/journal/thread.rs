@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     ConnectError,
+    lock::lock,
     text::{Outlet, Piece, Stream},
 };
 
@@ -53,7 +54,7 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, bool> {
-        self.is_over.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.is_over)
     }
 
     /// The right to write to the journal, while somebody reads.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -17,18 +17,22 @@ use rdkafka::{
     types::RDKafkaConfRes,
 };
 
-use super::Reserved;
-use crate::{ConnectError, Fault, Secret};
+use crate::{ConnectError, Fault, Secret, lock::lock};
 
 /// The brokers are waited for so long when something is opened.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What went wrong longer ago explains nothing.
 const TROUBLE_AGE: Duration = Duration::from_secs(60);
 
+/// Properties that other keys decide, and which: what is written in `options` for them would be lost.
+pub type Reserved = &'static [(&'static str, &'static str)];
+
+const BROKERS: Reserved = &[("bootstrap.servers", "`brokers`"), ("metadata.broker.list", "`brokers`")];
+
 /// Refuses a property that librdkafka does not know, a value that it does not take, and what other keys decide. The reason
 /// does not repeat the value.
 pub fn check_option(name: &str, value: &Secret, reserved: Reserved) -> Result<(), String> {
-    if let Some((_, by)) = reserved.iter().find(|(reserved, _)| *reserved == name) {
+    if let Some((_, by)) = BROKERS.iter().chain(reserved).find(|(reserved, _)| *reserved == name) {
         return Err(format!("{name:?} follows from {by}"));
     }
     match ClientConfig::new().set(name, value.reveal()).create_native_config() {
@@ -57,11 +61,18 @@ pub fn configuration(
         config.set(name, value.reveal());
     }
     config.set("bootstrap.servers", brokers);
-    if config.get("ssl.ca.location").is_none() {
-        // OpenSSL is compiled in and does not know by itself where this system keeps its certificates.
-        config.set("ssl.ca.location", "probe");
-    }
+    // OpenSSL is compiled in and does not know by itself where this system keeps its certificates.
+    set_defaults(&mut config, &[("ssl.ca.location", "probe")]);
     Ok(config)
+}
+
+/// Sets what the user did not.
+pub fn set_defaults(config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+    for (name, value) in defaults {
+        if config.get(name).is_none() {
+            config.set(*name, *value);
+        }
+    }
 }
 
 /// `name=value` a line; empty lines and those with `#` in front are nothing.
@@ -111,6 +122,11 @@ impl Reports {
     /// Why nothing can go on.
     pub fn fault(&self) -> Option<ConnectError> {
         self.fault.get().map(|reason| refuse(&self.brokers, reason))
+    }
+
+    /// Why something did not work: what went wrong a moment ago, or else this error.
+    pub fn why(&self, error: &KafkaError) -> String {
+        self.take_trouble().unwrap_or_else(|| said(error))
     }
 
     /// What went wrong a moment ago, once.
@@ -191,8 +207,4 @@ pub fn said(error: &KafkaError) -> String {
         Some(code) => code.to_string(),
         None => error.to_string(),
     }
-}
-
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

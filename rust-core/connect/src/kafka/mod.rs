@@ -85,21 +85,6 @@ pub struct MessageFields {
     pub timestamp: Option<String>,
 }
 
-/// Properties that other keys decide, and which: what is written in `options` for them would be lost.
-#[cfg(feature = "kafka")]
-type Reserved = &'static [(&'static str, &'static str)];
-
-#[cfg(feature = "kafka")]
-const SOURCE_RESERVED: Reserved = &[
-    ("bootstrap.servers", "`brokers`"),
-    ("metadata.broker.list", "`brokers`"),
-    ("group.id", "`group`"),
-    ("auto.offset.reset", "`start`"),
-    ("enable.auto.commit", "the checkpoints"),
-    ("enable.auto.offset.store", "the checkpoints"),
-    ("enable.partition.eof", "`stop_at_end`"),
-];
-
 impl KafkaSpec {
     /// The columns of the stream.
     pub fn schema(&self) -> Result<Arc<Schema>, ConnectError> {
@@ -115,7 +100,7 @@ impl KafkaSpec {
     /// reason does not repeat the value.
     #[cfg(feature = "kafka")]
     pub fn check_option(name: &str, value: &Secret) -> Result<(), String> {
-        client::check_option(name, value, SOURCE_RESERVED)
+        client::check_option(name, value, session::RESERVED)
     }
 
     /// Asks the brokers for the partitions and for where they begin and end; fails if none answers. A checkpoint's

@@ -33,18 +33,23 @@ pub struct KafkaPartition {
     decoder: Decoder,
     scratch: Scratch,
     record_bytes_max: usize,
-    pace: Option<Pace>,
+    pace: Pace,
     tagger: Option<Tagger>,
     stops_at_end: bool,
     has_ended: bool,
-    /// offset of a message that did not fit into the last batch; its line is in `lines`
-    held: Option<u64>,
+    /// a message that did not fit into the last batch
+    held: Option<Held>,
     /// what is before this offset is consumed
     offset: u64,
     /// records consumed
     rows: u64,
     /// what the brokers are told
     covered: u64,
+}
+
+struct Held {
+    offset: u64,
+    line: Vec<u8>,
 }
 
 /// Assigns the partitions and deals them to the shards.
@@ -84,7 +89,7 @@ pub fn open(
             decoder: decoder.clone(),
             scratch: Scratch::default(),
             record_bytes_max: options.record_bytes_max,
-            pace: options.rate.map(Pace::new),
+            pace: Pace::new(options.rate),
             tagger: None,
             stops_at_end: spec.stops_at_end,
             has_ended: false,
@@ -112,9 +117,12 @@ impl KafkaPartition {
                 Err(Stop::Full) => return Ok(Poll::Full),
                 Err(Stop::Budget | Stop::NeedMore) => return Ok(Poll::Rows),
             }
-            let message;
+            let (held, message);
             let (offset, line) = match self.held.take() {
-                Some(offset) => (offset, self.lines.held()),
+                Some(earlier) => {
+                    held = earlier;
+                    (held.offset, Some(&held.line[..]))
+                }
                 None => match self.queue.poll(Duration::ZERO) {
                     None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
                     Some(Ok(next)) => {
@@ -146,9 +154,7 @@ impl KafkaPartition {
             };
             if records.consumed == before {
                 if stop == Stop::Full {
-                    let line = line.map(<[u8]>::to_vec).unwrap_or_default();
-                    self.lines.hold(line);
-                    self.held = Some(offset);
+                    self.held = line.map(|line| Held { offset, line: line.to_vec() });
                     return Ok(Poll::Full);
                 }
                 records.row.reason.clear();
@@ -173,18 +179,13 @@ impl Partition for KafkaPartition {
         if let Some(fault) = self.session.fault() {
             return Err(fault);
         }
-        let mut wanted = context.rows_max;
-        if let Some(pace) = &mut self.pace {
-            match pace.admit(context.now_ns, u64::from(wanted)) {
-                Admission::Rows(due) => wanted = due as u32,
-                Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-            }
-        }
+        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
+            Admission::Rows(due) => due as u32,
+            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+        };
         let before = self.rows;
         let poll = self.read(out, context, wanted)?;
-        if let Some(pace) = &mut self.pace {
-            pace.consumed(self.rows - before);
-        }
+        self.pace.consumed(self.rows - before);
         Ok(poll)
     }
 
@@ -261,13 +262,5 @@ impl Lines {
         line.clear();
         write_line(value, members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member))), line);
         Some(line)
-    }
-
-    fn hold(&mut self, line: Vec<u8>) {
-        self.line = line;
-    }
-
-    fn held(&self) -> Option<&[u8]> {
-        Some(&self.line)
     }
 }

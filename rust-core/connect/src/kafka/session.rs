@@ -18,11 +18,19 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaSpec, SOURCE_RESERVED,
+    KafkaSpec,
     assignment::Assigned,
-    client::{ANSWER_TIMEOUT, Reports, configuration, is_final, lock, refuse, said},
+    client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, is_final, refuse, said, set_defaults},
 };
-use crate::ConnectError;
+use crate::{ConnectError, lock::lock};
+
+pub const RESERVED: Reserved = &[
+    ("group.id", "`group`"),
+    ("auto.offset.reset", "`start`"),
+    ("enable.auto.commit", "the checkpoints"),
+    ("enable.auto.offset.store", "the checkpoints"),
+    ("enable.partition.eof", "`stop_at_end`"),
+];
 
 /// Between looks at whether the run is over.
 const LISTEN: Duration = Duration::from_millis(100);
@@ -47,7 +55,7 @@ impl Session {
     /// Nothing is connected to before something is asked for.
     pub fn new(spec: &KafkaSpec) -> Result<Session, ConnectError> {
         let brokers = spec.brokers.join(",");
-        let mut config = configuration(&brokers, &spec.options, spec.options_file.as_deref(), SOURCE_RESERVED)?;
+        let mut config = configuration(&brokers, &spec.options, spec.options_file.as_deref(), RESERVED)?;
         config
             .set("group.id", spec.group.as_deref().unwrap_or(NO_GROUP))
             .set("enable.auto.commit", "false")
@@ -63,11 +71,7 @@ impl Session {
             // For so long a run that ends waits for the answer to a commit.
             ("session.timeout.ms", "6000"),
         ];
-        for (name, value) in defaults {
-            if config.get(name).is_none() {
-                config.set(name, value);
-            }
-        }
+        set_defaults(&mut config, &defaults);
         let consumer = BaseConsumer::from_config_and_context(&config, Reports::new(&brokers));
         let consumer = consumer.map_err(|error| refuse(&brokers, error.to_string()))?;
         let (consumer, covered) = (Arc::new(consumer), Arc::default());
@@ -85,7 +89,7 @@ impl Session {
             while Instant::now() < deadline {
                 let _ = self.consumer.poll(HEAR / 10);
             }
-            self.refuse(self.reports().take_trouble().unwrap_or_else(|| said(&error)))
+            self.refuse(self.reports().why(&error))
         })
     }
 
@@ -97,8 +101,8 @@ impl Session {
     pub fn assign(&mut self, assigned: &[Assigned]) -> Result<Vec<PartitionQueue<Reports>>, ConnectError> {
         let mut list = TopicPartitionList::with_capacity(assigned.len());
         for Assigned { topic, partition, position } in assigned {
-            let offset = Offset::Offset(i64::try_from(position.offset).unwrap_or(i64::MAX));
-            list.add_partition_offset(topic, *partition, offset).map_err(|error| self.refuse(said(&error)))?;
+            list.add_partition_offset(topic, *partition, offset(position.offset))
+                .map_err(|error| self.refuse(said(&error)))?;
         }
         // A queue that was split off before its partition is assigned gets its messages from the first one on.
         let queues = assigned.iter().map(|Assigned { topic, partition, .. }| {
@@ -163,6 +167,10 @@ impl Listener {
     }
 }
 
+fn offset(at: u64) -> Offset {
+    Offset::Offset(i64::try_from(at).unwrap_or(i64::MAX))
+}
+
 /// Tells the brokers what they were not told yet, and waits for their answer; without one it is tried again.
 fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) -> KafkaResult<()> {
     let offsets = std::mem::take(&mut *lock(covered));
@@ -170,9 +178,9 @@ fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) -> KafkaResult<()
         return Ok(());
     }
     let mut list = TopicPartitionList::with_capacity(offsets.len());
-    let added = offsets.iter().try_for_each(|((topic, partition), offset)| {
-        list.add_partition_offset(topic, *partition, Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX)))
-    });
+    let added = offsets
+        .iter()
+        .try_for_each(|((topic, partition), at)| list.add_partition_offset(topic, *partition, offset(*at)));
     let committed = added.and_then(|()| consumer.commit(&list, CommitMode::Sync));
     if committed.is_err() {
         let mut covered = lock(covered);

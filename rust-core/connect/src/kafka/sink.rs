@@ -21,18 +21,6 @@ pub struct KafkaSink {
     pub options_file: Option<PathBuf>,
 }
 
-#[cfg(feature = "kafka")]
-pub(super) const RESERVED: super::Reserved = &[
-    ("bootstrap.servers", "`brokers`"),
-    ("metadata.broker.list", "`brokers`"),
-    ("message.timeout.ms", "the sink: no row is given up"),
-    ("delivery.timeout.ms", "the sink: no row is given up"),
-    ("enable.idempotence", "the sink: rows come in their order and once"),
-    ("acks", "the sink: all replicas have a row before it counts"),
-    ("request.required.acks", "the sink: all replicas have a row before it counts"),
-    ("transactional.id", "the sink: it has no transactions"),
-];
-
 impl KafkaSink {
     /// Every row has come to the brokers when the checkpoint of its epoch is complete; after a crash those of the
     /// interrupted epoch are there again.
@@ -43,7 +31,7 @@ impl KafkaSink {
     /// See [`KafkaSpec::check_option`](super::KafkaSpec::check_option).
     #[cfg(feature = "kafka")]
     pub fn check_option(name: &str, value: &Secret) -> Result<(), String> {
-        super::client::check_option(name, value, RESERVED)
+        super::client::check_option(name, value, super::writer::RESERVED)
     }
 
     /// What makes messages of rows of this schema; refused if it has no such key, or what JSON cannot carry.

@@ -11,11 +11,19 @@ use serde_json::Value;
 
 use super::{
     KafkaSink,
-    client::{ANSWER_TIMEOUT, Reports, configuration, refuse, said},
+    client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, refuse, said, set_defaults},
     encode::messages,
-    sink::RESERVED,
 };
 use crate::{ConnectError, Fault, Writer};
+
+pub const RESERVED: Reserved = &[
+    ("message.timeout.ms", "the sink: no row is given up"),
+    ("delivery.timeout.ms", "the sink: no row is given up"),
+    ("enable.idempotence", "the sink: rows come in their order and once"),
+    ("acks", "the sink: all replicas have a row before it counts"),
+    ("request.required.acks", "the sink: all replicas have a row before it counts"),
+    ("transactional.id", "the sink: it has no transactions"),
+];
 
 /// A call waits so long for brokers that take nothing, and then says so.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,11 +51,7 @@ impl KafkaWriter {
             // What Java's clients choose, so that theirs and ours bring a key to the same partition.
             ("partitioner", "murmur2_random"),
         ];
-        for (name, value) in defaults {
-            if config.get(name).is_none() {
-                config.set(name, value);
-            }
-        }
+        set_defaults(&mut config, &defaults);
         config.set("enable.idempotence", "true").set("message.timeout.ms", "0");
         let producer = ThreadedProducer::from_config_and_context(&config, Reports::new(&brokers));
         let producer = producer.map_err(|error| refuse(&brokers, error.to_string()))?;
@@ -60,8 +64,7 @@ impl KafkaWriter {
         let deadline = Instant::now() + NEW_TOPIC;
         loop {
             let metadata = self.producer.client().fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT);
-            let metadata =
-                metadata.map_err(|error| self.refuse(self.reports().take_trouble().unwrap_or_else(|| said(&error))))?;
+            let metadata = metadata.map_err(|error| self.refuse(self.reports().why(&error)))?;
             let Some(error) = metadata.topics().iter().find_map(|topic| topic.error()) else { return Ok(()) };
             let error = KafkaError::MetadataFetch(error.into());
             let is_new = matches!(
@@ -89,7 +92,7 @@ impl KafkaWriter {
                         format!("a row is a message of {} bytes, and message.max.bytes allows less", value.len());
                     return Err(self.refuse(reason));
                 }
-                _ => return Err(self.refuse(self.reports().take_trouble().unwrap_or_else(|| said(&error)))),
+                _ => return Err(self.refuse(self.reports().why(&error))),
             }
             record = back;
         }

@@ -7,6 +7,8 @@ use std::{
 
 use rumqttc::{Publish, QoS};
 
+use crate::lock::lock;
+
 /// Messages that nobody acknowledges wait for room when so much is there. Of the others the broker sends only so many
 /// before it wants acknowledgements.
 const BYTES_MAX: usize = 16 << 20;
@@ -78,6 +80,6 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

@@ -20,13 +20,13 @@ mod schedule;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{Partitions, Waker};
+use crate::{Partitions, Waker, lock::lock};
 pub use memory::{Held, hold_file, hold_stdin};
 use partition::PacedPartition;
 pub use schedule::{Phase, Schedule};
@@ -347,10 +347,6 @@ impl Lane {
     fn finish(&self, now_ns: u64) {
         self.finished_ns.store(now_ns, Ordering::Relaxed);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn monotonic_ns() -> u64 {

@@ -7,13 +7,13 @@
 mod original;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     thread,
 };
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
-use crate::Waker;
+use crate::{Waker, lock::lock};
 use original::Reader;
 pub(crate) use original::{Form, Original};
 
@@ -163,10 +163,6 @@ fn serve(requests: &Receiver<Request>) {
 fn trace(place: &Place, offset: u64, record: Result<Option<Vec<u8>>, String>) -> Trace {
     let origin = Origin { source: Arc::clone(&place.source), partition: Arc::clone(&place.partition), offset, record };
     Trace { origin: Some(origin), tried: None }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes the tags of one partition's rows.

@@ -91,7 +91,7 @@ pub(crate) struct TextPartition {
     name: String,
     fields: Vec<FieldSpec>,
     decoder: Decoder,
-    pace: Option<Pace>,
+    pace: Pace,
     scratch: Scratch,
     record_bytes_max: usize,
     waker: Waker,
@@ -141,7 +141,7 @@ impl TextPartition {
             name,
             decoder: Decoder::new(options.format, &options.fields, options.record_bytes_max)?,
             fields: options.fields.clone(),
-            pace: options.rate.map(Pace::new),
+            pace: Pace::new(options.rate),
             scratch: Scratch::default(),
             record_bytes_max: options.record_bytes_max,
             waker,
@@ -531,18 +531,13 @@ impl Partition for TextPartition {
             }
             self.open_feed()?;
         }
-        let mut wanted = context.rows_max;
-        if let Some(pace) = &mut self.pace {
-            match pace.admit(context.now_ns, u64::from(wanted)) {
-                Admission::Rows(due) => wanted = due as u32,
-                Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-            }
-        }
+        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
+            Admission::Rows(due) => due as u32,
+            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+        };
         let before = self.rows;
         let poll = self.read_records(out, context, wanted)?;
-        if let Some(pace) = &mut self.pace {
-            pace.consumed(self.rows - before);
-        }
+        self.pace.consumed(self.rows - before);
         Ok(poll)
     }
 
@@ -602,9 +597,7 @@ impl Partition for TextPartition {
         }
         self.decoder.go_on_within(position.within);
         self.rows = position.rows;
-        if let Some(pace) = &mut self.pace {
-            pace.restart();
-        }
+        self.pace.restart();
         Ok(())
     }
 }
