@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, Order, RECORD_BYTES_MAX};
+use ringmill_connect::{FieldSpec, FileSpec, Format, Order, OutputFormat, RECORD_BYTES_MAX};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -125,21 +125,23 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         | SinkSpec::Postgres(_)
         | SinkSpec::Kafka(_)
         | SinkSpec::Retained(_)
-        | SinkSpec::Null => Format::Json,
+        | SinkSpec::Null => OutputFormat::Json,
     };
     let name = stored_node(&node.name).map_or_else(|| node.name.clone(), |node| format!("{node}.dead_letters"));
     NodeKind::Sink(SinkSpec::File { path: folder.join(file_name(&name, format)), format })
 }
 
 fn file_sink(name: &str, input: String, folder: &Path) -> NodeSpec {
-    let path = folder.join(file_name(name, Format::Json));
-    let kind = NodeKind::Sink(SinkSpec::File { path, format: Format::Json });
+    let path = folder.join(file_name(name, OutputFormat::Json));
+    let kind = NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json });
     NodeSpec { name: name.to_owned(), inputs: vec![input], kind }
 }
 
-fn file_name(name: &str, format: Format) -> String {
+/// A file, or for Parquet a folder of one.
+fn file_name(name: &str, format: OutputFormat) -> String {
     match format {
-        Format::Json => format!("{name}.ndjson"),
-        Format::Csv => format!("{name}.csv"),
+        OutputFormat::Json => format!("{name}.ndjson"),
+        OutputFormat::Csv | OutputFormat::Arrow => format!("{name}.{format}"),
+        OutputFormat::Parquet(_) => format!("{name}.parquet/"),
     }
 }

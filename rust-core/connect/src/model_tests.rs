@@ -7,25 +7,34 @@ use ringmill_wire::Schema;
 use serde_json::Value;
 
 use crate::{
-    ConnectError, FileSink, Format, Transactions, Writer,
+    ConnectError, FileSink, OutputFormat, Transactions, Writer,
     disk::faults,
-    schema_of,
-    testing::{self, fields},
+    encoder, schema_of,
+    testing::{
+        self, fields,
+        rows::{encoded, numbers},
+    },
 };
 
 #[derive(Debug, Clone, Copy)]
 enum Target {
-    File(Format),
-    Parts(Format),
+    File(OutputFormat),
+    Parts(OutputFormat),
     #[cfg(feature = "sqlite")]
     Sqlite,
 }
 
 const TARGETS: &[Target] = &[
-    Target::File(Format::Json),
-    Target::File(Format::Csv),
-    Target::Parts(Format::Json),
-    Target::Parts(Format::Csv),
+    Target::File(OutputFormat::Json),
+    Target::File(OutputFormat::Csv),
+    Target::Parts(OutputFormat::Json),
+    Target::Parts(OutputFormat::Csv),
+    #[cfg(feature = "arrow")]
+    Target::File(OutputFormat::Arrow),
+    #[cfg(feature = "arrow")]
+    Target::Parts(OutputFormat::Arrow),
+    #[cfg(feature = "arrow")]
+    Target::Parts(OutputFormat::Parquet(crate::Compression::Snappy)),
     #[cfg(feature = "sqlite")]
     Target::Sqlite,
 ];
@@ -62,6 +71,24 @@ enum Phase {
     InManifest,
 }
 
+/// Rows that were written, and as which bytes.
+#[derive(Default)]
+struct Rows {
+    numbers: Vec<i64>,
+    bytes: Vec<u8>,
+}
+
+impl Rows {
+    fn extend(&mut self, more: Rows) {
+        self.numbers.extend(more.numbers);
+        self.bytes.extend(more.bytes);
+    }
+
+    fn lengths(&self) -> (usize, usize) {
+        (self.numbers.len(), self.bytes.len())
+    }
+}
+
 /// A sink, its world and what must be seen of it.
 struct Model {
     target: Target,
@@ -75,11 +102,11 @@ struct Model {
     phase: Phase,
     staged: Value,
     /// rows of the open epoch and the next
-    open: Vec<i64>,
-    ahead: Vec<i64>,
-    /// rows of all checkpoints, and how many of them must be shown
-    rows: Vec<i64>,
-    shown: usize,
+    open: Rows,
+    ahead: Rows,
+    /// rows of all checkpoints, and how many of them (and of their bytes) must be shown
+    rows: Rows,
+    shown: (usize, usize),
     next: i64,
 }
 
@@ -101,10 +128,10 @@ impl Model {
             epoch: 1,
             phase: Phase::Open,
             staged: Value::Null,
-            open: Vec::new(),
-            ahead: Vec::new(),
-            rows: Vec::new(),
-            shown: 0,
+            open: Rows::default(),
+            ahead: Rows::default(),
+            rows: Rows::default(),
+            shown: (0, 0),
             next: 0,
         };
         model.reopen();
@@ -148,8 +175,8 @@ impl Model {
         };
         self.writer = Some(writer);
         self.epoch = self.manifest.as_ref().map_or(0, |(epoch, _)| *epoch) + 1;
-        (self.phase, self.shown) = (Phase::Open, self.rows.len());
-        (self.open, self.ahead) = (Vec::new(), Vec::new());
+        (self.phase, self.shown) = (Phase::Open, self.rows.lengths());
+        (self.open, self.ahead) = Default::default();
     }
 
     fn writer(&mut self) -> &mut dyn Writer {
@@ -176,12 +203,16 @@ impl Model {
     fn write(&mut self, is_ahead: bool, count: usize) {
         let rows: Vec<i64> = (self.next..).take(count).collect();
         self.next += count as i64;
-        let is_json = !matches!(self.target, Target::File(Format::Csv) | Target::Parts(Format::Csv));
-        let line = |x: &i64| if is_json { format!("{{\"x\":{x}}}\n") } else { format!("{x}\n") };
-        let bytes: String = rows.iter().map(line).collect();
+        let format = match self.target {
+            Target::File(format) | Target::Parts(format) => format,
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite => OutputFormat::Json,
+        };
+        let bytes = encoded(format, &self.schema, &rows);
         let epoch = self.epoch + u64::from(is_ahead);
-        if self.insist(|writer| writer.write(epoch, bytes.as_bytes())).is_some() {
-            if is_ahead { self.ahead.extend(rows) } else { self.open.extend(rows) }
+        if self.insist(|writer| writer.write(epoch, &bytes)).is_some() {
+            let open = if is_ahead { &mut self.ahead } else { &mut self.open };
+            open.extend(Rows { numbers: rows, bytes });
         }
     }
 
@@ -205,7 +236,7 @@ impl Model {
                         return;
                     }
                 }
-                self.shown = self.rows.len();
+                self.shown = self.rows.lengths();
                 self.open = std::mem::take(&mut self.ahead);
                 self.epoch += 1;
                 self.phase = Phase::Open;
@@ -228,35 +259,27 @@ impl Model {
     /// file the beginning if an append failed and what was appended could not be cut off.
     fn look(&self) {
         if let (Target::File(format), Phase::InManifest) = (self.target, self.phase) {
-            let seen = fs::read_to_string(self.path()).unwrap();
-            let text = |rows: &[i64]| match format {
-                Format::Json => rows.iter().map(|x| format!("{{\"x\":{x}}}\n")).collect(),
-                Format::Csv => "x\n".to_owned() + &rows.iter().map(|x| format!("{x}\n")).collect::<String>(),
-            };
-            let (least, most) = (text(&self.rows[..self.shown]), text(&self.rows));
-            assert!(seen.starts_with(&least) && most.starts_with(&seen), "{seen:?}: not {least:?} to {most:?}");
+            let seen = fs::read(self.path()).unwrap();
+            let mut most = Vec::new();
+            encoder(format, &self.schema).unwrap().begin(&self.schema, &mut most);
+            let least = most.len() + self.shown.1;
+            most.extend(&self.rows.bytes);
+            assert!(seen.len() >= least && most.starts_with(&seen), "{seen:?}: not {least} bytes or more of {most:?}");
             return;
         }
         let seen = self.seen();
-        let may_be_more = self.phase == Phase::InManifest && seen == self.rows;
-        assert!(seen == self.rows[..self.shown] || may_be_more, "{seen:?}, not {:?} of {:?}", self.shown, self.rows);
+        let rows = &self.rows.numbers;
+        let may_be_more = self.phase == Phase::InManifest && seen == *rows;
+        assert!(seen == rows[..self.shown.0] || may_be_more, "{seen:?}, not {:?} of {rows:?}", self.shown.0);
     }
 
     fn seen(&self) -> Vec<i64> {
-        let number = |line: &str| line.trim_start_matches("{\"x\":").trim_end_matches('}').parse::<i64>().unwrap();
-        let lines = |text: String, format: Format| {
-            let text = match format {
-                Format::Json => text,
-                Format::Csv => text.strip_prefix("x\n").expect("a header").to_owned(),
-            };
-            text.lines().map(number).collect::<Vec<_>>()
-        };
         match self.target {
-            Target::File(format) => lines(fs::read_to_string(self.path()).unwrap(), format),
+            Target::File(format) => numbers(format, &fs::read(self.path()).unwrap()),
             Target::Parts(format) => {
                 let parts = testing::names(&self.path()).into_iter().filter(|name| !name.starts_with('.'));
-                let read = |name: String| fs::read_to_string(self.path().join(name)).unwrap();
-                parts.flat_map(|name| lines(read(name), format)).collect()
+                let read = |name: String| fs::read(self.path().join(name)).unwrap();
+                parts.flat_map(|name| numbers(format, &read(name))).collect()
             }
             #[cfg(feature = "sqlite")]
             Target::Sqlite => {
@@ -287,7 +310,7 @@ proptest! {
                 model.take(Step::Advance);
             }
             model.writer().finish().unwrap();
-            assert_eq!(model.seen(), model.rows);
+            assert_eq!(model.seen(), model.rows.numbers);
             assert!(testing::names(&model.folder.path().join("staging")).is_empty());
         }
     }
@@ -322,8 +345,8 @@ fn any_one_change_of_the_disk_may_fail() {
                 script.iter().for_each(|step| model.take(*step));
                 let is_over = !faults::are_spent();
                 faults::order(0, 0, 0);
-                assert_eq!(model.seen(), model.rows);
-                assert_eq!(model.rows, [0, 1, 2, 3, 4, 5, 6, 7, 9]);
+                assert_eq!(model.seen(), model.rows.numbers);
+                assert_eq!(model.rows.numbers, [0, 1, 2, 3, 4, 5, 6, 7, 9]);
                 if is_over {
                     assert!(n > 10, "only {n} changes");
                     break;

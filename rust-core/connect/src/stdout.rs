@@ -4,13 +4,13 @@ use std::io::{self, Write};
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, Format, Promise, Writer, encoder};
+use crate::{ConnectError, OutputFormat, Promise, Writer, encoder};
 
 /// Standard output as a sink: rows are shown at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StdoutSink {
     /// what is written
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 impl StdoutSink {

@@ -1,13 +1,15 @@
 //! What the tests of this crate share: polling a partition to its end.
 
+pub(crate) mod rows;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use ringmill_wire::{BatchView, Capacity, DataType, HeapBatch, Schema, Template};
 
 use crate::{
-    Checksum, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, GeneratorSpec, Partition, Poll, PollContext,
-    encoder,
+    Checksum, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, GeneratorSpec, OutputFormat, Partition, Poll,
+    PollContext, encoder,
     formats::{Decoder, Records, Scratch, Stop},
     schema_of,
 };

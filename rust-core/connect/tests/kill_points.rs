@@ -5,17 +5,24 @@
 //! manifest and renames it into place (the commit point), then it commits; when it starts it continues behind the
 //! manifest.
 
+#[path = "../src/testing/rows.rs"]
+mod testing_rows;
+
 use std::{
     collections::BTreeMap,
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use ringmill_connect::{FieldSpec, FileSink, Format, SqliteSink, Transactions, Writer, schema_of};
-use ringmill_wire::DataType;
+#[cfg(feature = "arrow")]
+use ringmill_connect::Compression;
+use ringmill_connect::{FieldSpec, FileSink, OutputFormat, SqliteSink, Transactions, Writer, encoder, schema_of};
+use ringmill_wire::{DataType, Schema};
 use serde_json::Value;
+use testing_rows::{encoded, numbers};
 
 /// Epochs of a run; the second has no rows.
 const EPOCHS: u64 = 4;
@@ -27,34 +34,36 @@ fn rows(epoch: u64) -> std::ops::Range<u64> {
     epoch * 10..epoch * 10 + count
 }
 
-fn line(format: Format, x: u64) -> String {
-    match format {
-        Format::Json => format!("{{\"x\":{x}}}\n"),
-        Format::Csv => format!("{x}\n"),
-    }
+fn schema() -> Arc<Schema> {
+    let field = FieldSpec { name: "x".to_owned(), data_type: DataType::Int64, nullable: false, path: None };
+    schema_of(&[field]).unwrap()
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Target {
-    File(Format),
-    Parts(Format),
+    File(OutputFormat),
+    Parts(OutputFormat),
     #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is none without the feature"))]
     Sqlite,
 }
 
 impl Target {
     const ALL: &'static [(&'static str, Target)] = &[
-        ("file", Target::File(Format::Csv)),
-        ("parts", Target::Parts(Format::Json)),
-        ("parts-csv", Target::Parts(Format::Csv)),
+        ("file", Target::File(OutputFormat::Csv)),
+        ("parts", Target::Parts(OutputFormat::Json)),
+        ("parts-csv", Target::Parts(OutputFormat::Csv)),
+        #[cfg(feature = "arrow")]
+        ("parts-arrow", Target::Parts(OutputFormat::Arrow)),
+        #[cfg(feature = "arrow")]
+        ("parts-parquet", Target::Parts(OutputFormat::Parquet(Compression::Zstd))),
         #[cfg(feature = "sqlite")]
         ("sqlite", Target::Sqlite),
     ];
 
-    fn format(self) -> Format {
+    fn format(self) -> OutputFormat {
         match self {
             Target::File(format) | Target::Parts(format) => format,
-            Target::Sqlite => Format::Json,
+            Target::Sqlite => OutputFormat::Json,
         }
     }
 
@@ -70,8 +79,7 @@ impl Target {
     fn open(self, folder: &Path, recovered: Option<(u64, &Value)>) -> Box<dyn Writer> {
         let staging = folder.join("staging");
         fs::create_dir_all(&staging).unwrap();
-        let field = FieldSpec { name: "x".to_owned(), data_type: DataType::Int64, nullable: false, path: None };
-        let schema = schema_of(&[field]).unwrap();
+        let schema = schema();
         let transactions = Transactions { staging: &staging, recovered };
         let path = self.path(folder);
         match self {
@@ -83,22 +91,20 @@ impl Target {
 
     /// The rows that a reader sees, and whether an append was interrupted.
     fn seen(self, folder: &Path) -> (Vec<u64>, bool) {
-        let number = |line: &str| line.trim_start_matches("{\"x\":").trim_end_matches('}').parse::<u64>().unwrap();
-        let lines = |text: &str| -> Vec<u64> {
-            let header = if self.format() == Format::Csv { "x\n" } else { "" };
-            text.strip_prefix(header).expect("a header").lines().map(number).collect()
+        let seen = |bytes: &[u8]| -> Vec<u64> {
+            numbers(self.format(), bytes).into_iter().map(|number| number as u64).collect()
         };
         match self {
             Target::File(_) => {
                 let text = fs::read_to_string(self.path(folder)).unwrap_or_default();
-                if text.is_empty() { (Vec::new(), false) } else { (lines(&text), !text.ends_with('\n')) }
+                if text.is_empty() { (Vec::new(), false) } else { (seen(text.as_bytes()), !text.ends_with('\n')) }
             }
             Target::Parts(_) => {
                 let Ok(entries) = fs::read_dir(self.path(folder)) else { return (Vec::new(), false) };
                 let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
                 paths.retain(|path| !path.file_name().unwrap().to_str().unwrap().starts_with('.'));
                 paths.sort();
-                (paths.iter().flat_map(|path| lines(&fs::read_to_string(path).unwrap())).collect(), false)
+                (paths.iter().flat_map(|path| seen(&fs::read(path).unwrap())).collect(), false)
             }
             Target::Sqlite => {
                 let connection = rusqlite::Connection::open(self.path(folder)).unwrap();
@@ -124,7 +130,7 @@ fn play(target: Target, folder: &Path) {
     for epoch in recovered.map_or(0, |(epoch, _)| epoch) + 1..=EPOCHS {
         let write = |writer: &mut dyn Writer, epoch: u64, skip: usize, take: usize| {
             for x in rows(epoch).skip(skip).take(take) {
-                writer.write(epoch, line(target.format(), x).as_bytes()).unwrap();
+                writer.write(epoch, &encoded(target.format(), &schema(), &[x as i64])).unwrap();
             }
         };
         write(&mut *writer, epoch, usize::from(folder.join("ahead").exists()), usize::MAX);
@@ -200,7 +206,7 @@ fn kill_everywhere(name: &str) {
     }
     assert!(places.len() >= 8, "{places:?}");
     for (place, hits) in &places {
-        assert!(place.starts_with(&format!("sink.{}.", name.trim_end_matches("-csv"))), "{place}");
+        assert!(place.starts_with(&format!("sink.{}.", name.split('-').next().unwrap())), "{place}");
         for hit in 1..=*hits {
             let failpoint = format!("kill:{place}:{hit}");
             let folder = folder(&format!("{place}-{hit}"));
@@ -232,6 +238,13 @@ fn killed_at_every_place_a_file_gets_each_epoch_once() {
 fn killed_at_every_place_a_folder_gets_each_part_once() {
     kill_everywhere("parts");
     kill_everywhere("parts-csv");
+}
+
+#[cfg(feature = "arrow")]
+#[test]
+fn killed_at_every_place_a_folder_gets_each_file_of_columns_once() {
+    kill_everywhere("parts-arrow");
+    kill_everywhere("parts-parquet");
 }
 
 #[cfg(feature = "sqlite")]

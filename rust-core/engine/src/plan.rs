@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSpec, KafkaSink, KafkaSpec, LettersSpec,
-    MqttSpec, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
+    MqttSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -303,8 +303,8 @@ pub enum SinkSpec {
     File {
         /// Created or replaced.
         path: PathBuf,
-        /// Text format.
-        format: Format,
+        /// What is written.
+        format: OutputFormat,
     },
     /// A table of an SQLite database.
     Sqlite {
@@ -321,8 +321,8 @@ pub enum SinkSpec {
     Retained(RetainedSpec),
     /// Standard output.
     Stdout {
-        /// Text format.
-        format: Format,
+        /// What is written.
+        format: OutputFormat,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order};
+use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat};
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
     CheckpointSpec, NodeKind, NodeSpec, PipelineSpec, Plan, Port, SinkSpec, SourceConnector, SourceSpec, StartFrom,
@@ -71,7 +71,9 @@ fn stored(plan: &Plan) -> Vec<(&str, PathBuf)> {
             assert_eq!(sink.inputs.len(), 1);
             assert_eq!(sink.inputs[0].port, Port::DeadLetters);
             assert_eq!(plan.nodes[sink.inputs[0].node].name, name);
-            let NodeKind::Sink(SinkSpec::File { path, format: Format::Json }) = &sink.kind else { panic!("{sink:?}") };
+            let NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json }) = &sink.kind else {
+                panic!("{sink:?}")
+            };
             (name, path.clone())
         })
         .collect()

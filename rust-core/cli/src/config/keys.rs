@@ -584,7 +584,7 @@ static FILTER: &[Key] = &[INPUTS, needed("where", Kind::Filled, "For example \"s
 
 /// `[sinks.NAME]`
 pub static SINKS: &[Variant] = &[
-    Variant { kind: "file", doc: "A text file, or a folder of them.", keys: FILE_SINK },
+    Variant { kind: "file", doc: "A file, or a folder of them: text, Arrow or Parquet.", keys: FILE_SINK },
     Variant { kind: "sqlite", doc: "A table of an SQLite database.", keys: SQLITE },
     Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", keys: POSTGRES },
     Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", keys: KAFKA_SINK },
@@ -599,7 +599,16 @@ static FILE_SINK: &[Key] = &[
         Kind::Filled,
         "A file, or with a / at its end a folder of parts; created or replaced; relative to this file.",
     ),
-    optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: from the file's extension."),
+    optional(
+        "format",
+        Kind::Choice(&["json", "csv", "arrow", "parquet"]),
+        "json (one object a line), csv (with a header), arrow (files of a folder can be mapped, one file is an IPC stream) or parquet (a folder only). Default: from the extension.",
+    ),
+    optional(
+        "compression",
+        Kind::Choice(&["zstd", "snappy", "none"]),
+        "How the pages of Parquet files are compressed. Default: zstd.",
+    ),
 ];
 
 static SQLITE: &[Key] = &[
@@ -661,7 +670,13 @@ static KAFKA_SINK: &[Key] = &[
     KAFKA_OPTIONS_FILE,
 ];
 
-static STDOUT: &[Key] =
-    &[INPUTS, optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: json.")];
+static STDOUT: &[Key] = &[
+    INPUTS,
+    optional(
+        "format",
+        Kind::Choice(&["json", "csv", "arrow"]),
+        "json (one object a line), csv (with a header) or arrow (an IPC stream). Default: json.",
+    ),
+];
 
 static NULL: &[Key] = &[INPUTS];

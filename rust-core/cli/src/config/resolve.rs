@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use ringmill_connect::{
-    Address, FieldSpec, FileSpec, Format, GeneratorSpec, Order, RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec,
+    Address, Compression, FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat, RECORD_BYTES_MAX, Shape,
+    SocketSpec, StdinSpec,
 };
 use ringmill_engine::plan::{
     CheckpointSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec, SourceConnector,
@@ -305,21 +306,61 @@ fn format_of(table: &Table) -> Option<Format> {
     table.text("format").map(|name| if name == "csv" { Format::Csv } else { Format::Json })
 }
 
+/// What the path's extension says.
+fn extension(path: &str) -> Option<&str> {
+    let name = path.trim_end_matches('/').trim_end_matches(".gz").trim_end_matches(".zst");
+    Some(name.rsplit_once('.')?.1)
+}
+
 /// `format`, or what the path's extension says.
 fn format_or_extension(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<Format> {
-    if table.get("format").is_some() {
-        return format_of(table);
-    }
-    let name = path.trim_end_matches('/').trim_end_matches(".gz").trim_end_matches(".zst");
-    match name.rsplit_once('.').map(|(_, extension)| extension) {
+    match table.text("format").or(extension(path)) {
         Some("json" | "ndjson" | "jsonl") => Some(Format::Json),
         Some("csv") => Some(Format::Csv),
+        _ => unknown_format(table, path, "add format = \"json\" or format = \"csv\"", around),
+    }
+}
+
+/// The same of a sink.
+fn output_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<OutputFormat> {
+    let format = match table.text("format").or(extension(path)) {
+        Some("json" | "ndjson" | "jsonl") => OutputFormat::Json,
+        Some("csv") => OutputFormat::Csv,
+        Some("arrow" | "feather") => OutputFormat::Arrow,
+        Some("parquet") => OutputFormat::Parquet(compression(table)),
         _ => {
-            let span = table.get("path").map_or(table.span, |raw| raw.span);
-            let message = format!("the format of `{path}` cannot be told from its name");
-            around.mistakes.push(Mistake::at(span, message).hint("add format = \"json\" or format = \"csv\""));
-            None
+            let hint = "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"";
+            return unknown_format(table, path, hint, around);
         }
+    };
+    let is_parquet = matches!(format, OutputFormat::Parquet(_));
+    if is_parquet && !path.ends_with('/') {
+        let message = "`path`: a Parquet file cannot grow, so rows are written as files of a folder";
+        let hint = format!("end the path with a slash: path = \"{path}/\"");
+        around.mistakes.push(Mistake::at(path_span(table), message).hint(hint));
+    }
+    if let Some(entry) = table.entry("compression").filter(|_| !is_parquet) {
+        let message = format!("`compression` belongs to format = \"parquet\", and this is {format}");
+        around.mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
+    }
+    Some(format)
+}
+
+fn path_span(table: &Table) -> super::Span {
+    table.get("path").map_or(table.span, |raw| raw.span)
+}
+
+fn unknown_format<T>(table: &Table, path: &str, hint: &str, around: &mut Surroundings<'_>) -> Option<T> {
+    let message = format!("the format of `{path}` cannot be told from its name");
+    around.mistakes.push(Mistake::at(path_span(table), message).hint(hint));
+    None
+}
+
+fn compression(table: &Table) -> Compression {
+    match table.text("compression") {
+        Some("none") => Compression::None,
+        Some("snappy") => Compression::Snappy,
+        _ => Compression::Zstd,
     }
 }
 
@@ -548,7 +589,7 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
     match table.kind {
         "file" => {
             let path = table.text("path")?;
-            let format = format_or_extension(table, path, around)?;
+            let format = output_format(table, path, around)?;
             Some(SinkSpec::File { path: around.directory.join(path), format })
         }
         "sqlite" => {
@@ -564,7 +605,12 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
         }
         "postgres" => postgres(table, around.directory, around.mistakes).map(SinkSpec::Postgres),
         "kafka" => kafka_sink(table, around.directory, around.mistakes).map(SinkSpec::Kafka),
-        "stdout" => Some(SinkSpec::Stdout { format: format_of(table).unwrap_or(Format::Json) }),
+        "stdout" => Some(SinkSpec::Stdout {
+            format: match table.text("format") {
+                Some("arrow") => OutputFormat::Arrow,
+                _ => format_of(table).map_or(OutputFormat::Json, OutputFormat::from),
+            },
+        }),
         _ => Some(SinkSpec::Null),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringmill_connect::{Tls, WriteMode};
+use ringmill_connect::{Compression, OutputFormat, Tls, WriteMode};
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 
 use crate::{check, good, load, node};
@@ -104,4 +104,39 @@ fn a_postgres_sink_has_defaults_and_its_mistakes_never_show_the_url() {
     );
     let reserved = sink(url).replace("table = \"t\"", "table = \"Ringmill_epochs\"");
     check(&reserved, &["p.toml:6:9: `table`: `Ringmill_epochs` is reserved: names that begin with ringmill_ are"]);
+}
+
+#[test]
+fn a_file_s_format_is_written_down_or_told_by_its_name() {
+    let sink = |keys: &str| {
+        format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"file\"\ninputs = [\"s\"]\n{keys}\n")
+    };
+    let format_of = |keys: &str| {
+        let config = good(&sink(keys));
+        let NodeKind::Sink(SinkSpec::File { format, .. }) = node(&config, "o") else { panic!("a file") };
+        *format
+    };
+    assert_eq!(format_of("path = \"o.jsonl\""), OutputFormat::Json);
+    assert_eq!(format_of("path = \"o.csv/\""), OutputFormat::Csv);
+    assert_eq!(format_of("path = \"o.arrow\""), OutputFormat::Arrow);
+    assert_eq!(format_of("path = \"o/\"\nformat = \"arrow\""), OutputFormat::Arrow);
+    assert_eq!(format_of("path = \"o.parquet/\""), OutputFormat::Parquet(Compression::Zstd));
+    let keys = "path = \"o/\"\nformat = \"parquet\"\ncompression = \"none\"";
+    assert_eq!(format_of(keys), OutputFormat::Parquet(Compression::None));
+    check(
+        &sink("path = \"o.parquet\""),
+        &[
+            "p.toml:6:8: `path`: a Parquet file cannot grow, so rows are written as files of a folder (end the path with a slash: path = \"o.parquet/\")",
+        ],
+    );
+    check(
+        &sink("path = \"o.csv\"\ncompression = \"zstd\""),
+        &["p.toml:7:1: `compression` belongs to format = \"parquet\", and this is csv (remove it)"],
+    );
+    check(
+        &sink("path = \"out\""),
+        &[
+            "p.toml:6:8: the format of `out` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\" or \"parquet\")",
+        ],
+    );
 }

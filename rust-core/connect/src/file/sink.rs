@@ -1,6 +1,8 @@
 //! Files as targets of a sink.
 
 mod append;
+#[cfg(feature = "arrow")]
+mod complete;
 mod parts;
 mod plain;
 
@@ -15,7 +17,9 @@ use ringmill_wire::Schema;
 
 pub(crate) use parts::part_epoch;
 
-use crate::{ConnectError, Format, Promise, Transactions, Writer, create_output, create_output_folder, disk, encoder};
+use crate::{
+    ConnectError, OutputFormat, Promise, Transactions, Writer, create_output, create_output_folder, disk, encoder,
+};
 
 /// A file, or a folder of files, as a sink.
 ///
@@ -28,13 +32,15 @@ use crate::{ConnectError, Format, Promise, Transactions, Writer, create_output, 
 /// **A folder of parts** is a path that ends in `/`. Each epoch with rows becomes `part-<epoch>.<format>`, which appears
 /// complete, by rename, when the epoch is committed; parts may be taken away at any time. Until then its rows are in a
 /// hidden file of the same folder. A run that begins anew removes the parts of earlier ones and nothing else. Without
-/// checkpoints there is one part, which appears at the end. Every part of a CSV sink has the header.
+/// checkpoints there is one part, which appears at the end. Every part of a CSV sink has the header, and every part in
+/// columns is complete: of Arrow's file format (Feather), or a Parquet file. One file in Arrow is an IPC stream; in Parquet
+/// there is none, for such a file cannot grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSink {
     /// a file in a folder that exists, or a folder of parts (ending in `/`), which is created
     pub path: PathBuf,
     /// what is written
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 impl FileSink {
@@ -54,6 +60,10 @@ impl FileSink {
         schema: &Schema,
         transactions: Option<&Transactions<'_>>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
+        if matches!(self.format, OutputFormat::Parquet(_)) && !self.has_parts() {
+            let reason = "a Parquet file cannot grow: write parts into a folder, whose path ends with /".to_owned();
+            return Err(ConnectError::Target { name: self.path.display().to_string(), reason });
+        }
         let mut header = Vec::new();
         encoder(self.format, schema)?.begin(schema, &mut header);
         Ok(match (self.has_parts(), transactions) {

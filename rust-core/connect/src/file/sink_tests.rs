@@ -20,7 +20,7 @@ fn open(
     transactions: Option<&Transactions<'_>>,
 ) -> Result<Box<dyn Writer>, ConnectError> {
     let schema = schema_of(&fields(&["x:int64"])).unwrap();
-    FileSink { path: path.as_ref().to_owned(), format }.open(&schema, transactions)
+    FileSink { path: path.as_ref().to_owned(), format: format.into() }.open(&schema, transactions)
 }
 
 /// A staging folder and a target beside it.
@@ -308,7 +308,7 @@ fn what_is_no_regular_file_cannot_show_rows_exactly_once() {
     let place = Place { target: "/dev/null".to_owned(), ..Place::new("out") };
     let error = place.open(None).err().unwrap().to_string();
     assert!(error.contains("it is not a regular file"), "{error}");
-    let sink = FileSink { path: place.target.into(), format: Format::Json };
+    let sink = FileSink { path: place.target.into(), format: Format::Json.into() };
     assert_eq!(sink.promise(), Promise::ExactlyOnce);
     assert_eq!(sink.promise().to_string(), "exactly once");
 }

@@ -1,10 +1,13 @@
-//! Text formats: how records become rows and rows become records.
+//! Formats: how records become rows and rows become records.
 
+#[cfg(feature = "arrow")]
+pub(crate) mod arrow;
 mod block;
 mod column;
 mod csv;
 mod decoder;
 mod json;
+mod output;
 mod skip;
 mod text;
 mod timestamp;
@@ -19,6 +22,7 @@ use crate::ConnectError;
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
 #[cfg(any(feature = "kafka", feature = "mqtt"))]
 pub(crate) use json::write_string;
+pub use output::{Compression, OutputFormat, encoder};
 pub use skip::Within;
 pub use timestamp::write as write_timestamp;
 
@@ -42,17 +46,22 @@ impl Format {
     }
 }
 
-/// Turns rows into bytes. Runs on the shard thread; appends to `out` and allocates nothing else.
+/// Turns rows into bytes. Runs on the shard thread and appends to `out`; text formats allocate nothing else.
 pub trait Encoder: Send {
-    /// What an output begins with: the CSV header, nothing in JSON.
+    /// What an output begins with: the CSV header, the schema of an Arrow stream, nothing in JSON.
     fn begin(&mut self, schema: &Schema, out: &mut Vec<u8>);
+
+    /// How many rows a call of [`encode`](Encoder::encode) takes at most.
+    fn rows_at_once(&self) -> usize {
+        256
+    }
 
     /// Whether the target can take these rows of `view`; asked before they are encoded. Most formats take anything.
     fn check(&self, _view: &BatchView<'_>, _rows: Range<usize>) -> Result<(), ConnectError> {
         Ok(())
     }
 
-    /// Appends these rows of `view`, each a complete record.
+    /// Appends these rows of `view`: whole records, or one record batch.
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>);
 }
 
@@ -62,10 +71,5 @@ pub fn letter_encoder(schema: &Schema) -> Box<dyn Encoder> {
     Box::new(json::JsonEncoder::of_letters(schema))
 }
 
-/// An encoder for rows of this schema; refused if the format cannot carry one of its columns.
-pub fn encoder(format: Format, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
-    match format {
-        Format::Json => Ok(Box::new(json::JsonEncoder::new(schema))),
-        Format::Csv => Ok(Box::new(csv::CsvEncoder::new(schema)?)),
-    }
-}
+#[cfg(all(test, feature = "arrow"))]
+mod output_tests;

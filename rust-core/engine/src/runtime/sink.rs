@@ -14,9 +14,6 @@ use crate::error::EngineError;
 use crate::instruments::{Instruments, ProbeLane};
 use crate::metrics::{NodeCounts, Stage, StageHistograms};
 
-/// Rows encoded in one go before the chunk's size is looked at.
-const ENCODE_ROWS: usize = 256;
-
 /// Where a sink node's rows go.
 pub enum SinkTarget {
     /// Counted and checksummed.
@@ -176,7 +173,7 @@ impl Operator for SinkOperator {
                 let mut row = delivery.first;
                 while row < end {
                     let Some(chunk) = lane.chunk() else { break };
-                    let next = (row + ENCODE_ROWS).min(end);
+                    let next = (row + encoder.rows_at_once()).min(end);
                     let refused = |error| EngineError::Connect { node: self.name.clone(), error };
                     encoder.check(&delivery.view, row..next).map_err(refused)?;
                     chunk.epoch = self.epoch + 1;

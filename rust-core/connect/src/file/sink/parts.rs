@@ -10,9 +10,11 @@ use std::{
 use ringmill_failpoint::hit;
 use serde_json::Value;
 
+#[cfg(feature = "arrow")]
+use super::complete::Completer;
 use super::create_folder;
 use crate::{
-    ConnectError, Format, Transactions, Writer, disk,
+    ConnectError, OutputFormat, Transactions, Writer, disk,
     staging::{
         Commits, Sealed, StagePoints, Staged, StagingLog, checksum, damaged, is_epoch, read_error, stage_points,
         write_error,
@@ -26,19 +28,28 @@ const MODE: u32 = 0o666;
 /// The folder and the hidden files in it.
 struct Folder {
     path: PathBuf,
-    format: Format,
+    format: OutputFormat,
     header: Vec<u8>,
     log: StagingLog,
+    #[cfg(feature = "arrow")]
+    completer: Option<Completer>,
 }
 
 impl Folder {
-    fn open(path: &Path, format: Format, header: Vec<u8>) -> Result<Folder, ConnectError> {
+    fn open(path: &Path, format: OutputFormat, header: Vec<u8>) -> Result<Folder, ConnectError> {
         hit("sink.parts.create");
         create_folder(path)?;
         hit("sink.parts.created");
         let data = fs::metadata(path).map_err(|source| ConnectError::Open { path: path.to_owned(), source })?;
         let log = StagingLog::new(path, ".part-", MODE & data.permissions().mode(), &POINTS);
-        Ok(Folder { path: path.to_owned(), format, header, log })
+        Ok(Folder {
+            path: path.to_owned(),
+            format,
+            #[cfg(feature = "arrow")]
+            completer: Completer::new(format, &header),
+            header,
+            log,
+        })
     }
 
     fn name(&self, epoch: u64) -> String {
@@ -74,11 +85,24 @@ impl Folder {
     }
 
     fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        #[cfg(feature = "arrow")]
+        if let Some(completer) = self.completer.as_mut().filter(|_| !bytes.is_empty()) {
+            return completer.write(&mut self.log, epoch, bytes);
+        }
         match (bytes.is_empty(), self.log.bytes(epoch)) {
             (true, _) => Ok(()),
             (false, 0) => self.log.append(epoch, &[&self.header, bytes]),
             (false, _) => self.log.append(epoch, &[bytes]),
         }
+    }
+
+    /// Makes everything written for an epoch durable.
+    fn seal(&mut self, epoch: u64) -> Result<Sealed, ConnectError> {
+        #[cfg(feature = "arrow")]
+        if let Some(completer) = &mut self.completer {
+            completer.complete(&mut self.log, epoch)?;
+        }
+        self.log.seal(epoch)
     }
 
     /// Gives the rows of an epoch their name, unless they have it.
@@ -137,7 +161,7 @@ impl Folder {
 /// The epoch in a part's name.
 pub(crate) fn part_epoch(name: &str) -> Option<u64> {
     let (epoch, extension) = name.strip_prefix("part-")?.split_once('.')?;
-    let is_ours = is_epoch(epoch) && [Format::Json, Format::Csv].iter().any(|format| format.name() == extension);
+    let is_ours = is_epoch(epoch) && OutputFormat::is_extension(extension);
     is_ours.then(|| epoch.parse().ok())?
 }
 
@@ -150,7 +174,7 @@ pub struct PartsWriter {
 impl PartsWriter {
     pub fn open(
         path: &Path,
-        format: Format,
+        format: OutputFormat,
         header: Vec<u8>,
         transactions: &Transactions<'_>,
     ) -> Result<PartsWriter, ConnectError> {
@@ -169,7 +193,7 @@ impl Writer for PartsWriter {
     }
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
-        let rows = self.commits.sealed(self.folder.log.seal(epoch)?);
+        let rows = self.commits.sealed(self.folder.seal(epoch)?);
         Staged::Parts { rows, name: self.folder.name(epoch) }.to_value()
     }
 
@@ -196,7 +220,7 @@ pub struct OnePartWriter {
 const ONLY: u64 = 1;
 
 impl OnePartWriter {
-    pub fn open(path: &Path, format: Format, header: Vec<u8>) -> Result<OnePartWriter, ConnectError> {
+    pub fn open(path: &Path, format: OutputFormat, header: Vec<u8>) -> Result<OnePartWriter, ConnectError> {
         let mut folder = Folder::open(path, format, header)?;
         folder.begin()?;
         Ok(OnePartWriter { folder })
@@ -209,7 +233,7 @@ impl Writer for OnePartWriter {
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
-        let rows = self.folder.log.seal(ONLY)?;
+        let rows = self.folder.seal(ONLY)?;
         let name = self.folder.name(ONLY);
         self.folder.show(&rows, &name)
     }

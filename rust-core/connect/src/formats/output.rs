@@ -1,0 +1,81 @@
+//! What sinks write.
+
+use std::fmt;
+
+use ringmill_wire::Schema;
+
+#[cfg(feature = "arrow")]
+use super::arrow::ArrowEncoder;
+use super::{Encoder, Format, csv::CsvEncoder, json::JsonEncoder};
+use crate::ConnectError;
+
+/// A format of a sink: text, or columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// one JSON object per line (NDJSON), RFC 8259
+    Json,
+    /// comma-separated values with a header line, RFC 4180
+    Csv,
+    /// Apache Arrow: files that can be mapped (Feather) where each file is complete, otherwise an IPC stream
+    Arrow,
+    /// Apache Parquet; complete files only
+    Parquet(Compression),
+}
+
+/// How the pages of a Parquet file are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it all")]
+pub enum Compression {
+    None,
+    Snappy,
+    Zstd,
+}
+
+impl OutputFormat {
+    /// The name used in configurations, and the extension of the files.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputFormat::Json => "json",
+            OutputFormat::Csv => "csv",
+            OutputFormat::Arrow => "arrow",
+            OutputFormat::Parquet(_) => "parquet",
+        }
+    }
+
+    /// Whether `extension` is that of a file of one of the formats.
+    pub(crate) fn is_extension(extension: &str) -> bool {
+        let all =
+            [OutputFormat::Json, OutputFormat::Csv, OutputFormat::Arrow, OutputFormat::Parquet(Compression::None)];
+        all.iter().any(|format| format.name() == extension)
+    }
+}
+
+impl fmt::Display for OutputFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl From<Format> for OutputFormat {
+    fn from(format: Format) -> OutputFormat {
+        match format {
+            Format::Json => OutputFormat::Json,
+            Format::Csv => OutputFormat::Csv,
+        }
+    }
+}
+
+/// An encoder for rows of this schema; refused if the format cannot carry one of its columns. Rows in columns are an Arrow
+/// IPC stream; whoever writes files of another form makes them of it.
+pub fn encoder(format: impl Into<OutputFormat>, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+    match format.into() {
+        OutputFormat::Json => Ok(Box::new(JsonEncoder::new(schema))),
+        OutputFormat::Csv => Ok(Box::new(CsvEncoder::new(schema)?)),
+        #[cfg(feature = "arrow")]
+        OutputFormat::Arrow => Ok(Box::new(ArrowEncoder::new(schema)?)),
+        #[cfg(feature = "arrow")]
+        OutputFormat::Parquet(_) => Ok(Box::new(ArrowEncoder::for_parquet(schema)?)),
+        #[cfg(not(feature = "arrow"))]
+        OutputFormat::Arrow | OutputFormat::Parquet(_) => Err(ConnectError::Feature("arrow")),
+    }
+}
