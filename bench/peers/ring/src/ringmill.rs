@@ -8,7 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Child;
 use std::time::Duration;
 
+/// So few stay in the caches.
 const SLOTS: u32 = 32;
+/// Ends that sleep wake each other once for all that is on the way: as much as iceoryx2's buffer holds.
+const SLOTS_SLEEPING: u32 = 256;
 /// Small messages want more of them on the way.
 const SLOTS_SMALL: u32 = 1024;
 
@@ -19,9 +22,13 @@ struct Core {
 }
 
 pub fn connect(plan: &Plan) -> Outcome<(Box<dyn Client>, Child)> {
-    let small = plan.bytes <= 64;
+    let slots = match (plan.bytes, plan.spin) {
+        (..=64, _) => SLOTS_SMALL,
+        (_, true) => SLOTS,
+        (_, false) => SLOTS_SLEEPING,
+    };
     let channel = CoreEnd::create(&ChannelConfig {
-        slots: if small { SLOTS_SMALL } else { SLOTS },
+        slots,
         request_slot_bytes: plan.bytes.max(64),
         response_slot_bytes: if plan.round_trip { plan.bytes.max(64) } else { 64 },
         schema_hash: 0,
