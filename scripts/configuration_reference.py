@@ -39,11 +39,23 @@ def reference(schema: Schema) -> str:
     for section, title in (("sources", "Sources"), ("steps", "Steps"), ("sinks", "Sinks")):
         parts.append(f"## {title}: `[{section}.NAME]`\n")
         parts.append(properties[section]["description"] + "\n")
+        parts.extend(guarantees(properties[section]["additionalProperties"]["oneOf"]))
         for kind in properties[section]["additionalProperties"]["oneOf"]:
             parts.append(f'### `kind = "{kind["properties"]["kind"]["const"]}"`\n')
             parts.append(kind["description"] + "\n")
             parts.extend(tables(kind))
     return "\n".join(parts)
+
+
+def guarantees(kinds: list[Schema]) -> Iterator[str]:
+    """A table of what the kinds promise, if they do."""
+    promising = [kind for kind in kinds if "x-guarantee" in kind]
+    if not promising:
+        return
+    yield "With `[checkpoint]`, whatever dies and whenever, a record counts ([more](semantics.md#checkpoints)):\n"
+    lines = ["| kind | |", "|---|---|"]
+    lines += [f"| `{kind['properties']['kind']['const']}` | {kind['x-guarantee']} |" for kind in promising]
+    yield "\n".join(lines) + "\n"
 
 
 def tables(schema: Schema) -> Iterator[str]:

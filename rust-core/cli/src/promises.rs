@@ -68,7 +68,7 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
     match (has_checkpoints, sink.promise(), sink) {
         (_, _, SinkSpec::Null) => None,
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
-        (true, Promise::AtLeastOnce, _) => {
+        (true, Promise::AtLeastOnce | Promise::AtMostOnce, _) => {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")
         }
         (false, _, SinkSpec::File { .. }) => Some("written anew by every run"),
@@ -152,7 +152,7 @@ fn end_to_end(plan: &Plan) -> String {
         Some(meant.collect::<Vec<_>>().join(" and ")).filter(|names| !names.is_empty())
     };
     let mut sentence = "end to end: whatever dies, each record counts ".to_owned();
-    match names(|kind| matches!(kind, NodeKind::Sink(sink) if sink.promise() == Promise::AtLeastOnce)) {
+    match names(|kind| matches!(kind, NodeKind::Sink(sink) if sink.promise() < Promise::ExactlyOnce)) {
         None => sentence += "exactly once",
         Some(sinks) => sentence += &format!("at least once, since {sinks} may show rows again"),
     }

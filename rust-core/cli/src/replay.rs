@@ -128,7 +128,12 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         | SinkSpec::Null => OutputFormat::Json,
     };
     let name = stored_node(&node.name).map_or_else(|| node.name.clone(), |node| format!("{node}.dead_letters"));
-    NodeKind::Sink(SinkSpec::File { path: folder.join(file_name(&name, format)), format })
+    let is_folder = matches!(sink, SinkSpec::File { path, .. } if path.as_os_str().as_encoded_bytes().ends_with(b"/"));
+    let mut file = file_name(&name, format);
+    if is_folder && format == OutputFormat::Arrow {
+        file.push('/');
+    }
+    NodeKind::Sink(SinkSpec::File { path: folder.join(file), format })
 }
 
 fn file_sink(name: &str, input: String, folder: &Path) -> NodeSpec {

@@ -1,10 +1,12 @@
 //! Standard output as the target of a sink.
 
-use std::io::{self, Write};
+use std::{io, os::fd::AsFd};
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, OutputFormat, Promise, Writer, encoder};
+use crate::{ConnectError, OutputFormat, Promise, Writer, encoder, file::PlainWriter};
+
+const NAME: &str = "standard output";
 
 /// Standard output as a sink: rows are shown at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +20,10 @@ impl StdoutSink {
     pub fn open(&self, schema: &Schema) -> Result<Box<dyn Writer>, ConnectError> {
         let mut header = Vec::new();
         encoder(self.format, schema)?.begin(schema, &mut header);
-        Ok(Box::new(StdoutWriter { header }))
+        // Not through Rust's buffer: of a write that failed it is not known how much was taken.
+        let stdout = io::stdout().as_fd().try_clone_to_owned();
+        let stdout = stdout.map_err(|source| ConnectError::Write { name: NAME.to_owned(), source })?;
+        Ok(Box::new(StdoutWriter { to: PlainWriter::of_stream(stdout.into(), NAME), header }))
     }
 
     /// What was printed cannot be taken back.
@@ -28,6 +33,7 @@ impl StdoutSink {
 }
 
 struct StdoutWriter {
+    to: PlainWriter,
     /// to be written before the first rows
     header: Vec<u8>,
 }
@@ -35,31 +41,20 @@ struct StdoutWriter {
 impl StdoutWriter {
     fn write_header(&mut self) -> Result<(), ConnectError> {
         if !self.header.is_empty() {
-            put(&self.header)?;
+            self.to.write(0, &self.header)?;
             self.header = Vec::new();
         }
         Ok(())
     }
 }
 
-fn put(bytes: &[u8]) -> Result<(), ConnectError> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).map_err(failed)?;
-    stdout.flush().map_err(failed)
-}
-
-fn failed(source: io::Error) -> ConnectError {
-    ConnectError::Write { name: "standard output".to_owned(), source }
-}
-
 impl Writer for StdoutWriter {
-    fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+    fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
         self.write_header()?;
-        put(bytes)
+        self.to.write(epoch, bytes)
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
-        self.write_header()?;
-        io::stdout().flush().map_err(failed)
+        self.write_header()
     }
 }

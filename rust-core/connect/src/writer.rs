@@ -16,20 +16,24 @@ use serde_json::Value;
 
 use crate::ConnectError;
 
-/// What a sink promises for a run with checkpoints, whatever is killed and whenever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a source or a sink promises for a run with checkpoints, whatever is killed and whenever; less comes before more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// Every row is shown once, when its epoch is committed.
-    ExactlyOnce,
-    /// Every row is shown at once; after a recovery those of the interrupted epoch are shown again.
+    /// A source: a record that was on its way when the core died may be lost.
+    AtMostOnce,
+    /// A source: no record is lost that was acknowledged, and its sender sends the others again, of which some may then
+    /// come twice. A sink: every row is shown at once; after a recovery those of the interrupted epoch are shown again.
     AtLeastOnce,
+    /// A source: every record is taken once. A sink: every row is shown once, when its epoch is committed.
+    ExactlyOnce,
 }
 
 impl fmt::Display for Promise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Promise::ExactlyOnce => "exactly once",
+            Promise::AtMostOnce => "at most once",
             Promise::AtLeastOnce => "at least once",
+            Promise::ExactlyOnce => "exactly once",
         })
     }
 }
@@ -54,8 +58,8 @@ impl<'a> Transactions<'a> {
 /// Puts encoded rows where they belong. Runs on the sink's own thread and may block.
 pub trait Writer: Send {
     /// Writes all of `bytes`, whole rows of `epoch`. Rows of an epoch and of the one after it may come alternately, until
-    /// `pre_commit` of the earlier one. A call that failed has written nothing, so it may be made again with the same
-    /// bytes.
+    /// `pre_commit` of the earlier one. A call that failed has written nothing; it is made again with the
+    /// same bytes before anything else is done for that epoch.
     fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError>;
 
     /// Makes everything written for `epoch` durable without showing it, and says what is needed to show it. May be called

@@ -126,6 +126,17 @@ impl SourceConnector {
         }
     }
 
+    /// What it promises for a run with checkpoints.
+    pub fn promise(&self) -> Promise {
+        match (self, self.replay()) {
+            (_, Replay::Seekable) => Promise::ExactlyOnce,
+            (SourceConnector::Http(_) | SourceConnector::Mqtt(MqttSpec { is_acknowledged: true, .. }), _) => {
+                Promise::AtLeastOnce
+            }
+            (_, Replay::Journaled | Replay::Lost) => Promise::AtMostOnce,
+        }
+    }
+
     /// Length of the longest record it takes, in bytes; 0: its rows are bounded by what they are made of.
     pub fn record_bytes_max(&self) -> usize {
         match self {

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 /// So few stay in the caches.
 const SLOTS: u32 = 32;
-/// Ends that sleep wake each other once for all that is on the way: as much as iceoryx2's buffer holds.
-const SLOTS_SLEEPING: u32 = 256;
 /// Small messages want more of them on the way.
-const SLOTS_SMALL: u32 = 1024;
+const SLOTS_MAX: u32 = 1024;
+/// Ends that sleep wake each other once for all that is on the way: as much as pipes and sockets hold.
+const BYTES_SLEEPING: usize = 1 << 20;
 
 struct Core {
     channel: CoreEnd,
@@ -23,9 +23,9 @@ struct Core {
 
 pub fn connect(plan: &Plan) -> Outcome<(Box<dyn Client>, Child)> {
     let slots = match (plan.bytes, plan.spin) {
-        (..=64, _) => SLOTS_SMALL,
+        (..=64, _) => SLOTS_MAX,
         (_, true) => SLOTS,
-        (_, false) => SLOTS_SLEEPING,
+        (bytes, false) => ((BYTES_SLEEPING / bytes).next_power_of_two() as u32).clamp(SLOTS, SLOTS_MAX),
     };
     let channel = CoreEnd::create(&ChannelConfig {
         slots,

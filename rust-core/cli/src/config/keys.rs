@@ -1,6 +1,8 @@
 //! Every key of the configuration: name, type, default, meaning. The reader ([`super::raw`]), the JSON Schema
 //! ([`super::schema`]) and the "did you mean" hints all work from these tables, so they cannot disagree.
 
+use ringmill_connect::Promise;
+
 /// The type of a value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -71,9 +73,15 @@ pub struct Variant {
     pub kind: &'static str,
     /// What it is.
     pub doc: &'static str,
+    /// What it promises with checkpoints, unless its keys say otherwise; `None`: it is a step.
+    pub promise: Option<Promise>,
     /// Its keys besides `kind`.
     pub keys: &'static [Key],
 }
+
+const EXACTLY: Option<Promise> = Some(Promise::ExactlyOnce);
+const AT_LEAST: Option<Promise> = Some(Promise::AtLeastOnce);
+const AT_MOST: Option<Promise> = Some(Promise::AtMostOnce);
 
 const fn needed(name: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { name, kind, required: true, doc }
@@ -132,6 +140,11 @@ pub static PIPELINE: &[Key] = &[
         "cpus",
         Kind::List(&Kind::Integer(0, 8191)),
         "CPUs to pin to: shard threads first, then workers. Default: no pinning.",
+    ),
+    optional(
+        "guarantee",
+        Kind::Choice(&["exactly-once", "at-least-once"]),
+        "What every source and sink must promise, whatever dies and whenever; a pipeline with one that promises less is refused, and so is one without [checkpoint]. Default: each does what it can, and `ringmill check` says what.",
     ),
     optional(
         "state_memory",
@@ -212,21 +225,38 @@ pub static FIELD: &[Key] = &[
 
 /// `[sources.NAME]`
 pub static SOURCES: &[Variant] = &[
-    Variant { kind: "generator", doc: "Made-up events, the same for the same seed.", keys: GENERATOR },
-    Variant { kind: "file", doc: "Text files, plain, gzip or zstd.", keys: FILE_SOURCE },
-    Variant { kind: "stdin", doc: "Standard input.", keys: STDIN },
+    Variant {
+        kind: "generator",
+        doc: "Made-up events, the same for the same seed.",
+        promise: EXACTLY,
+        keys: GENERATOR,
+    },
+    Variant { kind: "file", doc: "Text files, plain, gzip or zstd.", promise: EXACTLY, keys: FILE_SOURCE },
+    Variant { kind: "stdin", doc: "Standard input.", promise: AT_MOST, keys: STDIN },
     Variant {
         kind: "socket",
         doc: "JSON objects, one a line, from whoever connects to a TCP port or a Unix socket.",
+        promise: AT_MOST,
         keys: SOCKET,
     },
     Variant {
         kind: "http",
         doc: "JSON objects from requests: POST with one a line (application/x-ndjson) or in an array (application/json), plain, gzip or zstd.",
+        promise: AT_LEAST,
         keys: HTTP,
     },
-    Variant { kind: "kafka", doc: "JSON objects, one a message, from topics of Apache Kafka.", keys: KAFKA },
-    Variant { kind: "mqtt", doc: "JSON objects, one a message, from topics of an MQTT 3.1.1 broker.", keys: MQTT },
+    Variant {
+        kind: "kafka",
+        doc: "JSON objects, one a message, from topics of Apache Kafka.",
+        promise: EXACTLY,
+        keys: KAFKA,
+    },
+    Variant {
+        kind: "mqtt",
+        doc: "JSON objects, one a message, from topics of an MQTT 3.1.1 broker.",
+        promise: AT_LEAST,
+        keys: MQTT,
+    },
 ];
 
 static GENERATOR: &[Key] = &[
@@ -444,9 +474,9 @@ const INPUTS: Key =
 
 /// `[steps.NAME]`
 pub static STEPS: &[Variant] = &[
-    Variant { kind: "window", doc: "Aggregates over keyed windows in event time.", keys: WINDOW },
-    Variant { kind: "udf", doc: "A Python function in worker processes.", keys: UDF },
-    Variant { kind: "filter", doc: "Rows for which a condition holds.", keys: FILTER },
+    Variant { kind: "window", doc: "Aggregates over keyed windows in event time.", promise: None, keys: WINDOW },
+    Variant { kind: "udf", doc: "A Python function in worker processes.", promise: None, keys: UDF },
+    Variant { kind: "filter", doc: "Rows for which a condition holds.", promise: None, keys: FILTER },
 ];
 
 static WINDOW: &[Key] = &[
@@ -584,12 +614,17 @@ static FILTER: &[Key] = &[INPUTS, needed("where", Kind::Filled, "For example \"s
 
 /// `[sinks.NAME]`
 pub static SINKS: &[Variant] = &[
-    Variant { kind: "file", doc: "A file, or a folder of them: text, Arrow or Parquet.", keys: FILE_SINK },
-    Variant { kind: "sqlite", doc: "A table of an SQLite database.", keys: SQLITE },
-    Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", keys: POSTGRES },
-    Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", keys: KAFKA_SINK },
-    Variant { kind: "stdout", doc: "Standard output.", keys: STDOUT },
-    Variant { kind: "null", doc: "Counts rows and checksums every column.", keys: NULL },
+    Variant {
+        kind: "file",
+        doc: "A file, or a folder of them: text, Arrow or Parquet.",
+        promise: EXACTLY,
+        keys: FILE_SINK,
+    },
+    Variant { kind: "sqlite", doc: "A table of an SQLite database.", promise: EXACTLY, keys: SQLITE },
+    Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", promise: EXACTLY, keys: POSTGRES },
+    Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", promise: AT_LEAST, keys: KAFKA_SINK },
+    Variant { kind: "stdout", doc: "Standard output.", promise: AT_LEAST, keys: STDOUT },
+    Variant { kind: "null", doc: "Counts rows and checksums every column.", promise: EXACTLY, keys: NULL },
 ];
 
 static FILE_SINK: &[Key] = &[
@@ -602,7 +637,7 @@ static FILE_SINK: &[Key] = &[
     optional(
         "format",
         Kind::Choice(&["json", "csv", "arrow", "parquet"]),
-        "json (one object a line), csv (with a header), arrow (files of a folder can be mapped, one file is an IPC stream) or parquet (a folder only). Default: from the extension.",
+        "json (one object a line), csv (with a header), arrow (the files of a folder are Feather files; a single one is an IPC stream, for pyarrow.ipc.open_stream or polars.read_ipc_stream) or parquet (a folder only). Default: from the extension.",
     ),
     optional(
         "compression",

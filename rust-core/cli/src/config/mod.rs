@@ -7,6 +7,7 @@
 pub mod document;
 pub mod duration;
 pub mod graph;
+mod guarantee;
 pub mod http;
 mod kafka;
 pub mod keys;
@@ -95,6 +96,7 @@ pub fn parse(
     let root = raw::check_table(&document, keys::ROOT, Span { start: 0, end: 0 }, "the file", &mut mistakes);
     graph::check(&document, &mut mistakes);
     let resolved = resolve::resolve(&root, directory, default_name, machine, &mut mistakes);
+    guarantee::check(&root, &resolved.1, &mut mistakes);
     let has_retained = resolved.1.iter().any(|node| retained_step(&node.name).is_some());
     let serve = retained::listen(&root, has_retained, &mut mistakes);
     listen::check(&root, &mut mistakes);

@@ -326,7 +326,7 @@ fn output_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Op
     let format = match table.text("format").or(extension(path)) {
         Some("json" | "ndjson" | "jsonl") => OutputFormat::Json,
         Some("csv") => OutputFormat::Csv,
-        Some("arrow" | "feather") => OutputFormat::Arrow,
+        Some("arrow" | "arrows" | "feather") => OutputFormat::Arrow,
         Some("parquet") => OutputFormat::Parquet(compression(table)),
         _ => {
             let hint = "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"";
@@ -334,8 +334,10 @@ fn output_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Op
         }
     };
     let is_parquet = matches!(format, OutputFormat::Parquet(_));
-    if is_parquet && !path.ends_with('/') {
-        let message = "`path`: a Parquet file cannot grow, so rows are written as files of a folder";
+    let is_feather = table.text("format").is_none() && extension(path) == Some("feather");
+    if (is_parquet || is_feather) && !path.ends_with('/') {
+        let what = if is_parquet { "Parquet" } else { "Feather" };
+        let message = format!("`path`: a {what} file cannot grow, so rows are written as files of a folder");
         let hint = format!("end the path with a slash: path = \"{path}/\"");
         around.mistakes.push(Mistake::at(path_span(table), message).hint(hint));
     }

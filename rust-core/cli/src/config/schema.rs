@@ -48,6 +48,9 @@ fn table(keys: &[Key]) -> Value {
 fn variant(variant: &Variant) -> Value {
     let mut schema = table(variant.keys);
     schema["description"] = json!(variant.doc);
+    if let Some(promise) = variant.promise {
+        schema["x-guarantee"] = json!(promise.to_string());
+    }
     schema["properties"]["kind"] = json!({ "const": variant.kind });
     if let Some(required) = schema["required"].as_array_mut() {
         required.push(json!("kind"));

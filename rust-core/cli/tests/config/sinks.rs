@@ -130,6 +130,12 @@ fn a_file_s_format_is_written_down_or_told_by_its_name() {
         ],
     );
     check(
+        &sink("path = \"o.feather\""),
+        &[
+            "p.toml:6:8: `path`: a Feather file cannot grow, so rows are written as files of a folder (end the path with a slash: path = \"o.feather/\")",
+        ],
+    );
+    check(
         &sink("path = \"o.csv\"\ncompression = \"zstd\""),
         &["p.toml:7:1: `compression` belongs to format = \"parquet\", and this is csv (remove it)"],
     );

@@ -15,7 +15,7 @@ use crate::{
 use resume::FileShare;
 
 pub use sink::FileSink;
-pub(crate) use sink::part_epoch;
+pub(crate) use sink::{PlainWriter, part_epoch};
 
 /// How a shard reads its files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

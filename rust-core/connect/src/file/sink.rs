@@ -16,6 +16,7 @@ use std::{
 use ringmill_wire::Schema;
 
 pub(crate) use parts::part_epoch;
+pub(crate) use plain::PlainWriter;
 
 use crate::{
     ConnectError, OutputFormat, Promise, Transactions, Writer, create_output, create_output_folder, disk, encoder,
@@ -26,7 +27,7 @@ use crate::{
 /// **A file** is created anew when a run begins anew. With checkpoints, the rows of an epoch are appended to it when the
 /// epoch is committed; it holds nothing but its header and whole committed epochs, except while an append is in progress
 /// (a reader may then see the beginning of the epoch's rows; up to 4 MiB are written by one call, longer ones by several,
-/// each ending with a line) and after a crash in the middle of one (until the next start, which completes it). It must
+/// each ending with a line if it is text) and after a crash in the middle of one (until the next start, which completes it). It must
 /// not be written, cut or replaced by anybody else: what differs is refused.
 ///
 /// **A folder of parts** is a path that ends in `/`. Each epoch with rows becomes `part-<epoch>.<format>`, which appears
@@ -52,6 +53,15 @@ impl FileSink {
     /// What it promises with checkpoints.
     pub fn promise(&self) -> Promise {
         Promise::ExactlyOnce
+    }
+
+    /// Most memory that files take whose end is still to come, about.
+    pub fn memory_bytes(&self) -> u64 {
+        #[cfg(feature = "arrow")]
+        if self.has_parts() {
+            return complete::Completer::memory_bytes(self.format);
+        }
+        0
     }
 
     /// Creates the target, or completes it if the run continues from a checkpoint.

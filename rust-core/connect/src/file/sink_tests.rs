@@ -8,10 +8,13 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    ConnectError, FileSink, Format, Promise, Transactions, Writer,
+    ConnectError, FileSink, Format, OutputFormat, Promise, Transactions, Writer,
     disk::faults,
     schema_of,
-    testing::{self, fields},
+    testing::{
+        self, fields,
+        rows::{encoded, numbers},
+    },
 };
 
 fn open(
@@ -131,6 +134,30 @@ fn without_checkpoints_a_folder_gets_one_part_at_the_end() {
 
     open(&path, Format::Csv, None).unwrap().finish().unwrap();
     assert_eq!(testing::names(Path::new(&path)), ["notes.txt", "part-1.csv"]);
+}
+
+#[test]
+fn a_file_that_goes_on_has_to_have_the_columns_that_it_had() {
+    let other = schema_of(&fields(&["y:float64"])).unwrap();
+    let same = schema_of(&fields(&["x:int64"])).unwrap();
+    for format in [
+        OutputFormat::Csv,
+        #[cfg(feature = "arrow")]
+        OutputFormat::Arrow,
+    ] {
+        let place = Place::new("out");
+        let staging = place.folder.path().join("staging");
+        let sink = FileSink { path: place.target.clone().into(), format };
+        let mut writer = sink.open(&same, Some(&Transactions { staging: &staging, recovered: None })).unwrap();
+        writer.write(1, &encoded(format, &same, &[1, 2])).unwrap();
+        let value = writer.pre_commit(1).unwrap();
+        drop(writer);
+        let transactions = Transactions { staging: &staging, recovered: Some((1, &value)) };
+        drop(sink.open(&same, Some(&transactions)).unwrap());
+        let refused = sink.open(&other, Some(&transactions)).err().expect("a refusal");
+        assert!(refused.to_string().contains("its columns are others"), "{refused}");
+        assert_eq!(numbers(format, &fs::read(&place.target).unwrap()), [1, 2]);
+    }
 }
 
 #[test]

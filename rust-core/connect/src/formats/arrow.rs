@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::{ArrowNativeType, BooleanBuffer, Buffer, NullBuffer};
 use arrow_data::{ArrayData, ArrayDataBuilder};
-use arrow_ipc::writer::StreamWriter;
+use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
 use arrow_schema::{ArrowError, DataType as ArrowType, Field as ArrowField, SchemaRef, TimeUnit as ArrowUnit};
 use ringmill_wire::{BatchView, ColumnView, DataType, Schema, TimeUnit};
 
@@ -106,6 +106,11 @@ impl Encoder for ArrowEncoder {
     }
 }
 
+/// The columns of a stream that begins so; `None` if it is none.
+pub(crate) fn columns_of(beginning: &[u8]) -> Option<SchemaRef> {
+    StreamReader::try_new(beginning, None).ok().map(|reader| reader.schema())
+}
+
 /// Why a schema or rows are refused.
 pub(crate) fn refused(error: ArrowError) -> ConnectError {
     ConnectError::Schema(error.to_string())
@@ -172,19 +177,25 @@ fn array(column: &ColumnView<'_>, rows: &Range<usize>) -> Result<ArrayRef, Arrow
     let first = offsets[0];
     let items = first.as_usize()..offsets[rows.len()].as_usize();
     let values = &column.value_bytes()[items.start * width..items.end * width];
-    let offsets: Buffer = offsets.iter().map(|offset| offset - first).collect();
+    let rebased: Buffer = offsets.iter().map(|offset| offset - first).collect();
     match data_type {
         DataType::List(item) => {
             let items = ArrayData::builder(arrow_type(item.data_type())).len(items.len()).add_buffer(values.into());
-            finish(builder.add_buffer(offsets).add_child_data(items.build()?), column, rows)
+            finish(builder.add_buffer(rebased).add_child_data(items.build()?), column, rows)
         }
-        DataType::Utf8 if std::str::from_utf8(values).is_err() => Ok(repaired(column, rows)),
-        _ => finish(builder.add_buffer(offsets).add_buffer(values.into()), column, rows),
+        DataType::Utf8 if !is_text(values, offsets, first) => Ok(repaired(column, rows)),
+        _ => finish(builder.add_buffer(rebased).add_buffer(values.into()), column, rows),
     }
 }
 
 fn finish(builder: ArrayDataBuilder, column: &ColumnView<'_>, rows: &Range<usize>) -> Result<ArrayRef, ArrowError> {
     Ok(make_array(builder.len(rows.len()).nulls(nulls(column, rows)).build()?))
+}
+
+/// Whether these bytes are UTF-8, and each text as well.
+fn is_text(values: &[u8], offsets: &[i32], first: i32) -> bool {
+    let is_boundary = |text: &str| offsets.iter().all(|offset| text.is_char_boundary((offset - first).as_usize()));
+    std::str::from_utf8(values).is_ok_and(is_boundary)
 }
 
 /// Texts of which one is no UTF-8, which only a writer that broke its word can cause.

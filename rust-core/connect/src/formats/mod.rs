@@ -22,6 +22,7 @@ use crate::ConnectError;
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
 #[cfg(any(feature = "kafka", feature = "mqtt"))]
 pub(crate) use json::write_string;
+pub(crate) use output::has_same_columns;
 pub use output::{Compression, OutputFormat, encoder};
 pub use skip::Within;
 pub use timestamp::write as write_timestamp;

@@ -65,6 +65,16 @@ impl From<Format> for OutputFormat {
     }
 }
 
+/// Whether an output that begins with `found` has the columns of one that begins with `header`.
+pub(crate) fn has_same_columns(found: &[u8], header: &[u8]) -> bool {
+    #[cfg(feature = "arrow")]
+    if let (Some(found), Some(expected)) = (super::arrow::columns_of(found), super::arrow::columns_of(header)) {
+        // Another version of the library may write the same in other bytes.
+        return found == expected;
+    }
+    found == header
+}
+
 /// An encoder for rows of this schema; refused if the format cannot carry one of its columns. Rows in columns are an Arrow
 /// IPC stream; whoever writes files of another form makes them of it.
 pub fn encoder(format: impl Into<OutputFormat>, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {

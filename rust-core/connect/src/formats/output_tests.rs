@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use ringmill_wire::{BatchView, DataType, Schema};
 
 use crate::{
-    Compression, ConnectError, Format, OutputFormat, encoder, schema_of,
+    Compression, ConnectError, FileSink, Format, OutputFormat, encoder, schema_of,
     testing::{all_kinds, batch, batch_of, fields, random_row, rows::batches},
 };
 
@@ -75,6 +75,57 @@ proptest! {
             }
         }
         prop_assert_eq!(row, rows.len());
+    }
+}
+
+/// The only part of a folder that is written without checkpoints.
+fn part(format: OutputFormat, schema: &Schema, writes: &[Vec<u8>]) -> Vec<RecordBatch> {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = FileSink { path: format!("{}/", folder.path().display()).into(), format };
+    let mut writer = sink.open(schema, None).unwrap();
+    writes.iter().for_each(|bytes| writer.write(1, bytes).unwrap());
+    writer.finish().unwrap();
+    batches(&std::fs::read(folder.path().join(format!("part-0000000001.{format}"))).unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_complete_file_has_every_value_of_all_its_batches(
+        rows in prop::collection::vec(random_row(), 1..40),
+        cut in 0_usize..40,
+    ) {
+        let schema = schema_of(&all_kinds(Format::Json)).unwrap();
+        let batch = batch_of(&schema, &rows);
+        let view = batch.view();
+        let cut = cut.min(rows.len());
+        let compressions = [Compression::None, Compression::Snappy, Compression::Zstd].map(OutputFormat::Parquet);
+        for format in [OutputFormat::Arrow].into_iter().chain(compressions) {
+            let mut encoder = encoder(format, &schema).unwrap();
+            let mut encoded = |rows: std::ops::Range<usize>| {
+                let mut bytes = Vec::new();
+                if !rows.is_empty() {
+                    encoder.encode(&view, rows, &mut bytes);
+                }
+                bytes
+            };
+            let found = part(format, &schema, &[encoded(0..cut), encoded(cut..rows.len())]);
+            let cells = |column| {
+                let of_batch = |batch: &RecordBatch| (0..batch.num_rows()).map(|row| cell(batch, column, row)).collect();
+                found.iter().flat_map(|batch| -> Vec<_> { of_batch(batch) }).collect::<Vec<_>>()
+            };
+            for column in 0..schema.len() {
+                let is_seconds = format != OutputFormat::Arrow && schema.field(column).name == "seconds";
+                let expected = (0..rows.len()).map(|row| expected(&view, column, row)).map(|cell| match cell {
+                    Some(bytes) if is_seconds => {
+                        let seconds = i64::from_le_bytes(bytes.try_into().unwrap());
+                        Some((seconds * 1_000).to_le_bytes().to_vec())
+                    }
+                    other => other,
+                });
+                prop_assert_eq!(cells(column), expected.collect::<Vec<_>>(), "{} of {}", schema.field(column).name, format);
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, Partition, Places, Resume, Waker};
+use ringmill_connect::{Encoder, FileSink, Partition, Places, Resume, Waker};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -406,7 +406,13 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                 ));
                 ("chunks", shards * chunk_memory_bytes())
             }
-            NodeKind::Sink(_) => ("chunks", shards * chunk_memory_bytes()),
+            NodeKind::Sink(sink) => {
+                if let SinkSpec::File { path, format } = sink {
+                    let bytes = FileSink { path: path.clone(), format: *format }.memory_bytes();
+                    budget.extend((bytes > 0).then(|| (format!("{} open files, at most", node.name), bytes)));
+                }
+                ("chunks", shards * chunk_memory_bytes())
+            }
             NodeKind::Window(_) => {
                 state = true;
                 let input = node.input_schema.as_ref();

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ringmill_connect::{Journal, LettersSpec, Replay, take_out};
+use ringmill_connect::{Journal, LettersSpec, OutputFormat, Replay, take_out};
 use ringmill_failpoint::hit;
 use ringmill_state::{Delta, Manifest, Misfit, NodeId, NodeIds, ShardStore, StateError, StateFolder};
 use serde_json::Value;
@@ -387,7 +387,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
         NodeKind::Sink(sink) => {
             let target = match sink {
                 SinkSpec::Null => "null".to_owned(),
-                SinkSpec::File { path, format } => format!("file {} as {format:?}", path.display()),
+                SinkSpec::File { path, format } => format!("file {} as {}", path.display(), form(*format)),
                 SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
                 SinkSpec::Kafka(sink) => format!("kafka topic {}", sink.topic),
                 // A database may move to another host; what it has of us is looked at when it is opened.
@@ -400,4 +400,14 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
         }
     };
     Ok(NodeIdentity { name: node.name.clone(), kind, fingerprint, udf_version })
+}
+
+/// A sink's format as checkpoints name it. How pages are compressed may change.
+fn form(format: OutputFormat) -> &'static str {
+    match format {
+        OutputFormat::Json => "Json",
+        OutputFormat::Csv => "Csv",
+        OutputFormat::Arrow => "Arrow",
+        OutputFormat::Parquet(_) => "Parquet",
+    }
 }

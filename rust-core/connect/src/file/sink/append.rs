@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, Metadata},
-    io,
+    io::{self, Read},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::create;
 use crate::{
     ConnectError, Transactions, Writer, disk,
+    formats::has_same_columns,
     staging::{Sealed, StagePoints, Staged, StagingLog, checksum, read_error, stage_points, write_error},
 };
 
@@ -59,7 +60,10 @@ impl AppendWriter {
             committed: transactions.recovered.map_or(0, |(epoch, _)| epoch),
         };
         match transactions.known() {
-            Some((epoch, value)) => writer.recover(epoch, value)?,
+            Some((epoch, value)) => {
+                writer.recover(epoch, value)?;
+                writer.check_header(header)?;
+            }
             None => writer.begin(header)?,
         }
         writer.log.clear()?;
@@ -97,6 +101,19 @@ impl AppendWriter {
         })?;
         (self.inode, self.length) = (inode, pending.end());
         Ok(())
+    }
+
+    /// Refuses a file whose columns are others than those of the rows to come.
+    fn check_header(&self, header: &[u8]) -> Result<(), ConnectError> {
+        let failed = |source| read_error(&self.path, source);
+        let file = File::open(&self.path).map_err(|error| self.gone(error))?;
+        let mut found = Vec::new();
+        file.take(header.len() as u64).read_to_end(&mut found).map_err(failed)?;
+        if has_same_columns(&found, header) {
+            return Ok(());
+        }
+        let reason = "its columns are others than those of the pipeline now; run with --fresh to begin anew";
+        Err(self.refuse(reason.to_owned()))
     }
 
     fn refuse(&self, reason: String) -> ConnectError {

@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::{
     reader::{StreamDecoder, StreamReader},
-    writer::{FileWriter, IpcWriteOptions},
+    writer::FileWriter,
 };
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::coalesce::BatchCoalescer;
@@ -20,10 +20,17 @@ use parquet::{
 
 use crate::{Compression, ConnectError, OutputFormat, formats::arrow::refused, staging::StagingLog};
 
-/// Rows of a record batch of an Arrow file, but the last.
-const BATCH_ROWS: usize = 65_536;
-/// A row group of a Parquet file ends with so many bytes, so that an open epoch takes a bounded part of the memory.
+/// Rows of a record batch of an Arrow file, at most.
+const BATCH_ROWS: usize = if cfg!(test) { 4 } else { 65_536 };
+/// A record batch of an Arrow file also ends with so many bytes: a batch of large values must neither take all the memory nor
+/// more than 32-bit offsets address.
+const BATCH_BYTES: usize = 16 << 20;
+/// Rows of a row group of a Parquet file, at most.
+const GROUP_ROWS: usize = if cfg!(test) { 4 } else { 1 << 20 };
+/// … which also ends with so many bytes, as they are written.
 const GROUP_BYTES: usize = 64 << 20;
+/// An epoch is complete while rows of the next one come already.
+const EPOCHS: usize = 2;
 
 /// The files of all open epochs.
 pub struct Completer {
@@ -42,6 +49,17 @@ impl Completer {
                 Some(Completer { format, header: header.to_owned(), open: Vec::new() })
             }
         }
+    }
+
+    /// Most memory that open files take, about.
+    pub fn memory_bytes(format: OutputFormat) -> u64 {
+        let bytes = match format {
+            OutputFormat::Json | OutputFormat::Csv => 0,
+            // Rows that wait, and the record batch that they become.
+            OutputFormat::Arrow => 2 * BATCH_BYTES,
+            OutputFormat::Parquet(_) => 2 * GROUP_BYTES,
+        };
+        (EPOCHS * bytes) as u64
     }
 
     /// Rows of an epoch: all of them or, with an error of the log, none; then the call is made again.
@@ -87,11 +105,15 @@ enum Writing {
     Parquet(Box<ArrowWriter<Vec<u8>>>),
     /// bytes of the end
     Complete(Vec<u8>),
+    /// its end could not be made
+    Broken,
 }
 
 struct ArrowFile {
     writer: FileWriter<Vec<u8>>,
     batches: BatchCoalescer,
+    /// bytes of the rows that wait
+    waiting: usize,
 }
 
 impl OpenFile {
@@ -107,15 +129,20 @@ impl OpenFile {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        let length = bytes.len();
         let mut bytes = Buffer::from(bytes);
         while let Some(batch) = self.decoder.decode(&mut bytes).map_err(refused)? {
             match &mut self.file {
                 Writing::Arrow(file) => file.take(batch).map_err(refused)?,
                 Writing::Parquet(writer) => writer.write(&batch).map_err(refused_by_parquet)?,
-                Writing::Complete(_) => return Err(ConnectError::Schema("the file is complete".to_owned())),
+                Writing::Complete(_) | Writing::Broken => return Err(over()),
             }
         }
-        Ok(())
+        match &mut self.file {
+            Writing::Arrow(file) => file.count(length).map_err(refused),
+            Writing::Parquet(writer) => writer.sync().map_err(|error| ConnectError::Schema(error.to_string())),
+            Writing::Complete(_) | Writing::Broken => Err(over()),
+        }
     }
 
     /// Puts what is known of the file into the log.
@@ -124,32 +151,52 @@ impl OpenFile {
             Writing::Arrow(file) => file.writer.get_mut(),
             Writing::Parquet(writer) => writer.inner_mut(),
             Writing::Complete(rest) => rest,
+            Writing::Broken => return Err(over()),
         };
         if !bytes.is_empty() {
             log.append(epoch, &[bytes])?;
-            bytes.clear();
+            // A row group's memory is not kept for the next one.
+            *bytes = Vec::new();
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), ConnectError> {
-        self.file = match std::mem::replace(&mut self.file, Writing::Complete(Vec::new())) {
+        self.file = match std::mem::replace(&mut self.file, Writing::Broken) {
             Writing::Arrow(file) => Writing::Complete(file.end().map_err(refused)?),
             Writing::Parquet(writer) => Writing::Complete(writer.into_inner().map_err(refused_by_parquet)?),
-            complete @ Writing::Complete(_) => complete,
+            over @ (Writing::Complete(_) | Writing::Broken) => over,
         };
         Ok(())
     }
 }
 
+/// Nothing can be written any more.
+fn over() -> ConnectError {
+    ConnectError::Schema("the file has its end already, or could not get one".to_owned())
+}
+
 impl ArrowFile {
     fn begin(schema: SchemaRef) -> Result<ArrowFile, ArrowError> {
-        let writer = FileWriter::try_new_with_options(Vec::new(), &schema, IpcWriteOptions::default())?;
-        Ok(ArrowFile { writer, batches: BatchCoalescer::new(schema, BATCH_ROWS) })
+        let writer = FileWriter::try_new(Vec::new(), &schema)?;
+        Ok(ArrowFile { writer, batches: BatchCoalescer::new(schema, BATCH_ROWS), waiting: 0 })
     }
 
     fn take(&mut self, batch: RecordBatch) -> Result<(), ArrowError> {
         self.batches.push_batch(batch)?;
+        if self.batches.has_completed_batch() {
+            self.waiting = 0;
+        }
+        self.write()
+    }
+
+    /// The rows just taken came as so many bytes.
+    fn count(&mut self, bytes: usize) -> Result<(), ArrowError> {
+        self.waiting += bytes;
+        if self.waiting >= BATCH_BYTES {
+            self.waiting = 0;
+            self.batches.finish_buffered_batch()?;
+        }
         self.write()
     }
 
@@ -177,6 +224,7 @@ fn parquet_file(schema: SchemaRef, compression: Compression) -> Result<ArrowWrit
     let properties = WriterProperties::builder()
         .set_compression(compression)
         .set_created_by(concat!("ringmill ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_max_row_group_bytes(Some(GROUP_BYTES))
         .build();
     ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(refused_by_parquet)

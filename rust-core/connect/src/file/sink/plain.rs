@@ -37,6 +37,11 @@ impl PlainWriter {
         Ok(writer)
     }
 
+    /// Writes to what is open already, from where it stands.
+    pub fn of_stream(file: File, name: &str) -> PlainWriter {
+        PlainWriter { file, path: name.into(), is_regular: false, length: 0, taken: 0, has_rest: false }
+    }
+
     fn write_stream(&mut self, bytes: &[u8]) -> io::Result<()> {
         while self.taken < bytes.len() {
             match self.file.write(&bytes[self.taken..]) {
