@@ -69,6 +69,18 @@ def load(folder: Path) -> list[Result]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
+def commits(results: list[Result]) -> str:
+    """Which commit was measured; which ones, where a part was measured again later."""
+    jobs: dict[str, set[str]] = {}
+    for result in results:
+        build = result["build"]
+        commit = f"{build['commit'][:7]}{' with changes' if build['dirty'] else ''}"
+        jobs.setdefault(commit, set()).add(result["job"]["name"])
+    if len(jobs) == 1:
+        return f"commit {next(iter(jobs))}"
+    return "; ".join(f"{', '.join(sorted(names))} at commit {commit}" for commit, names in jobs.items())
+
+
 def name_of(result: Result) -> str:
     """As a reader knows it."""
     job = result["job"]
@@ -315,13 +327,13 @@ def peers_section(folder: Path | None) -> str:
     if folder is None:
         return "No results are there yet: `scripts/bench peers`, then `scripts/bench report`."
     results = load(folder)
-    machine, build = results[0]["machine"], results[0]["build"]
+    machine = results[0]["machine"]
     where = folder.relative_to(BENCH)
     virtual = f", {machine['hypervisor'].upper()}" if machine["hypervisor"] else ""
     parts = [
         f"{machine['cpus']} CPUs ({machine['cpu']}{virtual}), {machine['os']}, "
-        f"{machine['kernel']}, CPython {machine['python']}; {created(folder)[:10]}, commit {build['commit'][:7]}"
-        f"{' with changes' if build['dirty'] else ''}. Every run and every histogram: [{where}]({where}).",
+        f"{machine['kernel']}, CPython {machine['python']}; {created(folder)[:10]}, {commits(results)}. "
+        f"Every run and every histogram: [{where}]({where}).",
     ]
     if any(result["method"]["quick"] for result in results):
         parts.append("**Small runs (`--quick`): these figures are there to show the form.**")
