@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, Order, OutputFormat, RECORD_BYTES_MAX};
+use ringmill_connect::{FieldSpec, FileSink, FileSpec, Format, Order, OutputFormat, RECORD_BYTES_MAX};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -128,24 +128,24 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         | SinkSpec::Null => OutputFormat::Json,
     };
     let name = stored_node(&node.name).map_or_else(|| node.name.clone(), |node| format!("{node}.dead_letters"));
-    let is_folder = matches!(sink, SinkSpec::File { path, .. } if path.as_os_str().as_encoded_bytes().ends_with(b"/"));
-    let mut file = file_name(&name, format);
-    if is_folder && format == OutputFormat::Arrow {
-        file.push('/');
-    }
-    NodeKind::Sink(SinkSpec::File { path: folder.join(file), format })
+    let has_parts = match sink {
+        SinkSpec::File { path, format } => FileSink { path: path.clone(), format: *format }.has_parts(),
+        _ => false,
+    };
+    NodeKind::Sink(SinkSpec::File { path: folder.join(file_name(&name, format, has_parts)), format })
 }
 
 fn file_sink(name: &str, input: String, folder: &Path) -> NodeSpec {
-    let path = folder.join(file_name(name, OutputFormat::Json));
+    let path = folder.join(file_name(name, OutputFormat::Json, false));
     let kind = NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json });
     NodeSpec { name: name.to_owned(), inputs: vec![input], kind }
 }
 
-/// A file, or for Parquet a folder of one.
-fn file_name(name: &str, format: OutputFormat) -> String {
+/// A text file, or what the sink has: an Arrow stream, a folder of Arrow or Parquet files.
+fn file_name(name: &str, format: OutputFormat, has_parts: bool) -> String {
     match format {
         OutputFormat::Json => format!("{name}.ndjson"),
+        OutputFormat::Arrow if has_parts => format!("{name}.arrow/"),
         OutputFormat::Csv | OutputFormat::Arrow => format!("{name}.{format}"),
         OutputFormat::Parquet(_) => format!("{name}.parquet/"),
     }

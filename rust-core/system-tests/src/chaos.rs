@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::Job;
+
 /// A small reproducible generator (SplitMix64); its seed is printed by every test that uses it.
 pub struct Chance(u64);
 
@@ -126,6 +128,20 @@ pub fn kill_after(child: &mut Child, mut is_time: impl FnMut() -> bool, time: Du
     kill_now(child.id() as i32);
     let status = child.wait().expect("a child can be waited for");
     status.code().is_none()
+}
+
+/// Runs a job until it ends by itself. Each run is killed within a moment of its first checkpoint, and `killed` is called then.
+pub fn kill_behind_checkpoints(job: &Job, chance: &mut Chance, mut killed: impl FnMut(&mut Chance)) {
+    let state = job.path("state");
+    loop {
+        let mut child = job.start(&[]);
+        let before = newest_checkpoint(&state);
+        let time = chance.between(Duration::ZERO, Duration::from_millis(60));
+        if !kill_after(&mut child, || newest_checkpoint(&state) > before, time) {
+            return;
+        }
+        killed(chance);
+    }
 }
 
 /// The newest checkpoint in a state folder; 0: none.

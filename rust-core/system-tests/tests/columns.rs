@@ -1,43 +1,31 @@
 //! Arrow and Parquet files as PyArrow and Polars read them: while the core is killed again and again, and at the end.
 
 use std::process::Command;
-use std::time::Duration;
 
-use ringmill_system_tests::Job;
-use ringmill_system_tests::chaos::{Chance, Progress, kill_after, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_behind_checkpoints, rounds};
+use ringmill_system_tests::{CHECKPOINT, Job};
 use serde_json::Value;
 
 const ROWS: u64 = 20_000;
 
-const PIPELINE: &str = r#"
+fn pipeline() -> String {
+    let sink = |(name, path)| format!("[sinks.{name}]\nkind = \"file\"\npath = \"{path}\"\ninputs = [\"rows\"]\n");
+    let sinks = [("parquet", "rows.parquet/"), ("arrow", "rows.arrow/"), ("stream", "stream.arrow")].map(sink).concat();
+    format!(
+        r#"
 [pipeline]
 shards = 2
 
-[checkpoint]
-path = "state"
-interval = "20ms"
-
+{CHECKPOINT}
 [sources.rows]
 kind = "file"
 path = "in.ndjson"
 rate = 20_000
-fields = { number = "uint64", at = "timestamp[s]", name = { type = "utf8", nullable = true } }
+fields = {{ number = "uint64", at = "timestamp[s]", name = {{ type = "utf8", nullable = true }} }}
 
-[sinks.parquet]
-kind = "file"
-path = "rows.parquet/"
-inputs = ["rows"]
-
-[sinks.arrow]
-kind = "file"
-path = "rows.arrow/"
-inputs = ["rows"]
-
-[sinks.stream]
-kind = "file"
-path = "stream.arrow"
-inputs = ["rows"]
-"#;
+{sinks}"#
+    )
+}
 
 /// Prints the types, and then the rows in the order of their numbers.
 const READER: &str = "
@@ -64,7 +52,7 @@ fn row(number: u64) -> Row {
 }
 
 fn job() -> Job {
-    let job = Job::new(PIPELINE, "");
+    let job = Job::new(&pipeline(), "");
     let line = |number| {
         let (number, at, name) = row(number);
         let row = serde_json::json!({ "number": number, "at": at, "name": name });
@@ -98,20 +86,14 @@ fn every_row_is_in_one_file_however_often_the_core_dies_and_each_file_is_whole()
     let mut kills = 0;
     while kills < wanted {
         let job = job();
-        loop {
-            let mut child = job.start(&[]);
-            let before = newest_checkpoint(&job.path("state"));
-            let time = chance.between(Duration::ZERO, Duration::from_millis(60));
-            if !kill_after(&mut child, || newest_checkpoint(&job.path("state")) > before, time) {
-                break;
-            }
+        kill_behind_checkpoints(&job, &mut chance, |chance| {
             kills += 1;
             progress.at(kills);
             let what = ["parquet", "arrow"][chance.below(2) as usize];
             let (_, rows) = read(&job, what);
             let count = rows.len() as u64;
             assert!(rows.into_iter().eq((0..count).map(row)), "{what}: none is left out or comes again");
-        }
+        });
         for (what, time) in [("parquet", "ms"), ("arrow", "s"), ("stream", "s")] {
             let (types, rows) = read(&job, what);
             assert_eq!(types, ["uint64".to_owned(), format!("timestamp[{time}, tz=UTC]"), "string".to_owned()]);

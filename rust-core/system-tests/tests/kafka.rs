@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_after, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_behind_checkpoints, newest_checkpoint, rounds};
 use ringmill_system_tests::kafka::Kafka;
 use ringmill_system_tests::{CHECKPOINT, Job, read_until, sinks_of, until};
 
@@ -222,16 +222,10 @@ fn no_row_is_missing_however_often_the_core_dies() {
     while kills < wanted {
         let kafka = Kafka::with_topic("rows", 2);
         let job = sink(&kafka, "");
-        loop {
-            let mut child = job.start(&[]);
-            let before = newest_checkpoint(&job.path("state"));
-            let time = chance.between(Duration::ZERO, Duration::from_millis(60));
-            if !kill_after(&mut child, || newest_checkpoint(&job.path("state")) > before, time) {
-                break;
-            }
+        kill_behind_checkpoints(&job, &mut chance, |_| {
             kills += 1;
             progress.at(kills);
-        }
+        });
         let messages = kafka.read("rows");
         let numbers: BTreeSet<u64> = messages.iter().map(|(_, _, value)| number(value)).collect();
         assert!(numbers.iter().copied().eq(0..ROWS), "{} of {ROWS} rows", numbers.len());

@@ -314,24 +314,18 @@ fn extension(path: &str) -> Option<&str> {
 
 /// `format`, or what the path's extension says.
 fn format_or_extension(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<Format> {
-    match table.text("format").or(extension(path)) {
-        Some("json" | "ndjson" | "jsonl") => Some(Format::Json),
-        Some("csv") => Some(Format::Csv),
+    match format_named(table, table.text("format").or(extension(path))) {
+        Some(OutputFormat::Json) => Some(Format::Json),
+        Some(OutputFormat::Csv) => Some(Format::Csv),
         _ => unknown_format(table, path, "add format = \"json\" or format = \"csv\"", around),
     }
 }
 
 /// The same of a sink.
 fn output_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<OutputFormat> {
-    let format = match table.text("format").or(extension(path)) {
-        Some("json" | "ndjson" | "jsonl") => OutputFormat::Json,
-        Some("csv") => OutputFormat::Csv,
-        Some("arrow" | "arrows" | "feather") => OutputFormat::Arrow,
-        Some("parquet") => OutputFormat::Parquet(compression(table)),
-        _ => {
-            let hint = "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"";
-            return unknown_format(table, path, hint, around);
-        }
+    let Some(format) = format_named(table, table.text("format").or(extension(path))) else {
+        let hint = "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"";
+        return unknown_format(table, path, hint, around);
     };
     let is_parquet = matches!(format, OutputFormat::Parquet(_));
     let is_feather = table.text("format").is_none() && extension(path) == Some("feather");
@@ -346,6 +340,17 @@ fn output_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Op
         around.mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
     }
     Some(format)
+}
+
+/// What the value of `format` or an extension stands for.
+fn format_named(table: &Table, name: Option<&str>) -> Option<OutputFormat> {
+    Some(match name? {
+        "json" | "ndjson" | "jsonl" => OutputFormat::Json,
+        "csv" => OutputFormat::Csv,
+        "arrow" | "arrows" | "feather" => OutputFormat::Arrow,
+        "parquet" => OutputFormat::Parquet(compression(table)),
+        _ => return None,
+    })
 }
 
 fn path_span(table: &Table) -> super::Span {
@@ -607,12 +612,9 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
         }
         "postgres" => postgres(table, around.directory, around.mistakes).map(SinkSpec::Postgres),
         "kafka" => kafka_sink(table, around.directory, around.mistakes).map(SinkSpec::Kafka),
-        "stdout" => Some(SinkSpec::Stdout {
-            format: match table.text("format") {
-                Some("arrow") => OutputFormat::Arrow,
-                _ => format_of(table).map_or(OutputFormat::Json, OutputFormat::from),
-            },
-        }),
+        "stdout" => {
+            Some(SinkSpec::Stdout { format: format_named(table, table.text("format")).unwrap_or(OutputFormat::Json) })
+        }
         _ => Some(SinkSpec::Null),
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn columns_of(beginning: &[u8]) -> Option<SchemaRef> {
 }
 
 /// Why a schema or rows are refused.
-pub(crate) fn refused(error: ArrowError) -> ConnectError {
+pub(crate) fn refused(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::Schema(error.to_string())
 }
 
@@ -148,8 +148,8 @@ fn arrow_unit(unit: TimeUnit) -> ArrowUnit {
 }
 
 fn nulls(column: &ColumnView<'_>, rows: &Range<usize>) -> Option<NullBuffer> {
-    let bits = Buffer::from(column.validity()?);
-    Some(NullBuffer::new(BooleanBuffer::new(bits, rows.start, rows.len())))
+    let bits = Buffer::from(&column.validity()?[rows.start / 8..rows.end.div_ceil(8)]);
+    Some(NullBuffer::new(BooleanBuffer::new(bits, rows.start % 8, rows.len())))
 }
 
 fn milliseconds(column: &ColumnView<'_>, rows: &Range<usize>) -> Result<ArrayRef, ArrowError> {

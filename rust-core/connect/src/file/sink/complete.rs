@@ -14,7 +14,6 @@ use arrow_select::coalesce::BatchCoalescer;
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression as PageCompression, ZstdLevel},
-    errors::ParquetError,
     file::properties::WriterProperties,
 };
 
@@ -134,13 +133,13 @@ impl OpenFile {
         while let Some(batch) = self.decoder.decode(&mut bytes).map_err(refused)? {
             match &mut self.file {
                 Writing::Arrow(file) => file.take(batch).map_err(refused)?,
-                Writing::Parquet(writer) => writer.write(&batch).map_err(refused_by_parquet)?,
+                Writing::Parquet(writer) => writer.write(&batch).map_err(refused)?,
                 Writing::Complete(_) | Writing::Broken => return Err(over()),
             }
         }
         match &mut self.file {
             Writing::Arrow(file) => file.count(length).map_err(refused),
-            Writing::Parquet(writer) => writer.sync().map_err(|error| ConnectError::Schema(error.to_string())),
+            Writing::Parquet(writer) => writer.sync().map_err(refused),
             Writing::Complete(_) | Writing::Broken => Err(over()),
         }
     }
@@ -164,7 +163,7 @@ impl OpenFile {
     fn end(&mut self) -> Result<(), ConnectError> {
         self.file = match std::mem::replace(&mut self.file, Writing::Broken) {
             Writing::Arrow(file) => Writing::Complete(file.end().map_err(refused)?),
-            Writing::Parquet(writer) => Writing::Complete(writer.into_inner().map_err(refused_by_parquet)?),
+            Writing::Parquet(writer) => Writing::Complete(writer.into_inner().map_err(refused)?),
             over @ (Writing::Complete(_) | Writing::Broken) => over,
         };
         Ok(())
@@ -227,9 +226,5 @@ fn parquet_file(schema: SchemaRef, compression: Compression) -> Result<ArrowWrit
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_max_row_group_bytes(Some(GROUP_BYTES))
         .build();
-    ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(refused_by_parquet)
-}
-
-fn refused_by_parquet(error: ParquetError) -> ConnectError {
-    ConnectError::Schema(error.to_string())
+    ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(refused)
 }
