@@ -112,7 +112,8 @@ struct Model {
 
 fn is_failing_device(error: &ConnectError) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.is_some_and(|source| source.raw_os_error() == Some(libc::EIO))
+    let is_sqlite = matches!(error, ConnectError::Database { reason, .. } if reason.starts_with("disk I/O error"));
+    is_sqlite || source.is_some_and(|source| source.raw_os_error() == Some(libc::EIO))
 }
 
 impl Model {
@@ -282,11 +283,11 @@ impl Model {
                 parts.flat_map(|name| numbers(format, &read(name))).collect()
             }
             #[cfg(feature = "sqlite")]
-            Target::Sqlite => {
+            Target::Sqlite => faults::spare(|| {
                 let connection = rusqlite::Connection::open(self.path()).unwrap();
                 let mut rows = connection.prepare("SELECT x FROM out ORDER BY rowid").unwrap();
                 rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-            }
+            }),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A table of an SQLite database as the target of a sink.
 
 #[cfg(feature = "sqlite")]
+mod quota;
+#[cfg(feature = "sqlite")]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod table;

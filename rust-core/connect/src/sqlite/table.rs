@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::{
     SqliteSink,
+    quota::tell_as_full_disk,
     rows::{bind, declared_type},
 };
 use crate::{ConnectError, Fault, create_output};
@@ -38,6 +39,7 @@ impl SqliteTable {
         // SQLite cannot say why it cannot create a file, and would not share it as the user's umask says.
         let created = create_output(File::options().read(true).write(true), &sink.path);
         created.map_err(|source| ConnectError::Open { path: sink.path.clone(), source })?;
+        tell_as_full_disk();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&sink.path, flags);
         let connection = connection.map_err(|error| unopened(&path, &error))?;
@@ -172,7 +174,7 @@ fn unopened(path: &str, error: &rusqlite::Error) -> ConnectError {
 /// What `connection` to the database at `path` has just said.
 ///
 /// SQLite says "unable to open database file" where a journal cannot be made for lack of space, and "disk I/O error" where
-/// a quota is spent, as it does for a broken disk; only the first gets better by waiting.
+/// a sync finds a quota spent, as it does for a broken disk; only the first gets better by waiting.
 pub fn database_error(path: &str, connection: &Connection, error: &rusqlite::Error) -> ConnectError {
     let mut reason = error.to_string();
     let fault = match error.sqlite_error_code() {

@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::{table::SqliteTable, writer::ChunkWriter};
 use crate::{
-    ConnectError, Format, SqliteSink, Transactions, Writer, encoder, schema_of,
+    ConnectError, Format, SqliteSink, Transactions, Writer,
+    disk::faults,
+    encoder, schema_of,
     testing::{self, all_kinds, fields, random_row},
 };
 
@@ -264,6 +266,30 @@ fn a_full_database_is_out_of_space_and_goes_on_when_there_is_room() {
     writer.table.connection.pragma_update(None, "max_page_count", 1_000_000).unwrap();
     writer.write(1, rows.as_bytes()).unwrap();
     assert_eq!(place.rows().len(), 10_000);
+}
+
+#[test]
+fn a_write_that_fails_for_lack_of_room_is_out_of_space_whichever_it_is() {
+    for (code, is_out_of_space) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
+        for (n, repeats) in (1..).flat_map(|n| [(n, 0), (n, 3)]) {
+            let place = Place::new();
+            let table = SqliteTable::open(&place.sink, &place.schema, Duration::from_millis(1)).unwrap();
+            let mut writer = ChunkWriter::new(table);
+            writer.write(1, b"{\"x\":1}\n").unwrap();
+            faults::order(n, repeats, code);
+            let written = writer.write(1, b"{\"x\":2}\n");
+            let is_over = repeats == 0 && !faults::are_spent();
+            faults::order(0, 0, 0);
+            if is_over {
+                assert!(n > 3, "SQLite writes to its journal and its database");
+                break;
+            }
+            let error = written.unwrap_err();
+            assert_eq!(error.is_out_of_space(), is_out_of_space, "write {n} and {repeats} more: {error}");
+            writer.write(1, b"{\"x\":3}\n").unwrap();
+            assert_eq!(place.rows(), [1, 3]);
+        }
+    }
 }
 
 #[test]
