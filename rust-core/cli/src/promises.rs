@@ -67,6 +67,13 @@ fn of_source(connector: &SourceConnector) -> &'static str {
 fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
     match (has_checkpoints, sink.promise(), sink) {
         (_, _, SinkSpec::Null) => None,
+        (true, Promise::ExactlyOnce, SinkSpec::Http(_)) => {
+            Some("exactly once, as the server knows keys: rows are sent when their checkpoint is complete")
+        }
+        (true, _, SinkSpec::Http(_)) => Some(
+            "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted \
+             one again, with the same Idempotency-Key",
+        ),
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
         (true, Promise::AtLeastOnce | Promise::AtMostOnce, _) => {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")
@@ -75,6 +82,7 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
         (false, _, SinkSpec::Postgres(sink)) if matches!(sink.mode, WriteMode::Upsert(_)) => {
             Some("every run writes its rows, each in the place of the one with its key")
         }
+        (false, _, SinkSpec::Http(_)) => Some("rows are sent as they come, again by every run"),
         (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }

@@ -156,10 +156,10 @@ pub enum ConnectError {
         /// the epoch
         epoch: u64,
     },
-    /// A database refused.
+    /// A database refused, or a server that takes requests.
     #[error("cannot write {name}: {reason}")]
     Database {
-        /// the database's file
+        /// the database's file, or where the server is
         name: String,
         /// its words
         reason: String,

@@ -16,6 +16,8 @@
 //!
 //! It does not know windows, rings or configuration files.
 
+#[cfg(any(feature = "http", feature = "postgres"))]
+mod backoff;
 mod dead_letter;
 mod disk;
 mod error;
@@ -48,7 +50,7 @@ mod stdout;
 #[cfg(test)]
 mod testing;
 mod text;
-#[cfg(any(feature = "mqtt", feature = "postgres"))]
+#[cfg(any(feature = "http", feature = "mqtt", feature = "postgres"))]
 mod tls;
 mod user_mask;
 mod writer;
@@ -59,7 +61,7 @@ pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{Compression, Encoder, Format, OutputFormat, Within, encoder, letter_encoder, write_timestamp};
 pub use generator::{GeneratorSpec, Shape};
-pub use http::{HttpSpec, TokenPlace};
+pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};
 pub use kafka::{KafkaSink, KafkaSpec, KafkaStart, MessageFields};
 pub use letters::{

@@ -22,6 +22,8 @@ enum Target {
     Parts(OutputFormat),
     #[cfg(feature = "sqlite")]
     Sqlite,
+    #[cfg(feature = "http")]
+    Http,
 }
 
 const TARGETS: &[Target] = &[
@@ -37,6 +39,8 @@ const TARGETS: &[Target] = &[
     Target::Parts(OutputFormat::Parquet(crate::Compression::Snappy)),
     #[cfg(feature = "sqlite")]
     Target::Sqlite,
+    #[cfg(feature = "http")]
+    Target::Http,
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +149,8 @@ impl Model {
             Target::Parts(_) => "out/",
             #[cfg(feature = "sqlite")]
             Target::Sqlite => "out.db",
+            #[cfg(feature = "http")]
+            Target::Http => "out",
         };
         format!("{}/{name}", self.folder.path().display()).into()
     }
@@ -160,6 +166,12 @@ impl Model {
             #[cfg(feature = "sqlite")]
             Target::Sqlite => {
                 let sink = crate::SqliteSink { path: self.path(), table: "out".to_owned() };
+                sink.open(&self.schema, Some(&transactions))
+            }
+            #[cfg(feature = "http")]
+            Target::Http => {
+                let sink =
+                    testing::http_sink::sink_to_keeper(&testing::server::keeper().to_string(), self.folder.path());
                 sink.open(&self.schema, Some(&transactions))
             }
         }
@@ -208,6 +220,8 @@ impl Model {
             Target::File(format) | Target::Parts(format) => format,
             #[cfg(feature = "sqlite")]
             Target::Sqlite => OutputFormat::Json,
+            #[cfg(feature = "http")]
+            Target::Http => OutputFormat::Json,
         };
         let bytes = encoded(format, &self.schema, &rows);
         let epoch = self.epoch + u64::from(is_ahead);
@@ -251,13 +265,17 @@ impl Model {
             Step::Write(count) | Step::WriteAhead(count) => self.write(true, count),
             Step::Advance => self.advance(),
             Step::Crash => self.reopen(),
-            Step::Fault(n, repeats, code) => faults::order(n, repeats, code),
+            Step::Fault(n, repeats, code) => {
+                faults::order(n, repeats, code);
+                // The server does its part.
+                fs::write(self.folder.path().join("silent"), n.to_string()).unwrap();
+            }
         }
         self.look();
     }
 
     /// What a reader sees now: the rows of all committed epochs in order; of the one in the manifest all or none, or in a
-    /// file the beginning if an append failed and what was appended could not be cut off.
+    /// file the beginning if an append failed and what was appended could not be cut off. A server has the beginning.
     fn look(&self) {
         if let (Target::File(format), Phase::InManifest) = (self.target, self.phase) {
             let seen = fs::read(self.path()).unwrap();
@@ -270,6 +288,15 @@ impl Model {
         }
         let seen = self.seen();
         let rows = &self.rows.numbers;
+        #[cfg(feature = "http")]
+        if let (Target::Http, Phase::InManifest) = (self.target, self.phase) {
+            assert!(
+                seen.len() >= self.shown.0 && rows.starts_with(&seen),
+                "{seen:?}, not {:?} of {rows:?}",
+                self.shown.0
+            );
+            return;
+        }
         let may_be_more = self.phase == Phase::InManifest && seen == *rows;
         assert!(seen == rows[..self.shown.0] || may_be_more, "{seen:?}, not {:?} of {rows:?}", self.shown.0);
     }
@@ -288,7 +315,16 @@ impl Model {
                 let mut rows = connection.prepare("SELECT x FROM out ORDER BY rowid").unwrap();
                 rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
             }),
+            #[cfg(feature = "http")]
+            Target::Http => numbers(OutputFormat::Json, &fs::read(self.path()).unwrap_or_default()),
         }
+    }
+
+    /// What is staged; a server's sink also knows what it has sent.
+    fn left(&self) -> Vec<String> {
+        let mut names = testing::names(&self.folder.path().join("staging"));
+        names.retain(|name| name != "sent");
+        names
     }
 }
 
@@ -312,7 +348,7 @@ proptest! {
             }
             model.writer().finish().unwrap();
             assert_eq!(model.seen(), model.rows.numbers);
-            assert!(testing::names(&model.folder.path().join("staging")).is_empty());
+            assert!(model.left().is_empty());
         }
     }
 }

@@ -80,6 +80,13 @@ pub(crate) enum Staged {
         /// the epoch that stood there before
         before: Option<u64>,
     },
+    /// rows for a server that takes requests
+    Http {
+        #[serde(flatten)]
+        rows: Sealed,
+        /// what the keys of its requests begin with
+        writer: String,
+    },
     /// rows for a table of a server
     Postgres {
         #[serde(flatten)]
@@ -118,7 +125,7 @@ impl Staged {
     pub fn rows(&self) -> &Sealed {
         match self {
             Staged::File { rows, .. } | Staged::Parts { rows, .. } => rows,
-            Staged::Sqlite { rows, .. } | Staged::Postgres { rows, .. } => rows,
+            Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } | Staged::Postgres { rows, .. } => rows,
         }
     }
 
@@ -128,6 +135,7 @@ impl Staged {
             Staged::File { .. } => "a file",
             Staged::Parts { .. } => "a folder of parts",
             Staged::Sqlite { .. } => "an SQLite table",
+            Staged::Http { .. } => "a server that takes requests",
             Staged::Postgres { .. } => "a PostgreSQL table",
         }
     }

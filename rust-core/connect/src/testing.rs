@@ -1,6 +1,10 @@
 //! What the tests of this crate share: polling a partition to its end.
 
+#[cfg(feature = "http")]
+pub(crate) mod http_sink;
 pub(crate) mod rows;
+#[cfg(feature = "http")]
+pub(crate) mod server;
 
 use std::sync::Arc;
 
@@ -13,6 +17,8 @@ use crate::{
     formats::{Decoder, Records, Scratch, Stop},
     schema_of,
 };
+#[cfg(feature = "http")]
+use crate::{HttpBody, HttpMethod, HttpSink, Secret};
 
 /// A dead letter, owned: offset, reason, record.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,14 @@
 //! manifest and renames it into place (the commit point), then it commits; when it starts it continues behind the
 //! manifest.
 
+#[cfg(feature = "http")]
+#[path = "../src/testing/http_sink.rs"]
+mod testing_http_sink;
 #[path = "../src/testing/rows.rs"]
 mod testing_rows;
+#[cfg(feature = "http")]
+#[path = "../src/testing/server.rs"]
+mod testing_server;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +26,8 @@ use std::{
 #[cfg(feature = "arrow")]
 use ringmill_connect::Compression;
 use ringmill_connect::{FieldSpec, FileSink, OutputFormat, SqliteSink, Transactions, Writer, encoder, schema_of};
+#[cfg(feature = "http")]
+use ringmill_connect::{HttpBody, HttpMethod, HttpSink, Secret};
 use ringmill_wire::{DataType, Schema};
 use serde_json::Value;
 use testing_rows::{encoded, numbers};
@@ -27,6 +35,19 @@ use testing_rows::{encoded, numbers};
 /// Epochs of a run; the second has no rows.
 const EPOCHS: u64 = 4;
 const CHILD: &str = "RINGMILL_TEST_KILL_POINTS";
+/// The address of the server, which this process is.
+#[cfg(feature = "http")]
+const SERVER: &str = "RINGMILL_TEST_SERVER";
+
+#[cfg(feature = "http")]
+fn server() -> Option<(&'static str, String)> {
+    Some((SERVER, testing_server::keeper().to_string()))
+}
+
+#[cfg(not(feature = "http"))]
+fn server() -> Option<(&'static str, String)> {
+    None
+}
 
 /// Rows of one epoch.
 fn rows(epoch: u64) -> std::ops::Range<u64> {
@@ -45,6 +66,8 @@ enum Target {
     Parts(OutputFormat),
     #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "there is none without the feature"))]
     Sqlite,
+    #[cfg(feature = "http")]
+    Http,
 }
 
 impl Target {
@@ -58,12 +81,26 @@ impl Target {
         ("parts-parquet", Target::Parts(OutputFormat::Parquet(Compression::Zstd))),
         #[cfg(feature = "sqlite")]
         ("sqlite", Target::Sqlite),
+        #[cfg(feature = "http")]
+        ("http", Target::Http),
     ];
 
     fn format(self) -> OutputFormat {
         match self {
             Target::File(format) | Target::Parts(format) => format,
             Target::Sqlite => OutputFormat::Json,
+            #[cfg(feature = "http")]
+            Target::Http => OutputFormat::Json,
+        }
+    }
+
+    /// Of an epoch that is being committed.
+    fn may_show_the_beginning(self) -> bool {
+        match self {
+            Target::File(_) => true,
+            #[cfg(feature = "http")]
+            Target::Http => true,
+            _ => false,
         }
     }
 
@@ -72,6 +109,8 @@ impl Target {
             Target::File(_) => "out",
             Target::Parts(_) => "out/",
             Target::Sqlite => "out.db",
+            #[cfg(feature = "http")]
+            Target::Http => "out",
         };
         format!("{}/{name}", folder.display()).into()
     }
@@ -84,6 +123,11 @@ impl Target {
         let path = self.path(folder);
         match self {
             Target::Sqlite => SqliteSink { path, table: "out".to_owned() }.open(&schema, Some(&transactions)),
+            #[cfg(feature = "http")]
+            Target::Http => {
+                let server = std::env::var(SERVER).unwrap();
+                testing_http_sink::sink_to_keeper(&server, folder).open(&schema, Some(&transactions))
+            }
             _ => FileSink { path, format: self.format() }.open(&schema, Some(&transactions)),
         }
         .unwrap()
@@ -106,6 +150,8 @@ impl Target {
                 paths.sort();
                 (paths.iter().flat_map(|path| seen(&fs::read(path).unwrap())).collect(), false)
             }
+            #[cfg(feature = "http")]
+            Target::Http => (seen(&fs::read(self.path(folder)).unwrap_or_default()), false),
             Target::Sqlite => {
                 let connection = rusqlite::Connection::open(self.path(folder)).unwrap();
                 let Ok(mut select) = connection.prepare("SELECT x FROM out ORDER BY rowid") else {
@@ -155,6 +201,7 @@ fn run(name: &str, folder: &Path, failpoint: &str) -> bool {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "the_process_that_is_killed", "--nocapture"])
         .env(CHILD, format!("{name} {} {failpoint}", folder.display()))
+        .envs(server())
         .output()
         .unwrap();
     let is_killed = output.status.signal() == Some(9);
@@ -179,7 +226,7 @@ fn check_killed(target: Target, folder: &Path, place: &str) {
     let epoch = manifest(folder).map_or(0, |(epoch, _)| epoch);
     let before: Vec<u64> = (1..epoch).flat_map(rows).collect();
     let all: Vec<u64> = (1..=epoch).flat_map(rows).collect();
-    let is_prefix = matches!(target, Target::File(_)) && seen.starts_with(&before) && all.starts_with(&seen);
+    let is_prefix = target.may_show_the_beginning() && seen.starts_with(&before) && all.starts_with(&seen);
     assert!(!is_torn && (seen == before || seen == all || is_prefix), "{place}: {seen:?} at epoch {epoch}");
 }
 
@@ -221,7 +268,8 @@ fn kill_everywhere(name: &str) {
             }
             run(name, &folder, "kill:none:1");
             assert_eq!(target.seen(&folder).0, expect, "{failpoint}");
-            let left: Vec<_> = fs::read_dir(folder.join("staging")).unwrap().collect();
+            let left = fs::read_dir(folder.join("staging")).unwrap().map(|entry| entry.unwrap().file_name());
+            let left: Vec<_> = left.filter(|name| name != "sent").collect();
             assert!(left.is_empty(), "{failpoint}: {left:?}");
             fs::remove_dir_all(folder).unwrap();
         }
@@ -253,6 +301,12 @@ fn killed_at_every_place_a_table_gets_each_row_once() {
     kill_everywhere("sqlite");
 }
 
+#[cfg(feature = "http")]
+#[test]
+fn killed_at_every_place_a_server_that_knows_keys_has_each_row_once() {
+    kill_everywhere("http");
+}
+
 /// The canary: a process that forgets what the manifest says of the sink does lose rows, and the checks see it.
 #[test]
 fn a_recovery_that_forgets_the_staged_rows_is_found_out() {
@@ -261,6 +315,8 @@ fn a_recovery_that_forgets_the_staged_rows_is_found_out() {
         ("parts", "sink.parts.rename"),
         #[cfg(feature = "sqlite")]
         ("sqlite", "sink.sqlite.begin"),
+        #[cfg(feature = "http")]
+        ("http", "sink.http.send"),
     ];
     for (name, place) in place {
         let folder = tempfile::tempdir().unwrap();

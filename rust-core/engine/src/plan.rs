@@ -17,8 +17,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{
-    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSpec, KafkaSink, KafkaSpec, LettersSpec,
-    MqttSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
+    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec, KafkaSink, KafkaSpec,
+    LettersSpec, MqttSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink,
+    encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -328,6 +329,8 @@ pub enum SinkSpec {
     Postgres(PostgresSink),
     /// A topic of Apache Kafka.
     Kafka(KafkaSink),
+    /// A server that takes requests.
+    Http(HttpSink),
     /// The store of a step's retained results; see [`retained`].
     Retained(RetainedSpec),
     /// Standard output.
@@ -343,7 +346,7 @@ impl SinkSpec {
         match self {
             SinkSpec::Null | SinkSpec::Retained(_) => Ok(None),
             SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => encoder(*format, schema).map(Some),
-            SinkSpec::Sqlite { .. } => encoder(Format::Json, schema).map(Some),
+            SinkSpec::Sqlite { .. } | SinkSpec::Http(_) => encoder(Format::Json, schema).map(Some),
             SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
         }
@@ -357,6 +360,7 @@ impl SinkSpec {
             SinkSpec::Sqlite { path, table } => SqliteSink { path: path.clone(), table: table.clone() }.promise(),
             SinkSpec::Postgres(sink) => sink.promise(),
             SinkSpec::Kafka(sink) => sink.promise(),
+            SinkSpec::Http(sink) => sink.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
         }
     }
@@ -367,9 +371,13 @@ impl SinkSpec {
     }
 
     /// Whether what it showed cannot be taken back when a run goes on from an older checkpoint. A null sink shows
-    /// nothing.
+    /// nothing; requests are bound to their epochs whatever their server makes of them.
     pub fn is_bound(&self) -> bool {
-        !matches!(self, SinkSpec::Null) && self.promise() == Promise::ExactlyOnce
+        match self {
+            SinkSpec::Null => false,
+            SinkSpec::Http(_) => true,
+            sink => sink.promise() == Promise::ExactlyOnce,
+        }
     }
 }
 

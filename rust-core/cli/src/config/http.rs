@@ -1,14 +1,15 @@
-//! The keys of an `http` source, checked together.
+//! The keys of an `http` source and of an `http` sink, checked together.
 
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_connect::{FieldSpec, HttpSpec, Secret, TokenPlace};
+use ringmill_connect::{FieldSpec, HttpBody, HttpMethod, HttpSink, HttpSpec, Secret, TokenPlace};
 
 use super::listen;
 use super::mistake::Mistake;
 use super::raw::Table;
 use super::resolve::{CONNECTIONS_MAX, count, record_bytes_max};
+use super::url::url;
 
 const PATH: &str = "/ingest";
 const REQUEST_BYTES: u64 = 16 << 20;
@@ -52,6 +53,76 @@ pub fn http(table: &Table, fields: Vec<FieldSpec>, directory: &Path, mistakes: &
         request_timeout: timeout.unwrap_or(TIMEOUT),
         connections_max: table.integer("connections_max").map_or(CONNECTIONS_MAX, count),
     })
+}
+
+const ROWS: i64 = 1_000;
+const BODY_BYTES: u64 = 1 << 20;
+
+/// Reads the table of a sink; `None` if its address or token cannot be known.
+pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<HttpSink> {
+    const EXAMPLE: &str = "for example url = \"https://alerts.example.com/v1/rows\"";
+    let url = url(table, HttpSink::check_url, EXAMPLE, mistakes);
+    let file = |key: &str| table.text(key).map(|path| directory.join(path));
+    let is_encrypted = url.as_ref().is_none_or(|url| url.reveal().starts_with("https:"));
+    if let Some(entry) = table.entry("ca_file").filter(|_| !is_encrypted) {
+        mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without https"));
+    }
+    let body = match table.text("body") {
+        Some("array") => HttpBody::Array,
+        Some("row") => HttpBody::Row,
+        _ => HttpBody::Lines,
+    };
+    let unused = ["rows_max", "bytes_max"].iter().filter_map(|key| table.entry(key));
+    for entry in unused.filter(|_| body == HttpBody::Row) {
+        let mistake = Mistake::at(entry.key_span, format!("`{}` has no effect with body = \"row\"", entry.key));
+        mistakes.push(mistake);
+    }
+    let rows_max = if body == HttpBody::Row { 1 } else { table.integer("rows_max").unwrap_or(ROWS) };
+    let bytes_max = table.size("bytes_max").unwrap_or(BODY_BYTES);
+    if let Some(raw) = table.get("bytes_max").filter(|_| !(1..=REQUEST_BYTES_MAX).contains(&bytes_max)) {
+        mistakes.push(Mistake::at(raw.span, "`bytes_max` must be between 1B and 256MiB"));
+    }
+    let timeout = table.duration("timeout").map(|ns| Duration::from_nanos(ns.unsigned_abs()));
+    if let Some(raw) = table.get("timeout").filter(|_| timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX)) {
+        mistakes.push(Mistake::at(raw.span, "`timeout` must be at most 1h"));
+    }
+    let headers = headers(table, mistakes);
+    let token = token(table, directory, mistakes);
+    Some(HttpSink {
+        url: url?,
+        method: if table.text("method") == Some("PUT") { HttpMethod::Put } else { HttpMethod::Post },
+        body,
+        rows_max: count(rows_max),
+        bytes_max: usize::try_from(bytes_max).ok()?,
+        headers,
+        token: token.ok()?,
+        root_certificates: file("ca_file"),
+        is_compressed: table.text("compression") == Some("gzip"),
+        timeout: timeout.unwrap_or(TIMEOUT),
+        is_idempotent: table.boolean("idempotent").unwrap_or(false),
+        refused: file("refused_path"),
+    })
+}
+
+fn headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<(String, Secret)> {
+    let mut headers = Vec::new();
+    for entry in table.children("headers") {
+        let Some(value) = entry.raw.text() else { continue };
+        let value = match value.strip_prefix('$').map(|variable| (variable, std::env::var(variable))) {
+            None => Secret::new(value),
+            Some((_, Ok(value))) => Secret::new(value),
+            Some((variable, Err(_))) => {
+                let message = format!("`headers`: there is no environment variable {variable}");
+                mistakes.push(Mistake::at(entry.key_span, message).private());
+                continue;
+            }
+        };
+        if let Err(reason) = HttpSink::check_header(&entry.key, &value) {
+            mistakes.push(Mistake::at(entry.key_span, format!("`headers`: {}: {reason}", entry.key)).private());
+        }
+        headers.push((entry.key.clone(), value));
+    }
+    headers
 }
 
 /// It could not be read, and a mistake says so.

@@ -623,6 +623,12 @@ pub static SINKS: &[Variant] = &[
     Variant { kind: "sqlite", doc: "A table of an SQLite database.", promise: EXACTLY, keys: SQLITE },
     Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", promise: EXACTLY, keys: POSTGRES },
     Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", promise: AT_LEAST, keys: KAFKA_SINK },
+    Variant {
+        kind: "http",
+        doc: "Requests to a server; exactly once if it is `idempotent`.",
+        promise: AT_LEAST,
+        keys: HTTP_SINK,
+    },
     Variant { kind: "stdout", doc: "Standard output.", promise: AT_LEAST, keys: STDOUT },
     Variant { kind: "null", doc: "Counts rows and checksums every column.", promise: EXACTLY, keys: NULL },
 ];
@@ -703,6 +709,55 @@ static KAFKA_SINK: &[Key] = &[
     optional("key", Kind::Filled, "The column (utf8, binary or an integer) that is also the key. Default: no key."),
     KAFKA_OPTIONS,
     KAFKA_OPTIONS_FILE,
+];
+
+static HTTP_SINK: &[Key] = &[
+    INPUTS,
+    needed(
+        "url",
+        Kind::Filled,
+        "Where requests go, http:// or https://; or $NAME, the environment variable in which it stands.",
+    ),
+    optional("method", Kind::Choice(&["POST", "PUT"]), "Default: POST."),
+    optional(
+        "body",
+        Kind::Choice(&["lines", "array", "row"]),
+        "What a request has: a JSON object a line (application/x-ndjson), an array of them, or one object (application/json). Default: lines.",
+    ),
+    optional("rows_max", Kind::Integer(1, 1 << 20), "Rows in a request, at most. Default: 1000."),
+    optional(
+        "bytes_max",
+        Kind::Size,
+        "Bytes in a request, at most, before compression; a longer row goes alone. Default: 1MiB.",
+    ),
+    optional("compression", Kind::Choice(&["none", "gzip"]), "How bodies are packed. Default: none."),
+    optional(
+        "headers",
+        Kind::Map(&Kind::Secret),
+        "Further headers, such as { \"x-api-key\" = \"$API_KEY\" }; $NAME is the environment variable with the value.",
+    ),
+    optional(
+        "token",
+        Kind::Filled,
+        "$NAME, the environment variable with the token that is shown as `authorization: Bearer TOKEN`. Either this or token_file.",
+    ),
+    optional("token_file", Kind::Filled, "File with that token; relative to this file."),
+    optional(
+        "ca_file",
+        Kind::Filled,
+        "With https: certificates to trust instead of the system's (PEM); relative to this file.",
+    ),
+    optional("timeout", Kind::Length, "For a request and its answer; at most 1h. Default: 30s."),
+    optional(
+        "idempotent",
+        Kind::Boolean,
+        "Whether the server takes requests with the same Idempotency-Key once. Then the sink is exactly once. Default: false.",
+    ),
+    optional(
+        "refused_path",
+        Kind::Filled,
+        "A file to which rows are appended that the server refuses (400, 409, 413, 422), with its reason; relative to this file. Default: none, they end the run.",
+    ),
 ];
 
 static STDOUT: &[Key] = &[

@@ -24,6 +24,7 @@ pub mod schema;
 pub mod size;
 pub mod suggest;
 pub mod text;
+mod url;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -41,14 +41,16 @@ fn targets<'a>(root: &'a Table, directory: &Path) -> Vec<Target<'a>> {
         .collect();
     for entry in root.children("sinks") {
         let Some(table) = entry.raw.table() else { continue };
-        let Some((raw, text)) = table.get("path").and_then(|raw| Some((raw, raw.text()?))) else { continue };
-        targets.push(Target {
-            owner: format!("the sink `{}`", entry.key),
-            path: normal(&directory.join(text)),
-            is_folder: text.ends_with('/'),
-            table: table.text("table"),
-            span: raw.span,
-        });
+        for raw in ["path", "refused_path"].iter().filter_map(|key| table.get(key)) {
+            let Some(text) = raw.text() else { continue };
+            targets.push(Target {
+                owner: format!("the sink `{}`", entry.key),
+                path: normal(&directory.join(text)),
+                is_folder: text.ends_with('/'),
+                table: table.text("table"),
+                span: raw.span,
+            });
+        }
     }
     targets
 }

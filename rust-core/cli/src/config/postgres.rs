@@ -3,17 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_connect::{PostgresSink, Secret, Tls, WriteMode};
+use ringmill_connect::{PostgresSink, Tls, WriteMode};
 
 use super::mistake::Mistake;
 use super::raw::Table;
+use super::url::url;
 
+const EXAMPLE: &str = "for example url = \"postgres://user@localhost:5432/database\", with password_file";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Reads the table of a sink; `None` if it lacks what every such sink needs.
 pub fn postgres(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<PostgresSink> {
-    let url = url(table, mistakes);
+    let url = url(table, PostgresSink::check_url, EXAMPLE, mistakes);
     let tls = match table.text("sslmode") {
         Some("disable") => Tls::Disable,
         Some("require") => Tls::Require,
@@ -45,28 +47,6 @@ pub fn postgres(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) ->
         statement_timeout: duration("statement_timeout", STATEMENT_TIMEOUT),
         application_name: text("application_name", "ringmill"),
     })
-}
-
-/// The address. A mistake in it is shown at the table's head, since its own line may have a password in it.
-fn url(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<Secret> {
-    const EXAMPLE: &str = "for example url = \"postgres://user@localhost:5432/database\", with password_file";
-    let text = table.text("url")?;
-    let url = match text.strip_prefix('$') {
-        None => Secret::new(text),
-        Some(variable) => match std::env::var(variable) {
-            Ok(value) => Secret::new(value),
-            Err(_) => {
-                let message = format!("`url`: there is no environment variable {variable}");
-                mistakes.push(Mistake::at(table.span, message));
-                return None;
-            }
-        },
-    };
-    if let Err(reason) = PostgresSink::check_url(&url) {
-        mistakes.push(Mistake::at(table.span, format!("`url`: {reason}")).hint(EXAMPLE));
-        return None;
-    }
-    Some(url)
 }
 
 fn mode(table: &Table, mistakes: &mut Vec<Mistake>) -> WriteMode {

@@ -9,11 +9,10 @@ use crate::{check, good, node};
 /// Keys that a kind cannot do without.
 fn keys(variant: &Variant) -> &'static str {
     match variant.kind {
-        "generator" | "stdout" | "null" => "",
+        "generator" | "stdout" | "null" | "http" => "",
         "file" => "path = \"x.csv\"\n",
         "stdin" => "fields = { a = \"int64\" }\n",
         "socket" => "path = \"in.sock\"\nfields = { a = \"int64\" }\n",
-        "http" => "fields = { a = \"int64\" }\n",
         "kafka" => "brokers = [\"b:9092\"]\n",
         "mqtt" => "url = \"mqtt://b\"\ntopics = [\"t\"]\nclient_id = \"c\"\nfields = { a = \"int64\" }\n",
         "sqlite" => "path = \"x.db\"\ntable = \"t\"\n",
@@ -24,7 +23,7 @@ fn keys(variant: &Variant) -> &'static str {
 
 fn source(variant: &Variant) -> String {
     let more = match variant.kind {
-        "file" => "fields = { a = \"int64\" }\n",
+        "file" | "http" => "fields = { a = \"int64\" }\n",
         "kafka" => "topics = [\"t\"]\nfields = { a = \"int64\" }\n",
         _ => "",
     };
@@ -32,7 +31,11 @@ fn source(variant: &Variant) -> String {
 }
 
 fn sink(variant: &Variant) -> String {
-    let more = if variant.kind == "kafka" { "topic = \"t\"\n" } else { "" };
+    let more = match variant.kind {
+        "kafka" => "topic = \"t\"\n",
+        "http" => "url = \"http://alerts/rows\"\n",
+        _ => "",
+    };
     format!("[sinks.o]\nkind = \"{}\"\ninputs = [\"s\"]\n{}{more}", variant.kind, keys(variant))
 }
 

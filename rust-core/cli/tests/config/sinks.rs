@@ -1,8 +1,9 @@
 //! Where sinks write, and which may share a place.
 
 use std::path::Path;
+use std::time::Duration;
 
-use ringmill_connect::{Compression, OutputFormat, Tls, WriteMode};
+use ringmill_connect::{Compression, HttpBody, HttpMethod, OutputFormat, Tls, TokenPlace, WriteMode};
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 
 use crate::{check, good, load, node};
@@ -104,6 +105,56 @@ fn a_postgres_sink_has_defaults_and_its_mistakes_never_show_the_url() {
     );
     let reserved = sink(url).replace("table = \"t\"", "table = \"Ringmill_epochs\"");
     check(&reserved, &["p.toml:6:9: `table`: `Ringmill_epochs` is reserved: names that begin with ringmill_ are"]);
+}
+
+#[test]
+fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
+    let sink =
+        |keys: &str| format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"http\"\ninputs = [\"s\"]\n{keys}");
+    let found = |keys: &str| {
+        let config = good(&sink(keys));
+        let NodeKind::Sink(SinkSpec::Http(found)) = node(&config, "o") else { panic!("requests") };
+        found.clone()
+    };
+    let url = "url = \"https://alerts/T0KEN\"\n";
+    let plain = found(url);
+    assert_eq!((plain.method, plain.body), (HttpMethod::Post, HttpBody::Lines));
+    assert_eq!((plain.rows_max, plain.bytes_max, plain.timeout), (1_000, 1 << 20, Duration::from_secs(30)));
+    assert!(!plain.is_compressed && !plain.is_idempotent && plain.refused.is_none() && plain.token.is_none());
+    assert!(!format!("{plain:?}").contains("T0KEN"));
+    let keys = "method = \"PUT\"\nbody = \"row\"\ncompression = \"gzip\"\nheaders = { x-a = \"b\" }\nca_file = \"ca.pem\"\n\
+                token_file = \"token\"\ntimeout = \"1s\"\nidempotent = true\nrefused_path = \"refused.ndjson\"\n";
+    let full = found(&[url, keys].concat());
+    assert_eq!((full.method, full.body, full.rows_max), (HttpMethod::Put, HttpBody::Row, 1));
+    assert_eq!(full.token, Some(TokenPlace::File("/etc/mill/token".into())));
+    assert_eq!(full.refused.as_deref(), Some(Path::new("/etc/mill/refused.ndjson")));
+    assert!(full.is_compressed && full.is_idempotent && full.headers.len() == 1);
+    let hint = "(for example url = \"https://alerts.example.com/v1/rows\")";
+    let reason = "user and password do not belong into it: use token_file, or a header";
+    check(&sink("url = \"http://me:T0KEN@alerts/\"\n"), &[&format!("p.toml:3:8: `url`: {reason} {hint}")]);
+    let keys = "headers = { content-type = \"T0KEN\", x-b = \"$RINGMILL_TEST_NO_SUCH_VARIABLE\" }\n";
+    check(
+        &sink(&[url, keys].concat()),
+        &[
+            "p.toml:7:13: `headers`: content-type: the sink sets this header itself",
+            "p.toml:7:37: `headers`: there is no environment variable RINGMILL_TEST_NO_SUCH_VARIABLE",
+        ],
+    );
+    let mistakes = load(&sink(&[url, keys].concat()), &[]).expect_err("a mistake").to_string();
+    assert!(!mistakes.contains("T0KEN"), "{mistakes}");
+    let keys = "url = \"http://alerts/\"\nbody = \"row\"\nrows_max = 5\nca_file = \"ca.pem\"\nbytes_max = \"1GiB\"\n";
+    check(
+        &sink(keys),
+        &[
+            "p.toml:8:1: `rows_max` has no effect with body = \"row\"",
+            "p.toml:9:1: `ca_file` has no effect without https",
+            "p.toml:10:1: `bytes_max` has no effect with body = \"row\"",
+            "p.toml:10:13: `bytes_max` must be between 1B and 256MiB",
+        ],
+    );
+    let other = "[sinks.p]\nkind = \"file\"\ninputs = [\"s\"]\npath = \"x.ndjson\"\n";
+    let keys = "url = \"http://alerts/\"\nrefused_path = \"x.ndjson\"\n";
+    check(&[&sink(keys), other].concat(), &["p.toml:11:8: the sink `o` writes this file already"]);
 }
 
 #[test]

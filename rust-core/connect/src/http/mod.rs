@@ -1,6 +1,6 @@
-//! Rows from whoever sends requests: `POST` with lines of JSON, or one JSON array.
+//! Rows from whoever sends requests, and rows to a server as requests ([`HttpSink`]).
 //!
-//! A request is taken as a whole or not at all. With a journal it is answered with 202 when all of its rows are durable,
+//! The source takes `POST` with lines of JSON, or one JSON array. A request is taken as a whole or not at all. With a journal it is answered with 202 when all of its rows are durable,
 //! in one record of the journal; requests that wait at the same time share a record and its fsync. Without a journal it
 //! is answered when the pipeline has taken the rows, and a crash loses them.
 //!
@@ -15,22 +15,32 @@ mod answer;
 #[cfg(feature = "http")]
 mod body;
 #[cfg(feature = "http")]
+mod client;
+#[cfg(feature = "http")]
 mod intake;
 #[cfg(feature = "http")]
 mod partition;
 #[cfg(feature = "http")]
 mod records;
 #[cfg(feature = "http")]
+mod refused;
+#[cfg(feature = "http")]
+mod requests;
+#[cfg(feature = "http")]
 mod server;
+mod sink;
 #[cfg(all(test, feature = "http"))]
 mod tests;
 #[cfg(feature = "http")]
 mod token;
+#[cfg(feature = "http")]
+mod writer;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::Schema;
 
+pub use self::sink::{HttpBody, HttpMethod, HttpSink};
 use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
 /// JSON objects from requests: one partition, on shard 0.

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use hyper::{HeaderMap, header::AUTHORIZATION};
+use hyper::{
+    HeaderMap,
+    header::{AUTHORIZATION, HeaderValue},
+};
 use subtle::ConstantTimeEq;
 
 use super::TokenPlace;
@@ -27,6 +30,13 @@ impl Token {
             return Err(ConnectError::Spec { option: "token", value, rule });
         }
         Ok(Token(Secret::new(text)))
+    }
+
+    /// What a request carries that shows it.
+    pub fn header(&self) -> HeaderValue {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", self.0.reveal())).expect("it is visible ASCII");
+        value.set_sensitive(true);
+        value
     }
 
     /// Whether a request carries it. How long this takes says nothing about the token but its length.

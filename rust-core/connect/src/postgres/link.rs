@@ -1,18 +1,12 @@
 //! A connection that is made again when it is lost, later and later.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use ringmill_failpoint::hit;
 use ringmill_wire::Schema;
 
 use super::{PostgresSink, session::Session, table::Table};
-use crate::{ConnectError, Fault};
-
-const BACKOFF_MIN: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+use crate::{ConnectError, Fault, backoff::Backoff};
 
 /// The way to the table, whether there is a connection or not.
 pub struct Link {
@@ -81,34 +75,4 @@ fn connect(sink: &PostgresSink, schema: &Arc<Schema>) -> Result<(Session, Table)
     let session = Session::connect(sink)?;
     let table = Table::open(&session, sink, schema)?;
     Ok((session, table))
-}
-
-/// When the next attempt may be made, and what the last one said.
-#[derive(Default)]
-struct Backoff {
-    wait: Duration,
-    last: Option<(Instant, String, String)>,
-}
-
-impl Backoff {
-    /// Says the last error again while it is too early.
-    fn check(&self) -> Result<(), ConnectError> {
-        match &self.last {
-            Some((until, name, reason)) if Instant::now() < *until => {
-                Err(ConnectError::Database { name: name.clone(), reason: reason.clone(), fault: Fault::Transient })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes note of a failure. Attempts come half as often after each, up to a limit, and not in step with others.
-    fn failed(&mut self, error: ConnectError) -> ConnectError {
-        if let ConnectError::Database { name, reason, fault: Fault::Transient } = &error {
-            self.wait = (self.wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-            let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-            let wait = self.wait.mul_f64(0.5 + f64::from(clock % 1_000) / 2_000.0);
-            self.last = Some((Instant::now() + wait, name.clone(), reason.clone()));
-        }
-        error
-    }
 }

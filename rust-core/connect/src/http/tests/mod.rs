@@ -1,4 +1,5 @@
-//! Bodies become lines, and requests rows; what is wrong with them is said.
+//! Bodies become lines, and requests rows; rows become requests, and answers what is done about them. What is wrong is said.
 
 mod records;
 mod requests;
+mod sink;

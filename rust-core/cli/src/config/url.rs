@@ -1,0 +1,34 @@
+//! Addresses that may have a password in them.
+
+use ringmill_connect::Secret;
+
+use super::mistake::Mistake;
+use super::raw::Table;
+
+/// The key `url`: an address that `check` finds good, or the environment variable in which one stands.
+///
+/// A mistake in it is shown at the table's head, since its own line may have a password in it.
+pub fn url(
+    table: &Table,
+    check: impl Fn(&Secret) -> Result<(), String>,
+    example: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Secret> {
+    let text = table.text("url")?;
+    let url = match text.strip_prefix('$') {
+        None => Secret::new(text),
+        Some(variable) => match std::env::var(variable) {
+            Ok(value) => Secret::new(value),
+            Err(_) => {
+                let message = format!("`url`: there is no environment variable {variable}");
+                mistakes.push(Mistake::at(table.span, message));
+                return None;
+            }
+        },
+    };
+    if let Err(reason) = check(&url) {
+        mistakes.push(Mistake::at(table.span, format!("`url`: {reason}")).hint(example));
+        return None;
+    }
+    Some(url)
+}

@@ -1,0 +1,223 @@
+//! One request at a time, and what its answer means.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use rustls::crypto::ring;
+use ureq::{
+    Agent, Body, Error,
+    http::{
+        HeaderName, HeaderValue, Response, StatusCode, Uri,
+        header::{
+            AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER,
+            TRANSFER_ENCODING,
+        },
+    },
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use super::{HttpBody, HttpMethod, HttpSink, token::Token};
+use crate::{ConnectError, Fault, Secret, backoff::Backoff, tls};
+
+const KEY: &str = "idempotency-key";
+/// What is told of an answer's body.
+const TOLD_BYTES: usize = 300;
+/// What is read of it, so that the connection can be used again.
+const READ_BYTES: u64 = 64 << 10;
+/// A server may ask to be left alone that long.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// What a server said of a request's rows.
+pub enum Answer {
+    /// It has them.
+    Taken,
+    /// It has none of them, and would say so again.
+    Refused { status: StatusCode, reason: String },
+}
+
+/// A server, and how long it is left alone.
+pub struct Client {
+    agent: Agent,
+    url: Secret,
+    /// scheme, host and port
+    pub name: String,
+    method: HttpMethod,
+    is_compressed: bool,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    backoff: Backoff,
+}
+
+/// Scheme, host and port of an address that requests can go to.
+pub fn origin(url: &Secret) -> Result<String, String> {
+    let uri: Uri = url.reveal().parse().map_err(|error| format!("this is no address: {error}"))?;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err("this is no address that begins with http:// or https://".to_owned());
+    };
+    if authority.as_str().contains('@') {
+        return Err("user and password do not belong into it: use token_file, or a header".to_owned());
+    }
+    Ok(format!("{scheme}://{authority}"))
+}
+
+/// A header that requests can have.
+pub fn header(name: &str, value: &Secret) -> Result<(HeaderName, HeaderValue), String> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "this is no name of a header".to_owned())?;
+    if [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING].contains(&name) || name == KEY {
+        return Err("the sink sets this header itself".to_owned());
+    }
+    let mut value = HeaderValue::from_str(value.reveal()).map_err(|_| "no header can have this value".to_owned())?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+impl Client {
+    /// Reads token and certificates; connects to nobody.
+    pub fn open(sink: &HttpSink) -> Result<Client, ConnectError> {
+        let wrong = |reason: String| ConnectError::Target { name: "url and headers".to_owned(), reason };
+        let mut headers = Vec::with_capacity(sink.headers.len() + 3);
+        for (name, value) in &sink.headers {
+            headers.push(header(name, value).map_err(|reason| wrong(format!("header {name}: {reason}")))?);
+        }
+        if let Some(place) = &sink.token {
+            headers.push((AUTHORIZATION, Token::read(place)?.header()));
+        }
+        let content = if sink.body == HttpBody::Lines { "application/x-ndjson" } else { "application/json" };
+        headers.push((CONTENT_TYPE, HeaderValue::from_static(content)));
+        if sink.is_compressed {
+            headers.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
+        }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_global(Some(sink.timeout))
+            .user_agent(concat!("ringmill/", env!("CARGO_PKG_VERSION")))
+            .tls_config(encryption(sink)?);
+        Ok(Client {
+            agent: config.build().new_agent(),
+            name: origin(&sink.url).map_err(wrong)?,
+            url: sink.url.clone(),
+            method: sink.method,
+            is_compressed: sink.is_compressed,
+            headers,
+            backoff: Backoff::default(),
+        })
+    }
+
+    /// Whether the server is not left alone; the error says why it is.
+    pub fn ready(&self) -> Result<(), ConnectError> {
+        self.backoff.check()
+    }
+
+    /// Sends a body. While the server is left alone nothing is sent, and the error says why.
+    pub fn send(&mut self, key: &str, body: &[u8]) -> Result<Answer, ConnectError> {
+        self.ready()?;
+        let packed;
+        let body = if self.is_compressed {
+            packed = compress(body).map_err(|source| ConnectError::Write { name: self.name.clone(), source })?;
+            &packed
+        } else {
+            body
+        };
+        let mut sent = self.try_send(key, body);
+        if matches!(sent, Err(Error::Io(_))) {
+            // As a rule the server has ended a connection that nobody used.
+            sent = self.try_send(key, body);
+        }
+        match sent {
+            Ok(response) => self.judge(response),
+            Err(error) => {
+                let fault = if may_pass(&error) { Fault::Transient } else { Fault::Permanent };
+                Err(self.failed(said(&error), fault, Duration::ZERO))
+            }
+        }
+    }
+
+    fn try_send(&self, key: &str, body: &[u8]) -> Result<Response<Body>, Error> {
+        let mut request = match self.method {
+            HttpMethod::Post => self.agent.post(self.url.reveal()),
+            HttpMethod::Put => self.agent.put(self.url.reveal()),
+        };
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request.header(KEY, key).send(body)
+    }
+
+    fn judge(&mut self, mut response: Response<Body>) -> Result<Answer, ConnectError> {
+        let status = response.status();
+        let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = response.body_mut().with_config().limit(READ_BYTES).lossy_utf8(true).read_to_string();
+        let body = body.unwrap_or_default();
+        if status.is_success() {
+            self.backoff = Backoff::default();
+            return Ok(Answer::Taken);
+        }
+        let mut reason = format!("it answers {status}");
+        if let Some(place) = place.filter(|_| status.is_redirection()) {
+            reason.push_str(&format!(" (to {place}, which belongs into url)"));
+        }
+        let told = body[..body.floor_char_boundary(TOLD_BYTES)].trim();
+        if !told.is_empty() {
+            reason.push_str(&format!(": {}", told.escape_debug()));
+        }
+        match status.as_u16() {
+            400 | 409 | 413 | 422 => {
+                self.backoff = Backoff::default();
+                Ok(Answer::Refused { status, reason })
+            }
+            408 | 425 | 429 | 500 | 502..=504 | 507 | 520..=599 => {
+                let wait = wait.map_or(Duration::ZERO, Duration::from_secs).min(RETRY_AFTER_MAX);
+                Err(self.failed(reason, Fault::Transient, wait))
+            }
+            _ => Err(self.failed(reason, Fault::Permanent, Duration::ZERO)),
+        }
+    }
+
+    fn failed(&mut self, reason: String, fault: Fault, wait: Duration) -> ConnectError {
+        let error = ConnectError::Database { name: self.name.clone(), reason, fault };
+        self.backoff.failed_until(error, wait)
+    }
+}
+
+fn encryption(sink: &HttpSink) -> Result<TlsConfig, ConnectError> {
+    let certificates = if sink.url.reveal().starts_with("https:") {
+        let file = sink.root_certificates.as_deref();
+        tls::certificates(file).map_err(|reason| ConnectError::Certificates { reason })?
+    } else {
+        Vec::new()
+    };
+    let certificates: Vec<_> = certificates.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&certificates))
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build())
+}
+
+fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+/// Whether the same request may come through later.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        // A certificate that is not believed comes as an error of the stream.
+        Error::Io(source) => !source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+        Error::Timeout(_) | Error::HostNotFound | Error::ConnectionFailed | Error::Protocol(_) => true,
+        _ => false,
+    }
+}
+
+fn said(error: &Error) -> String {
+    match error {
+        Error::Io(source) => source.to_string(),
+        error => error.to_string(),
+    }
+}

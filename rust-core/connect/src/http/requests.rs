@@ -1,0 +1,91 @@
+//! Lines of JSON, cut into what goes into one request.
+//!
+//! The same lines are always cut in the same way.
+
+use std::{
+    borrow::Cow,
+    io::{self, BufRead},
+    ops::Range,
+};
+
+use super::HttpBody;
+
+/// The rows of one request.
+pub struct Request {
+    /// the number of the first one among all, from 0
+    pub first: u64,
+    bytes: Vec<u8>,
+    /// behind each row's line break
+    ends: Vec<usize>,
+}
+
+impl Request {
+    /// How many rows these are.
+    pub fn rows(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Some of them as the body of a request.
+    pub fn body(&self, rows: Range<usize>, form: HttpBody) -> Cow<'_, [u8]> {
+        match form {
+            HttpBody::Lines => Cow::Borrowed(&self.bytes[self.start(rows.start)..self.start(rows.end)]),
+            HttpBody::Row => Cow::Borrowed(self.row(rows.start)),
+            HttpBody::Array => {
+                let mut body = vec![b'['];
+                for row in rows.clone() {
+                    if row > rows.start {
+                        body.push(b',');
+                    }
+                    body.extend_from_slice(self.row(row));
+                }
+                body.push(b']');
+                Cow::Owned(body)
+            }
+        }
+    }
+
+    /// One of them, without its line break.
+    pub fn row(&self, row: usize) -> &[u8] {
+        self.bytes[self.start(row)..self.ends[row]].trim_ascii_end()
+    }
+
+    fn start(&self, row: usize) -> usize {
+        row.checked_sub(1).map_or(0, |before| self.ends[before])
+    }
+}
+
+/// Cuts lines into requests.
+pub struct Requests<R> {
+    lines: R,
+    /// one that has been read and did not fit
+    line: Vec<u8>,
+    /// rows cut so far
+    rows: u64,
+    rows_max: usize,
+    bytes_max: usize,
+}
+
+impl<R: BufRead> Requests<R> {
+    /// Of so many rows and bytes at most.
+    pub fn new(lines: R, rows_max: usize, bytes_max: usize) -> Requests<R> {
+        Requests { lines, line: Vec::new(), rows: 0, rows_max, bytes_max }
+    }
+
+    /// The next one, until there are no more lines.
+    pub fn next(&mut self) -> io::Result<Option<Request>> {
+        let mut request = Request { first: self.rows, bytes: Vec::new(), ends: Vec::new() };
+        loop {
+            if self.line.is_empty() && self.lines.read_until(b'\n', &mut self.line)? == 0 {
+                break;
+            }
+            let bytes = request.bytes.len() + self.line.len();
+            if request.rows() == self.rows_max || request.rows() > 0 && bytes > self.bytes_max {
+                break;
+            }
+            request.bytes.append(&mut self.line);
+            request.ends.push(bytes);
+        }
+        self.rows += request.rows() as u64;
+        Ok((request.rows() > 0).then_some(request))
+    }
+}

@@ -1,0 +1,119 @@
+//! Rows as requests to a server.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use ringmill_wire::Schema;
+
+use super::TokenPlace;
+use crate::{ConnectError, Promise, Secret, Transactions, Writer};
+
+/// A server that takes requests as a sink. Rows come as NDJSON.
+///
+/// With checkpoints, the rows of an epoch are sent when the epoch is committed, in the same requests and each with the same
+/// `Idempotency-Key` however often they have to be sent. Without, they are sent as they come, and the key only says that a
+/// request is sent again by the same run.
+///
+/// A server that cannot be reached, is overloaded (408, 425, 429) or fails (5xx) is waited for, longer each time and as
+/// long as it asks for (`Retry-After`). Rows that it refuses (400, 409, 413, 422) end the run, or are kept aside; any other
+/// answer but 2xx ends the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSink {
+    /// where requests go
+    pub url: Secret,
+    /// what they ask for
+    pub method: HttpMethod,
+    /// what is in them
+    pub body: HttpBody,
+    /// rows in a request, at most
+    pub rows_max: usize,
+    /// bytes in a request, at most, before compression; a longer row goes alone
+    pub bytes_max: usize,
+    /// headers of every request
+    pub headers: Vec<(String, Secret)>,
+    /// what every request shows in `Authorization: Bearer`
+    pub token: Option<TokenPlace>,
+    /// with https: certificates to trust instead of the system's
+    pub root_certificates: Option<PathBuf>,
+    /// whether bodies are compressed (gzip)
+    pub is_compressed: bool,
+    /// for a request and its answer
+    pub timeout: Duration,
+    /// The server takes requests with the same key once.
+    pub is_idempotent: bool,
+    /// a file that refused rows are appended to, instead of ending the run
+    pub refused: Option<PathBuf>,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpMethod {
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+}
+
+/// What is in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpBody {
+    /// an object a line, as `application/x-ndjson`
+    Lines,
+    /// an array of objects, as `application/json`
+    Array,
+    /// one object, as `application/json`; a request for each row
+    Row,
+}
+
+impl HttpSink {
+    /// What it promises with checkpoints.
+    pub fn promise(&self) -> Promise {
+        if self.is_idempotent { Promise::ExactlyOnce } else { Promise::AtLeastOnce }
+    }
+
+    /// Whether `url` is one; the reason never repeats it, as there may be a password in it.
+    #[cfg(feature = "http")]
+    pub fn check_url(url: &Secret) -> Result<(), String> {
+        super::client::origin(url).map(drop)
+    }
+
+    /// Whether requests can have this header, and whether it is not one of ours.
+    #[cfg(feature = "http")]
+    pub fn check_header(name: &str, value: &Secret) -> Result<(), String> {
+        super::client::header(name, value).map(drop)
+    }
+
+    /// Sends what a checkpoint has left to be sent. A server that cannot be reached is waited for later.
+    #[cfg(feature = "http")]
+    pub fn open(
+        &self,
+        _schema: &Arc<Schema>,
+        transactions: Option<&Transactions<'_>>,
+    ) -> Result<Box<dyn Writer>, ConnectError> {
+        Ok(match transactions {
+            Some(transactions) => Box::new(super::writer::EpochWriter::open(self, transactions)?),
+            None => Box::new(super::writer::ChunkWriter::open(self)?),
+        })
+    }
+
+    /// This program was built without HTTP.
+    #[cfg(not(feature = "http"))]
+    pub fn check_url(_url: &Secret) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// This program was built without HTTP.
+    #[cfg(not(feature = "http"))]
+    pub fn check_header(_name: &str, _value: &Secret) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// This program was built without HTTP.
+    #[cfg(not(feature = "http"))]
+    pub fn open(
+        &self,
+        _schema: &Arc<Schema>,
+        _transactions: Option<&Transactions<'_>>,
+    ) -> Result<Box<dyn Writer>, ConnectError> {
+        Err(ConnectError::Feature("http"))
+    }
+}

@@ -1,0 +1,197 @@
+//! Rows to a real server that knows keys, through the death of the core and of the server.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use ringmill_system_tests::chaos::{Chance, Progress, kill_behind_checkpoints, newest_checkpoint, rounds};
+use ringmill_system_tests::{CHECKPOINT, Job, read_until, until};
+use serde_json::Value;
+
+const ROWS: u64 = 20_000;
+
+/// Python's own server. It keeps requests in a file, and takes those with the same key once, also after a restart.
+/// Rows whose number ends in 99 are refused.
+const SERVER: &str = "
+import http.server, json, os, sys, threading
+log = open('taken', 'a+b')
+log.seek(0)
+whole = [line for line in log if line.endswith(b'\\n')]
+log.truncate(sum(map(len, whole)))
+keys = {json.loads(line)[0] for line in whole}
+lock = threading.Lock()
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length'])).decode()
+        key = self.headers['idempotency-key']
+        rows = [json.loads(line) for line in body.splitlines()]
+        is_bad = any(row['number'] % 100 == 99 for row in rows)
+        with lock:
+            if not is_bad and key not in keys:
+                log.write(json.dumps([key, rows]).encode() + b'\\n')
+                log.flush()
+                keys.add(key)
+        self.send_response(422 if is_bad else 200)
+        self.send_header('content-length', '0')
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+";
+
+/// The server, in the job's folder.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    /// At this port; 0: at any.
+    fn start(job: &Job, port: u16) -> Server {
+        let python = std::env::var("RINGMILL_PYTHON").unwrap_or_else(|_| "python3".into());
+        let mut command = Command::new(python);
+        command.args(["-c", SERVER, &port.to_string()]).current_dir(job.folder());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("Python");
+        let mut line = String::new();
+        let output = child.stdout.as_mut().expect("a pipe");
+        BufReader::new(output).read_line(&mut line).expect("a line");
+        Server { port: line.trim_end().parse().expect("a port"), child }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it is a child");
+        self.child.wait().expect("it is a child");
+    }
+
+    /// Kills it and starts another one in its place.
+    fn replace(&mut self, job: &Job) {
+        self.kill();
+        *self = Server::start(job, self.port);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Rows of a file to the server; those that it refuses go to `refused.ndjson`.
+fn job(keys: &str) -> (Job, Server) {
+    let job = Job::new("", "");
+    let server = Server::start(&job, 0);
+    let pipeline = format!(
+        r#"
+{CHECKPOINT}
+[sources.rows]
+kind = "file"
+path = "in.ndjson"
+rate = 20_000
+fields = {{ number = "uint64" }}
+
+[sinks.out]
+kind = "http"
+inputs = ["rows"]
+url = "http://127.0.0.1:{}/rows"
+rows_max = 300
+idempotent = true
+{keys}
+"#,
+        server.port
+    );
+    job.write("pipeline.toml", pipeline);
+    // Without those that the server refuses.
+    let line = |number| format!("{{\"number\":{number}}}\n");
+    job.write("in.ndjson", (0..ROWS).filter(|number| number % 100 != 99).map(line).collect::<String>());
+    (job, server)
+}
+
+/// The numbers that the server has, in their order.
+fn taken(job: &Job) -> Vec<u64> {
+    let text = job.read("taken");
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let numbers = text[..whole].lines().flat_map(|line| {
+        let request: Value = serde_json::from_str(line).expect("every line is JSON");
+        let rows = request[1].as_array().expect("rows").clone();
+        rows.into_iter().map(|row| row["number"].as_u64().expect("a number"))
+    });
+    numbers.collect()
+}
+
+fn expected() -> impl Iterator<Item = u64> {
+    (0..ROWS).filter(|number| number % 100 != 99)
+}
+
+#[test]
+fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
+    let mut chance = Chance::from_environment("http sink");
+    let wanted = rounds("RINGMILL_HTTP_SINK_KILLS", 20);
+    let mut progress = Progress::of("kills", wanted);
+    let mut kills = 0;
+    while kills < wanted {
+        let (job, mut server) = job("");
+        kill_behind_checkpoints(&job, &mut chance, |chance| {
+            kills += 1;
+            progress.at(kills);
+            let taken = taken(&job);
+            let count = taken.len();
+            assert!(taken.into_iter().eq(expected().take(count)), "none is left out or comes again");
+            if chance.below(3) == 0 {
+                server.replace(&job);
+            }
+        });
+        assert!(taken(&job).into_iter().eq(expected()));
+    }
+    println!("{kills} kills");
+}
+
+#[test]
+fn a_server_that_goes_away_is_waited_for() {
+    let (job, mut server) = job("");
+    let mut child = job.start(&["sources.rows.rate=10000"]);
+    for _ in 0..2 {
+        let before = newest_checkpoint(&job.path("state"));
+        until(&mut child, || newest_checkpoint(&job.path("state")) > before);
+        server.kill();
+        read_until(&mut child, "Connection refused");
+        server = Server::start(&job, server.port);
+        read_until(&mut child, "goes on");
+    }
+    let ended = job.wait(child);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(taken(&job).into_iter().eq(expected()));
+}
+
+#[test]
+fn rows_that_the_server_refuses_are_kept_aside_and_all_others_taken() {
+    let (job, _server) = job("refused_path = \"refused.ndjson\"");
+    job.write("in.ndjson", (0..1_000).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
+    let ended = job.run(&[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(taken(&job).into_iter().eq(expected().take_while(|number| *number < 1_000)));
+    let refused: Vec<u64> =
+        job.rows("refused.ndjson").iter().map(|line| line["row"]["number"].as_u64().expect("a number")).collect();
+    assert!(refused.into_iter().eq((0..10).map(|number| number * 100 + 99)));
+}
+
+#[test]
+fn a_refusal_ends_the_run_and_the_next_one_sends_the_same_rows() {
+    let (job, _server) = job("");
+    job.write("in.ndjson", "{\"number\":0}\n{\"number\":99}\n");
+    for _ in 0..2 {
+        let ended = job.run(&[]);
+        assert_ne!(ended.code, Some(0));
+        assert!(ended.stderr.contains("it answers 422") && ended.stderr.contains("refused_path"), "{}", ended.stderr);
+    }
+    let ended = job.run(&["sinks.out.refused_path=\"refused.ndjson\""]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!((taken(&job), job.rows("refused.ndjson").len()), (vec![0], 1));
+}
