@@ -86,7 +86,7 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
         (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }
-        (false, _, SinkSpec::Kafka(_) | SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,
+        (false, _, SinkSpec::Kafka(_) | SinkSpec::Mqtt(_) | SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,
     }
 }
 

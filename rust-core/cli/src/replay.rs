@@ -124,6 +124,7 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         SinkSpec::Sqlite { .. }
         | SinkSpec::Postgres(_)
         | SinkSpec::Kafka(_)
+        | SinkSpec::Mqtt(_)
         | SinkSpec::Http(_)
         | SinkSpec::Retained(_)
         | SinkSpec::Null => OutputFormat::Json,

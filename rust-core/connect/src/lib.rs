@@ -68,7 +68,7 @@ pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
     take_out,
 };
-pub use mqtt::{Broker, MqttSpec};
+pub use mqtt::{Broker, MqttSink, MqttSpec};
 pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};

@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec, KafkaSink, KafkaSpec,
-    LettersSpec, MqttSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink,
-    encoder,
+    LettersSpec, MqttSink, MqttSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec,
+    StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -329,6 +329,8 @@ pub enum SinkSpec {
     Postgres(PostgresSink),
     /// A topic of Apache Kafka.
     Kafka(KafkaSink),
+    /// Topics of an MQTT broker.
+    Mqtt(MqttSink),
     /// A server that takes requests.
     Http(HttpSink),
     /// The store of a step's retained results; see [`retained`].
@@ -349,6 +351,7 @@ impl SinkSpec {
             SinkSpec::Sqlite { .. } | SinkSpec::Http(_) => encoder(Format::Json, schema).map(Some),
             SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
+            SinkSpec::Mqtt(sink) => sink.encoder(schema).map(Some),
         }
     }
 
@@ -360,6 +363,7 @@ impl SinkSpec {
             SinkSpec::Sqlite { path, table } => SqliteSink { path: path.clone(), table: table.clone() }.promise(),
             SinkSpec::Postgres(sink) => sink.promise(),
             SinkSpec::Kafka(sink) => sink.promise(),
+            SinkSpec::Mqtt(sink) => sink.promise(),
             SinkSpec::Http(sink) => sink.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
         }

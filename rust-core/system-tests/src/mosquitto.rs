@@ -130,6 +130,20 @@ impl Mosquitto {
         assert!(process.wait().expect("a child").success(), "the message was not taken");
     }
 
+    /// A client that writes each message of the topic to a file, as `topic payload`, until it is dropped. The broker keeps
+    /// what comes while they do not reach each other.
+    pub fn receiver(&self, topic: &str) -> Receiver {
+        let path = self.folder.path().join("received");
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-c", "-i", "receiver", "-t", topic]);
+        command.args(["-F", "%t %p"]).stdout(File::create(&path).expect("the folder can be written"));
+        let receiver = Receiver { process: command.spawn().expect("it is installed"), path };
+        while !self.log().contains("Sending SUBACK to receiver") {
+            sleep(POLL);
+        }
+        receiver
+    }
+
     fn publisher(&self, topic: &str) -> Command {
         let mut command = Command::new("mosquitto_pub");
         command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", topic]);
@@ -140,6 +154,29 @@ impl Mosquitto {
 impl Drop for Mosquitto {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// See [`Mosquitto::receiver`].
+pub struct Receiver {
+    process: Child,
+    path: PathBuf,
+}
+
+impl Receiver {
+    /// Topics and payloads in the order in which they came.
+    pub fn received(&self) -> Vec<(String, String)> {
+        let text = fs::read_to_string(&self.path).expect("the file is there");
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let message = |line: &str| line.split_once(' ').map(|(topic, payload)| (topic.to_owned(), payload.to_owned()));
+        text[..whole].lines().map(|line| message(line).expect("a topic and a payload")).collect()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.process.kill().expect("it is a child");
+        self.process.wait().expect("it is a child");
     }
 }
 

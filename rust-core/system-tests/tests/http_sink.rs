@@ -25,7 +25,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers['content-length'])).decode()
+        length = int(self.headers['content-length'])
+        body = self.rfile.read(length).decode()
+        if len(body) < length:
+            return  # The client was killed, and what came may end with a whole row.
         key = self.headers['idempotency-key']
         rows = [json.loads(line) for line in body.splitlines()]
         is_bad = any(row['number'] % 100 == 99 for row in rows)
@@ -130,6 +133,13 @@ fn expected() -> impl Iterator<Item = u64> {
     (0..ROWS).filter(|number| number % 100 != 99)
 }
 
+/// None is left out, and none comes again.
+fn check_beginning(taken: &[u64]) {
+    let wrong = taken.iter().zip(expected()).position(|(taken, expected)| *taken != expected);
+    let around = |index: usize| &taken[index.saturating_sub(2)..taken.len().min(index + 3)];
+    assert_eq!(wrong.map(around), None, "of {} rows", taken.len());
+}
+
 #[test]
 fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
     let mut chance = Chance::from_environment("http sink");
@@ -141,9 +151,7 @@ fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
         kill_behind_checkpoints(&job, &mut chance, |chance| {
             kills += 1;
             progress.at(kills);
-            let taken = taken(&job);
-            let count = taken.len();
-            assert!(taken.into_iter().eq(expected().take(count)), "none is left out or comes again");
+            check_beginning(&taken(&job));
             if chance.below(3) == 0 {
                 server.replace(&job);
             }
@@ -161,7 +169,7 @@ fn a_server_that_goes_away_is_waited_for() {
         let before = newest_checkpoint(&job.path("state"));
         until(&mut child, || newest_checkpoint(&job.path("state")) > before);
         server.kill();
-        read_until(&mut child, "Connection refused");
+        read_until(&mut child, "paused: sink out");
         server = Server::start(&job, server.port);
         read_until(&mut child, "goes on");
     }

@@ -435,8 +435,19 @@ static KAFKA: &[Key] = &[
     MAX_FUTURE,
 ];
 
+const MQTT_URL: Key =
+    needed("url", Kind::Filled, "mqtt://host:port, or mqtts://host:port for an encrypted connection.");
+const MQTT_USER: Key = optional("user", Kind::Filled, "User at the broker.");
+const MQTT_PASSWORD_FILE: Key =
+    optional("password_file", Kind::Filled, "A file with the user's password; relative to this file.");
+const MQTT_CA_FILE: Key = optional(
+    "ca_file",
+    Kind::Filled,
+    "With mqtts: certificates to trust instead of the system's (PEM); relative to this file.",
+);
+
 static MQTT: &[Key] = &[
-    needed("url", Kind::Filled, "mqtt://host:port, or mqtts://host:port for an encrypted connection."),
+    MQTT_URL,
     needed(
         "topics",
         Kind::List(&Kind::Filled),
@@ -452,13 +463,9 @@ static MQTT: &[Key] = &[
         Kind::Integer(0, 1),
         "1: the broker sends again what was not acknowledged; 0: each message once, whether it arrives or not. Default: 1.",
     ),
-    optional("user", Kind::Filled, "User at the broker."),
-    optional("password_file", Kind::Filled, "A file with the user's password; relative to this file."),
-    optional(
-        "ca_file",
-        Kind::Filled,
-        "With mqtts: certificates to trust instead of the system's (PEM); relative to this file.",
-    ),
+    MQTT_USER,
+    MQTT_PASSWORD_FILE,
+    MQTT_CA_FILE,
     optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
     FIELDS,
     RATE,
@@ -623,6 +630,7 @@ pub static SINKS: &[Variant] = &[
     Variant { kind: "sqlite", doc: "A table of an SQLite database.", promise: EXACTLY, keys: SQLITE },
     Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", promise: EXACTLY, keys: POSTGRES },
     Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", promise: AT_LEAST, keys: KAFKA_SINK },
+    Variant { kind: "mqtt", doc: "Topics of an MQTT 3.1.1 broker, at least once.", promise: AT_LEAST, keys: MQTT_SINK },
     Variant {
         kind: "http",
         doc: "Requests to a server; exactly once if it is `idempotent`.",
@@ -709,6 +717,30 @@ static KAFKA_SINK: &[Key] = &[
     optional("key", Kind::Filled, "The column (utf8, binary or an integer) that is also the key. Default: no key."),
     KAFKA_OPTIONS,
     KAFKA_OPTIONS_FILE,
+];
+
+static MQTT_SINK: &[Key] = &[
+    INPUTS,
+    MQTT_URL,
+    optional("topic", Kind::Filled, "The topic. Each row is a message, its payload the row as JSON."),
+    optional(
+        "topic_column",
+        Kind::Filled,
+        "The column (utf8) with a row's topic; where it is null `topic` is meant. Either of them is needed.",
+    ),
+    optional(
+        "retain",
+        Kind::Boolean,
+        "Whether the broker keeps a topic's last message for those who subscribe later. Default: false.",
+    ),
+    optional(
+        "client_id",
+        Kind::Filled,
+        "Name at the broker, where no other client may have it. Default: one made up for each run.",
+    ),
+    MQTT_USER,
+    MQTT_PASSWORD_FILE,
+    MQTT_CA_FILE,
 ];
 
 static HTTP_SINK: &[Key] = &[

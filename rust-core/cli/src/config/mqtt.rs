@@ -1,8 +1,8 @@
-//! The keys of an `mqtt` source, checked together.
+//! The keys of an `mqtt` source and of an `mqtt` sink, checked together.
 
 use std::path::Path;
 
-use ringmill_connect::{Broker, FieldSpec, MqttSpec};
+use ringmill_connect::{Broker, FieldSpec, MqttSink, MqttSpec};
 use ringmill_wire::DataType;
 
 use super::message_fields::message_field;
@@ -19,13 +19,7 @@ pub fn mqtt(
 ) -> Option<MqttSpec> {
     let broker = broker(table, mistakes);
     check_topics(table, mistakes);
-    if let Some(entry) = table.entry("password_file").filter(|_| table.entry("user").is_none()) {
-        mistakes.push(Mistake::at(entry.key_span, "`password_file` has no effect without `user`"));
-    }
-    let is_plain = broker.as_ref().is_some_and(|broker| !broker.is_encrypted);
-    if let Some(entry) = table.entry("ca_file").filter(|_| is_plain) {
-        mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without mqtts://"));
-    }
+    check_connection(table, broker.as_ref(), mistakes);
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
     Some(MqttSpec {
         broker: broker?,
@@ -40,6 +34,43 @@ pub fn mqtt(
         rate: table.number("rate"),
         record_bytes_max,
     })
+}
+
+/// Reads the table of a sink; `None` if it lacks what every such sink needs.
+pub fn mqtt_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<MqttSink> {
+    let broker = broker(table, mistakes);
+    check_connection(table, broker.as_ref(), mistakes);
+    if let Some(entry) =
+        table.entry("topic").filter(|_| table.text("topic").is_some_and(|topic| !MqttSink::is_topic(topic)))
+    {
+        let mistake = Mistake::at(entry.raw.span, "`topic`: no message can have it");
+        mistakes.push(mistake.hint("`+` and `#` are for those who subscribe"));
+    }
+    if table.entry("topic").is_none() && table.entry("topic_column").is_none() {
+        mistakes.push(Mistake::at(table.span, "`topic` or `topic_column` is needed").hint("add topic = \"scores\""));
+    }
+    let text = |key: &str| table.text(key).map(str::to_owned);
+    let file = |key: &str| table.text(key).map(|path| directory.join(path));
+    Some(MqttSink {
+        broker: broker?,
+        topic: text("topic"),
+        topic_column: text("topic_column"),
+        is_retained: table.boolean("retain").unwrap_or(false),
+        client_id: text("client_id"),
+        user: text("user"),
+        password_file: file("password_file"),
+        root_certificates: file("ca_file"),
+    })
+}
+
+fn check_connection(table: &Table, broker: Option<&Broker>, mistakes: &mut Vec<Mistake>) {
+    if let Some(entry) = table.entry("password_file").filter(|_| table.entry("user").is_none()) {
+        mistakes.push(Mistake::at(entry.key_span, "`password_file` has no effect without `user`"));
+    }
+    let is_plain = broker.is_some_and(|broker| !broker.is_encrypted);
+    if let Some(entry) = table.entry("ca_file").filter(|_| is_plain) {
+        mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without mqtts://"));
+    }
 }
 
 /// A mistake in the address is shown at the table's head, since its own line may have a password in it.

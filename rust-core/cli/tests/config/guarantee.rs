@@ -14,7 +14,7 @@ fn keys(variant: &Variant) -> &'static str {
         "stdin" => "fields = { a = \"int64\" }\n",
         "socket" => "path = \"in.sock\"\nfields = { a = \"int64\" }\n",
         "kafka" => "brokers = [\"b:9092\"]\n",
-        "mqtt" => "url = \"mqtt://b\"\ntopics = [\"t\"]\nclient_id = \"c\"\nfields = { a = \"int64\" }\n",
+        "mqtt" => "url = \"mqtt://b\"\nclient_id = \"c\"\n",
         "sqlite" => "path = \"x.db\"\ntable = \"t\"\n",
         "postgres" => "url = \"postgres://me@db/events\"\ntable = \"t\"\n",
         other => panic!("{other} needs an example"),
@@ -24,7 +24,7 @@ fn keys(variant: &Variant) -> &'static str {
 fn source(variant: &Variant) -> String {
     let more = match variant.kind {
         "file" | "http" => "fields = { a = \"int64\" }\n",
-        "kafka" => "topics = [\"t\"]\nfields = { a = \"int64\" }\n",
+        "kafka" | "mqtt" => "topics = [\"t\"]\nfields = { a = \"int64\" }\n",
         _ => "",
     };
     format!("[sources.s]\nkind = \"{}\"\n{}{more}", variant.kind, keys(variant))
@@ -32,7 +32,7 @@ fn source(variant: &Variant) -> String {
 
 fn sink(variant: &Variant) -> String {
     let more = match variant.kind {
-        "kafka" => "topic = \"t\"\n",
+        "kafka" | "mqtt" => "topic = \"t\"\n",
         "http" => "url = \"http://alerts/rows\"\n",
         _ => "",
     };

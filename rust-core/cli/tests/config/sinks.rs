@@ -158,6 +158,26 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
 }
 
 #[test]
+fn an_mqtt_sink_has_a_topic_or_a_column_with_topics() {
+    let sink =
+        |keys: &str| format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"mqtt\"\ninputs = [\"s\"]\n{keys}");
+    let config = good(&sink("url = \"mqtt://b\"\ntopic = \"a/b\"\ntopic_column = \"device_id\"\nretain = true\n"));
+    let NodeKind::Sink(SinkSpec::Mqtt(found)) = node(&config, "o") else { panic!("topics") };
+    assert_eq!((found.broker.port, found.topic.as_deref()), (1883, Some("a/b")));
+    assert_eq!((found.topic_column.as_deref(), found.is_retained), (Some("device_id"), true));
+    let needed = "p.toml:3:8: `topic` or `topic_column` is needed (add topic = \"scores\")";
+    check(&sink("url = \"mqtt://b\"\n"), &[needed]);
+    check(
+        &sink("url = \"mqtt://b\"\ntopic = \"a/+\"\nca_file = \"ca.pem\"\npassword_file = \"p\"\n"),
+        &[
+            "p.toml:7:9: `topic`: no message can have it (`+` and `#` are for those who subscribe)",
+            "p.toml:8:1: `ca_file` has no effect without mqtts://",
+            "p.toml:9:1: `password_file` has no effect without `user`",
+        ],
+    );
+}
+
+#[test]
 fn a_file_s_format_is_written_down_or_told_by_its_name() {
     let sink = |keys: &str| {
         format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"file\"\ninputs = [\"s\"]\n{keys}\n")

@@ -11,8 +11,6 @@ mod assignment;
 #[cfg(feature = "kafka")]
 mod client;
 #[cfg(feature = "kafka")]
-mod encode;
-#[cfg(feature = "kafka")]
 mod partition;
 #[cfg(feature = "kafka")]
 mod session;

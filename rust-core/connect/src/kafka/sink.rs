@@ -37,7 +37,10 @@ impl KafkaSink {
     /// What makes messages of rows of this schema; refused if it has no such key, or what JSON cannot carry.
     #[cfg(feature = "kafka")]
     pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
-        Ok(Box::new(super::encode::MessageEncoder::new(self, schema)?))
+        use crate::message::{MessageEncoder, column_of, is_key};
+        let types: (fn(_) -> _, _) = (is_key, "a key is of type utf8, binary or an integer");
+        let key = self.key.as_ref().map(|key| column_of(("key", key), types, schema)).transpose()?;
+        Ok(Box::new(MessageEncoder::new(key, schema)?))
     }
 
     /// Asks the brokers for the topic; fails if none answers.

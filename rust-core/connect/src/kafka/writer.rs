@@ -12,9 +12,8 @@ use serde_json::Value;
 use super::{
     KafkaSink,
     client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, refuse, said, set_defaults},
-    encode::messages,
 };
-use crate::{ConnectError, Fault, Writer};
+use crate::{ConnectError, Fault, Writer, message::messages};
 
 pub const RESERVED: Reserved = &[
     ("message.timeout.ms", "the sink: no row is given up"),

@@ -1,6 +1,6 @@
-//! Messages of an MQTT broker.
+//! Messages of an MQTT broker, and rows as its messages ([`MqttSink`]).
 //!
-//! Each message is one JSON object. All topics together are one stream, in the order in which the broker sends them. A
+//! Each message that is read is one JSON object. All topics together are one stream, in the order in which the broker sends them. A
 //! message is acknowledged when it has been taken over: with a journal when it is durable there. The broker sends what was
 //! not acknowledged again, also after a restart of either side, so a message may come twice when the connection or the
 //! process breaks in between.
@@ -8,16 +8,24 @@
 #[cfg(feature = "mqtt")]
 mod messages;
 #[cfg(feature = "mqtt")]
+mod options;
+#[cfg(feature = "mqtt")]
+mod outbox;
+#[cfg(feature = "mqtt")]
 mod queue;
 #[cfg(feature = "mqtt")]
 mod session;
+mod sink;
 #[cfg(all(test, feature = "mqtt"))]
 mod tests;
+#[cfg(feature = "mqtt")]
+mod writer;
 
 use std::{path::PathBuf, sync::Arc};
 
 use ringmill_wire::Schema;
 
+pub use self::sink::MqttSink;
 use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Waker, schema_of};
 
 /// JSON objects, one a message, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.

@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use ringmill_wire::{BatchView, ColumnView, DataType, Schema};
 
-use super::KafkaSink;
 use crate::{ConnectError, Encoder, Format, encoder};
 
 const LENGTH_BYTES: usize = 4;
@@ -19,20 +18,26 @@ pub struct MessageEncoder {
 }
 
 impl MessageEncoder {
-    pub fn new(sink: &KafkaSink, schema: &Schema) -> Result<MessageEncoder, ConnectError> {
-        let refuse = |rule| ConnectError::Spec { option: "key", value: sink.key.clone().unwrap_or_default(), rule };
-        let index = |key: &String| schema.index_of(key).ok_or_else(|| refuse("the rows have no such column"));
-        let key = sink.key.as_ref().map(index).transpose()?;
-        if let Some(key) = key
-            && !is_key(schema.field(key).data_type)
-        {
-            return Err(refuse("a key is of type utf8, binary or an integer"));
-        }
+    /// With the values of a column, if it is given, as keys.
+    pub fn new(key: Option<usize>, schema: &Schema) -> Result<MessageEncoder, ConnectError> {
         Ok(MessageEncoder { json: encoder(Format::Json, schema)?, key })
     }
 }
 
-fn is_key(data_type: DataType) -> bool {
+/// The column that an option names; refused if there is none or its type is not right.
+pub fn column_of(
+    (option, name): (&'static str, &str),
+    (is_right, rule): (fn(DataType) -> bool, &'static str),
+    schema: &Schema,
+) -> Result<usize, ConnectError> {
+    let refuse = |rule| ConnectError::Spec { option, value: name.to_owned(), rule };
+    let index = schema.index_of(name).ok_or_else(|| refuse("the rows have no such column"))?;
+    if is_right(schema.field(index).data_type) { Ok(index) } else { Err(refuse(rule)) }
+}
+
+/// Whether values of this type can be keys.
+#[cfg(any(test, feature = "kafka"))]
+pub fn is_key(data_type: DataType) -> bool {
     use DataType as T;
     matches!(
         data_type,
@@ -120,15 +125,7 @@ mod tests {
         testing::{batch, fields},
     };
 
-    fn sink(key: Option<&str>) -> KafkaSink {
-        KafkaSink {
-            brokers: Vec::new(),
-            topic: "t".to_owned(),
-            key: key.map(str::to_owned),
-            options: Vec::new(),
-            options_file: None,
-        }
-    }
+    const KEY: (fn(DataType) -> bool, &str) = (is_key, "it is no key");
 
     #[test]
     fn keys_and_values_come_apart_as_they_were() {
@@ -146,7 +143,8 @@ mod tests {
         }
         let written = |key: Option<&str>| {
             let mut out = Vec::new();
-            MessageEncoder::new(&sink(key), &schema).unwrap().encode(&rows.view(), 0..3, &mut out);
+            let key = key.map(|key| column_of(("key", key), KEY, &schema).unwrap());
+            MessageEncoder::new(key, &schema).unwrap().encode(&rows.view(), 0..3, &mut out);
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             let messages = messages(&out).map(|message| message.map(|(key, value)| (key.map(text), text(value))));
             messages.collect::<Option<Vec<_>>>().unwrap()
@@ -164,8 +162,9 @@ mod tests {
             let expected = expected.map(|key| key.map(str::to_owned)).into_iter().zip(values.map(str::to_owned));
             assert_eq!(written(key), expected.collect::<Vec<_>>());
         }
-        for key in ["share", "nowhere"] {
-            assert!(MessageEncoder::new(&sink(Some(key)), &schema).is_err());
+        for (key, rule) in [("share", "it is no key"), ("nowhere", "the rows have no such column")] {
+            let refusal = column_of(("key", key), KEY, &schema).unwrap_err();
+            assert_eq!(refusal.to_string(), format!("key is {key}, but {rule}"));
         }
     }
 
