@@ -131,7 +131,9 @@ fn hint(error: &EngineError) -> Option<String> {
             "raise `state_memory` in [pipeline], use shorter windows or fewer keys; with a `path` in [checkpoint], what does \
              not fit spills to the disk"
         }
-        EngineError::Unfinished { .. } => "make room, then run it again",
+        EngineError::Unfinished { .. } => {
+            "see to what it waited for (room on a disk, a server that is away), then run it again"
+        }
         EngineError::KeyedState { .. } => {
             "raise `state_memory` in [pipeline], or use fewer keys; with a `path` in [checkpoint], what does not fit spills to \
              the disk"

@@ -188,6 +188,17 @@ impl Model {
         };
         self.writer = Some(writer);
         self.epoch = self.manifest.as_ref().map_or(0, |(epoch, _)| *epoch) + 1;
+        #[cfg(feature = "http")]
+        if matches!(self.target, Target::Http) {
+            // A server that does not answer at the start is waited for when there are rows.
+            let epoch = self.epoch;
+            while let Err(error) = self.writer().write(epoch, b"") {
+                if !error.is_transient() {
+                    assert!(is_failing_device(&error), "{error}");
+                    return self.reopen();
+                }
+            }
+        }
         (self.phase, self.shown) = (Phase::Open, self.rows.lengths());
         (self.open, self.ahead) = Default::default();
     }

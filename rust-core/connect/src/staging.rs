@@ -86,6 +86,10 @@ pub(crate) enum Staged {
         rows: Sealed,
         /// what the keys of its requests begin with
         writer: String,
+        /// rows in a request, at most
+        rows_max: usize,
+        /// bytes in a request, at most
+        bytes_max: usize,
     },
     /// rows for a table of a server
     Postgres {

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_behind_checkpoints, newest_checkpoint, rounds};
 use ringmill_system_tests::{CHECKPOINT, Job, read_until, until};
@@ -145,20 +147,28 @@ fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
     let mut chance = Chance::from_environment("http sink");
     let wanted = rounds("RINGMILL_HTTP_SINK_KILLS", 20);
     let mut progress = Progress::of("kills", wanted);
-    let mut kills = 0;
+    let (mut kills, mut replaced) = (0, 0);
     while kills < wanted {
         let (job, mut server) = job("");
-        kill_behind_checkpoints(&job, &mut chance, |chance| {
-            kills += 1;
-            progress.at(kills);
-            check_beginning(&taken(&job));
-            if chance.below(3) == 0 {
-                server.replace(&job);
-            }
+        let (is_over, mut times) = (AtomicBool::new(false), Chance::of(chance.number()));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::thread::sleep(times.between(Duration::ZERO, Duration::from_millis(500)));
+                    server.replace(&job);
+                    replaced += 1;
+                }
+            });
+            kill_behind_checkpoints(&job, &mut chance, |_| {
+                kills += 1;
+                progress.at(kills);
+                check_beginning(&taken(&job));
+            });
+            is_over.store(true, Ordering::Relaxed);
         });
         assert!(taken(&job).into_iter().eq(expected()));
     }
-    println!("{kills} kills");
+    println!("{kills} kills of the core, {replaced} of the server");
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     const EXAMPLE: &str = "for example url = \"https://alerts.example.com/v1/rows\"";
     let url = url(table, HttpSink::check_url, EXAMPLE, mistakes);
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
-    let is_encrypted = url.as_ref().is_none_or(|url| url.reveal().starts_with("https:"));
+    let is_encrypted = url.as_ref().is_none_or(HttpSink::is_encrypted);
     if let Some(entry) = table.entry("ca_file").filter(|_| !is_encrypted) {
         mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without https"));
     }
@@ -108,6 +108,12 @@ fn headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<(String, Secret)> 
     let mut headers = Vec::new();
     for entry in table.children("headers") {
         let Some(value) = entry.raw.text() else { continue };
+        let has_token = table.entry("token").or(table.entry("token_file")).is_some();
+        if has_token && entry.key.eq_ignore_ascii_case("authorization") {
+            let mistake =
+                Mistake::at(entry.key_span, "`headers`: authorization is what `token` and `token_file` are for");
+            mistakes.push(mistake.private());
+        }
         let value = match value.strip_prefix('$').map(|variable| (variable, std::env::var(variable))) {
             None => Secret::new(value),
             Some((_, Ok(value))) => Secret::new(value),

@@ -748,7 +748,7 @@ static HTTP_SINK: &[Key] = &[
     needed(
         "url",
         Kind::Filled,
-        "Where requests go, http:// or https://; or $NAME, the environment variable in which it stands.",
+        "Where requests go, http:// or https://, never through a proxy; or $NAME, the environment variable in which it stands.",
     ),
     optional("method", Kind::Choice(&["POST", "PUT"]), "Default: POST."),
     optional(
@@ -779,16 +779,20 @@ static HTTP_SINK: &[Key] = &[
         Kind::Filled,
         "With https: certificates to trust instead of the system's (PEM); relative to this file.",
     ),
-    optional("timeout", Kind::Length, "For a request and its answer; at most 1h. Default: 30s."),
+    optional(
+        "timeout",
+        Kind::Length,
+        "For a request and its answer; at most 1h. A run that is to end waits for it. Default: 30s.",
+    ),
     optional(
         "idempotent",
         Kind::Boolean,
-        "Whether the server takes requests with the same Idempotency-Key once. Then the sink is exactly once. Default: false.",
+        "Whether the server takes requests with the same Idempotency-Key once. Then the sink is exactly once, with [checkpoint]. Default: false.",
     ),
     optional(
         "refused_path",
         Kind::Filled,
-        "A file to which rows are appended that the server refuses (400, 409, 413, 422), with its reason; relative to this file. Default: none, they end the run.",
+        "A file to which rows are appended that the server refuses (400, 413, 422), with its reason; relative to this file. Default: none, they end the run.",
     ),
 ];
 

@@ -1,7 +1,7 @@
 //! One request at a time, and what its answer means.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use ureq::{
     http::{
         HeaderName, HeaderValue, Response, StatusCode, Uri,
         header::{
-            AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER,
+            AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, RETRY_AFTER,
             TRANSFER_ENCODING,
         },
     },
@@ -60,7 +60,15 @@ pub fn origin(url: &Secret) -> Result<String, String> {
     if authority.as_str().contains('@') {
         return Err("user and password do not belong into it: use token_file, or a header".to_owned());
     }
+    if authority.as_str() != authority.host() && authority.port_u16().is_none() {
+        return Err("its port must be a number from 1 to 65535".to_owned());
+    }
     Ok(format!("{scheme}://{authority}"))
+}
+
+/// Whether requests to this address are encrypted.
+pub fn is_encrypted(url: &Secret) -> bool {
+    origin(url).is_ok_and(|origin| origin.starts_with("https:"))
 }
 
 /// A header that requests can have.
@@ -94,6 +102,7 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
+            .proxy(None)
             .timeout_global(Some(sink.timeout))
             .user_agent(concat!("ringmill/", env!("CARGO_PKG_VERSION")))
             .tls_config(encryption(sink)?);
@@ -123,10 +132,11 @@ impl Client {
         } else {
             body
         };
-        let mut sent = self.try_send(key, body);
+        let mut sent = self.try_send(key, body, false);
         if matches!(sent, Err(Error::Io(_))) {
-            // As a rule the server has ended a connection that nobody used.
-            sent = self.try_send(key, body);
+            // As a rule the server has ended a connection that nobody used; or it has refused the request before it had
+            // all of it, which is heard only by those who wait for it.
+            sent = self.try_send(key, body, true);
         }
         match sent {
             Ok(response) => self.judge(response),
@@ -137,7 +147,7 @@ impl Client {
         }
     }
 
-    fn try_send(&self, key: &str, body: &[u8]) -> Result<Response<Body>, Error> {
+    fn try_send(&self, key: &str, body: &[u8], is_patient: bool) -> Result<Response<Body>, Error> {
         let mut request = match self.method {
             HttpMethod::Post => self.agent.post(self.url.reveal()),
             HttpMethod::Put => self.agent.put(self.url.reveal()),
@@ -145,38 +155,57 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
+        if is_patient {
+            request = request.header(EXPECT, "100-continue");
+        }
         request.header(KEY, key).send(body)
     }
 
     fn judge(&mut self, mut response: Response<Body>) -> Result<Answer, ConnectError> {
         let status = response.status();
         let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = response.body_mut().with_config().limit(READ_BYTES).lossy_utf8(true).read_to_string();
-        let body = body.unwrap_or_default();
+        let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()?.parse::<Uri>().ok());
+        let mut body = Vec::new();
+        // What is lacking is told to nobody.
+        let _ = response.body_mut().as_reader().take(READ_BYTES).read_to_end(&mut body);
         if status.is_success() {
             self.backoff = Backoff::default();
             return Ok(Answer::Taken);
         }
         let mut reason = format!("it answers {status}");
         if let Some(place) = place.filter(|_| status.is_redirection()) {
-            reason.push_str(&format!(" (to {place}, which belongs into url)"));
+            let host = place.authority().map_or("another path", |authority| authority.as_str());
+            reason.push_str(&format!(" (to {host}; the right address belongs into url)"));
         }
-        let told = body[..body.floor_char_boundary(TOLD_BYTES)].trim();
+        let told = self.without_path(&String::from_utf8_lossy(&body));
+        let told = told[..told.floor_char_boundary(TOLD_BYTES)].trim();
         if !told.is_empty() {
             reason.push_str(&format!(": {}", told.escape_debug()));
         }
         match status.as_u16() {
-            400 | 409 | 413 | 422 => {
+            400 | 413 | 422 => {
                 self.backoff = Backoff::default();
                 Ok(Answer::Refused { status, reason })
             }
-            408 | 425 | 429 | 500 | 502..=504 | 507 | 520..=599 => {
+            // 409: the same request is still being worked on; 417: it need not have waited.
+            408 | 409 | 417 | 425 | 429 | 500 | 502..=504 | 507 | 520..=599 => {
                 let wait = wait.map_or(Duration::ZERO, Duration::from_secs).min(RETRY_AFTER_MAX);
                 Err(self.failed(reason, Fault::Transient, wait))
             }
             _ => Err(self.failed(reason, Fault::Permanent, Duration::ZERO)),
         }
+    }
+
+    /// A server's words without our path and query, in which a secret may stand.
+    fn without_path(&self, words: &str) -> String {
+        let uri: Option<Uri> = self.url.reveal().parse().ok();
+        let mut words = words.to_owned();
+        for part in uri.iter().flat_map(|uri| [uri.path_and_query().map(|both| both.as_str()), Some(uri.path())]) {
+            if let Some(part) = part.filter(|part| part.len() > 1) {
+                words = words.replace(part, "/…");
+            }
+        }
+        words
     }
 
     fn failed(&mut self, reason: String, fault: Fault, wait: Duration) -> ConnectError {
@@ -186,7 +215,7 @@ impl Client {
 }
 
 fn encryption(sink: &HttpSink) -> Result<TlsConfig, ConnectError> {
-    let certificates = if sink.url.reveal().starts_with("https:") {
+    let certificates = if is_encrypted(&sink.url) {
         let file = sink.root_certificates.as_deref();
         tls::certificates(file).map_err(|reason| ConnectError::Certificates { reason })?
     } else {

@@ -8,7 +8,26 @@ use std::{
     ops::Range,
 };
 
-use super::HttpBody;
+use serde::{Deserialize, Serialize};
+
+use super::{HttpBody, HttpSink};
+
+/// How much goes into a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// at most
+    pub rows_max: usize,
+    /// as lines, at most; a longer row goes alone
+    pub bytes_max: usize,
+}
+
+impl Cut {
+    /// Of an array two bytes are not the rows': its lines are one byte shorter than it is.
+    pub fn of(sink: &HttpSink) -> Cut {
+        let more = usize::from(sink.body == HttpBody::Array);
+        Cut { rows_max: sink.rows_max, bytes_max: sink.bytes_max.saturating_sub(more) }
+    }
+}
 
 /// The rows of one request.
 pub struct Request {
@@ -61,14 +80,13 @@ pub struct Requests<R> {
     line: Vec<u8>,
     /// rows cut so far
     rows: u64,
-    rows_max: usize,
-    bytes_max: usize,
+    cut: Cut,
 }
 
 impl<R: BufRead> Requests<R> {
-    /// Of so many rows and bytes at most.
-    pub fn new(lines: R, rows_max: usize, bytes_max: usize) -> Requests<R> {
-        Requests { lines, line: Vec::new(), rows: 0, rows_max, bytes_max }
+    /// Of so much at most.
+    pub fn new(lines: R, cut: Cut) -> Requests<R> {
+        Requests { lines, line: Vec::new(), rows: 0, cut }
     }
 
     /// The next one, until there are no more lines.
@@ -79,7 +97,7 @@ impl<R: BufRead> Requests<R> {
                 break;
             }
             let bytes = request.bytes.len() + self.line.len();
-            if request.rows() == self.rows_max || request.rows() > 0 && bytes > self.bytes_max {
+            if request.rows() == self.cut.rows_max || request.rows() > 0 && bytes > self.cut.bytes_max {
                 break;
             }
             request.bytes.append(&mut self.line);

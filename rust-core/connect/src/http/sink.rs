@@ -13,8 +13,8 @@ use crate::{ConnectError, Promise, Secret, Transactions, Writer};
 /// `Idempotency-Key` however often they have to be sent. Without, they are sent as they come, and the key only says that a
 /// request is sent again by the same run.
 ///
-/// A server that cannot be reached, is overloaded (408, 425, 429) or fails (5xx) is waited for, longer each time and as
-/// long as it asks for (`Retry-After`). Rows that it refuses (400, 409, 413, 422) end the run, or are kept aside; any other
+/// A server that cannot be reached, is busy (408, 409, 425, 429) or fails (5xx) is waited for, longer each time and as
+/// long as it asks for (`Retry-After`). Rows that it refuses (400, 413, 422) end the run, or are kept aside; any other
 /// answer but 2xx ends the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSink {
@@ -76,6 +76,12 @@ impl HttpSink {
         super::client::origin(url).map(drop)
     }
 
+    /// Whether requests to this address are encrypted.
+    #[cfg(feature = "http")]
+    pub fn is_encrypted(url: &Secret) -> bool {
+        super::client::is_encrypted(url)
+    }
+
     /// Whether requests can have this header, and whether it is not one of ours.
     #[cfg(feature = "http")]
     pub fn check_header(name: &str, value: &Secret) -> Result<(), String> {
@@ -99,6 +105,12 @@ impl HttpSink {
     #[cfg(not(feature = "http"))]
     pub fn check_url(_url: &Secret) -> Result<(), String> {
         Ok(())
+    }
+
+    /// This program was built without HTTP.
+    #[cfg(not(feature = "http"))]
+    pub fn is_encrypted(_url: &Secret) -> bool {
+        true
     }
 
     /// This program was built without HTTP.

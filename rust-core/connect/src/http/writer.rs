@@ -15,7 +15,7 @@ use super::{
     HttpSink,
     client::{Answer, Client},
     refused::RefusedRows,
-    requests::{Request, Requests},
+    requests::{Cut, Request, Requests},
 };
 use crate::{
     ConnectError, Fault, Transactions, Writer, disk,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 const POINTS: StagePoints = stage_points!("sink.http");
-/// The file that says which epoch was sent last.
+/// The file that says under which name which epoch was sent last.
 const SENT: &str = "sent";
 
 /// Sends rows, request by request.
@@ -41,8 +41,8 @@ impl Sender {
 
     /// Sends the rows of `lines` but for the first `done`, which the server has (or refused for good); `done` says so of
     /// the others, one by one. `name` stands in the keys.
-    fn send(&mut self, name: &str, lines: impl BufRead, done: &mut u64) -> Result<(), ConnectError> {
-        let mut requests = Requests::new(lines, self.sink.rows_max, self.sink.bytes_max);
+    fn send(&mut self, name: &str, lines: impl BufRead, cut: Cut, done: &mut u64) -> Result<(), ConnectError> {
+        let mut requests = Requests::new(lines, cut);
         let failed = |source| ConnectError::Read { name: format!("the rows for {name}"), offset: 0, source };
         while let Some(request) = requests.next().map_err(failed)? {
             self.give(name, &request, 0..request.rows(), done)?;
@@ -103,7 +103,8 @@ impl ChunkWriter {
 impl Writer for ChunkWriter {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
         let name = format!("{}/{}", self.name, self.chunks);
-        self.sender.send(&name, bytes, &mut self.done)?;
+        let cut = Cut::of(&self.sender.sink);
+        self.sender.send(&name, bytes, cut, &mut self.done)?;
         self.chunks += 1;
         self.done = 0;
         Ok(())
@@ -126,8 +127,8 @@ pub struct EpochWriter {
     folder: PathBuf,
     /// What our keys begin with; the same from checkpoint to checkpoint, another one for an output that began anew.
     name: String,
-    /// the rows of the checkpoint, until all of them are sent
-    recovering: Option<Sealed>,
+    /// the rows of the checkpoint and how they were cut, until all of them are sent
+    recovering: Option<(Sealed, Cut)>,
     is_settled: bool,
     commits: Commits,
     /// rows of the epoch being committed that need no more sending
@@ -149,16 +150,17 @@ impl EpochWriter {
         if let Some((epoch, value)) = transactions.known() {
             let target = &writer.sender.client.name;
             let staged = Staged::of(value, epoch, target)?;
-            let Staged::Http { rows, writer: name } = staged else {
+            let Staged::Http { rows, writer: name, rows_max, bytes_max } = staged else {
                 return Err(staged.refuse_kind(target));
             };
-            (writer.name, writer.recovering) = (name, Some(rows));
-        } else {
-            let path = writer.folder.join(SENT);
-            disk::remove(&path).map_err(|source| write_error(&path, source))?;
+            (writer.name, writer.recovering) = (name, Some((rows, Cut { rows_max, bytes_max })));
+            let sent = writer.sent()?;
+            if sent > epoch {
+                return Err(writer.refuse(format!("the rows of epoch {sent} were sent, and the checkpoint is older")));
+            }
         }
         match writer.settle() {
-            Err(error) if error.is_transient() => tracing::warn!("{error}; trying again when there are rows"),
+            Err(error) if error.is_transient() => tracing::warn!("{error}; it is tried again"),
             settled => settled?,
         }
         Ok(writer)
@@ -169,8 +171,8 @@ impl EpochWriter {
         if self.is_settled {
             return Ok(());
         }
-        if let Some(rows) = self.recovering {
-            self.apply(&rows)?;
+        if let Some((rows, cut)) = self.recovering {
+            self.apply(&rows, cut)?;
         }
         self.recovering = None;
         self.log.clear()?;
@@ -179,35 +181,38 @@ impl EpochWriter {
     }
 
     /// Sends the rows of an epoch, unless they are sent.
-    fn apply(&mut self, rows: &Sealed) -> Result<(), ConnectError> {
+    fn apply(&mut self, rows: &Sealed, cut: Cut) -> Result<(), ConnectError> {
         if rows.bytes == 0 {
             return Ok(());
         }
-        self.sender.client.ready()?;
-        let Some(file) = self.log.read(rows)? else {
-            return if self.sent()? >= rows.epoch { Ok(()) } else { Err(self.lost(rows)) };
-        };
-        let name = format!("{}/{}", self.name, rows.epoch);
-        self.sender.send(&name, BufReader::with_capacity(256 << 10, file), &mut self.done)?;
-        self.mark(rows.epoch)?;
+        if self.sent()? < rows.epoch {
+            self.sender.client.ready()?;
+            let Some(file) = self.log.read(rows)? else { return Err(self.lost(rows)) };
+            // With the checksum: a state folder that was copied or put back may have other rows in an epoch of this number.
+            let name = format!("{}/{}-{:08x}", self.name, rows.epoch, rows.crc32c);
+            self.sender.send(&name, BufReader::with_capacity(256 << 10, file), cut, &mut self.done)?;
+            self.mark(rows.epoch)?;
+        }
         self.log.remove(rows.epoch)?;
         self.done = 0;
         Ok(())
     }
 
     fn lost(&self, rows: &Sealed) -> ConnectError {
-        let reason = format!(
-            "the rows of epoch {} are to be sent, and the staged rows are gone; run with --fresh to begin anew",
-            rows.epoch
-        );
+        self.refuse(format!("the rows of epoch {} are to be sent, and the staged rows are gone", rows.epoch))
+    }
+
+    fn refuse(&self, reason: String) -> ConnectError {
+        let reason = format!("{reason}; run with --fresh to begin anew");
         ConnectError::Target { name: self.sender.client.name.clone(), reason }
     }
 
-    /// The epoch that was sent last; 0: none.
+    /// The epoch that was sent last under our name; 0: none.
     fn sent(&self) -> Result<u64, ConnectError> {
         let path = self.folder.join(SENT);
+        let epoch = |text: &str| text.trim_end().strip_prefix(&self.name)?.strip_prefix(' ')?.parse().ok();
         match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.trim_end().parse().unwrap_or(0)),
+            Ok(text) => Ok(epoch(&text).unwrap_or(0)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(source) => Err(ConnectError::Open { path, source }),
         }
@@ -218,7 +223,7 @@ impl EpochWriter {
         let (path, new) = (self.folder.join(SENT), self.folder.join("sent.new"));
         let write = || -> io::Result<()> {
             let file: File = disk::create(&new, 0o600)?;
-            disk::write_at(&file, format!("{epoch}\n").as_bytes(), 0)?;
+            disk::write_at(&file, format!("{} {epoch}\n", self.name).as_bytes(), 0)?;
             disk::sync(&file)?;
             disk::rename(&new, &path)?;
             disk::sync_folder(&self.folder)
@@ -239,12 +244,13 @@ impl Writer for EpochWriter {
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
         self.settle()?;
         let rows = self.commits.sealed(self.log.seal(epoch)?);
-        Staged::Http { rows, writer: self.name.clone() }.to_value()
+        let Cut { rows_max, bytes_max } = Cut::of(&self.sender.sink);
+        Staged::Http { rows, writer: self.name.clone(), rows_max, bytes_max }.to_value()
     }
 
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
         let Some(rows) = self.commits.due(epoch, &self.sender.client.name)? else { return Ok(()) };
-        self.apply(&rows)?;
+        self.apply(&rows, Cut::of(&self.sender.sink))?;
         self.commits.shown(epoch);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
 
-use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions, TlsConfiguration, Transport};
+use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions, TlsConfiguration, TlsError, Transport};
 use rustls::{ClientConfig, crypto::ring};
 
 use super::Broker;
@@ -60,6 +60,12 @@ pub fn refusal(error: &ConnectionError) -> Option<String> {
     match error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::Success | ConnectReturnCode::ServiceUnavailable) => None,
         ConnectionError::ConnectionRefused(code) => Some(format!(" refuses the connection: {}", said(*code))),
+        // A handshake that breaks off may be another one's next time; a certificate will not.
+        ConnectionError::Tls(TlsError::Io(error))
+            if !error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) =>
+        {
+            None
+        }
         ConnectionError::Tls(error) => Some(format!(": no encrypted connection: {error}")),
         _ => None,
     }

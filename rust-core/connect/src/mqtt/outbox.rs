@@ -25,6 +25,12 @@ pub struct Outgoing {
     pub is_retained: bool,
 }
 
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
 /// What waits, and what the connection says.
 #[derive(Default)]
 pub struct Outbox {
@@ -63,7 +69,7 @@ impl Outbox {
         if let Some(client) = &state.client {
             publish(client, &message);
         }
-        state.bytes += message.payload.len();
+        state.bytes += message.bytes();
         state.waiting.push_back(message);
         Ok(())
     }
@@ -113,9 +119,9 @@ impl Outbox {
         state.sent.clear();
     }
 
-    /// There will be none.
+    /// There will be none; the first reason counts.
     pub fn fail(&self, fault: String) {
-        lock(&self.state).fault = Some(fault);
+        lock(&self.state).fault.get_or_insert(fault);
         self.changed.notify_all();
     }
 
@@ -130,7 +136,7 @@ impl Outbox {
         let Some(index) = state.sent.iter().position(|sent| *sent == number) else { return };
         state.sent.remove(index);
         if let Some(message) = state.waiting.remove(index) {
-            state.bytes -= message.payload.len();
+            state.bytes -= message.bytes();
         }
         self.changed.notify_all();
     }

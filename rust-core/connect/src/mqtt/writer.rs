@@ -21,6 +21,8 @@ use crate::{ConnectError, Fault, Writer, message::messages};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Messages that wait for their acknowledgement at a time.
 const INFLIGHT: u16 = 1_000;
+/// A connection that takes nothing for so long is given up.
+const STALLED: Duration = Duration::from_secs(30);
 /// Room for everything that waits, and a little more.
 const REQUESTS_MAX: usize = MESSAGES_MAX + 8;
 
@@ -36,7 +38,8 @@ pub struct MqttWriter {
 
 impl MqttWriter {
     pub fn open(sink: &MqttSink) -> Result<MqttWriter, ConnectError> {
-        let made_up = format!("ringmill-{:016x}", RandomState::new().hash_one(0));
+        // Brokers need not take more than 23 characters.
+        let made_up = format!("ringmill-{:014x}", RandomState::new().hash_one(0) >> 8);
         let who = Who {
             client_id: sink.client_id.as_deref().unwrap_or(&made_up),
             user: sink.user.as_deref(),
@@ -103,6 +106,15 @@ impl Drop for MqttWriter {
     }
 }
 
+/// Says so when the thread ends, however that comes.
+struct Ending(Arc<Outbox>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.fail("its connection's thread has ended".to_owned());
+    }
+}
+
 /// One connection after the other.
 struct Link {
     options: MqttOptions,
@@ -112,17 +124,23 @@ struct Link {
 
 impl Link {
     fn run(self) {
+        let _ending = Ending(Arc::clone(&self.outbox));
         let (mut pause, mut was_connected) = (PAUSE, false);
         while !self.outbox.is_over() {
             let (client, mut connection) = Client::new(self.options.clone(), REQUESTS_MAX);
+            connection.eventloop.network_options.set_connection_timeout(STALLED.as_secs());
             let error = loop {
                 match connection.recv() {
                     Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {
                         tracing::info!("connected to MQTT broker {}", self.broker);
                         self.outbox.connected(client.clone());
-                        (pause, was_connected) = (PAUSE, true);
+                        was_connected = true;
                     }
-                    Ok(Ok(Event::Incoming(Packet::PubAck(answer)))) => self.outbox.acknowledged(answer.pkid),
+                    Ok(Ok(Event::Incoming(Packet::PubAck(answer)))) => {
+                        self.outbox.acknowledged(answer.pkid);
+                        // Not before: a broker may end each connection because of what it is sent.
+                        pause = PAUSE;
+                    }
                     Ok(Ok(Event::Outgoing(Sent::Publish(number)))) => self.outbox.sent(number),
                     Ok(Ok(Event::Outgoing(Sent::Disconnect))) | Err(_) => return,
                     Ok(Ok(_)) => {}

@@ -281,7 +281,7 @@ fn choose(plan: &Plan, spec: &CheckpointSpec, folder: &StateFolder) -> Result<Op
             if let Some(sink) = bound_sink(plan).filter(|_| epoch < newest) {
                 let message = format!(
                     "checkpoint {epoch} is older than checkpoint {newest}, and sink {sink:?} has shown the rows between \
-                     them exactly once; they cannot be taken back"
+                     them; they cannot be taken back"
                 );
                 let hint = format!("go on from checkpoint {newest} (leave --from-checkpoint out), or {FRESH}");
                 return Err(EngineError::Recovery { message, hint });

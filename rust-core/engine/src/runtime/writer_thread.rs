@@ -389,12 +389,14 @@ impl Thread {
     }
 
     fn pause(&self, error: &ConnectError) {
-        let reason = if error.is_out_of_space() {
-            format!("paused: no space for sink {}", self.name)
+        let (reason, told) = if error.is_out_of_space() {
+            let reason = format!("paused: no space for sink {}", self.name);
+            (reason.clone(), format!("{reason} ({error})"))
         } else {
-            format!("paused: sink {}: {error}", self.name)
+            let reason = format!("paused: sink {}: {error}", self.name);
+            (reason.clone(), reason)
         };
-        tracing::error!("{reason} ({error}); trying again every second");
+        tracing::error!("{told}; trying again every second");
         self.control.pause(&self.name, &reason);
         if let Some(link) = &self.commits {
             self.report(Event::Paused { part: Part::Sink(link.sink), reason });
