@@ -45,3 +45,14 @@ impl Backoff {
         error
     }
 }
+
+/// A server that is away is waited for, when there are rows for it.
+pub(crate) fn unless_away(opened: Result<(), ConnectError>) -> Result<(), ConnectError> {
+    match opened {
+        Err(error) if error.is_transient() => {
+            tracing::warn!("{error}; trying again when there are rows");
+            Ok(())
+        }
+        opened => opened,
+    }
+}

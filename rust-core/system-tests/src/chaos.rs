@@ -130,17 +130,41 @@ pub fn kill_after(child: &mut Child, mut is_time: impl FnMut() -> bool, time: Du
     status.code().is_none()
 }
 
-/// Runs a job until it ends by itself. Each run is killed within a moment of its first checkpoint, and `killed` is called then.
-pub fn kill_behind_checkpoints(job: &Job, chance: &mut Chance, mut killed: impl FnMut(&mut Chance)) {
-    let state = job.path("state");
-    loop {
-        let mut child = job.start(&[]);
-        let before = newest_checkpoint(&state);
-        let time = chance.between(Duration::ZERO, Duration::from_millis(60));
-        if !kill_after(&mut child, || newest_checkpoint(&state) > before, time) {
-            return;
+/// Kills of jobs, each within a moment of a checkpoint.
+pub struct CoreKills {
+    /// When they come, and whatever else the test leaves to chance.
+    pub chance: Chance,
+    /// How many there were.
+    pub done: u64,
+    progress: Progress,
+}
+
+impl CoreKills {
+    /// As many as [`rounds`] says.
+    pub fn of(test: &str, variable: &str, default: u64) -> CoreKills {
+        let progress = Progress::of("kills", rounds(variable, default));
+        CoreKills { chance: Chance::from_environment(test), done: 0, progress }
+    }
+
+    /// Whether there are to be more.
+    pub fn are_wanted(&self) -> bool {
+        self.done < self.progress.wanted
+    }
+
+    /// Runs a job until it ends by itself. Each run is killed behind its first checkpoint, and `killed` is called then.
+    pub fn behind_checkpoints(&mut self, job: &Job, mut killed: impl FnMut(&mut Chance)) {
+        let state = job.path("state");
+        loop {
+            let mut child = job.start(&[]);
+            let before = newest_checkpoint(&state);
+            let time = self.chance.between(Duration::ZERO, Duration::from_millis(60));
+            if !kill_after(&mut child, || newest_checkpoint(&state) > before, time) {
+                return;
+            }
+            self.done += 1;
+            self.progress.at(self.done);
+            killed(&mut self.chance);
         }
-        killed(chance);
     }
 }
 

@@ -24,6 +24,11 @@ use tempfile::TempDir;
 /// `[checkpoint]` of a pipeline that is killed often.
 pub const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\ninterval = \"20ms\"\n";
 
+/// A source `rows` that reads so many rows a second of these columns from `in.ndjson`.
+pub fn file_source(rate: u64, fields: &str) -> String {
+    format!("[sources.rows]\nkind = \"file\"\npath = \"in.ndjson\"\nrate = {rate}\nfields = {{ {fields} }}\n")
+}
+
 /// Sinks of a source's rows (`out.ndjson`) and of its dead letters (`dead.ndjson`).
 pub fn sinks_of(source: &str) -> String {
     format!(
@@ -66,6 +71,11 @@ pub fn ringmill() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let target = test.parent().and_then(Path::parent).expect("tests lie in target/release/deps");
     target.join("ringmill")
+}
+
+/// The interpreter under test.
+pub fn python() -> PathBuf {
+    std::env::var_os("RINGMILL_PYTHON").unwrap_or_else(|| "python3".into()).into()
 }
 
 impl Job {

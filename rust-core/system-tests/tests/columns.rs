@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_behind_checkpoints, rounds};
-use ringmill_system_tests::{CHECKPOINT, Job};
+use ringmill_system_tests::chaos::CoreKills;
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, python};
 use serde_json::Value;
 
 const ROWS: u64 = 20_000;
@@ -11,18 +11,15 @@ const ROWS: u64 = 20_000;
 fn pipeline() -> String {
     let sink = |(name, path)| format!("[sinks.{name}]\nkind = \"file\"\npath = \"{path}\"\ninputs = [\"rows\"]\n");
     let sinks = [("parquet", "rows.parquet/"), ("arrow", "rows.arrow/"), ("stream", "stream.arrow")].map(sink).concat();
+    let columns = r#"number = "uint64", at = "timestamp[s]", name = { type = "utf8", nullable = true }"#;
+    let source = file_source(20_000, columns);
     format!(
         r#"
 [pipeline]
 shards = 2
 
 {CHECKPOINT}
-[sources.rows]
-kind = "file"
-path = "in.ndjson"
-rate = 20_000
-fields = {{ number = "uint64", at = "timestamp[s]", name = {{ type = "utf8", nullable = true }} }}
-
+{source}
 {sinks}"#
     )
 }
@@ -64,8 +61,7 @@ fn job() -> Job {
 
 /// The columns' types, and the rows.
 fn read(job: &Job, what: &str) -> (Vec<String>, Vec<Row>) {
-    let python = std::env::var("RINGMILL_PYTHON").unwrap_or_else(|_| "python3".into());
-    let output = Command::new(python).args(["-c", READER, what]).current_dir(job.folder()).output().expect("Python");
+    let output = Command::new(python()).args(["-c", READER, what]).current_dir(job.folder()).output().expect("Python");
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let mut lines = text.lines();
@@ -80,15 +76,10 @@ fn read(job: &Job, what: &str) -> (Vec<String>, Vec<Row>) {
 
 #[test]
 fn every_row_is_in_one_file_however_often_the_core_dies_and_each_file_is_whole() {
-    let mut chance = Chance::from_environment("columns");
-    let wanted = rounds("RINGMILL_COLUMNS_KILLS", 10);
-    let mut progress = Progress::of("kills", wanted);
-    let mut kills = 0;
-    while kills < wanted {
+    let mut kills = CoreKills::of("columns", "RINGMILL_COLUMNS_KILLS", 10);
+    while kills.are_wanted() {
         let job = job();
-        kill_behind_checkpoints(&job, &mut chance, |chance| {
-            kills += 1;
-            progress.at(kills);
+        kills.behind_checkpoints(&job, |chance| {
             let what = ["parquet", "arrow"][chance.below(2) as usize];
             let (_, rows) = read(&job, what);
             let count = rows.len() as u64;
@@ -100,5 +91,5 @@ fn every_row_is_in_one_file_however_often_the_core_dies_and_each_file_is_whole()
             assert!(rows.into_iter().eq((0..ROWS).map(row)), "{what}");
         }
     }
-    println!("{kills} kills");
+    println!("{} kills", kills.done);
 }

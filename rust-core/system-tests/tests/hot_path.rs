@@ -18,7 +18,7 @@ use ringmill_engine::plan::{
 };
 use ringmill_engine::{Control, Plan, run, rundir};
 use ringmill_ring::Wait;
-use ringmill_system_tests::{Job, children_of, read_until};
+use ringmill_system_tests::{Job, children_of, python, read_until};
 
 const FUNCTION: &str = "
 @rm.udf(outputs={'score': rm.float64})
@@ -61,7 +61,7 @@ fn thread_named(pid: u32, name: &str) -> Option<i32> {
 }
 
 fn plan(folder: PathBuf) -> Plan {
-    let python = PathBuf::from(std::env::var_os("RINGMILL_PYTHON").unwrap_or_else(|| "python3".into()));
+    let python = python();
     let function = FunctionRef { step: "scores".into(), function: "functions:score".into(), directory: folder.clone() };
     let described = describe(&python, std::slice::from_ref(&function)).unwrap();
     let generator = SourceSpec {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::http::{Client, await_answers};
-use ringmill_system_tests::{CHECKPOINT, Job, free_address, sinks_of, terminate, until};
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, sinks_of, terminate, until};
 
 const JSON: &str = "content-type: application/json\r\n";
 
@@ -347,7 +347,6 @@ fn other_clients_are_understood() {
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), "{\"accepted\":1}", "{command}: {output:?}");
         rows += 1;
     }
-    let python = std::env::var("RINGMILL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let script = format!(
         r#"
 import json, urllib.error, urllib.request
@@ -367,7 +366,7 @@ else:
     raise AssertionError("it was accepted")
 "#
     );
-    let output = Command::new(python).args(["-c", &script]).output().expect("there is a Python");
+    let output = Command::new(python()).args(["-c", &script]).output().expect("there is a Python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(job.end(child).figure("/rows/in"), rows + 100);
 }

@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_behind_checkpoints, newest_checkpoint, rounds};
-use ringmill_system_tests::{CHECKPOINT, Job, read_until, until};
+use ringmill_system_tests::chaos::{Chance, CoreKills, newest_checkpoint};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, python, read_until, until};
 use serde_json::Value;
 
 const ROWS: u64 = 20_000;
@@ -60,8 +60,7 @@ struct Server {
 impl Server {
     /// At this port; 0: at any.
     fn start(job: &Job, port: u16) -> Server {
-        let python = std::env::var("RINGMILL_PYTHON").unwrap_or_else(|_| "python3".into());
-        let mut command = Command::new(python);
+        let mut command = Command::new(python());
         command.args(["-c", SERVER, &port.to_string()]).current_dir(job.folder());
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("Python");
@@ -93,15 +92,11 @@ impl Drop for Server {
 fn job(keys: &str) -> (Job, Server) {
     let job = Job::new("", "");
     let server = Server::start(&job, 0);
+    let source = file_source(20_000, "number = \"uint64\"");
     let pipeline = format!(
         r#"
 {CHECKPOINT}
-[sources.rows]
-kind = "file"
-path = "in.ndjson"
-rate = 20_000
-fields = {{ number = "uint64" }}
-
+{source}
 [sinks.out]
 kind = "http"
 inputs = ["rows"]
@@ -144,13 +139,11 @@ fn check_beginning(taken: &[u64]) {
 
 #[test]
 fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
-    let mut chance = Chance::from_environment("http sink");
-    let wanted = rounds("RINGMILL_HTTP_SINK_KILLS", 20);
-    let mut progress = Progress::of("kills", wanted);
-    let (mut kills, mut replaced) = (0, 0);
-    while kills < wanted {
+    let mut kills = CoreKills::of("http sink", "RINGMILL_HTTP_SINK_KILLS", 20);
+    let mut replaced = 0;
+    while kills.are_wanted() {
         let (job, mut server) = job("");
-        let (is_over, mut times) = (AtomicBool::new(false), Chance::of(chance.number()));
+        let (is_over, mut times) = (AtomicBool::new(false), Chance::of(kills.chance.number()));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
@@ -159,16 +152,12 @@ fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
                     replaced += 1;
                 }
             });
-            kill_behind_checkpoints(&job, &mut chance, |_| {
-                kills += 1;
-                progress.at(kills);
-                check_beginning(&taken(&job));
-            });
+            kills.behind_checkpoints(&job, |_| check_beginning(&taken(&job)));
             is_over.store(true, Ordering::Relaxed);
         });
         assert!(taken(&job).into_iter().eq(expected()));
     }
-    println!("{kills} kills of the core, {replaced} of the server");
+    println!("{} kills of the core, {replaced} of the server", kills.done);
 }
 
 #[test]

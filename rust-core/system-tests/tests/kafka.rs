@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_behind_checkpoints, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{Chance, CoreKills, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::kafka::Kafka;
-use ringmill_system_tests::{CHECKPOINT, Job, read_until, sinks_of, until};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, sinks_of, until};
 
 const PARTITIONS: i32 = 3;
 
@@ -147,15 +147,11 @@ const ROWS: u64 = 20_000;
 
 /// Rows of a file to a topic.
 fn sink(kafka: &Kafka, keys: &str) -> Job {
+    let source = file_source(40_000, r#"number = "uint64", name = { type = "utf8", nullable = true }"#);
     let pipeline = format!(
         r#"
 {CHECKPOINT}
-[sources.rows]
-kind = "file"
-path = "in.ndjson"
-rate = 40_000
-fields = {{ number = "uint64", name = {{ type = "utf8", nullable = true }} }}
-
+{source}
 [sinks.out]
 kind = "kafka"
 brokers = {}
@@ -215,23 +211,18 @@ fn every_row_becomes_a_message_in_order_though_the_brokers_go_away() {
 
 #[test]
 fn no_row_is_missing_however_often_the_core_dies() {
-    let mut chance = Chance::from_environment("kafka sink");
-    let wanted = rounds("RINGMILL_KAFKA_KILLS", 10);
-    let mut progress = Progress::of("kills", wanted);
-    let (mut kills, mut repeated) = (0, 0);
-    while kills < wanted {
+    let mut kills = CoreKills::of("kafka sink", "RINGMILL_KAFKA_KILLS", 10);
+    let mut repeated = 0;
+    while kills.are_wanted() {
         let kafka = Kafka::with_topic("rows", 2);
         let job = sink(&kafka, "");
-        kill_behind_checkpoints(&job, &mut chance, |_| {
-            kills += 1;
-            progress.at(kills);
-        });
+        kills.behind_checkpoints(&job, |_| {});
         let messages = kafka.read("rows");
         let numbers: BTreeSet<u64> = messages.iter().map(|(_, _, value)| number(value)).collect();
         assert!(numbers.iter().copied().eq(0..ROWS), "{} of {ROWS} rows", numbers.len());
         repeated += messages.len() - numbers.len();
     }
-    println!("{kills} kills, {repeated} messages came again");
+    println!("{} kills, {repeated} messages came again", kills.done);
 }
 
 #[test]

@@ -3,24 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_behind_checkpoints, newest_checkpoint, rounds};
+use ringmill_system_tests::chaos::{CoreKills, newest_checkpoint};
 use ringmill_system_tests::mosquitto::{ANYBODY, Mosquitto, Receiver};
-use ringmill_system_tests::{CHECKPOINT, Job, read_until, until};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, until};
 use serde_json::Value;
 
 const ROWS: u64 = 10_000;
 
 /// Rows of a file to the broker.
 fn job(broker: &Mosquitto, keys: &str) -> Job {
+    let source = file_source(20_000, r#"number = "uint64", topic = { type = "utf8", nullable = true }"#);
     let pipeline = format!(
         r#"
 {CHECKPOINT}
-[sources.rows]
-kind = "file"
-path = "in.ndjson"
-rate = 20_000
-fields = {{ number = "uint64", topic = {{ type = "utf8", nullable = true }} }}
-
+{source}
 [sinks.out]
 kind = "mqtt"
 inputs = ["rows"]
@@ -63,23 +59,18 @@ const END: &str = "end";
 
 #[test]
 fn every_row_becomes_a_message_in_order_however_often_the_core_dies() {
-    let mut chance = Chance::from_environment("mqtt sink");
-    let wanted = rounds("RINGMILL_MQTT_SINK_KILLS", 10);
-    let mut progress = Progress::of("kills", wanted);
-    let (mut kills, mut repeated) = (0, 0);
-    while kills < wanted {
+    let mut kills = CoreKills::of("mqtt sink", "RINGMILL_MQTT_SINK_KILLS", 10);
+    let mut repeated = 0;
+    while kills.are_wanted() {
         let Some(broker) = Mosquitto::start() else { return };
         let receiver = broker.receiver("scores");
-        kill_behind_checkpoints(&job(&broker, "topic = \"scores\""), &mut chance, |_| {
-            kills += 1;
-            progress.at(kills);
-        });
+        kills.behind_checkpoints(&job(&broker, "topic = \"scores\""), |_| {});
         catch_up(&broker, &receiver, "scores");
         let (first, more) = once(&receiver);
         assert!(first.into_iter().eq(0..ROWS), "none is left out");
         repeated += more;
     }
-    println!("{kills} kills, {repeated} messages came twice");
+    println!("{} kills, {repeated} messages came twice", kills.done);
 }
 
 #[test]

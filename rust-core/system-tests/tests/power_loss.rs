@@ -9,6 +9,7 @@ use ringmill_system_tests::chaos::{Chance, rounds};
 use ringmill_system_tests::power::{
     Acknowledged, Disk, Kept, Kind, Outputs, Pipeline, Record, Recording, Watched, run,
 };
+use ringmill_system_tests::python;
 
 const ROWS: u64 = 60_000;
 /// Slow enough for several checkpoints.
@@ -39,7 +40,7 @@ fn faults_of_the_writer(mode: &str) -> usize {
     let around = tempfile::tempdir().unwrap();
     let (root, log) = (around.path().join("root"), around.path().join("log"));
     std::fs::create_dir(&root).unwrap();
-    let mut command = Command::new(std::env::var("RINGMILL_PYTHON").unwrap_or_else(|_| "python3".into()));
+    let mut command = Command::new(python());
     command.args(["-c", WRITER]).current_dir(&root);
     Watched { root: &root, log: &log }.watch(&mut command, mode);
     assert!(command.status().unwrap().success());

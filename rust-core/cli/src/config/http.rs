@@ -10,6 +10,7 @@ use super::mistake::Mistake;
 use super::raw::Table;
 use super::resolve::{CONNECTIONS_MAX, count, record_bytes_max};
 use super::url::url;
+use super::variable::secret;
 
 const PATH: &str = "/ingest";
 const REQUEST_BYTES: u64 = 16 << 20;
@@ -26,14 +27,8 @@ pub fn http(table: &Table, fields: Vec<FieldSpec>, directory: &Path, mistakes: &
         let mistake = Mistake::at(raw.span, format!("`path`: `{path}` is no path of an address"));
         mistakes.push(mistake.hint("write path = \"/ingest\", for example"));
     }
-    let request_bytes_max = table.size("request_size_max").unwrap_or(REQUEST_BYTES);
-    if let Some(raw) = table.get("request_size_max").filter(|_| !(1..=REQUEST_BYTES_MAX).contains(&request_bytes_max)) {
-        mistakes.push(Mistake::at(raw.span, "`request_size_max` must be between 1B and 256MiB"));
-    }
-    let timeout = table.duration("request_timeout").map(|ns| Duration::from_nanos(ns.unsigned_abs()));
-    if let Some(raw) = table.get("request_timeout").filter(|_| timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX)) {
-        mistakes.push(Mistake::at(raw.span, "`request_timeout` must be at most 1h"));
-    }
+    let request_bytes_max = body_bytes(table, "request_size_max", REQUEST_BYTES, mistakes);
+    let request_timeout = timeout(table, "request_timeout", mistakes);
     let listen = listen::address(table, mistakes);
     let token = token(table, directory, mistakes);
     let is_open = token == Ok(None) && !table.boolean("allow_remote").unwrap_or(false);
@@ -50,7 +45,7 @@ pub fn http(table: &Table, fields: Vec<FieldSpec>, directory: &Path, mistakes: &
         rate: table.number("rate"),
         record_bytes_max: record_bytes_max(table),
         request_bytes_max: usize::try_from(request_bytes_max).ok()?,
-        request_timeout: timeout.unwrap_or(TIMEOUT),
+        request_timeout,
         connections_max: table.integer("connections_max").map_or(CONNECTIONS_MAX, count),
     })
 }
@@ -78,14 +73,8 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         mistakes.push(mistake);
     }
     let rows_max = if body == HttpBody::Row { 1 } else { table.integer("rows_max").unwrap_or(ROWS) };
-    let bytes_max = table.size("bytes_max").unwrap_or(BODY_BYTES);
-    if let Some(raw) = table.get("bytes_max").filter(|_| !(1..=REQUEST_BYTES_MAX).contains(&bytes_max)) {
-        mistakes.push(Mistake::at(raw.span, "`bytes_max` must be between 1B and 256MiB"));
-    }
-    let timeout = table.duration("timeout").map(|ns| Duration::from_nanos(ns.unsigned_abs()));
-    if let Some(raw) = table.get("timeout").filter(|_| timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX)) {
-        mistakes.push(Mistake::at(raw.span, "`timeout` must be at most 1h"));
-    }
+    let bytes_max = body_bytes(table, "bytes_max", BODY_BYTES, mistakes);
+    let timeout = timeout(table, "timeout", mistakes);
     let headers = headers(table, mistakes);
     let token = token(table, directory, mistakes);
     Some(HttpSink {
@@ -98,35 +87,46 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         token: token.ok()?,
         root_certificates: file("ca_file"),
         is_compressed: table.text("compression") == Some("gzip"),
-        timeout: timeout.unwrap_or(TIMEOUT),
+        timeout,
         is_idempotent: table.boolean("idempotent").unwrap_or(false),
         refused: file("refused_path"),
     })
 }
 
+fn body_bytes(table: &Table, key: &str, default: u64, mistakes: &mut Vec<Mistake>) -> u64 {
+    let bytes = table.size(key).unwrap_or(default);
+    if let Some(raw) = table.get(key).filter(|_| !(1..=REQUEST_BYTES_MAX).contains(&bytes)) {
+        mistakes.push(Mistake::at(raw.span, format!("`{key}` must be between 1B and 256MiB")));
+    }
+    bytes
+}
+
+fn timeout(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) -> Duration {
+    let timeout = table.duration(key).map_or(TIMEOUT, |ns| Duration::from_nanos(ns.unsigned_abs()));
+    if let Some(raw) = table.get(key).filter(|_| timeout > TIMEOUT_MAX) {
+        mistakes.push(Mistake::at(raw.span, format!("`{key}` must be at most 1h")));
+    }
+    timeout
+}
+
 fn headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<(String, Secret)> {
     let mut headers = Vec::new();
     for entry in table.children("headers") {
-        let Some(value) = entry.raw.text() else { continue };
+        let Some(text) = entry.raw.text() else { continue };
+        let mut wrong = |message: String| mistakes.push(Mistake::at(entry.key_span, message).private());
         let has_token = table.entry("token").or(table.entry("token_file")).is_some();
         if has_token && entry.key.eq_ignore_ascii_case("authorization") {
-            let mistake =
-                Mistake::at(entry.key_span, "`headers`: authorization is what `token` and `token_file` are for");
-            mistakes.push(mistake.private());
+            wrong("`headers`: authorization is what `token` and `token_file` are for".to_owned());
         }
-        let value = match value.strip_prefix('$').map(|variable| (variable, std::env::var(variable))) {
-            None => Secret::new(value),
-            Some((_, Ok(value))) => Secret::new(value),
-            Some((variable, Err(_))) => {
-                let message = format!("`headers`: there is no environment variable {variable}");
-                mistakes.push(Mistake::at(entry.key_span, message).private());
-                continue;
+        match secret("headers", text) {
+            Ok(value) => {
+                if let Err(reason) = HttpSink::check_header(&entry.key, &value) {
+                    wrong(format!("`headers`: {}: {reason}", entry.key));
+                }
+                headers.push((entry.key.clone(), value));
             }
-        };
-        if let Err(reason) = HttpSink::check_header(&entry.key, &value) {
-            mistakes.push(Mistake::at(entry.key_span, format!("`headers`: {}: {reason}", entry.key)).private());
+            Err(message) => wrong(message),
         }
-        headers.push((entry.key.clone(), value));
     }
     headers
 }
@@ -145,10 +145,9 @@ fn token(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Result
         (None, None) => Ok(None),
         (None, Some(file)) => Ok(Some(TokenPlace::File(directory.join(file)))),
         (Some(_), Some(_)) => wrong("`token` and `token_file` exclude each other".to_owned()),
-        (Some(text), None) => match text.strip_prefix('$').map(|variable| (variable, std::env::var(variable))) {
-            None => wrong("`token` is no token itself but names the variable in which it stands".to_owned()),
-            Some((variable, Err(_))) => wrong(format!("`token`: there is no environment variable {variable}")),
-            Some((_, Ok(value))) => Ok(Some(TokenPlace::Value(Secret::new(value)))),
-        },
+        (Some(text), None) if text.starts_with('$') => {
+            secret("token", text).map(TokenPlace::Value).map(Some).or_else(wrong)
+        }
+        (Some(_), None) => wrong("`token` is no token itself but names the variable in which it stands".to_owned()),
     }
 }

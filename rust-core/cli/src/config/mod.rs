@@ -25,6 +25,7 @@ pub mod size;
 pub mod suggest;
 pub mod text;
 mod url;
+mod variable;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

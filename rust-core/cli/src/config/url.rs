@@ -4,6 +4,7 @@ use ringmill_connect::Secret;
 
 use super::mistake::Mistake;
 use super::raw::Table;
+use super::variable::secret;
 
 /// The key `url`: an address that `check` finds good, or the environment variable in which one stands.
 ///
@@ -14,18 +15,8 @@ pub fn url(
     example: &str,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Secret> {
-    let text = table.text("url")?;
-    let url = match text.strip_prefix('$') {
-        None => Secret::new(text),
-        Some(variable) => match std::env::var(variable) {
-            Ok(value) => Secret::new(value),
-            Err(_) => {
-                let message = format!("`url`: there is no environment variable {variable}");
-                mistakes.push(Mistake::at(table.span, message));
-                return None;
-            }
-        },
-    };
+    let missing = |message: String| mistakes.push(Mistake::at(table.span, message));
+    let url = secret("url", table.text("url")?).map_err(missing).ok()?;
     if let Err(reason) = check(&url) {
         mistakes.push(Mistake::at(table.span, format!("`url`: {reason}")).hint(example));
         return None;

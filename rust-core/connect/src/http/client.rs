@@ -13,8 +13,7 @@ use ureq::{
     http::{
         HeaderName, HeaderValue, Response, StatusCode, Uri,
         header::{
-            AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, RETRY_AFTER,
-            TRANSFER_ENCODING,
+            CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
         },
     },
     tls::{Certificate, RootCerts, TlsConfig},
@@ -86,12 +85,11 @@ impl Client {
     /// Reads token and certificates; connects to nobody.
     pub fn open(sink: &HttpSink) -> Result<Client, ConnectError> {
         let wrong = |reason: String| ConnectError::Target { name: "url and headers".to_owned(), reason };
+        let token = sink.token.as_ref().map(Token::read).transpose()?;
+        let authorization = token.map(|token| ("authorization".to_owned(), token.shown()));
         let mut headers = Vec::with_capacity(sink.headers.len() + 3);
-        for (name, value) in &sink.headers {
+        for (name, value) in sink.headers.iter().chain(&authorization) {
             headers.push(header(name, value).map_err(|reason| wrong(format!("header {name}: {reason}")))?);
-        }
-        if let Some(place) = &sink.token {
-            headers.push((AUTHORIZATION, Token::read(place)?.header()));
         }
         let content = if sink.body == HttpBody::Lines { "application/x-ndjson" } else { "application/json" };
         headers.push((CONTENT_TYPE, HeaderValue::from_static(content)));

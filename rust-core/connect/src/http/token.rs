@@ -2,10 +2,7 @@
 
 use std::fs;
 
-use hyper::{
-    HeaderMap,
-    header::{AUTHORIZATION, HeaderValue},
-};
+use hyper::{HeaderMap, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
 
 use super::TokenPlace;
@@ -32,11 +29,9 @@ impl Token {
         Ok(Token(Secret::new(text)))
     }
 
-    /// What a request carries that shows it.
-    pub fn header(&self) -> HeaderValue {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", self.0.reveal())).expect("it is visible ASCII");
-        value.set_sensitive(true);
-        value
+    /// What the header of a request says that shows it.
+    pub fn shown(&self) -> Secret {
+        Secret::new(format!("Bearer {}", self.0.reveal()))
     }
 
     /// Whether a request carries it. How long this takes says nothing about the token but its length.

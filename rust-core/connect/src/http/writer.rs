@@ -18,7 +18,9 @@ use super::{
     requests::{Cut, Request, Requests},
 };
 use crate::{
-    ConnectError, Fault, Transactions, Writer, disk,
+    ConnectError, Fault, Transactions, Writer,
+    backoff::unless_away,
+    disk,
     staging::{Commits, Sealed, StagePoints, Staged, StagingLog, new_writer_name, stage_points, write_error},
 };
 
@@ -127,6 +129,8 @@ pub struct EpochWriter {
     folder: PathBuf,
     /// What our keys begin with; the same from checkpoint to checkpoint, another one for an output that began anew.
     name: String,
+    /// the epoch that was sent last under our name, as the file says; 0: none
+    sent: u64,
     /// the rows of the checkpoint and how they were cut, until all of them are sent
     recovering: Option<(Sealed, Cut)>,
     is_settled: bool,
@@ -142,6 +146,7 @@ impl EpochWriter {
             log: StagingLog::new(transactions.staging, "", 0o600, &POINTS),
             folder: transactions.staging.to_owned(),
             name: key_name(),
+            sent: 0,
             recovering: None,
             is_settled: false,
             commits: Commits::after(transactions),
@@ -154,15 +159,13 @@ impl EpochWriter {
                 return Err(staged.refuse_kind(target));
             };
             (writer.name, writer.recovering) = (name, Some((rows, Cut { rows_max, bytes_max })));
-            let sent = writer.sent()?;
+            let sent = writer.read_sent()?;
             if sent > epoch {
                 return Err(writer.refuse(format!("the rows of epoch {sent} were sent, and the checkpoint is older")));
             }
+            writer.sent = sent;
         }
-        match writer.settle() {
-            Err(error) if error.is_transient() => tracing::warn!("{error}; it is tried again"),
-            settled => settled?,
-        }
+        unless_away(writer.settle())?;
         Ok(writer)
     }
 
@@ -185,7 +188,7 @@ impl EpochWriter {
         if rows.bytes == 0 {
             return Ok(());
         }
-        if self.sent()? < rows.epoch {
+        if self.sent < rows.epoch {
             self.sender.client.ready()?;
             let Some(file) = self.log.read(rows)? else { return Err(self.lost(rows)) };
             // With the checksum: a state folder that was copied or put back may have other rows in an epoch of this number.
@@ -207,8 +210,7 @@ impl EpochWriter {
         ConnectError::Target { name: self.sender.client.name.clone(), reason }
     }
 
-    /// The epoch that was sent last under our name; 0: none.
-    fn sent(&self) -> Result<u64, ConnectError> {
+    fn read_sent(&self) -> Result<u64, ConnectError> {
         let path = self.folder.join(SENT);
         let epoch = |text: &str| text.trim_end().strip_prefix(&self.name)?.strip_prefix(' ')?.parse().ok();
         match fs::read_to_string(&path) {
@@ -219,7 +221,7 @@ impl EpochWriter {
     }
 
     /// Takes note that the rows of an epoch are sent, before they are thrown away.
-    fn mark(&self, epoch: u64) -> Result<(), ConnectError> {
+    fn mark(&mut self, epoch: u64) -> Result<(), ConnectError> {
         let (path, new) = (self.folder.join(SENT), self.folder.join("sent.new"));
         let write = || -> io::Result<()> {
             let file: File = disk::create(&new, 0o600)?;
@@ -231,6 +233,7 @@ impl EpochWriter {
         hit("sink.http.mark");
         write().map_err(|source| write_error(&path, source))?;
         hit("sink.http.marked");
+        self.sent = epoch;
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{PostgresSink, link::Link, session::target_name, table::Step};
 use crate::{
     ConnectError, Transactions, Writer,
+    backoff::unless_away,
     staging::{Commits, Sealed, StagePoints, Staged, StagingLog, new_writer_name, stage_points},
 };
 
@@ -23,19 +24,8 @@ pub struct ChunkWriter {
 impl ChunkWriter {
     pub fn open(sink: &PostgresSink, schema: &Arc<Schema>) -> Result<ChunkWriter, ConnectError> {
         let mut link = Link::new(sink, schema);
-        unless_unreachable(link.with(|_, _| Ok(())))?;
+        unless_away(link.with(|_, _| Ok(())))?;
         Ok(ChunkWriter { link, writer: new_writer_name(&sink.table), chunks: 0 })
-    }
-}
-
-/// A server that is away is waited for, when there are rows for it.
-fn unless_unreachable(opened: Result<(), ConnectError>) -> Result<(), ConnectError> {
-    match opened {
-        Err(error) if error.is_transient() => {
-            tracing::warn!("{error}; trying again when there are rows");
-            Ok(())
-        }
-        opened => opened,
     }
 }
 
@@ -101,7 +91,7 @@ impl EpochWriter {
             };
             (writer.writer, writer.newest, writer.recovering) = (name, before, Some(rows));
         }
-        unless_unreachable(writer.settle())?;
+        unless_away(writer.settle())?;
         Ok(writer)
     }
 
