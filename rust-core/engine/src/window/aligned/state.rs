@@ -3,6 +3,7 @@
 use ringmill_state::{NodeDelta, group_of};
 
 use super::{AlignedWindows, EARLY, Open};
+use crate::window::arena::NONE;
 use crate::window::entry::{Reader, Refused, VERSION, WINDOWS, number_of_window, read_cell, window_number, write_cell};
 use crate::window::key::Keys;
 use crate::window::saved::GO_ENTRIES;
@@ -125,10 +126,12 @@ impl AlignedWindows {
             let open = &mut self.open[at];
             let count = open.table.entry_count();
             let ranks = std::mem::take(&mut open.ranks);
-            order.clear();
-            order.extend(0..count);
-            // Keys of different shards may have the same rank.
-            order.sort_by_key(|&entry| (ranks[entry as usize], open.table.hash(entry)));
+            if !order_by_rank(&ranks, &mut order) {
+                // Keys of different shards may have the same rank.
+                order.clear();
+                order.extend(0..count);
+                order.sort_by_key(|&entry| (ranks[entry as usize], open.table.hash(entry)));
+            }
             open.table.reorder(&order);
             let moved = (0..count).filter(|&new| ranks[order[new as usize] as usize] != new);
             moved.for_each(|new| open.changed.mark(new));
@@ -149,4 +152,17 @@ impl AlignedWindows {
         }
         self.close(step);
     }
+}
+
+/// Puts entries into the order of their ranks, if each rank is there once and none is missing.
+fn order_by_rank(ranks: &[u32], order: &mut Vec<u32>) -> bool {
+    order.clear();
+    order.resize(ranks.len(), NONE);
+    ranks.iter().zip(0..).all(|(&rank, entry)| match order.get_mut(rank as usize) {
+        Some(place) if *place == NONE => {
+            *place = entry;
+            true
+        }
+        _ => false,
+    })
 }
