@@ -6,10 +6,11 @@ use std::ptr::NonNull;
 
 use crate::template::ALIGNMENT;
 
-/// An owned allocation, aligned and zeroed.
+/// An owned allocation, aligned and zeroed. A page of a large one takes memory when it is first written to.
 #[derive(Debug)]
 pub(crate) struct AlignedMemory {
-    start: NonNull<u8>,
+    allocated: NonNull<u8>,
+    /// With room for the boundary.
     layout: Layout,
 }
 
@@ -22,27 +23,30 @@ impl AlignedMemory {
     /// `bytes` (at least 1) zeroed bytes. Aborts, like every allocation, when there is no memory.
     pub(crate) fn new(bytes: usize) -> AlignedMemory {
         assert!(bytes > 0, "an empty region has no address");
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).expect("a region is below 2 GiB");
+        // Memory that is aligned by the allocator is zeroed by hand, and all of it then taken at once.
+        let layout = Layout::array::<u8>(bytes + ALIGNMENT - 1).expect("a region is below 2 GiB");
         // SAFETY: the layout is not of size zero (asserted above).
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => AlignedMemory { start, layout },
+        let allocated = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(allocated) {
+            Some(allocated) => AlignedMemory { allocated, layout },
             None => handle_alloc_error(layout),
         }
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start
+        let before = self.allocated.align_offset(ALIGNMENT);
+        // SAFETY: a boundary is at most `ALIGNMENT - 1` bytes away, and so many more were allocated.
+        unsafe { self.allocated.add(before) }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.layout.size()
+        self.layout.size() - (ALIGNMENT - 1)
     }
 }
 
 impl Drop for AlignedMemory {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this very layout, and freed once, here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { dealloc(self.allocated.as_ptr(), self.layout) }
     }
 }
