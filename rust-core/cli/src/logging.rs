@@ -1,7 +1,7 @@
 //! Log lines of both languages: `tracing` to standard error, as text or as one JSON object a line.
 
 use clap::ValueEnum;
-use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::terminal::Screen;
@@ -27,14 +27,15 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    fn filter(self) -> LevelFilter {
-        match self {
-            LogLevel::Error => LevelFilter::ERROR,
-            LogLevel::Warn => LevelFilter::WARN,
-            LogLevel::Info => LevelFilter::INFO,
-            LogLevel::Debug => LevelFilter::DEBUG,
-            LogLevel::Trace => LevelFilter::TRACE,
-        }
+    fn filter(self) -> EnvFilter {
+        EnvFilter::new(match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            // The sources and sinks themselves say what becomes of their connections.
+            LogLevel::Info => "info,async_nats=warn",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        })
     }
 }
 
@@ -50,7 +51,7 @@ impl<'a> MakeWriter<'a> for ScreenWriter {
 
 /// Sends the process's log lines to the screen. Only the first call has an effect.
 pub fn start(screen: &Screen, format: LogFormat, level: LogLevel, colours: bool) {
-    let builder = tracing_subscriber::fmt().with_max_level(level.filter()).with_writer(ScreenWriter(screen.clone()));
+    let builder = tracing_subscriber::fmt().with_env_filter(level.filter()).with_writer(ScreenWriter(screen.clone()));
     // A subscriber that is there already stays; that is so in tests only.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(colours).with_target(false).try_init(),

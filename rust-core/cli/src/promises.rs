@@ -1,6 +1,6 @@
 //! What a pipeline promises about crashes, part by part, in words.
 
-use ringmill_connect::{KafkaSpec, KafkaStart, MqttSpec, Promise, Replay, WriteMode};
+use ringmill_connect::{KafkaSpec, KafkaStart, MqttSpec, NatsSpec, NatsStart, Promise, Replay, WriteMode};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -38,6 +38,9 @@ fn of_source(connector: &SourceConnector) -> &'static str {
     match (connector.replay(), connector) {
         (Replay::Seekable, SourceConnector::Kafka(KafkaSpec { start: KafkaStart::Latest, .. })) => {
             "after a crash it is read again from the newest checkpoint on; before the first one, from where the topics end then"
+        }
+        (Replay::Seekable, SourceConnector::Nats(NatsSpec { start: NatsStart::Latest, .. })) => {
+            "after a crash it is read again from the newest checkpoint on; before the first one, from where the stream ends then"
         }
         (Replay::Seekable, _) => "after a crash it is read again from the newest checkpoint on",
         (Replay::Lost, _) => "what was read after the newest checkpoint is lost in a crash: it comes only once",

@@ -86,6 +86,14 @@ pub enum ConnectError {
         /// what kind of trouble it is
         fault: Fault,
     },
+    /// The servers cannot be reached, refuse, or do not have what is asked for.
+    #[error("NATS at {servers}: {reason}")]
+    Nats {
+        /// where they were looked for
+        servers: String,
+        /// what went wrong
+        reason: String,
+    },
     /// Certificates of an encrypted connection cannot be read or used.
     #[error("the certificates cannot be used: {reason}")]
     Certificates {
@@ -218,6 +226,7 @@ impl ConnectError {
         !matches!(
             self,
             E::Kafka { .. }
+                | E::Nats { .. }
                 | E::Read { .. }
                 | E::Write { .. }
                 | E::Target { .. }

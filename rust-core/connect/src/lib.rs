@@ -1,7 +1,7 @@
 //! Sources, sinks and formats.
 //!
 //! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
-//! [`KafkaSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
+//! [`KafkaSpec`], [`NatsSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
 //! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
 //! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`].
 //!
@@ -25,16 +25,18 @@ mod field;
 mod file;
 mod formats;
 mod generator;
+mod host;
 mod http;
 mod journal;
 mod kafka;
 mod letters;
 mod lock;
-#[cfg(any(feature = "kafka", feature = "mqtt"))]
+#[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 mod message;
 #[cfg(test)]
 mod model_tests;
 mod mqtt;
+mod nats;
 mod null;
 pub mod open_loop;
 mod pace;
@@ -50,7 +52,7 @@ mod stdout;
 #[cfg(test)]
 mod testing;
 mod text;
-#[cfg(any(feature = "http", feature = "mqtt", feature = "postgres"))]
+#[cfg(any(feature = "http", feature = "mqtt", feature = "nats", feature = "postgres"))]
 mod tls;
 mod user_mask;
 mod writer;
@@ -69,6 +71,7 @@ pub use letters::{
     take_out,
 };
 pub use mqtt::{Broker, MqttSink, MqttSpec};
+pub use nats::{NatsFields, NatsLogin, NatsServers, NatsSpec, NatsStart};
 pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};

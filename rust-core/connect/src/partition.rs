@@ -11,7 +11,7 @@ use crate::{ConnectError, DeadLetters, Places, TakenLetters, Within};
 /// it as a [`Resume`] does, and checks before that it is still the same source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// bytes of the (decompressed) content; for the generator the index of the next row
+    /// bytes of the (decompressed) content; the index of the next row, the number of the next message
     pub offset: u64,
     /// records consumed so far: rows and dead letters
     pub rows: u64,
@@ -30,6 +30,9 @@ pub struct Position {
     /// of a journaled stream whose format has one: the header by which what follows `offset` is read
     #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_text")]
     pub header: Option<Arc<str>>,
+    /// of a NATS stream: when it was created (nanoseconds since 1970), by which it is known again
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_ns: Option<i64>,
     /// `offset` lies within a record that is too long and is a dead letter already
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Within>,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-#[cfg(any(feature = "mqtt", feature = "postgres"))]
+#[cfg(any(feature = "mqtt", feature = "nats", feature = "postgres"))]
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
@@ -19,7 +19,7 @@ pub(crate) fn certificates(file: Option<&Path>) -> Result<Vec<CertificateDer<'st
 }
 
 /// As a store; of the system's those are left out that cannot be understood.
-#[cfg(any(feature = "mqtt", feature = "postgres"))]
+#[cfg(any(feature = "mqtt", feature = "nats", feature = "postgres"))]
 pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let (found, refused) = roots.add_parsable_certificates(certificates(file)?);

@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec, KafkaSink, KafkaSpec,
-    LettersSpec, MqttSink, MqttSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec,
-    StdoutSink, encoder,
+    LettersSpec, MqttSink, MqttSpec, NatsSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink,
+    StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -108,6 +108,8 @@ pub enum SourceConnector {
     Kafka(KafkaSpec),
     /// Messages of an MQTT broker.
     Mqtt(MqttSpec),
+    /// Messages of a NATS stream.
+    Nats(NatsSpec),
     /// Stored dead letters; see [`replay`].
     Letters(LettersSpec),
 }
@@ -123,6 +125,7 @@ impl SourceConnector {
             SourceConnector::Http(spec) => spec.replay(),
             SourceConnector::Kafka(spec) => spec.replay(),
             SourceConnector::Mqtt(spec) => spec.replay(),
+            SourceConnector::Nats(spec) => spec.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
         }
     }
@@ -148,6 +151,7 @@ impl SourceConnector {
             SourceConnector::Http(spec) => spec.record_bytes_max,
             SourceConnector::Kafka(spec) => spec.record_bytes_max,
             SourceConnector::Mqtt(spec) => spec.record_bytes_max,
+            SourceConnector::Nats(spec) => spec.record_bytes_max,
             SourceConnector::Letters(spec) => spec.record_bytes_max,
         }
     }

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod http;
 pub mod kafka;
 pub mod mosquitto;
+pub mod nats;
 pub mod postgres;
 pub mod power;
 

@@ -133,10 +133,14 @@ fn headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<(String, Secret)> 
 
 /// It could not be read, and a mistake says so.
 #[derive(Debug, PartialEq)]
-struct Unknown;
+pub(super) struct Unknown;
 
 /// A mistake is shown at the table's head, since the key's own line may have a token in it.
-fn token(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Result<Option<TokenPlace>, Unknown> {
+pub(super) fn token(
+    table: &Table,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Result<Option<TokenPlace>, Unknown> {
     let mut wrong = |message: String| {
         mistakes.push(Mistake::at(table.span, message).hint("write token = \"$INGEST_TOKEN\", or token_file"));
         Err(Unknown)

@@ -257,6 +257,12 @@ pub static SOURCES: &[Variant] = &[
         promise: AT_LEAST,
         keys: MQTT,
     },
+    Variant {
+        kind: "nats",
+        doc: "JSON objects, one a message, from a stream of NATS JetStream.",
+        promise: EXACTLY,
+        keys: NATS,
+    },
 ];
 
 static GENERATOR: &[Key] = &[
@@ -467,6 +473,65 @@ static MQTT: &[Key] = &[
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
     optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+const NATS_URL: Key = needed(
+    "url",
+    Kind::Filled,
+    "nats://host:port, or tls://host:port for an encrypted connection; several servers with commas in between.",
+);
+const NATS_USER: Key = optional("user", Kind::Filled, "User at the servers.");
+const NATS_PASSWORD_FILE: Key =
+    optional("password_file", Kind::Filled, "A file with the user's password; relative to this file.");
+const NATS_TOKEN: Key =
+    optional("token", Kind::Filled, "$NAME, the environment variable with a token instead of a user.");
+const NATS_TOKEN_FILE: Key = optional("token_file", Kind::Filled, "A file with a token; relative to this file.");
+const NATS_CREDENTIALS_FILE: Key = optional(
+    "credentials_file",
+    Kind::Filled,
+    "A file with a JWT and the seed of its key (.creds) instead of a user; relative to this file.",
+);
+const NATS_CA_FILE: Key = optional(
+    "ca_file",
+    Kind::Filled,
+    "With tls: certificates to trust instead of the system's (PEM); relative to this file.",
+);
+
+static NATS: &[Key] = &[
+    NATS_URL,
+    needed("stream", Kind::Filled, "The stream, whose retention is `limits`. One shard reads it."),
+    optional(
+        "subject",
+        Kind::Filled,
+        "Only messages of this subject, such as \"plant.*.temperature\" or \"plant.>\". Default: all.",
+    ),
+    optional(
+        "start",
+        Kind::Choice(&["earliest", "latest"]),
+        "Where reading begins if no checkpoint says where. Default: \"earliest\".",
+    ),
+    optional("start_time", Kind::Timestamp, "Instead of `start`: begin with messages that were taken at this time."),
+    optional(
+        "stop_at_end",
+        Kind::Boolean,
+        "Whether the source has ended when all messages in the stream are read. Default: false, further ones are waited for.",
+    ),
+    NATS_USER,
+    NATS_PASSWORD_FILE,
+    NATS_TOKEN,
+    NATS_TOKEN_FILE,
+    NATS_CREDENTIALS_FILE,
+    NATS_CA_FILE,
+    optional("subject_field", Kind::Filled, "The field (utf8) that takes a message's subject."),
+    optional("sequence_field", Kind::Filled, "The field (int64) that takes a message's number in the stream."),
+    optional("timestamp_field", Kind::Filled, "The field (timestamp[ns]) that takes the time at which it was taken."),
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,

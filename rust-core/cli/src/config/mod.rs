@@ -15,6 +15,7 @@ pub mod listen;
 mod message_fields;
 pub mod mistake;
 mod mqtt;
+mod nats;
 pub mod paths;
 pub mod postgres;
 pub mod raw;

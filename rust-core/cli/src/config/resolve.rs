@@ -20,6 +20,7 @@ use super::http::{http, http_sink};
 use super::kafka::{kafka, kafka_sink};
 use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
+use super::nats::nats;
 use super::paths;
 use super::postgres::postgres;
 use super::raw::{RawEntry, RawValue, Table};
@@ -231,6 +232,11 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
             let fields = fields(table, Format::Json, around)?;
             let spec = mqtt(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
             SourceConnector::Mqtt(spec)
+        }
+        "nats" => {
+            let fields = fields(table, Format::Json, around)?;
+            let spec = nats(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
+            SourceConnector::Nats(spec)
         }
         _ => {
             let format = format_of(table).unwrap_or(Format::Json);

@@ -15,6 +15,7 @@ fn keys(variant: &Variant) -> &'static str {
         "socket" => "path = \"in.sock\"\nfields = { a = \"int64\" }\n",
         "kafka" => "brokers = [\"b:9092\"]\n",
         "mqtt" => "url = \"mqtt://b\"\nclient_id = \"c\"\n",
+        "nats" => "url = \"nats://b\"\n",
         "sqlite" => "path = \"x.db\"\ntable = \"t\"\n",
         "postgres" => "url = \"postgres://me@db/events\"\ntable = \"t\"\n",
         other => panic!("{other} needs an example"),
@@ -24,6 +25,7 @@ fn keys(variant: &Variant) -> &'static str {
 fn source(variant: &Variant) -> String {
     let more = match variant.kind {
         "file" | "http" => "fields = { a = \"int64\" }\n",
+        "nats" => "stream = \"S\"\nfields = { a = \"int64\" }\n",
         "kafka" | "mqtt" => "topics = [\"t\"]\nfields = { a = \"int64\" }\n",
         _ => "",
     };

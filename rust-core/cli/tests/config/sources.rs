@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill::config::Config;
-use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, TokenPlace};
+use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, NatsLogin, NatsStart, TokenPlace};
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
 use crate::{around, check, good, load, node};
@@ -230,6 +230,70 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
         ),
     ] {
         check(&kafka(keys), &[&format!("p.toml:{message}")]);
+    }
+}
+
+#[test]
+fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
+    let nats = |url: &str, keys: &str| {
+        let fields = "fields = { a = \"int64\", subject = \"utf8\", at = \"timestamp[ms]\" }";
+        around(&format!("kind = \"nats\"\nurl = \"{url}\"\n{keys}\n{fields}"), "")
+    };
+    let config = good(&nats(
+        "tls://a,tls://b:4223",
+        "stream = \"EVENTS\"\nsubject = \"plant.*\"\nstart_time = \"1970-01-01T00:00:01.5Z\"\nsubject_field = \"subject\"\n\
+         credentials_file = \"mill.creds\"\nca_file = \"ca.pem\"\nstop_at_end = true",
+    ));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Nats(spec) = &source.connector else { panic!("servers") };
+    assert_eq!((spec.servers.to_string().as_str(), spec.stream.as_str()), ("tls://a:4222,tls://b:4223", "EVENTS"));
+    assert_eq!((spec.start, spec.stops_at_end), (NatsStart::Time(1_500_000_000), true));
+    assert_eq!(spec.servers.login, NatsLogin::Credentials("/etc/mill/mill.creds".into()));
+    assert_eq!(spec.servers.root_certificates.as_deref(), Some(Path::new("/etc/mill/ca.pem")));
+    assert_eq!(spec.message_fields.subject.as_deref(), Some("subject"));
+    let example = "(for example url = \"nats://localhost:4222\")";
+    for (url, keys, message) in [
+        (
+            "nats://me:s3cret@b",
+            "stream = \"S\"",
+            format!("1:10: `url`: user, password and token do not stand in it, but in keys of their own {example}"),
+        ),
+        ("http://b", "stream = \"S\"", format!("1:10: `url`: it must begin with nats:// or tls:// {example}")),
+        (
+            "nats://b",
+            "stream = \"S.>\"",
+            "4:10: `stream`: no stream can have this name (the messages of a stream are chosen with `subject`)".to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nsubject = \"a.>.b\"",
+            "5:11: `subject`: this is none (`*` stands for one part between dots, `>` for all parts at the end: \"plant.*.>\")"
+                .to_owned(),
+        ),
+        ("nats://b", "stream = \"S\"\nca_file = \"x\"", "5:1: `ca_file` has no effect without tls://".to_owned()),
+        (
+            "nats://b",
+            "stream = \"S\"\npassword_file = \"x\"",
+            "5:1: `password_file` has no effect without `user`".to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nuser = \"me\"\ntoken_file = \"x\"",
+            "1:10: `user`, `token` and `credentials_file` exclude each other".to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nstart = \"latest\"\nstart_time = 2026-01-01T00:00:00Z",
+            "6:1: `start` and `start_time` contradict each other".to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\ntimestamp_field = \"at\"",
+            "5:19: `timestamp_field`: field `at` must be timestamp[ns] ([sources.NAME.fields] at = \"timestamp[ns]\")"
+                .to_owned(),
+        ),
+    ] {
+        check(&nats(url, keys), &[&format!("p.toml:{message}")]);
     }
 }
 

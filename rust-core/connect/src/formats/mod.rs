@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::ConnectError;
 
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
-#[cfg(any(feature = "kafka", feature = "mqtt"))]
+#[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(crate) use json::write_string;
 pub(crate) use output::has_same_columns;
 pub use output::{Compression, OutputFormat, encoder};

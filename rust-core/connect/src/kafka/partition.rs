@@ -14,7 +14,7 @@ use super::{
 use crate::{
     ConnectError, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
     formats::{Decoder, Records, Scratch, Stop},
-    message::{Member, write_line},
+    message::{Member, take_message, write_line},
     pace::{Admission, Pace},
     places::{Original, Tagger},
     text::TextOptions,
@@ -143,23 +143,9 @@ impl KafkaPartition {
             if let Some(tagger) = &mut self.tagger {
                 records.tag = tagger.tag(offset, offset + 1, || (self.name.as_str().into(), Original::None));
             }
-            let before = records.consumed;
-            let stop = match line {
-                None => Stop::NeedMore,
-                Some(line) if line.len() > self.record_bytes_max => {
-                    records.too_long(0, line, self.record_bytes_max);
-                    Stop::NeedMore
-                }
-                Some(line) => self.decoder.decode(line, true, &mut records).stop,
-            };
-            if records.consumed == before {
-                if stop == Stop::Full {
-                    self.held = line.map(|line| Held { offset, line: line.to_vec() });
-                    return Ok(Poll::Full);
-                }
-                records.row.reason.clear();
-                records.row.reason.push_str("the message is empty");
-                records.bury(0, b"");
+            if !take_message(line, self.record_bytes_max, &mut self.decoder, &mut records) {
+                self.held = line.map(|line| Held { offset, line: line.to_vec() });
+                return Ok(Poll::Full);
             }
             self.offset = offset + 1;
             self.rows += 1;

@@ -2,9 +2,13 @@
 
 mod encode;
 mod line;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+mod record;
 
 #[cfg(feature = "kafka")]
 pub(crate) use self::encode::is_key;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub(crate) use self::record::take_message;
 pub(crate) use self::{
     encode::{MessageEncoder, column_of, messages},
     line::{Member, write_line},

@@ -26,7 +26,7 @@ use std::{path::PathBuf, sync::Arc};
 use ringmill_wire::Schema;
 
 pub use self::sink::MqttSink;
-use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Waker, schema_of};
+use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Waker, host::host_and_port, schema_of};
 
 /// JSON objects, one a message, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,15 +79,7 @@ impl Broker {
         if rest.contains('@') {
             return Err("user and password do not stand in it, but in `user` and `password_file`");
         }
-        let is_bare_ipv6 = rest.ends_with(']');
-        let (host, port) = match rest.rsplit_once(':').filter(|_| !is_bare_ipv6) {
-            None => (rest, if is_encrypted { 8883 } else { 1883 }),
-            Some((host, port)) => (host, port.parse().map_err(|_| "its port must be a number from 1 to 65535")?),
-        };
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() || host.contains(['/', '?', '#', ' ', '[', ']']) || port == 0 {
-            return Err("behind the scheme there is a host and perhaps a port, and nothing else");
-        }
+        let (host, port) = host_and_port(rest, if is_encrypted { 8883 } else { 1883 })?;
         Ok(Broker { host: host.to_owned(), port, is_encrypted })
     }
 }

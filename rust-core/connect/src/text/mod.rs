@@ -552,6 +552,7 @@ impl Partition for TextPartition {
             identity: self.identity.or_else(|| self.identity()),
             share: None,
             header: self.header.clone().filter(|_| self.journal.is_some()),
+            created_ns: None,
             within: self.decoder.within(),
             letters: TakenLetters::default(),
         }

@@ -296,6 +296,7 @@ fn resolve_source(
         SourceConnector::Http(spec) => spec.schema(),
         SourceConnector::Kafka(spec) => spec.schema(),
         SourceConnector::Mqtt(spec) => spec.schema(),
+        SourceConnector::Nats(spec) => spec.schema(),
         SourceConnector::Letters(spec) => spec.schema(),
     };
     let schema = match schema {

@@ -183,6 +183,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                 SourceConnector::Http(http) => (Format::Json, &http.fields, http.record_bytes_max),
                 SourceConnector::Kafka(kafka) => (Format::Json, &kafka.fields, kafka.record_bytes_max),
                 SourceConnector::Mqtt(mqtt) => (Format::Json, &mqtt.fields, mqtt.record_bytes_max),
+                SourceConnector::Nats(nats) => (Format::Json, &nats.fields, nats.record_bytes_max),
                 SourceConnector::Generator(_) | SourceConnector::Letters(_) => {
                     return Err(format!("{} makes its rows, and they are always right", node.name));
                 }

@@ -105,6 +105,7 @@ impl<'a> Assembly<'a> {
                     SourceConnector::Http(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Kafka(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
                     SourceConnector::Mqtt(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
+                    SourceConnector::Nats(spec) => spec.open(&wakers, resume.as_deref()),
                     SourceConnector::Letters(spec) => spec.open(),
                 };
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })

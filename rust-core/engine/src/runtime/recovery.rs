@@ -413,6 +413,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::Http(_) => "http",
                 SourceConnector::Kafka(_) => "kafka",
                 SourceConnector::Mqtt(_) => "mqtt",
+                SourceConnector::Nats(_) => "nats",
                 // Nothing of them is gone on from.
                 SourceConnector::Letters(_) => "",
             };

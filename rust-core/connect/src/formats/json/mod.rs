@@ -29,7 +29,7 @@ use number::Wrong;
 use paths::Paths;
 
 pub(super) use encode::JsonEncoder;
-#[cfg(any(feature = "kafka", feature = "mqtt"))]
+#[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(crate) use encode::write_string;
 
 /// Lines are handed to the parser in blocks of about this size: it checks a block's UTF-8 at once and may read beyond a

@@ -1,0 +1,106 @@
+//! The keys of a `nats` source, checked together.
+
+use std::path::Path;
+
+use ringmill_connect::{FieldSpec, NatsFields, NatsLogin, NatsServers, NatsSpec, NatsStart};
+use ringmill_wire::{DataType, TimeUnit};
+
+use super::http::token;
+use super::message_fields::message_field;
+use super::mistake::Mistake;
+use super::raw::Table;
+
+/// Reads the table of a source; `None` if it lacks what every such source needs.
+pub fn nats(
+    table: &Table,
+    fields: Vec<FieldSpec>,
+    record_bytes_max: usize,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<NatsSpec> {
+    use DataType as T;
+    let servers = servers(table, directory, mistakes);
+    if let Some(entry) = table.entry("stream").filter(|_| table.text("stream").is_some_and(|name| !is_stream(name))) {
+        let mistake = Mistake::at(entry.raw.span, "`stream`: no stream can have this name");
+        mistakes.push(mistake.hint("the messages of a stream are chosen with `subject`"));
+    }
+    if let Some(entry) = table.entry("subject").filter(|_| table.text("subject").is_some_and(|text| !is_subject(text)))
+    {
+        let mistake = Mistake::at(entry.raw.span, "`subject`: this is none");
+        mistakes
+            .push(mistake.hint("`*` stands for one part between dots, `>` for all parts at the end: \"plant.*.>\""));
+    }
+    if let (Some(entry), Some(_)) = (table.entry("start_time"), table.entry("start")) {
+        mistakes.push(Mistake::at(entry.key_span, "`start` and `start_time` contradict each other"));
+    }
+    let start = match (table.timestamp("start_time"), table.text("start")) {
+        (Some(time_ns), _) => NatsStart::Time(time_ns),
+        (None, Some("latest")) => NatsStart::Latest,
+        (None, _) => NatsStart::Earliest,
+    };
+    let mut field = |key: &str, types, words| message_field(table, key, (types, words), &fields, mistakes);
+    let message_fields = NatsFields {
+        subject: field("subject_field", &[T::Utf8], "utf8"),
+        sequence: field("sequence_field", &[T::Int64], "int64"),
+        timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Nanosecond)], "timestamp[ns]"),
+    };
+    Some(NatsSpec {
+        servers: servers?,
+        stream: table.text("stream")?.to_owned(),
+        subject: table.text("subject").map(str::to_owned),
+        start,
+        stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
+        message_fields,
+        fields,
+        rate: table.number("rate"),
+        record_bytes_max,
+    })
+}
+
+fn is_stream(name: &str) -> bool {
+    NatsSpec::is_stream(name)
+}
+
+fn is_subject(subject: &str) -> bool {
+    NatsSpec::is_subject(subject)
+}
+
+/// Where the servers are, and who we are there. A mistake in the address is shown at the table's head, since its own line
+/// may have a password in it.
+fn servers(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<NatsServers> {
+    let login = login(table, directory, mistakes);
+    let mut servers = match NatsServers::parse(table.text("url")?) {
+        Ok(servers) => servers,
+        Err(reason) => {
+            let mistake = Mistake::at(table.span, format!("`url`: {reason}"));
+            mistakes.push(mistake.hint("for example url = \"nats://localhost:4222\""));
+            return None;
+        }
+    };
+    if let Some(entry) = table.entry("ca_file").filter(|_| !servers.is_encrypted()) {
+        mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without tls://"));
+    }
+    servers.login = login?;
+    servers.root_certificates = table.text("ca_file").map(|path| directory.join(path));
+    Some(servers)
+}
+
+fn login(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<NatsLogin> {
+    if let Some(entry) = table.entry("password_file").filter(|_| table.entry("user").is_none()) {
+        mistakes.push(Mistake::at(entry.key_span, "`password_file` has no effect without `user`"));
+    }
+    let token = token(table, directory, mistakes).ok()?;
+    let credentials = table.entry("credentials_file");
+    if usize::from(token.is_some()) + usize::from(table.entry("user").is_some()) + usize::from(credentials.is_some())
+        > 1
+    {
+        mistakes.push(Mistake::at(table.span, "`user`, `token` and `credentials_file` exclude each other"));
+    }
+    let file = |key: &str| table.text(key).map(|path| directory.join(path));
+    Some(match (table.text("user"), token, file("credentials_file")) {
+        (Some(user), ..) => NatsLogin::User { name: user.to_owned(), password_file: file("password_file") },
+        (None, Some(token), _) => NatsLogin::Token(token),
+        (None, None, Some(path)) => NatsLogin::Credentials(path),
+        (None, None, None) => NatsLogin::Nobody,
+    })
+}

@@ -1,0 +1,133 @@
+//! One consumer of the stream at work.
+//!
+//! The server keeps it in memory and forgets it when it was not asked for anything for a while. Nothing is acknowledged;
+//! deliveries are counted, so none is lost on its way without being missed.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    Context,
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+    message::Message as Delivered,
+    stream::ConsumerErrorKind,
+};
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::timeout;
+
+use super::{NatsSpec, options::said, queue::Message, reader::Trouble};
+
+/// Messages and bytes that the server is asked for at a time.
+const MESSAGES_MAX: usize = 2_000;
+const BYTES_MAX: usize = 16 << 20;
+/// A server that has nothing for us says so that often; when it has not said so for twice as long, something is amiss.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Nothing came for so long.
+const IDLE: Duration = Duration::from_secs(2);
+/// The server forgets a consumer that was not asked for anything for so long.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+
+/// A consumer, and what it delivers.
+pub struct Delivery {
+    consumer: PullConsumer,
+    messages: pull::Stream,
+    /// so many messages came
+    count: u64,
+    /// later ones have this number or a greater one
+    next: u64,
+}
+
+/// What came together.
+pub struct Chunk {
+    pub messages: Vec<Message>,
+    /// The stream has no more.
+    pub is_last: bool,
+    /// why no more will come, behind these
+    pub trouble: Option<Trouble>,
+}
+
+impl Delivery {
+    /// Begins at that place.
+    pub async fn start(context: &Context, spec: &NatsSpec, policy: DeliverPolicy) -> Result<Delivery, Trouble> {
+        let consumer = consumer(context, spec, policy).await?;
+        // A message that is longer would never come.
+        let bytes = BYTES_MAX.max(2 * context.client().max_payload());
+        let request = consumer.stream().max_messages_per_batch(MESSAGES_MAX).max_bytes_per_batch(bytes);
+        let messages = request.heartbeat(HEARTBEAT).messages().await;
+        let messages = messages.map_err(|error| Trouble::Passing(said(&error)))?;
+        Ok(Delivery { consumer, messages, count: 0, next: 0 })
+    }
+
+    /// The number at which such a consumer begins.
+    pub async fn first(context: &Context, spec: &NatsSpec, policy: DeliverPolicy) -> Result<u64, Trouble> {
+        let consumer = consumer(context, spec, policy).await?;
+        let info = consumer.cached_info();
+        // One that stays behind is forgotten later.
+        let _ = context.delete_consumer_from_stream(&info.name, &spec.stream).await;
+        Ok(info.delivered.stream_sequence + 1)
+    }
+
+    /// Whether the stream had no message for it at the beginning.
+    pub fn is_empty(&self) -> bool {
+        self.consumer.cached_info().num_pending == 0
+    }
+
+    /// What is there, once something is; `None`: nothing for a while.
+    pub async fn chunk(&mut self) -> Option<Chunk> {
+        let mut chunk = Chunk { messages: Vec::new(), is_last: false, trouble: None };
+        let mut came = Some(timeout(IDLE, self.messages.next()).await.ok()?);
+        while let Some(message) = came {
+            let message = message.ok_or_else(|| "the connection ended".to_owned());
+            let taken = message.and_then(|message| message.map_err(|error| said(&error)));
+            match taken.and_then(|message| self.take(message)) {
+                Ok((message, pending)) => {
+                    chunk.messages.push(message);
+                    chunk.is_last = pending == 0;
+                }
+                Err(reason) => {
+                    chunk.trouble = Some(Trouble::Passing(reason));
+                    break;
+                }
+            }
+            came = if chunk.messages.len() < MESSAGES_MAX { self.messages.next().now_or_never() } else { None };
+        }
+        Some(chunk)
+    }
+
+    /// Counts a message; also how many there are behind it.
+    fn take(&mut self, message: Delivered) -> Result<(Message, u64), String> {
+        let info = message.info().map_err(|error| error.to_string())?;
+        if info.consumer_sequence != self.count + 1 || info.stream_sequence < self.next {
+            return Err("messages were lost on their way".to_owned());
+        }
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let taken_ns = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        (self.count, self.next) = (self.count + 1, sequence + 1);
+        let async_nats::Message { subject, payload, .. } = message.message;
+        Ok((Message { sequence, subject: subject.into_string(), payload, taken_ns }, pending))
+    }
+
+    /// Whether everything came that the stream has for it.
+    pub async fn is_complete(&mut self) -> Result<bool, Trouble> {
+        let info = self.consumer.info().await.map_err(|error| Trouble::Passing(said(&error)))?;
+        Ok(info.num_pending == 0 && info.delivered.consumer_sequence == self.count)
+    }
+}
+
+async fn consumer(context: &Context, spec: &NatsSpec, policy: DeliverPolicy) -> Result<PullConsumer, Trouble> {
+    let config = pull::Config {
+        deliver_policy: policy,
+        ack_policy: AckPolicy::None,
+        filter_subject: spec.subject.clone().unwrap_or_default(),
+        inactive_threshold: FORGOTTEN,
+        num_replicas: 1,
+        memory_storage: true,
+        ..pull::Config::default()
+    };
+    context.create_consumer_on_stream(config, &spec.stream).await.map_err(|error| match error.kind() {
+        // What is asked for is wrong, and stays so.
+        ConsumerErrorKind::JetStream(answer) if answer.code() == 400 => {
+            Trouble::Lasting(format!("stream {:?} cannot be read: {answer}", spec.stream))
+        }
+        _ => Trouble::Passing(said(&error)),
+    })
+}

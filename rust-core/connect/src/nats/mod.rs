@@ -1,0 +1,120 @@
+//! Messages of a NATS JetStream stream.
+//!
+//! Each message is one JSON object. The stream is one partition, with the number of the next message in the checkpoint, so
+//! every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours: it forgets the
+//! consumers through which we read.
+//!
+//! Messages that are gone before they were read end the run, and so does a stream that was created anew. Those that the
+//! stream itself lets others replace, or that somebody deleted one by one, are not missed as long as older ones are there.
+//!
+//! There is no core NATS, whose messages are lost to those who are not there.
+
+#[cfg(feature = "nats")]
+mod delivery;
+#[cfg(feature = "nats")]
+mod extent;
+#[cfg(feature = "nats")]
+mod options;
+#[cfg(feature = "nats")]
+mod partition;
+#[cfg(feature = "nats")]
+mod queue;
+#[cfg(feature = "nats")]
+mod reader;
+mod servers;
+#[cfg(feature = "nats")]
+mod session;
+#[cfg(all(test, feature = "nats"))]
+mod tests;
+
+use std::sync::Arc;
+
+use ringmill_wire::Schema;
+
+pub use self::servers::{NatsLogin, NatsServers};
+use crate::{ConnectError, FieldSpec, Partitions, Replay, Resume, Waker, schema_of};
+
+/// JSON objects, one a message, from a stream of NATS JetStream: one partition, on shard 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NatsSpec {
+    /// where it is
+    pub servers: NatsServers,
+    /// its name
+    pub stream: String,
+    /// only messages of this subject, such as `plant.*.temperature` or `plant.>`; all if absent
+    pub subject: Option<String>,
+    /// where reading begins if no checkpoint says where
+    pub start: NatsStart,
+    /// the source ends where no further message was in the stream for once
+    pub stops_at_end: bool,
+    /// the fields that take what stands beside a message's payload
+    pub message_fields: NatsFields,
+    /// the columns
+    pub fields: Vec<FieldSpec>,
+    /// rows per second; as fast as they come if absent
+    pub rate: Option<f64>,
+    /// longer messages become dead letters
+    pub record_bytes_max: usize,
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NatsStart {
+    /// at the oldest message that there is
+    Earliest,
+    /// behind the newest
+    Latest,
+    /// at the first message that the server took at this time (nanoseconds since 1970) or later
+    Time(i64),
+}
+
+/// Names of fields that take what stands beside a message's payload.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatsFields {
+    /// `utf8`: the subject
+    pub subject: Option<String>,
+    /// an integer: its number in the stream
+    pub sequence: Option<String>,
+    /// `timestamp[ns]`: when the server took it
+    pub timestamp: Option<String>,
+}
+
+impl NatsSpec {
+    /// The columns of the stream.
+    pub fn schema(&self) -> Result<Arc<Schema>, ConnectError> {
+        schema_of(&self.fields)
+    }
+
+    /// It goes on at its number.
+    pub fn replay(&self) -> Replay {
+        Replay::Seekable
+    }
+
+    /// Whether a stream can have this name.
+    pub fn is_stream(name: &str) -> bool {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>/\\".contains(&byte))
+    }
+
+    /// Whether it is a subject, or one that stands for several: `*` for one part between dots, `>` for all at the end.
+    pub fn is_subject(subject: &str) -> bool {
+        let parts: Vec<&str> = subject.split('.').collect();
+        let is_part = |(index, part): (usize, &&str)| match *part {
+            "*" => true,
+            ">" => index + 1 == parts.len(),
+            part => !part.is_empty() && !part.contains(|c: char| c == '*' || c == '>' || c.is_whitespace()),
+        };
+        parts.iter().enumerate().all(is_part)
+    }
+
+    /// Asks the servers for the stream; fails if none answers. What follows a checkpoint's position must be there.
+    #[cfg(feature = "nats")]
+    pub fn open(&self, wakers: &[Waker], resume: Option<&[Resume<'_>]>) -> Result<Partitions, ConnectError> {
+        partition::open(self, wakers, resume)
+    }
+
+    /// This program was built without NATS.
+    #[cfg(not(feature = "nats"))]
+    pub fn open(&self, _wakers: &[Waker], _resume: Option<&[Resume<'_>]>) -> Result<Partitions, ConnectError> {
+        Err(ConnectError::Feature("nats"))
+    }
+}

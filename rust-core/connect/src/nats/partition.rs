@@ -1,0 +1,219 @@
+//! A stream as a partition.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use ringmill_wire::BatchWriter;
+
+use super::{
+    NatsFields, NatsSpec, NatsStart,
+    options::refuse,
+    queue::{Item, Message, Queue},
+    reader::Mark,
+    session::Session,
+};
+use crate::{
+    ConnectError, Format, Partition, Partitions, Places, Poll, PollContext, Position, Resume, Waker,
+    formats::{Decoder, Records, Scratch, Stop},
+    message::{Member, take_message, write_line},
+    pace::{Admission, Pace},
+    places::{Original, Tagger},
+    text::TextOptions,
+};
+
+/// The stream's messages, in the order of their numbers.
+pub struct NatsPartition {
+    name: String,
+    spec: NatsSpec,
+    queue: Arc<Queue>,
+    /// taken from the queue
+    items: VecDeque<Item>,
+    line: Vec<u8>,
+    decoder: Decoder,
+    scratch: Scratch,
+    pace: Pace,
+    tagger: Option<Tagger>,
+    has_ended: bool,
+    /// what is before this number is consumed
+    next: u64,
+    created_ns: i64,
+    /// records consumed
+    rows: u64,
+}
+
+/// Connects, and begins to read.
+pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) -> Result<Partitions, ConnectError> {
+    let options = TextOptions {
+        format: Format::Json,
+        fields: spec.fields.clone(),
+        rate: spec.rate,
+        record_bytes_max: spec.record_bytes_max,
+    };
+    options.check()?;
+    let decoder = Decoder::new(options.format, &options.fields, options.record_bytes_max)?;
+    let session = Session::open(spec)?;
+    let name = name(spec);
+    let (mark, rows) = find(spec, &session, &name, resume)?;
+    let queue = Arc::new(Queue::new(wakers.first().cloned()));
+    session.start(mark, &queue).map_err(|error| refuse(&spec.servers, error.to_string()))?;
+    let partition = NatsPartition {
+        name,
+        spec: spec.clone(),
+        queue,
+        items: VecDeque::new(),
+        line: Vec::new(),
+        decoder,
+        scratch: Scratch::default(),
+        pace: Pace::new(options.rate),
+        tagger: None,
+        has_ended: false,
+        next: mark.next,
+        created_ns: mark.created_ns,
+        rows,
+    };
+    Ok(vec![(0, Box::new(partition))])
+}
+
+/// The stream, and which of its messages.
+fn name(spec: &NatsSpec) -> String {
+    match &spec.subject {
+        None => spec.stream.clone(),
+        Some(subject) => format!("{}/{subject}", spec.stream),
+    }
+}
+
+/// From where reading goes on, and how many records were consumed before.
+fn find(
+    spec: &NatsSpec,
+    session: &Session,
+    name: &str,
+    resume: Option<&[Resume<'_>]>,
+) -> Result<(Mark, u64), ConnectError> {
+    let extent = session.extent()?;
+    let resume = resume.unwrap_or_default();
+    if let Some(other) = resume.iter().find(|earlier| earlier.name != name) {
+        return Err(other.refuse(format!("{name} is read now; --fresh begins anew")));
+    }
+    let is_earliest = spec.start == NatsStart::Earliest;
+    let Some(earlier) = resume.first() else {
+        let next = session.begin(&extent)?;
+        return Ok((Mark { next, created_ns: extent.created_ns, is_beginning: is_earliest }, 0));
+    };
+    let Position { offset: next, rows, created_ns, .. } = earlier.position()?;
+    let created_ns = created_ns.unwrap_or(extent.created_ns);
+    let is_beginning = is_earliest && rows == 0;
+    let from = if is_beginning { next.max(extent.first) } else { next };
+    extent.check(from, created_ns).map_err(|reason| earlier.refuse(reason))?;
+    Ok((Mark { next: from, created_ns, is_beginning }, rows))
+}
+
+impl NatsPartition {
+    fn read(
+        &mut self,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+        wanted: u32,
+    ) -> Result<Poll, ConnectError> {
+        let NatsSpec { servers, message_fields, fields, record_bytes_max, .. } = &self.spec;
+        let mut records = Records::new(out, context, &self.name, fields, &mut self.scratch, wanted);
+        loop {
+            match records.admit() {
+                Ok(()) => {}
+                Err(Stop::Full) => return Ok(Poll::Full),
+                Err(Stop::Budget | Stop::NeedMore) => return Ok(Poll::Rows),
+            }
+            if self.items.is_empty() {
+                self.queue.take(&mut self.items).map_err(|reason| refuse(servers, reason))?;
+            }
+            let message = match self.items.front() {
+                None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
+                Some(Item::Message(message)) => message,
+                Some(Item::Reached(next)) => {
+                    self.next = self.next.max(*next);
+                    self.items.pop_front();
+                    continue;
+                }
+                Some(Item::End) => {
+                    self.has_ended = true;
+                    return Ok(Poll::End);
+                }
+            };
+            let sequence = message.sequence;
+            records.offset = sequence;
+            if let Some(tagger) = &mut self.tagger {
+                records.tag = tagger.tag(sequence, sequence + 1, || (self.name.as_str().into(), Original::None));
+            }
+            let line = line(message, message_fields, &mut self.line);
+            if !take_message(line, *record_bytes_max, &mut self.decoder, &mut records) {
+                return Ok(Poll::Full);
+            }
+            self.items.pop_front();
+            self.next = sequence + 1;
+            self.rows += 1;
+        }
+    }
+}
+
+impl Partition for NatsPartition {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
+        if self.has_ended {
+            return Ok(Poll::End);
+        }
+        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
+            Admission::Rows(due) => due as u32,
+            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+        };
+        let before = self.rows;
+        let poll = self.read(out, context, wanted)?;
+        self.pace.consumed(self.rows - before);
+        Ok(poll)
+    }
+
+    fn position(&self) -> Position {
+        let (offset, created_ns) = (self.next, Some(self.created_ns));
+        Position { offset, rows: self.rows, created_ns, ..Position::default() }
+    }
+
+    /// Only what is opened can begin somewhere.
+    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
+        Err(ConnectError::Seek {
+            partition: self.name.clone(),
+            offset: position.offset,
+            reason: "a partition that is read already goes on only".to_owned(),
+        })
+    }
+
+    fn note_places(&mut self, places: &Arc<Places>, source: &str) {
+        self.tagger = Some(Tagger::new(places, source));
+    }
+}
+
+impl Drop for NatsPartition {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
+}
+
+/// A message as a line; `None`: there is nothing in it. The payload itself where it is one already.
+fn line<'a>(message: &'a Message, fields: &NatsFields, line: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    let payload = message.payload.trim_ascii();
+    if payload.is_empty() {
+        return None;
+    }
+    let NatsFields { subject, sequence, timestamp } = fields;
+    let takes_members = subject.is_some() || sequence.is_some() || timestamp.is_some();
+    if !takes_members && memchr::memchr(b'\n', payload).is_none() {
+        return Some(payload);
+    }
+    let members = [
+        (subject, Member::Text(message.subject.as_bytes())),
+        (sequence, Member::Number(i64::try_from(message.sequence).unwrap_or(i64::MAX))),
+        (timestamp, Member::Number(message.taken_ns)),
+    ];
+    line.clear();
+    write_line(payload, members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member))), line);
+    Some(line)
+}

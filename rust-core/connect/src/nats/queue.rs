@@ -1,0 +1,122 @@
+//! Messages between the session's thread and the one that reads them.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::{Waker, lock::lock};
+
+/// Further ones wait for room when so much is there.
+const BYTES_MAX: usize = 16 << 20;
+/// What a message takes besides its payload, about.
+const ITEM_BYTES: usize = 256;
+
+/// What comes.
+pub enum Item {
+    Message(Message),
+    /// There is nothing for us before this number.
+    Reached(u64),
+    /// There will be no more.
+    End,
+}
+
+/// A message of the stream.
+pub struct Message {
+    pub sequence: u64,
+    pub subject: String,
+    pub payload: Bytes,
+    /// when the server took it, nanoseconds since 1970
+    pub taken_ns: i64,
+}
+
+impl Item {
+    pub fn bytes(&self) -> usize {
+        match self {
+            Item::Message(message) => ITEM_BYTES + message.payload.len(),
+            Item::Reached(_) | Item::End => 0,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// there is room, perhaps
+    taken: Notify,
+    /// nobody reads any more
+    ended: Notify,
+    /// calls the one that reads
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// why no more will come
+    failed: Option<String>,
+}
+
+impl Queue {
+    pub fn new(waker: Option<Waker>) -> Queue {
+        Queue { waker, ..Queue::default() }
+    }
+
+    /// Adds items when there is room. Whoever waits for it when nobody reads any more waits for ever.
+    pub async fn push(&self, items: impl IntoIterator<Item = Item>) {
+        while self.lock().bytes > BYTES_MAX {
+            self.taken.notified().await;
+        }
+        let mut state = self.lock();
+        for item in items {
+            state.bytes += item.bytes();
+            state.items.push_back(item);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Moves everything that is there into `taken`, which is empty. Or why nothing will come any more.
+    pub fn take(&self, taken: &mut VecDeque<Item>) -> Result<(), String> {
+        let mut state = self.lock();
+        mem::swap(&mut state.items, taken);
+        if taken.is_empty() {
+            return state.failed.clone().map_or(Ok(()), Err);
+        }
+        state.bytes = 0;
+        drop(state);
+        self.taken.notify_one();
+        Ok(())
+    }
+
+    /// No more will come, after what is there.
+    pub fn fail(&self, reason: String) {
+        self.lock().failed = Some(reason);
+        self.wake();
+    }
+
+    /// Nobody reads any more.
+    pub fn end(&self) {
+        self.ended.notify_one();
+    }
+
+    /// Comes back when nobody reads any more.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}

@@ -1,0 +1,134 @@
+//! Reading the stream from a number on, whatever becomes of the connection.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{Context, consumer::DeliverPolicy};
+use tokio::time::sleep;
+
+use super::{
+    NatsSpec,
+    delivery::Delivery,
+    extent::Extent,
+    queue::{Item, Message, Queue},
+};
+
+/// Between attempts: the first, and the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// From where reading goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// the number of the next message
+    pub next: u64,
+    /// when the stream was created whose number that is
+    pub created_ns: i64,
+    /// Nothing was read yet, and it begins with the oldest message that there is.
+    pub is_beginning: bool,
+}
+
+/// Why nothing comes.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It may get better.
+    Passing(String),
+    /// It cannot.
+    Lasting(String),
+}
+
+pub struct Reader {
+    context: Context,
+    spec: NatsSpec,
+    mark: Mark,
+    /// since the last trouble something came
+    has_read: bool,
+}
+
+impl Reader {
+    pub fn new(context: Context, spec: NatsSpec, mark: Mark) -> Reader {
+        Reader { context, spec, mark, has_read: true }
+    }
+
+    /// Reads, and goes on after every trouble that may pass; comes back after one that does not, or at the end if there is to
+    /// be one.
+    pub async fn run(&mut self, queue: &Queue) {
+        let mut pause = PAUSE;
+        loop {
+            match self.follow(queue).await {
+                Ok(()) => return queue.push([Item::End]).await,
+                Err(Trouble::Lasting(reason)) => return queue.fail(reason),
+                Err(Trouble::Passing(reason)) => {
+                    if self.has_read {
+                        let Mark { next, .. } = self.mark;
+                        tracing::warn!("NATS at {}: {reason}; reading goes on at message {next}", self.spec.servers);
+                        pause = PAUSE;
+                    }
+                    self.has_read = false;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Reads with one consumer until something is amiss, or to the end if there is to be one.
+    async fn follow(&mut self, queue: &Queue) -> Result<(), Trouble> {
+        let extent = Extent::look(&self.context, &self.spec.stream).await?;
+        if self.mark.is_beginning {
+            self.mark.next = self.mark.next.max(extent.first);
+        }
+        self.check(&extent, self.mark.next)?;
+        let policy = DeliverPolicy::ByStartSequence { start_sequence: self.mark.next };
+        let mut delivery = Delivery::start(&self.context, &self.spec, policy).await?;
+        let mut is_last = delivery.is_empty();
+        while !(is_last && self.spec.stops_at_end) {
+            let Some(chunk) = delivery.chunk().await else {
+                self.reach_out(&mut delivery, queue).await?;
+                continue;
+            };
+            if let (true, Some(first)) = (self.mark.is_beginning, chunk.messages.first()) {
+                self.mark = Mark { next: first.sequence, is_beginning: false, ..self.mark };
+            }
+            if let Some(gap) = first_gap(self.mark.next, &chunk.messages) {
+                // What comes no more went before now, and then the stream begins behind it.
+                let extent = Extent::look(&self.context, &self.spec.stream).await?;
+                self.check(&extent, gap)?;
+            }
+            if let Some(last) = chunk.messages.last() {
+                (self.mark.next, self.has_read) = (last.sequence + 1, true);
+            }
+            queue.push(chunk.messages.into_iter().map(Item::Message)).await;
+            if let Some(trouble) = chunk.trouble {
+                return Err(trouble);
+            }
+            is_last = chunk.is_last;
+        }
+        Ok(())
+    }
+
+    /// Nothing came for a while: what others have written is behind us, too, and the stream may forget it.
+    async fn reach_out(&mut self, delivery: &mut Delivery, queue: &Queue) -> Result<(), Trouble> {
+        let extent = Extent::look(&self.context, &self.spec.stream).await?;
+        self.check(&extent, self.mark.next)?;
+        if extent.end > self.mark.next && delivery.is_complete().await? {
+            self.mark = Mark { next: extent.end, is_beginning: false, ..self.mark };
+            queue.push([Item::Reached(extent.end)]).await;
+        }
+        Ok(())
+    }
+
+    fn check(&self, extent: &Extent, next: u64) -> Result<(), Trouble> {
+        extent.check(next, self.mark.created_ns).map_err(Trouble::Lasting)
+    }
+}
+
+/// The first number from `next` on that none of the messages has, of those before the last one.
+pub fn first_gap(mut next: u64, messages: &[Message]) -> Option<u64> {
+    for message in messages {
+        if message.sequence > next {
+            return Some(next);
+        }
+        next = message.sequence + 1;
+    }
+    None
+}

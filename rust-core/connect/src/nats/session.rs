@@ -1,0 +1,76 @@
+//! A connection to the servers, and the thread that reads through it.
+
+use std::{io, pin::pin, sync::Arc, thread};
+
+use async_nats::{
+    datetime,
+    jetstream::{self, Context, consumer::DeliverPolicy},
+};
+use futures_util::future::select;
+use tokio::runtime::{Builder, Runtime};
+
+use super::{
+    NatsSpec, NatsStart,
+    delivery::Delivery,
+    extent::Extent,
+    options::{connect, refuse},
+    queue::Queue,
+    reader::{Mark, Reader, Trouble},
+};
+use crate::ConnectError;
+
+/// A connection, and the runtime that drives it.
+pub struct Session {
+    runtime: Runtime,
+    context: Context,
+    spec: NatsSpec,
+}
+
+impl Session {
+    /// Connects; fails if no server answers.
+    pub fn open(spec: &NatsSpec) -> Result<Session, ConnectError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| refuse(&spec.servers, error.to_string()))?;
+        let context = runtime.block_on(async { connect(&spec.servers).await.map(jetstream::new) })?;
+        Ok(Session { runtime, context, spec: spec.clone() })
+    }
+
+    /// Which messages the stream has; refused if it is not there, or not one that can be read again.
+    pub fn extent(&self) -> Result<Extent, ConnectError> {
+        let looked = self.runtime.block_on(Extent::look(&self.context, &self.spec.stream));
+        looked.map_err(|trouble| self.refuse(trouble))
+    }
+
+    /// The number of the first message where reading begins without a checkpoint.
+    pub fn begin(&self, extent: &Extent) -> Result<u64, ConnectError> {
+        let time_ns = match self.spec.start {
+            NatsStart::Earliest => return Ok(extent.first),
+            NatsStart::Latest => return Ok(extent.end),
+            NatsStart::Time(time_ns) => time_ns,
+        };
+        let start_time = datetime::from_nanos(time_ns.into());
+        let start_time = start_time.map_err(|error| refuse(&self.spec.servers, error.to_string()))?;
+        let policy = DeliverPolicy::ByStartTime { start_time };
+        let found = self.runtime.block_on(Delivery::first(&self.context, &self.spec, policy));
+        found.map_err(|trouble| self.refuse(trouble))
+    }
+
+    /// Reads from there on, until the queue is at its end.
+    pub fn start(self, mark: Mark, queue: &Arc<Queue>) -> io::Result<()> {
+        let queue = Arc::clone(queue);
+        let Session { runtime, context, spec } = self;
+        let read = move || {
+            let mut reader = Reader::new(context, spec, mark);
+            runtime.block_on(async {
+                select(pin!(queue.ended()), pin!(reader.run(&queue))).await;
+            });
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("nats".to_owned()).spawn(read).map(drop)
+    }
+
+    fn refuse(&self, trouble: Trouble) -> ConnectError {
+        let (Trouble::Passing(reason) | Trouble::Lasting(reason)) = trouble;
+        refuse(&self.spec.servers, reason)
+    }
+}

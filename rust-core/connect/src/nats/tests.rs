@@ -1,0 +1,80 @@
+use bytes::Bytes;
+
+use super::{NatsLogin, NatsServers, NatsSpec, extent::Extent, queue::Message, reader::first_gap};
+
+#[test]
+fn servers_have_a_scheme_a_host_and_perhaps_a_port() {
+    let urls = |text: &str| NatsServers::parse(text).map(|servers| servers.to_string());
+    for (text, expected) in [
+        ("nats://localhost", "nats://localhost:4222"),
+        ("tls://a:1, tls://b/", "tls://a:1,tls://b:4222"),
+        ("nats://[::1]", "nats://[::1]:4222"),
+        ("nats://[::1]:7", "nats://[::1]:7"),
+    ] {
+        assert_eq!(urls(text), Ok(expected.to_owned()));
+    }
+    assert_eq!(NatsServers::parse("nats://a").unwrap().login, NatsLogin::Nobody);
+    assert!(NatsServers::parse("tls://a").unwrap().is_encrypted());
+    for text in ["", "localhost", "ws://a", "nats://", "nats://a:0", "nats://a,", "nats://a,tls://b", "nats://a/b"] {
+        assert!(urls(text).is_err(), "{text}");
+    }
+    assert!(!urls("nats://me:secret@a").unwrap_err().contains("secret"));
+}
+
+#[test]
+fn names_and_subjects_are_what_servers_take() {
+    for (name, expected) in
+        [("EVENTS", true), ("a-b_c", true), ("", false), ("a.b", false), ("a b", false), ("a*", false)]
+    {
+        assert_eq!(NatsSpec::is_stream(name), expected, "{name}");
+    }
+    for (subject, expected) in [
+        ("a", true),
+        ("a.*.c", true),
+        ("a.>", true),
+        (">", true),
+        ("", false),
+        ("a.", false),
+        (".a", false),
+        ("a..b", false),
+        (">.a", false),
+        ("a*", false),
+        ("a b", false),
+    ] {
+        assert_eq!(NatsSpec::is_subject(subject), expected, "{subject}");
+    }
+}
+
+#[test]
+fn what_a_stream_lacks_is_missed() {
+    let stream = Extent { created_ns: 7, first: 10, end: 20 };
+    for (next, created_ns, reason) in [
+        (10, 7, None),
+        (20, 7, None),
+        (9, 7, Some("messages 9 to 9 went before they were read")),
+        (1, 7, Some("messages 1 to 9 went before they were read")),
+        (21, 7, Some("message 21 would be next, and the stream ends before message 20")),
+        (15, 8, Some("deleted and created anew")),
+    ] {
+        match (stream.check(next, created_ns), reason) {
+            (Ok(()), None) => {}
+            (Err(found), Some(reason)) if found.contains(reason) => {}
+            (found, _) => panic!("{next}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_gap_begins_where_the_first_message_is_missing() {
+    for (next, sequences, gap) in
+        [(1, &[][..], None), (1, &[1, 2, 3], None), (1, &[2, 3], Some(1)), (1, &[1, 2, 5, 9], Some(3))]
+    {
+        let message = |sequence: &u64| Message {
+            sequence: *sequence,
+            subject: String::new(),
+            payload: Bytes::new(),
+            taken_ns: 0,
+        };
+        assert_eq!(first_gap(next, &sequences.iter().map(message).collect::<Vec<_>>()), gap, "{sequences:?}");
+    }
+}

@@ -1,0 +1,213 @@
+//! A NATS server of a test's own, with JetStream, and somebody who writes to its streams and looks at them.
+//!
+//! Where it is not installed a test fails, unless `RINGMILL_WITHOUT_NATS` says that this is known (`scripts/ci/rust-tests`
+//! says so, and lists what was left out).
+
+use std::fs::{self, File};
+use std::future::{Future, IntoFuture};
+use std::net::TcpStream;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context, consumer, stream};
+use futures_util::StreamExt;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{free_address, terminate};
+
+const POLL: Duration = Duration::from_millis(5);
+/// Messages that are sent before the first of them is known to be taken.
+const AHEAD: usize = 500;
+
+/// A server in a folder of its own, ended with the test.
+pub struct Nats {
+    program: PathBuf,
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+    runtime: Runtime,
+}
+
+/// A message in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// its subject
+    pub subject: String,
+    /// what is in it
+    pub payload: String,
+    /// by which the server drops another one like it
+    pub id: Option<String>,
+}
+
+impl Nats {
+    /// A new server that is ready and takes anybody; `None`: there is none on this machine, and whoever started the test
+    /// knows.
+    pub fn start() -> Option<Nats> {
+        let mut server = Nats::stopped()?;
+        server.go_on("");
+        Some(server)
+    }
+
+    /// A new server that does not run yet.
+    pub fn stopped() -> Option<Nats> {
+        let Some(program) = program() else {
+            let known = std::env::var_os("RINGMILL_WITHOUT_NATS");
+            assert!(known.is_some(), "nats-server is not installed: apt-get install nats-server");
+            println!("skipped: nats-server is not installed");
+            return None;
+        };
+        let folder = tempfile::Builder::new().prefix("nats").tempdir().expect("there is room for a folder");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Some(Nats { program, folder, port: free_address().port(), process: None, runtime })
+    }
+
+    /// Starts it with these settings besides its own, and waits until it answers.
+    pub fn go_on(&mut self, settings: &str) {
+        let store = self.folder.path().join("store");
+        self.go_on_without_streams(&format!("jetstream {{ store_dir: {store:?} }}\n{settings}"));
+    }
+
+    /// The same without JetStream.
+    pub fn go_on_without_streams(&mut self, settings: &str) {
+        let (path, port) = (self.folder.path(), self.port);
+        let conf = path.join("conf");
+        let text = format!("listen: 127.0.0.1:{port}\nlog_file: {:?}\n{settings}\n", path.join("log"));
+        fs::write(&conf, text).expect("the folder can be written");
+        let log = File::create(path.join("errors")).expect("a log");
+        let mut process = Command::new(&self.program).arg("-c").arg(conf).stderr(log).spawn().expect("it is there");
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let errors = || fs::read_to_string(path.join("errors")).unwrap_or_default();
+            assert!(process.try_wait().expect("a child").is_none(), "the server does not start: {}", errors());
+            sleep(POLL);
+        }
+        self.process = Some(process);
+    }
+
+    /// Ends it in good order.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        terminate(&process);
+        process.wait().expect("a child");
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        process.kill().expect("it is a child");
+        process.wait().expect("a child");
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port at 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Creates a stream of these subjects.
+    pub fn create(&self, name: &str, subjects: &[&str], config: stream::Config) {
+        let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
+        let config = stream::Config { name: name.to_owned(), subjects, ..config };
+        self.ask(|context| async move { context.create_stream(config).await.expect("it is created") });
+    }
+
+    /// Deletes a stream.
+    pub fn delete(&self, name: &str) {
+        self.ask(|context| async move { context.delete_stream(name).await.expect("it is deleted") });
+    }
+
+    /// Deletes all messages of a stream before this one.
+    pub fn purge_before(&self, name: &str, sequence: u64) {
+        self.ask(|context| async move {
+            let stream = context.get_stream(name).await.expect("it is there");
+            stream.purge().sequence(sequence).await.expect("it is purged");
+        });
+    }
+
+    /// Deletes one message of a stream.
+    pub fn delete_message(&self, name: &str, sequence: u64) {
+        self.ask(|context| async move {
+            let stream = context.get_stream(name).await.expect("it is there");
+            stream.delete_message(sequence).await.expect("it is deleted");
+        });
+    }
+
+    /// Writes a message, and waits until the stream has it.
+    pub fn send(&self, subject: &str, payload: &[u8]) {
+        self.send_all(subject, std::iter::once(payload.to_vec()));
+    }
+
+    /// Writes `{"number": N}`, and waits until the stream has them.
+    pub fn send_numbers(&self, subject: &str, numbers: Range<u64>) {
+        self.send_all(subject, numbers.map(|number| format!("{{\"number\":{number}}}").into_bytes()));
+    }
+
+    fn send_all(&self, subject: &str, payloads: impl Iterator<Item = Vec<u8>>) {
+        self.ask(|context| async move {
+            let mut payloads = payloads.peekable();
+            while payloads.peek().is_some() {
+                let mut acknowledged = Vec::new();
+                for payload in payloads.by_ref().take(AHEAD) {
+                    let sent = context.publish(subject.to_owned(), payload.into()).await;
+                    acknowledged.push(sent.expect("it is sent").into_future());
+                }
+                for acknowledged in acknowledged {
+                    acknowledged.await.expect("it is taken");
+                }
+            }
+        });
+    }
+
+    /// All messages of a stream, oldest first.
+    pub fn read(&self, name: &str) -> Vec<Stored> {
+        self.ask(|context| async move {
+            let stream = context.get_stream(name).await.expect("it is there");
+            let config = consumer::pull::Config { ack_policy: consumer::AckPolicy::None, ..Default::default() };
+            let consumer = stream.create_consumer(config).await.expect("a consumer");
+            let wanted = consumer.cached_info().num_pending as usize;
+            let mut messages = consumer.messages().await.expect("messages").take(wanted);
+            let mut stored = Vec::new();
+            while let Some(message) = messages.next().await {
+                let message = message.expect("a message").message;
+                let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
+                stored.push(Stored {
+                    subject: message.subject.to_string(),
+                    payload: String::from_utf8(message.payload.to_vec()).expect("text"),
+                    id: id.map(|id| id.as_str().to_owned()),
+                });
+            }
+            stored
+        })
+    }
+
+    fn ask<F: Future>(&self, ask: impl FnOnce(Context) -> F) -> F::Output {
+        self.runtime.block_on(async {
+            let client = async_nats::connect(self.url()).await.expect("the server answers");
+            ask(jetstream::new(client)).await
+        })
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|folder| folder.join("nats-server")).find(|program| program.exists())
+}
