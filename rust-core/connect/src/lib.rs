@@ -18,6 +18,8 @@
 
 #[cfg(any(feature = "http", feature = "postgres"))]
 mod backoff;
+#[cfg(feature = "http")]
+mod courier;
 mod dead_letter;
 mod disk;
 mod error;

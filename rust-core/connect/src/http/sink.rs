@@ -95,9 +95,10 @@ impl HttpSink {
         _schema: &Arc<Schema>,
         transactions: Option<&Transactions<'_>>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
+        let sender = super::writer::Sender::open(self)?;
         Ok(match transactions {
-            Some(transactions) => Box::new(super::writer::EpochWriter::open(self, transactions)?),
-            None => Box::new(super::writer::ChunkWriter::open(self)?),
+            Some(transactions) => Box::new(crate::courier::EpochWriter::open(sender, transactions)?),
+            None => Box::new(crate::courier::ChunkWriter::new(sender)),
         })
     }
 

@@ -1,0 +1,232 @@
+//! Rows that are sent to a server which is told by keys what it has taken already.
+//!
+//! With checkpoints the rows of an epoch are staged, and sent when it is committed; what is sent again after a crash has the
+//! same keys. Without, rows are sent as they come, and keys only say what the same run sends again.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
+    path::PathBuf,
+};
+
+use ringmill_failpoint::hit;
+use serde_json::Value;
+
+use crate::{
+    ConnectError, Transactions, Writer,
+    backoff::unless_away,
+    disk,
+    staging::{Commits, Sealed, StagePoints, Staged, StagingLog, new_writer_name, write_error},
+};
+
+/// The file that says under which name which epoch was sent last.
+const SENT: &str = "sent";
+
+/// The way to a server.
+pub(crate) trait Courier: Send {
+    /// What decides which key a row has, besides the row's place in its epoch.
+    type Terms: Copy + Send;
+
+    /// The places at which a test may kill the process: of the staged rows, and before and after the note of what was sent.
+    const POINTS: (&'static StagePoints, [&'static str; 2]);
+
+    /// The server, for messages.
+    fn name(&self) -> &str;
+
+    /// As they are configured.
+    fn terms(&self) -> Self::Terms;
+
+    /// Refuses rows that could never be sent.
+    fn check(&mut self, _rows: &[u8]) -> Result<(), ConnectError> {
+        Ok(())
+    }
+
+    /// Whether the server is not left alone; the error says why it is.
+    fn ready(&self) -> Result<(), ConnectError>;
+
+    /// Sends all rows but the first `done`, which the server has (or refused for good); `done` says so of the others, one by
+    /// one. Keys begin with `key`.
+    fn send(&mut self, key: &str, rows: impl BufRead, terms: Self::Terms, done: &mut u64) -> Result<(), ConnectError>;
+
+    /// What goes into the checkpoint.
+    fn staged(rows: Sealed, writer: String, terms: Self::Terms) -> Staged;
+
+    /// … and what comes out of it again; as it is if another kind of sink wrote it.
+    fn unstaged(staged: Staged) -> Result<(Sealed, String, Self::Terms), Staged>;
+}
+
+/// Each chunk of rows is sent at once.
+pub(crate) struct ChunkWriter<C> {
+    courier: C,
+    name: String,
+    chunks: u64,
+    /// rows of the chunk being written that need no more sending
+    done: u64,
+}
+
+impl<C: Courier> ChunkWriter<C> {
+    pub fn new(courier: C) -> ChunkWriter<C> {
+        ChunkWriter { courier, name: key_name(), chunks: 0, done: 0 }
+    }
+}
+
+impl<C: Courier> Writer for ChunkWriter<C> {
+    fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        let (key, terms) = (format!("{}/{}", self.name, self.chunks), self.courier.terms());
+        self.courier.send(&key, bytes, terms, &mut self.done)?;
+        self.chunks += 1;
+        self.done = 0;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), ConnectError> {
+        Ok(())
+    }
+}
+
+/// What keys begin with; no other output has it.
+fn key_name() -> String {
+    new_writer_name("ringmill").replace(' ', "-")
+}
+
+/// The rows of an epoch are staged until it is committed.
+pub(crate) struct EpochWriter<C: Courier> {
+    courier: C,
+    log: StagingLog,
+    folder: PathBuf,
+    /// What our keys begin with; the same from checkpoint to checkpoint, another one for an output that began anew.
+    name: String,
+    /// the epoch that was sent last under our name, as the file says; 0: none
+    sent: u64,
+    /// the rows of the checkpoint and their terms, until all of them are sent
+    recovering: Option<(Sealed, C::Terms)>,
+    is_settled: bool,
+    commits: Commits,
+    /// rows of the epoch being committed that need no more sending
+    done: u64,
+}
+
+impl<C: Courier> EpochWriter<C> {
+    pub fn open(courier: C, transactions: &Transactions<'_>) -> Result<EpochWriter<C>, ConnectError> {
+        let mut writer = EpochWriter {
+            courier,
+            log: StagingLog::new(transactions.staging, "", 0o600, C::POINTS.0),
+            folder: transactions.staging.to_owned(),
+            name: key_name(),
+            sent: 0,
+            recovering: None,
+            is_settled: false,
+            commits: Commits::after(transactions),
+            done: 0,
+        };
+        if let Some((epoch, value)) = transactions.known() {
+            let target = writer.courier.name();
+            let unstaged = C::unstaged(Staged::of(value, epoch, target)?);
+            let (rows, name, terms) = unstaged.map_err(|staged| staged.refuse_kind(target))?;
+            (writer.name, writer.recovering) = (name, Some((rows, terms)));
+            let sent = writer.read_sent()?;
+            if sent > epoch {
+                return Err(writer.refuse(format!("the rows of epoch {sent} were sent, and the checkpoint is older")));
+            }
+            writer.sent = sent;
+        }
+        unless_away(writer.settle())?;
+        Ok(writer)
+    }
+
+    /// Sends the rows of the checkpoint unless they are sent. Until that is done no rows are taken.
+    fn settle(&mut self) -> Result<(), ConnectError> {
+        if self.is_settled {
+            return Ok(());
+        }
+        if let Some((rows, terms)) = self.recovering {
+            self.apply(&rows, terms)?;
+        }
+        self.recovering = None;
+        self.log.clear()?;
+        self.is_settled = true;
+        Ok(())
+    }
+
+    /// Sends the rows of an epoch, unless they are sent.
+    fn apply(&mut self, rows: &Sealed, terms: C::Terms) -> Result<(), ConnectError> {
+        if rows.bytes == 0 {
+            return Ok(());
+        }
+        if self.sent < rows.epoch {
+            self.courier.ready()?;
+            let Some(file) = self.log.read(rows)? else { return Err(self.lost(rows)) };
+            // With the checksum: a state folder that was copied or put back may have other rows in an epoch of this number.
+            let key = format!("{}/{}-{:08x}", self.name, rows.epoch, rows.crc32c);
+            self.courier.send(&key, BufReader::with_capacity(256 << 10, file), terms, &mut self.done)?;
+            self.mark(rows.epoch)?;
+        }
+        self.log.remove(rows.epoch)?;
+        self.done = 0;
+        Ok(())
+    }
+
+    fn lost(&self, rows: &Sealed) -> ConnectError {
+        self.refuse(format!("the rows of epoch {} are to be sent, and the staged rows are gone", rows.epoch))
+    }
+
+    fn refuse(&self, reason: String) -> ConnectError {
+        let reason = format!("{reason}; run with --fresh to begin anew");
+        ConnectError::Target { name: self.courier.name().to_owned(), reason }
+    }
+
+    /// The epoch that was sent last under our name, from the file; 0: none.
+    fn read_sent(&self) -> Result<u64, ConnectError> {
+        let path = self.folder.join(SENT);
+        let epoch = |text: &str| text.trim_end().strip_prefix(&self.name)?.strip_prefix(' ')?.parse().ok();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(epoch(&text).unwrap_or(0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(source) => Err(ConnectError::Open { path, source }),
+        }
+    }
+
+    /// Takes note that the rows of an epoch are sent, before they are thrown away.
+    fn mark(&mut self, epoch: u64) -> Result<(), ConnectError> {
+        let (path, new) = (self.folder.join(SENT), self.folder.join("sent.new"));
+        let write = || -> io::Result<()> {
+            let file: File = disk::create(&new, 0o600)?;
+            disk::write_at(&file, format!("{} {epoch}\n", self.name).as_bytes(), 0)?;
+            disk::sync(&file)?;
+            disk::rename(&new, &path)?;
+            disk::sync_folder(&self.folder)
+        };
+        let [before, after] = C::POINTS.1;
+        hit(before);
+        write().map_err(|source| write_error(&path, source))?;
+        self.sent = epoch;
+        hit(after);
+        Ok(())
+    }
+}
+
+impl<C: Courier> Writer for EpochWriter<C> {
+    fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.settle()?;
+        self.courier.check(bytes)?;
+        if bytes.is_empty() { Ok(()) } else { self.log.append(epoch, &[bytes]) }
+    }
+
+    fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
+        self.settle()?;
+        let rows = self.commits.sealed(self.log.seal(epoch)?);
+        C::staged(rows, self.name.clone(), self.courier.terms()).to_value()
+    }
+
+    fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
+        let Some(rows) = self.commits.due(epoch, self.courier.name())? else { return Ok(()) };
+        let terms = self.courier.terms();
+        self.apply(&rows, terms)?;
+        self.commits.shown(epoch);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), ConnectError> {
+        Ok(())
+    }
+}
