@@ -77,6 +77,10 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
             "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted \
              one again, with the same Idempotency-Key",
         ),
+        (true, _, SinkSpec::Nats(_)) => Some(
+            "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted one \
+             again, with the same Nats-Msg-Id, so that the stream drops those that it has had within its duplicate_window",
+        ),
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
         (true, Promise::AtLeastOnce | Promise::AtMostOnce, _) => {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")
@@ -85,7 +89,7 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
         (false, _, SinkSpec::Postgres(sink)) if matches!(sink.mode, WriteMode::Upsert(_)) => {
             Some("every run writes its rows, each in the place of the one with its key")
         }
-        (false, _, SinkSpec::Http(_)) => Some("rows are sent as they come, again by every run"),
+        (false, _, SinkSpec::Http(_) | SinkSpec::Nats(_)) => Some("rows are sent as they come, again by every run"),
         (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }

@@ -125,6 +125,7 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         | SinkSpec::Postgres(_)
         | SinkSpec::Kafka(_)
         | SinkSpec::Mqtt(_)
+        | SinkSpec::Nats(_)
         | SinkSpec::Http(_)
         | SinkSpec::Retained(_)
         | SinkSpec::Null => OutputFormat::Json,

@@ -16,9 +16,9 @@
 //!
 //! It does not know windows, rings or configuration files.
 
-#[cfg(any(feature = "http", feature = "postgres"))]
+#[cfg(any(feature = "http", feature = "nats", feature = "postgres"))]
 mod backoff;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "nats"))]
 mod courier;
 mod dead_letter;
 mod disk;
@@ -73,7 +73,7 @@ pub use letters::{
     take_out,
 };
 pub use mqtt::{Broker, MqttSink, MqttSpec};
-pub use nats::{NatsFields, NatsLogin, NatsServers, NatsSpec, NatsStart};
+pub use nats::{NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 pub use null::Checksum;
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};

@@ -91,6 +91,13 @@ pub(crate) enum Staged {
         /// bytes in a request, at most
         bytes_max: usize,
     },
+    /// messages for a stream
+    Nats {
+        #[serde(flatten)]
+        rows: Sealed,
+        /// what their ids begin with
+        writer: String,
+    },
     /// rows for a table of a server
     Postgres {
         #[serde(flatten)]
@@ -129,7 +136,8 @@ impl Staged {
     pub fn rows(&self) -> &Sealed {
         match self {
             Staged::File { rows, .. } | Staged::Parts { rows, .. } => rows,
-            Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } | Staged::Postgres { rows, .. } => rows,
+            Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } => rows,
+            Staged::Nats { rows, .. } | Staged::Postgres { rows, .. } => rows,
         }
     }
 
@@ -140,6 +148,7 @@ impl Staged {
             Staged::Parts { .. } => "a folder of parts",
             Staged::Sqlite { .. } => "an SQLite table",
             Staged::Http { .. } => "a server that takes requests",
+            Staged::Nats { .. } => "a NATS stream",
             Staged::Postgres { .. } => "a PostgreSQL table",
         }
     }

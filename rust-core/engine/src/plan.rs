@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec, KafkaSink, KafkaSpec,
-    LettersSpec, MqttSink, MqttSpec, NatsSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink,
-    StdinSpec, StdoutSink, encoder,
+    LettersSpec, MqttSink, MqttSpec, NatsSink, NatsSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec,
+    SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -335,6 +335,8 @@ pub enum SinkSpec {
     Kafka(KafkaSink),
     /// Topics of an MQTT broker.
     Mqtt(MqttSink),
+    /// A stream of NATS.
+    Nats(NatsSink),
     /// A server that takes requests.
     Http(HttpSink),
     /// The store of a step's retained results; see [`retained`].
@@ -356,6 +358,7 @@ impl SinkSpec {
             SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Mqtt(sink) => sink.encoder(schema).map(Some),
+            SinkSpec::Nats(sink) => sink.encoder(schema).map(Some),
         }
     }
 
@@ -368,6 +371,7 @@ impl SinkSpec {
             SinkSpec::Postgres(sink) => sink.promise(),
             SinkSpec::Kafka(sink) => sink.promise(),
             SinkSpec::Mqtt(sink) => sink.promise(),
+            SinkSpec::Nats(sink) => sink.promise(),
             SinkSpec::Http(sink) => sink.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
         }
@@ -379,11 +383,11 @@ impl SinkSpec {
     }
 
     /// Whether what it showed cannot be taken back when a run goes on from an older checkpoint. A null sink shows
-    /// nothing; requests are bound to their epochs whatever their server makes of them.
+    /// nothing; requests and messages with ids are bound to their epochs whatever their server makes of them.
     pub fn is_bound(&self) -> bool {
         match self {
             SinkSpec::Null => false,
-            SinkSpec::Http(_) => true,
+            SinkSpec::Http(_) | SinkSpec::Nats(_) => true,
             sink => sink.promise() == Promise::ExactlyOnce,
         }
     }

@@ -697,6 +697,12 @@ pub static SINKS: &[Variant] = &[
     Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", promise: AT_LEAST, keys: KAFKA_SINK },
     Variant { kind: "mqtt", doc: "Topics of an MQTT 3.1.1 broker, at least once.", promise: AT_LEAST, keys: MQTT_SINK },
     Variant {
+        kind: "nats",
+        doc: "A stream of NATS JetStream, at least once, with ids by which it drops what it has had.",
+        promise: AT_LEAST,
+        keys: NATS_SINK,
+    },
+    Variant {
         kind: "http",
         doc: "Requests to a server; exactly once if it is `idempotent`.",
         promise: AT_LEAST,
@@ -806,6 +812,24 @@ static MQTT_SINK: &[Key] = &[
     MQTT_USER,
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
+];
+
+static NATS_SINK: &[Key] = &[
+    INPUTS,
+    NATS_URL,
+    needed("stream", Kind::Filled, "The stream. No other one is written to."),
+    optional("subject", Kind::Filled, "The subject. Each row is a message, its payload the row as JSON."),
+    optional(
+        "subject_column",
+        Kind::Filled,
+        "The column (utf8) with a row's subject; where it is null `subject` is meant. Either of them is needed.",
+    ),
+    NATS_USER,
+    NATS_PASSWORD_FILE,
+    NATS_TOKEN,
+    NATS_TOKEN_FILE,
+    NATS_CREDENTIALS_FILE,
+    NATS_CA_FILE,
 ];
 
 static HTTP_SINK: &[Key] = &[

@@ -1,8 +1,8 @@
-//! The keys of a `nats` source, checked together.
+//! The keys of a `nats` source and of a `nats` sink, checked together.
 
 use std::path::Path;
 
-use ringmill_connect::{FieldSpec, NatsFields, NatsLogin, NatsServers, NatsSpec, NatsStart};
+use ringmill_connect::{FieldSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::http::token;
@@ -20,11 +20,9 @@ pub fn nats(
 ) -> Option<NatsSpec> {
     use DataType as T;
     let servers = servers(table, directory, mistakes);
-    if let Some(entry) = table.entry("stream").filter(|_| table.text("stream").is_some_and(|name| !is_stream(name))) {
-        let mistake = Mistake::at(entry.raw.span, "`stream`: no stream can have this name");
-        mistakes.push(mistake.hint("the messages of a stream are chosen with `subject`"));
-    }
-    if let Some(entry) = table.entry("subject").filter(|_| table.text("subject").is_some_and(|text| !is_subject(text)))
+    check_stream(table, mistakes);
+    if let Some(entry) =
+        table.entry("subject").filter(|_| table.text("subject").is_some_and(|text| !NatsSpec::is_subject(text)))
     {
         let mistake = Mistake::at(entry.raw.span, "`subject`: this is none");
         mistakes
@@ -57,12 +55,31 @@ pub fn nats(
     })
 }
 
-fn is_stream(name: &str) -> bool {
-    NatsSpec::is_stream(name)
+/// Reads the table of a sink; `None` if it lacks what every such sink needs.
+pub fn nats_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<NatsSink> {
+    let servers = servers(table, directory, mistakes);
+    check_stream(table, mistakes);
+    let text = |key: &str| table.text(key).map(str::to_owned);
+    let (subject, subject_column) = (text("subject"), text("subject_column"));
+    if let Some(entry) =
+        table.entry("subject").filter(|_| subject.as_ref().is_some_and(|subject| !NatsSink::is_subject(subject)))
+    {
+        let mistake = Mistake::at(entry.raw.span, "`subject`: no message can have it");
+        mistakes.push(mistake.hint("`*` and `>` are for those who read"));
+    }
+    if table.entry("subject").is_none() && table.entry("subject_column").is_none() {
+        let mistake = Mistake::at(table.span, "`subject` or `subject_column` is needed");
+        mistakes.push(mistake.hint("add subject = \"scores\""));
+    }
+    Some(NatsSink { servers: servers?, stream: text("stream")?, subject, subject_column })
 }
 
-fn is_subject(subject: &str) -> bool {
-    NatsSpec::is_subject(subject)
+fn check_stream(table: &Table, mistakes: &mut Vec<Mistake>) {
+    let is_wrong = table.text("stream").is_some_and(|name| !NatsSpec::is_stream(name));
+    if let Some(entry) = table.entry("stream").filter(|_| is_wrong) {
+        let mistake = Mistake::at(entry.raw.span, "`stream`: no stream can have this name");
+        mistakes.push(mistake.hint("the messages of a stream are chosen with `subject`"));
+    }
 }
 
 /// Where the servers are, and who we are there. A mistake in the address is shown at the table's head, since its own line

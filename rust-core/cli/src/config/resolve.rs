@@ -20,7 +20,7 @@ use super::http::{http, http_sink};
 use super::kafka::{kafka, kafka_sink};
 use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
-use super::nats::nats;
+use super::nats::{nats, nats_sink};
 use super::paths;
 use super::postgres::postgres;
 use super::raw::{RawEntry, RawValue, Table};
@@ -619,6 +619,7 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
         "postgres" => postgres(table, around.directory, around.mistakes).map(SinkSpec::Postgres),
         "kafka" => kafka_sink(table, around.directory, around.mistakes).map(SinkSpec::Kafka),
         "mqtt" => mqtt_sink(table, around.directory, around.mistakes).map(SinkSpec::Mqtt),
+        "nats" => nats_sink(table, around.directory, around.mistakes).map(SinkSpec::Nats),
         "http" => http_sink(table, around.directory, around.mistakes).map(SinkSpec::Http),
         "stdout" => {
             Some(SinkSpec::Stdout { format: format_named(table, table.text("format")).unwrap_or(OutputFormat::Json) })

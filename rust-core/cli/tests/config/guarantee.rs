@@ -36,6 +36,7 @@ fn sink(variant: &Variant) -> String {
     let more = match variant.kind {
         "kafka" | "mqtt" => "topic = \"t\"\n",
         "http" => "url = \"http://alerts/rows\"\n",
+        "nats" => "stream = \"S\"\nsubject = \"a\"\n",
         _ => "",
     };
     format!("[sinks.o]\nkind = \"{}\"\ninputs = [\"s\"]\n{}{more}", variant.kind, keys(variant))

@@ -158,6 +158,27 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
 }
 
 #[test]
+fn a_nats_sink_has_a_stream_and_a_subject_or_a_column_with_subjects() {
+    let sink =
+        |keys: &str| format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"nats\"\ninputs = [\"s\"]\n{keys}");
+    let config = good(&sink(
+        "url = \"nats://b\"\nstream = \"S\"\nsubject = \"a.b\"\nsubject_column = \"device_id\"\ntoken_file = \"t\"\n",
+    ));
+    let NodeKind::Sink(SinkSpec::Nats(found)) = node(&config, "o") else { panic!("subjects") };
+    assert_eq!((found.stream.as_str(), found.subject.as_deref()), ("S", Some("a.b")));
+    assert_eq!(found.subject_column.as_deref(), Some("device_id"));
+    let needed = "p.toml:3:8: `subject` or `subject_column` is needed (add subject = \"scores\")";
+    check(&sink("url = \"nats://b\"\nstream = \"S\"\n"), &[needed]);
+    check(
+        &sink("url = \"nats://b\"\nstream = \"S.T\"\nsubject = \"a.*\"\n"),
+        &[
+            "p.toml:7:10: `stream`: no stream can have this name (the messages of a stream are chosen with `subject`)",
+            "p.toml:8:11: `subject`: no message can have it (`*` and `>` are for those who read)",
+        ],
+    );
+}
+
+#[test]
 fn an_mqtt_sink_has_a_topic_or_a_column_with_topics() {
     let sink =
         |keys: &str| format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"mqtt\"\ninputs = [\"s\"]\n{keys}");

@@ -3,6 +3,8 @@
 //! A message is the length of its key plus one (0: it has none) and of its value, four bytes each, little-endian; then the
 //! key, and the value: the row as a JSON object.
 
+#[cfg(feature = "nats")]
+use std::io::{self, BufRead};
 use std::ops::Range;
 
 use ringmill_wire::{BatchView, ColumnView, DataType, Schema};
@@ -95,6 +97,10 @@ fn write_key(column: &ColumnView<'_>, row: usize, out: &mut Vec<u8>) {
 /// A key, if there is one, and a value.
 pub type Message<'a> = (Option<&'a [u8]>, &'a [u8]);
 
+/// The same.
+#[cfg(feature = "nats")]
+pub type OwnedMessage = (Option<Vec<u8>>, Vec<u8>);
+
 /// Takes the messages apart. `None` stands for bytes that no encoder has written.
 pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Option<Message<'_>>> {
     let mut rest = bytes;
@@ -106,6 +112,25 @@ pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Option<Message<'_>>> {
         rest = message.map_or(&[], |(_, rest)| rest);
         Some(message.map(|(message, _)| message))
     })
+}
+
+/// Reads one message; `None`: there are no more.
+#[cfg(feature = "nats")]
+pub fn read_message(bytes: &mut impl BufRead) -> io::Result<Option<OwnedMessage>> {
+    if bytes.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut length = || {
+        let mut length = [0; LENGTH_BYTES];
+        bytes.read_exact(&mut length).map(|()| u32::from_le_bytes(length) as usize)
+    };
+    let (key_length, value_length) = (length()?.checked_sub(1), length()?);
+    let mut read = |length: usize| {
+        let mut content = vec![0; length];
+        bytes.read_exact(&mut content).map(|()| content)
+    };
+    let key = key_length.map(&mut read).transpose()?;
+    Ok(Some((key, read(value_length)?)))
 }
 
 fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {

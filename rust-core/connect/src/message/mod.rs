@@ -7,6 +7,8 @@ mod record;
 
 #[cfg(feature = "kafka")]
 pub(crate) use self::encode::is_key;
+#[cfg(feature = "nats")]
+pub(crate) use self::encode::read_message;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 pub(crate) use self::record::take_message;
 pub(crate) use self::{

@@ -22,21 +22,14 @@ pub struct Extent {
 impl Extent {
     /// Asks for it; refused if the stream is not there, or not one that can be read again.
     pub async fn look(context: &Context, stream: &str) -> Result<Extent, Trouble> {
-        let found = context.get_stream(stream).await.map_err(|error| match error.kind() {
-            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Trouble::Lasting(format!("there is no stream {stream:?}"))
-            }
-            GetStreamErrorKind::JetStream(answer) => Trouble::Passing(answer.to_string()),
-            _ => Trouble::Passing(said(&error)),
-        })?;
-        let info = found.cached_info();
+        let info = info(context, stream).await?;
         if info.config.retention != RetentionPolicy::Limits {
             return Err(Trouble::Lasting(format!(
                 "stream {stream:?} keeps a message only until it is acknowledged, so nothing could be read again after a \
                  crash: its retention must be `limits`"
             )));
         }
-        Ok(Extent::of(info))
+        Ok(Extent::of(&info))
     }
 
     fn of(info: &Info) -> Extent {
@@ -70,4 +63,20 @@ impl Extent {
         }
         Ok(())
     }
+}
+
+/// The subjects of which a stream takes messages.
+pub async fn subjects(context: &Context, stream: &str) -> Result<Vec<String>, Trouble> {
+    Ok(info(context, stream).await?.config.subjects)
+}
+
+async fn info(context: &Context, stream: &str) -> Result<Info, Trouble> {
+    let found = context.get_stream(stream).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            Trouble::Lasting(format!("there is no stream {stream:?}"))
+        }
+        GetStreamErrorKind::JetStream(answer) => Trouble::Passing(answer.to_string()),
+        _ => Trouble::Passing(said(&error)),
+    })?;
+    Ok(found.cached_info().clone())
 }

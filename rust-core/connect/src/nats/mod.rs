@@ -1,6 +1,6 @@
-//! Messages of a NATS JetStream stream.
+//! Messages of a NATS JetStream stream, and rows as its messages ([`NatsSink`]).
 //!
-//! Each message is one JSON object. The stream is one partition, with the number of the next message in the checkpoint, so
+//! Each message that is read is one JSON object. The stream is one partition, with the number of the next message in the checkpoint, so
 //! every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours: it forgets the
 //! consumers through which we read.
 //!
@@ -12,11 +12,15 @@
 #[cfg(feature = "nats")]
 mod delivery;
 #[cfg(feature = "nats")]
+mod driver;
+#[cfg(feature = "nats")]
 mod extent;
 #[cfg(feature = "nats")]
 mod options;
 #[cfg(feature = "nats")]
 mod partition;
+#[cfg(feature = "nats")]
+mod publisher;
 #[cfg(feature = "nats")]
 mod queue;
 #[cfg(feature = "nats")]
@@ -24,6 +28,7 @@ mod reader;
 mod servers;
 #[cfg(feature = "nats")]
 mod session;
+mod sink;
 #[cfg(all(test, feature = "nats"))]
 mod tests;
 
@@ -31,7 +36,10 @@ use std::sync::Arc;
 
 use ringmill_wire::Schema;
 
-pub use self::servers::{NatsLogin, NatsServers};
+pub use self::{
+    servers::{NatsLogin, NatsServers},
+    sink::NatsSink,
+};
 use crate::{ConnectError, FieldSpec, Partitions, Replay, Resume, Waker, schema_of};
 
 /// JSON objects, one a message, from a stream of NATS JetStream: one partition, on shard 0.

@@ -1,6 +1,8 @@
 use bytes::Bytes;
 
-use super::{NatsLogin, NatsServers, NatsSpec, extent::Extent, queue::Message, reader::first_gap};
+use super::{
+    NatsLogin, NatsServers, NatsSink, NatsSpec, extent::Extent, publisher::is_of, queue::Message, reader::first_gap,
+};
 
 #[test]
 fn servers_have_a_scheme_a_host_and_perhaps_a_port() {
@@ -43,6 +45,23 @@ fn names_and_subjects_are_what_servers_take() {
     ] {
         assert_eq!(NatsSpec::is_subject(subject), expected, "{subject}");
     }
+}
+
+#[test]
+fn subjects_are_known_by_their_patterns() {
+    for (subject, pattern, expected) in [
+        ("a.b", "a.b", true),
+        ("a.b", "a.*", true),
+        ("a.b.c", "a.>", true),
+        ("a", ">", true),
+        ("a", "a.>", false),
+        ("a.b.c", "a.*", false),
+        ("a", "a.*", false),
+        ("b", "a", false),
+    ] {
+        assert_eq!(is_of(subject, pattern), expected, "{subject} {pattern}");
+    }
+    assert!(NatsSink::is_subject("a.b") && !NatsSink::is_subject("a.*") && !NatsSink::is_subject("a.>"));
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn open_writer(
         SinkSpec::Postgres(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Kafka(sink) => sink.open(),
         SinkSpec::Mqtt(sink) => sink.open(),
+        SinkSpec::Nats(sink) => sink.open(transactions.as_ref()),
         SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Retained(spec) => {
             let folder = durable.map(|durable| durable.folder.retained(&spec.step));

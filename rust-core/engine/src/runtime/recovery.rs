@@ -429,6 +429,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
                 SinkSpec::Kafka(sink) => format!("kafka topic {}", sink.topic),
                 SinkSpec::Mqtt(_) => "mqtt".to_owned(),
+                SinkSpec::Nats(sink) => format!("nats stream {}", sink.stream),
                 // A server may move, and so may what it takes.
                 SinkSpec::Http(_) => "requests".to_owned(),
                 // A database may move to another host; what it has of us is looked at when it is opened.

@@ -1,0 +1,268 @@
+//! Messages into a stream, each of which it acknowledges.
+
+use std::{error::Error, future::IntoFuture, io::BufRead, time::Duration};
+
+use async_nats::{
+    HeaderMap,
+    connection::State,
+    header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
+    jetstream::{
+        self, Context, ContextBuilder,
+        context::{PublishError, PublishErrorKind},
+    },
+};
+use ringmill_failpoint::hit;
+
+use super::{
+    NatsSink,
+    driver::Driver,
+    extent::subjects,
+    options::{connect, refuse, said},
+    reader::Trouble,
+};
+use crate::{
+    ConnectError, Fault,
+    backoff::Backoff,
+    courier::Courier,
+    message::{messages, read_message},
+    staging::{Sealed, StagePoints, Staged, stage_points},
+};
+
+static POINTS: StagePoints = stage_points!("sink.nats");
+
+/// So many messages, and bytes, are sent before the first of them is acknowledged.
+const MESSAGES_MAX: usize = 1_000;
+const BYTES_MAX: usize = 4 << 20;
+/// An acknowledgement is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a message's head may take of the length that the server allows.
+const HEAD_BYTES: usize = 1_024;
+
+/// The way to the stream.
+pub struct Publisher {
+    /// used through the driver only
+    context: Context,
+    driver: Driver,
+    /// for people
+    name: String,
+    stream: String,
+    subject: Option<String>,
+    /// those that the stream takes
+    subjects: Vec<String>,
+    backoff: Backoff,
+}
+
+struct Outgoing {
+    subject: String,
+    payload: Vec<u8>,
+}
+
+impl Publisher {
+    /// Connects, and asks for the stream.
+    pub fn open(sink: &NatsSink) -> Result<Publisher, ConnectError> {
+        let driver = Driver::start().map_err(|error| refuse(&sink.servers, error.to_string()))?;
+        let context = driver.wait(async {
+            let client = connect(&sink.servers).await?;
+            Ok::<_, ConnectError>(ContextBuilder::new().timeout(PATIENCE).build(client))
+        })?;
+        let mut publisher = Publisher {
+            context,
+            driver,
+            name: format!("to stream {:?} of NATS at {}", sink.stream, sink.servers),
+            stream: sink.stream.clone(),
+            subject: sink.subject.clone(),
+            subjects: Vec::new(),
+            backoff: Backoff::default(),
+        };
+        publisher.look()?;
+        if let Some(subject) = &sink.subject {
+            publisher.check_subject(subject)?;
+        }
+        Ok(publisher)
+    }
+
+    /// Asks for the subjects that the stream takes.
+    fn look(&mut self) -> Result<(), ConnectError> {
+        let found = self.driver.wait(subjects(&self.context, &self.stream));
+        self.subjects = found.map_err(|trouble| match trouble {
+            Trouble::Lasting(reason) => self.failed(reason, Fault::Permanent),
+            Trouble::Passing(reason) => self.failed(reason, Fault::Transient),
+        })?;
+        Ok(())
+    }
+
+    /// The stream may have got further subjects meanwhile.
+    fn refresh(&mut self, subject: &str) -> Result<(), ConnectError> {
+        if !self.takes(subject) {
+            self.look()?;
+        }
+        self.check_subject(subject)
+    }
+
+    fn check_subject(&self, subject: &str) -> Result<(), ConnectError> {
+        if self.takes(subject) {
+            return Ok(());
+        }
+        let reason = format!("the stream takes no messages of subject {subject:?}, but of {:?}", self.subjects);
+        Err(self.failed(reason, Fault::Permanent))
+    }
+
+    fn takes(&self, subject: &str) -> bool {
+        self.subjects.iter().any(|pattern| is_of(subject, pattern))
+    }
+
+    /// The subject of a row, if a message can have it.
+    fn subject_of(&self, key: Option<&[u8]>) -> Result<String, ConnectError> {
+        let named = key.and_then(|key| std::str::from_utf8(key).ok()).or(self.subject.as_deref());
+        let subject = named.ok_or_else(|| {
+            self.failed("a row has no subject; `subject` is for such rows".to_owned(), Fault::Permanent)
+        })?;
+        if !NatsSink::is_subject(subject) {
+            let reason = format!("a row's subject is {subject:?}, and no message can have it");
+            return Err(self.failed(reason, Fault::Permanent));
+        }
+        Ok(subject.to_owned())
+    }
+
+    fn failed(&self, reason: String, fault: Fault) -> ConnectError {
+        ConnectError::Database { name: self.name.clone(), reason, fault }
+    }
+
+    /// What an error of a message means.
+    fn judge(&mut self, error: &PublishError) -> ConnectError {
+        let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+        let fault = match (error.kind(), answer) {
+            (PublishErrorKind::MaxPayloadExceeded, _) => Fault::Permanent,
+            (_, Some(answer)) if answer.code() == 400 => Fault::Permanent,
+            _ => Fault::Transient,
+        };
+        if error.kind() == PublishErrorKind::StreamNotFound
+            && let Err(gone) = self.look()
+        {
+            return gone;
+        }
+        self.failed(said(error), fault)
+    }
+}
+
+/// Sends some messages, the first of which has this number; how many of them, from the first one on, the stream has.
+async fn publish(
+    context: &Context,
+    stream: &str,
+    (key, first): (&str, u64),
+    group: Vec<Outgoing>,
+) -> (u64, Result<(), PublishError>) {
+    let (mut sent, mut error) = (Vec::with_capacity(group.len()), None);
+    for (number, Outgoing { subject, payload }) in (first..).zip(group) {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, format!("{key}/{number}").as_str());
+        headers.insert(NATS_EXPECTED_STREAM, stream);
+        match context.publish_with_headers(subject, headers, payload.into()).await {
+            Ok(acknowledged) => sent.push(acknowledged.into_future()),
+            Err(refused) => {
+                error = Some(refused);
+                break;
+            }
+        }
+    }
+    let mut taken = 0;
+    for acknowledged in sent {
+        if let Err(refused) = acknowledged.await {
+            return (taken, Err(refused));
+        }
+        taken += 1;
+    }
+    (taken, error.map_or(Ok(()), Err))
+}
+
+impl Courier for Publisher {
+    type Terms = ();
+
+    const POINTS: (&'static StagePoints, [&'static str; 2]) = (&POINTS, ["sink.nats.mark", "sink.nats.marked"]);
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn terms(&self) {}
+
+    fn check(&mut self, rows: &[u8]) -> Result<(), ConnectError> {
+        let bytes_max = self.context.client().max_payload().saturating_sub(HEAD_BYTES);
+        for message in messages(rows) {
+            let foreign = || self.failed("these bytes are no messages".to_owned(), Fault::Permanent);
+            let (key, payload) = message.ok_or_else(foreign)?;
+            let subject = self.subject_of(key)?;
+            self.refresh(&subject)?;
+            if payload.len() > bytes_max {
+                let reason = format!(
+                    "a row is a message of {} bytes, and the server's max_payload allows {bytes_max}",
+                    payload.len()
+                );
+                return Err(self.failed(reason, Fault::Permanent));
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), ConnectError> {
+        self.backoff.check()
+    }
+
+    fn send(&mut self, key: &str, mut rows: impl BufRead, (): (), done: &mut u64) -> Result<(), ConnectError> {
+        self.ready()?;
+        let unread = |source| ConnectError::Read { name: format!("the rows for {key}"), offset: 0, source };
+        let mut number = 0;
+        loop {
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            while group.len() < MESSAGES_MAX && bytes < BYTES_MAX {
+                let Some((subject, payload)) = read_message(&mut rows).map_err(unread)? else { break };
+                if number >= *done {
+                    bytes += payload.len();
+                    group.push(Outgoing { subject: self.subject_of(subject.as_deref())?, payload });
+                }
+                number += 1;
+            }
+            if group.is_empty() {
+                return Ok(());
+            }
+            if self.context.client().connection_state() != State::Connected {
+                let error = self.failed("there is no connection".to_owned(), Fault::Transient);
+                return Err(self.backoff.failed(error));
+            }
+            hit("sink.nats.send");
+            let sending = publish(&self.context, &self.stream, (key, *done), group);
+            let (taken, sent) = self.driver.wait(sending);
+            *done += taken;
+            hit("sink.nats.sent");
+            if let Err(error) = sent {
+                let error = self.judge(&error);
+                return Err(self.backoff.failed(error));
+            }
+            self.backoff = Backoff::default();
+        }
+    }
+
+    fn staged(rows: Sealed, writer: String, (): ()) -> Staged {
+        Staged::Nats { rows, writer }
+    }
+
+    fn unstaged(staged: Staged) -> Result<(Sealed, String, ()), Staged> {
+        match staged {
+            Staged::Nats { rows, writer } => Ok((rows, writer, ())),
+            other => Err(other),
+        }
+    }
+}
+
+/// Whether a subject is one of those for which a pattern stands.
+pub fn is_of(subject: &str, pattern: &str) -> bool {
+    let (mut parts, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (parts.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(wanted), Some(part)) if wanted == part => {}
+            _ => return false,
+        }
+    }
+}

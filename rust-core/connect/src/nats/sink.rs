@@ -1,0 +1,68 @@
+//! Rows as messages of a stream.
+
+use ringmill_wire::Schema;
+
+use super::NatsServers;
+use crate::{ConnectError, Encoder, Promise, Transactions, Writer};
+
+/// A stream of NATS JetStream as a sink: each row is a message, its payload the row as JSON.
+///
+/// With checkpoints, the rows of an epoch are sent when the epoch is committed, each with the same `Nats-Msg-Id` however
+/// often it has to be sent, so the stream drops a message that it has had within its duplicate window. Without, they are
+/// sent as they come. Servers that go away are waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsSink {
+    /// where the stream is
+    pub servers: NatsServers,
+    /// its name; no other one is written to
+    pub stream: String,
+    /// the subject of rows for which no column says one
+    pub subject: Option<String>,
+    /// the column that says a row's subject
+    pub subject_column: Option<String>,
+}
+
+impl NatsSink {
+    /// The stream has acknowledged every row of an epoch when it is committed; a row that is sent again after a crash, later
+    /// than the stream remembers ids, is there twice.
+    pub fn promise(&self) -> Promise {
+        Promise::AtLeastOnce
+    }
+
+    /// Whether a message can have this subject.
+    pub fn is_subject(subject: &str) -> bool {
+        super::NatsSpec::is_subject(subject) && !subject.split('.').any(|part| part == "*" || part == ">")
+    }
+
+    /// What makes messages of rows of this schema; refused if it has no such column.
+    #[cfg(feature = "nats")]
+    pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+        use crate::message::{MessageEncoder, column_of};
+        let types: (fn(_) -> _, _) =
+            (|data_type| data_type == ringmill_wire::DataType::Utf8, "a subject is of type utf8");
+        let column = |name: &String| column_of(("subject_column", name), types, schema);
+        Ok(Box::new(MessageEncoder::new(self.subject_column.as_ref().map(column).transpose()?, schema)?))
+    }
+
+    /// Asks the servers for the stream, fails if none answers, and sends what a checkpoint has left to be sent.
+    #[cfg(feature = "nats")]
+    pub fn open(&self, transactions: Option<&Transactions<'_>>) -> Result<Box<dyn Writer>, ConnectError> {
+        let publisher = super::publisher::Publisher::open(self)?;
+        Ok(match transactions {
+            Some(transactions) => Box::new(crate::courier::EpochWriter::open(publisher, transactions)?),
+            None => Box::new(crate::courier::ChunkWriter::new(publisher)),
+        })
+    }
+
+    /// This program was built without NATS.
+    #[cfg(not(feature = "nats"))]
+    pub fn encoder(&self, _schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+        Err(ConnectError::Feature("nats"))
+    }
+
+    /// This program was built without NATS.
+    #[cfg(not(feature = "nats"))]
+    pub fn open(&self, _transactions: Option<&Transactions<'_>>) -> Result<Box<dyn Writer>, ConnectError> {
+        Err(ConnectError::Feature("nats"))
+    }
+}

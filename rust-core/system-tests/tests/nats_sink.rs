@@ -1,0 +1,160 @@
+//! Rows as messages of a real NATS stream: through the death of the core and the server's absence.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
+use ringmill_system_tests::chaos::{CoreKills, newest_checkpoint};
+use ringmill_system_tests::nats::{Nats, Stored};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, until};
+use serde_json::Value;
+
+const ROWS: u64 = 10_000;
+
+/// Rows of a file to a stream.
+fn job(server: &Nats, keys: &str) -> Job {
+    let source = file_source(20_000, r#"number = "uint64", subject = { type = "utf8", nullable = true }"#);
+    let pipeline = format!(
+        r#"
+{CHECKPOINT}
+{source}
+[sinks.out]
+kind = "nats"
+inputs = ["rows"]
+url = "{}"
+stream = "SCORES"
+{keys}
+"#,
+        server.url()
+    );
+    let job = Job::new(&pipeline, "");
+    job.write("in.ndjson", (0..ROWS).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
+    job
+}
+
+/// A server with a stream.
+fn server() -> Option<Nats> {
+    let server = Nats::start()?;
+    server.create("SCORES", &["scores.>"], Config::default());
+    Some(server)
+}
+
+fn numbers(messages: &[Stored]) -> Vec<u64> {
+    let number = |message: &Stored| {
+        let row: Value = serde_json::from_str(&message.payload).expect("a row");
+        row["number"].as_u64().expect("a number")
+    };
+    messages.iter().map(number).collect()
+}
+
+#[test]
+fn every_row_becomes_a_message_once_and_in_order_however_often_the_core_dies() {
+    let mut kills = CoreKills::of("nats sink", "RINGMILL_NATS_SINK_KILLS", 20);
+    while kills.are_wanted() {
+        let Some(server) = server() else { return };
+        kills.behind_checkpoints(&job(&server, "subject = \"scores.all\""), |_| {});
+        let messages = server.read("SCORES");
+        assert!(numbers(&messages).into_iter().eq(0..ROWS), "none is left out, and the stream drops what it has had");
+        let ids: BTreeSet<&str> = messages.iter().map(|message| message.id.as_deref().expect("an id")).collect();
+        assert_eq!(ids.len(), messages.len());
+    }
+    println!("{} kills", kills.done);
+}
+
+#[test]
+fn a_stream_that_remembers_no_ids_has_every_row_though_some_come_again() {
+    let mut kills = CoreKills::of("forgetful nats", "RINGMILL_NATS_SINK_KILLS", 20);
+    let Some(server) = Nats::start() else { return };
+    let config = Config { duplicate_window: Duration::from_millis(100), ..Config::default() };
+    server.create("SCORES", &["scores.>"], config);
+    kills.behind_checkpoints(&job(&server, "subject = \"scores.all\""), |_| {});
+    let all = numbers(&server.read("SCORES"));
+    let once: BTreeSet<u64> = all.iter().copied().collect();
+    assert!(once.into_iter().eq(0..ROWS), "none is left out");
+}
+
+#[test]
+fn a_server_that_dies_is_waited_for_and_has_every_row_once_and_in_order() {
+    let Some(mut server) = server() else { return };
+    let job = job(&server, "subject = \"scores.all\"");
+    let mut child = job.start(&["sources.rows.rate=5000"]);
+    for _ in 0..2 {
+        let before = newest_checkpoint(&job.path("state"));
+        until(&mut child, || newest_checkpoint(&job.path("state")) > before);
+        server.kill();
+        read_until(&mut child, "cannot write to stream");
+        server.go_on("");
+        read_until(&mut child, "goes on");
+    }
+    let ended = job.wait(child);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(numbers(&server.read("SCORES")).into_iter().eq(0..ROWS), "none is left out or there twice");
+}
+
+#[test]
+fn a_column_says_each_row_s_subject() {
+    let Some(server) = server() else { return };
+    let job = job(&server, "subject = \"scores.others\"\nsubject_column = \"subject\"");
+    let rows = [(1, "\"scores.a\""), (2, "null"), (3, "\"scores.a.b\"")];
+    let line = |(number, subject)| format!("{{\"number\":{number},\"subject\":{subject}}}\n");
+    job.write("in.ndjson", rows.map(line).concat());
+    let ended = job.run(&[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let messages = server.read("SCORES");
+    let found: Vec<(&str, &str)> =
+        messages.iter().map(|message| (message.subject.as_str(), message.payload.as_str())).collect();
+    let expected = [
+        ("scores.a", "{\"number\":1,\"subject\":\"scores.a\"}"),
+        ("scores.others", "{\"number\":2,\"subject\":null}"),
+        ("scores.a.b", "{\"number\":3,\"subject\":\"scores.a.b\"}"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let Some(server) = server() else { return };
+    for (subject, reason) in [
+        ("\"scores.*\"", "a row's subject is \"scores.*\", and no message can have it"),
+        ("\"other\"", "the stream takes no messages of subject \"other\""),
+        ("null", "a row has no subject; `subject` is for such rows"),
+    ] {
+        let job = job(&server, "subject_column = \"subject\"");
+        job.write("in.ndjson", format!("{{\"number\":0,\"subject\":{subject}}}\n"));
+        let ended = job.run(&[]);
+        assert_ne!(ended.code, Some(0));
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    }
+    for (keys, reason) in [
+        ("subject = \"other\"", "the stream takes no messages of subject \"other\", but of [\"scores.>\"]"),
+        ("subject_column = \"number\"", "subject_column is number, but a subject is of type utf8"),
+    ] {
+        let ended = job(&server, keys).run(&[]);
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    }
+    let job = job(&server, "subject = \"others\"");
+    job.write("pipeline.toml", job.read("pipeline.toml").replace("SCORES", "OTHERS"));
+    let ended = job.run(&[]);
+    assert!(ended.stderr.contains("there is no stream \"OTHERS\""), "{}", ended.stderr);
+    server.create("OTHERS", &["others"], Config::default());
+    assert_eq!(job.run(&[]).code, Some(0));
+    assert!(numbers(&server.read("OTHERS")).into_iter().eq(0..ROWS));
+    assert_eq!(server.read("SCORES"), []);
+}
+
+#[test]
+fn a_row_that_no_server_takes_ends_the_run_before_it_is_in_a_checkpoint() {
+    let Some(mut server) = server() else { return };
+    server.stop();
+    server.go_on("max_payload: 2000");
+    let job = job(&server, "subject = \"scores.all\"");
+    let long = format!("{{\"number\":1,\"subject\":\"{}\"}}\n", "x".repeat(1_500));
+    job.write("in.ndjson", ["{\"number\":0}\n", &long].concat());
+    let ended = job.run(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("the server's max_payload allows"), "{}", ended.stderr);
+    server.stop();
+    server.go_on("");
+    assert_eq!(job.run(&[]).code, Some(0));
+    assert_eq!(numbers(&server.read("SCORES")), [0, 1]);
+}
