@@ -34,7 +34,8 @@ impl LogLevel {
             // The sources and sinks themselves say what becomes of their connections.
             LogLevel::Info => "info,async_nats=warn",
             LogLevel::Debug => "debug",
-            LogLevel::Trace => "trace",
+            // Its traces tell passwords.
+            LogLevel::Trace => "trace,async_nats=debug",
         })
     }
 }

@@ -72,6 +72,7 @@ impl<C: Courier> ChunkWriter<C> {
 
 impl<C: Courier> Writer for ChunkWriter<C> {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.courier.check(bytes)?;
         let (key, terms) = (format!("{}/{}", self.name, self.chunks), self.courier.terms());
         self.courier.send(&key, bytes, terms, &mut self.done)?;
         self.chunks += 1;

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, Context, consumer, stream};
 use futures_util::StreamExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -99,6 +101,12 @@ impl Nats {
         let Some(mut process) = self.process.take() else { return };
         process.kill().expect("it is a child");
         process.wait().expect("a child");
+    }
+
+    /// Stops it where it stands: connections stay, and nothing is answered.
+    pub fn freeze(&self) {
+        let process = self.process.as_ref().expect("it runs");
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGSTOP).expect("it is there");
     }
 
     /// Where it is.

@@ -4,6 +4,8 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, newest_checkpoint, rounds};
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::{CHECKPOINT, Ended, Job, read_until, sinks_of, until};
@@ -205,9 +207,12 @@ fn messages_that_went_before_they_were_read_end_the_run() {
     let text = job.read("pipeline.toml").replace("EVENTS", "SMALL");
     let slow = Job::new(&text, "");
     server.send_numbers("small", 0..10);
-    let mut child = slow.start(&["sources.messages.rate=20000"]);
-    until(&mut child, || !shown(&slow).is_empty());
-    server.send_numbers("small", 10..100_000);
+    let mut child = slow.start(&[]);
+    until(&mut child, || shown(&slow).len() == 10);
+    let send = |signal| signal::kill(Pid::from_raw(child.id() as i32), signal).expect("it is there");
+    send(Signal::SIGSTOP);
+    server.send_numbers("small", 10..20_000);
+    send(Signal::SIGCONT);
     refused(&slow.wait(child), "went before they were read");
     let numbers = shown(&slow);
     assert!(numbers.iter().copied().eq(0..numbers.len() as u64));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
-    Context,
+    Context, ErrorCode,
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
     message::Message as Delivered,
     stream::ConsumerErrorKind,
@@ -18,17 +18,16 @@ use super::{NatsSpec, options::said, queue::Message, reader::Trouble};
 
 /// Messages and bytes that the server is asked for at a time.
 const MESSAGES_MAX: usize = 2_000;
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 4 << 20;
 /// A server that has nothing for us says so that often; when it has not said so for twice as long, something is amiss.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Nothing came for so long.
 const IDLE: Duration = Duration::from_secs(2);
 /// The server forgets a consumer that was not asked for anything for so long.
-const FORGOTTEN: Duration = Duration::from_secs(300);
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// A consumer, and what it delivers.
 pub struct Delivery {
-    consumer: PullConsumer,
     messages: pull::Stream,
     /// so many messages came
     count: u64,
@@ -54,7 +53,7 @@ impl Delivery {
         let request = consumer.stream().max_messages_per_batch(MESSAGES_MAX).max_bytes_per_batch(bytes);
         let messages = request.heartbeat(HEARTBEAT).messages().await;
         let messages = messages.map_err(|error| Trouble::Passing(said(&error)))?;
-        Ok(Delivery { consumer, messages, count: 0, next: 0 })
+        Ok(Delivery { messages, count: 0, next: 0 })
     }
 
     /// The number at which such a consumer begins.
@@ -64,11 +63,6 @@ impl Delivery {
         // One that stays behind is forgotten later.
         let _ = context.delete_consumer_from_stream(&info.name, &spec.stream).await;
         Ok(info.delivered.stream_sequence + 1)
-    }
-
-    /// Whether the stream had no message for it at the beginning.
-    pub fn is_empty(&self) -> bool {
-        self.consumer.cached_info().num_pending == 0
     }
 
     /// What is there, once something is; `None`: nothing for a while.
@@ -105,12 +99,6 @@ impl Delivery {
         let async_nats::Message { subject, payload, .. } = message.message;
         Ok((Message { sequence, subject: subject.into_string(), payload, taken_ns }, pending))
     }
-
-    /// Whether everything came that the stream has for it.
-    pub async fn is_complete(&mut self) -> Result<bool, Trouble> {
-        let info = self.consumer.info().await.map_err(|error| Trouble::Passing(said(&error)))?;
-        Ok(info.num_pending == 0 && info.delivered.consumer_sequence == self.count)
-    }
 }
 
 async fn consumer(context: &Context, spec: &NatsSpec, policy: DeliverPolicy) -> Result<PullConsumer, Trouble> {
@@ -124,6 +112,10 @@ async fn consumer(context: &Context, spec: &NatsSpec, policy: DeliverPolicy) -> 
         ..pull::Config::default()
     };
     context.create_consumer_on_stream(config, &spec.stream).await.map_err(|error| match error.kind() {
+        // Those of earlier attempts are forgotten soon.
+        ConsumerErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::MAXIMUM_CONSUMERS_LIMIT => {
+            Trouble::Passing(answer.to_string())
+        }
         // What is asked for is wrong, and stays so.
         ConsumerErrorKind::JetStream(answer) if answer.code() == 400 => {
             Trouble::Lasting(format!("stream {:?} cannot be read: {answer}", spec.stream))

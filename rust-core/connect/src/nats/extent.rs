@@ -3,7 +3,7 @@
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::GetStreamErrorKind,
-    stream::{Info, RetentionPolicy},
+    stream::{Config, Info, LastRawMessageErrorKind, RetentionPolicy},
 };
 
 use super::{options::said, reader::Trouble};
@@ -65,9 +65,20 @@ impl Extent {
     }
 }
 
-/// The subjects of which a stream takes messages.
-pub async fn subjects(context: &Context, stream: &str) -> Result<Vec<String>, Trouble> {
-    Ok(info(context, stream).await?.config.subjects)
+/// Whether there is a message of this subject, or of any, from that number on. The server that leads the stream is asked: a
+/// consumer may be at one that lags behind.
+pub async fn has_more(context: &Context, stream: &str, subject: Option<&str>, next: u64) -> Result<bool, Trouble> {
+    let stream = context.get_stream_no_info(stream).await.map_err(|error| Trouble::Passing(said(&error)))?;
+    match stream.get_last_raw_message_by_subject(subject.unwrap_or(">")).await {
+        Ok(last) => Ok(last.sequence >= next),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+        Err(error) => Err(Trouble::Passing(said(&error))),
+    }
+}
+
+/// How a stream is configured.
+pub async fn config(context: &Context, stream: &str) -> Result<Config, Trouble> {
+    Ok(info(context, stream).await?.config)
 }
 
 async fn info(context: &Context, stream: &str) -> Result<Info, Trouble> {

@@ -7,16 +7,17 @@ use async_nats::{
     connection::State,
     header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
     jetstream::{
-        self, Context, ContextBuilder,
+        self, Context, ContextBuilder, ErrorCode,
         context::{PublishError, PublishErrorKind},
     },
 };
 use ringmill_failpoint::hit;
+use tokio::time::timeout;
 
 use super::{
     NatsSink,
     driver::Driver,
-    extent::subjects,
+    extent::config,
     options::{connect, refuse, said},
     reader::Trouble,
 };
@@ -35,6 +36,9 @@ const MESSAGES_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 << 20;
 /// An acknowledgement is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
+const SILENT: &str = "it does not answer";
+/// What is said where there is no room.
+const FULL: [ErrorCode; 2] = [ErrorCode::ACCOUNT_RESOURCES_EXCEEDED, ErrorCode::STORAGE_RESOURCES_EXCEEDED];
 /// What a message's head may take of the length that the server allows.
 const HEAD_BYTES: usize = 1_024;
 
@@ -49,6 +53,8 @@ pub struct Publisher {
     subject: Option<String>,
     /// those that the stream takes
     subjects: Vec<String>,
+    /// messages that the stream takes are not longer
+    bytes_max: Option<usize>,
     backoff: Backoff,
 }
 
@@ -72,6 +78,7 @@ impl Publisher {
             stream: sink.stream.clone(),
             subject: sink.subject.clone(),
             subjects: Vec::new(),
+            bytes_max: None,
             backoff: Backoff::default(),
         };
         publisher.look()?;
@@ -81,13 +88,19 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Asks for the subjects that the stream takes.
+    /// Asks for what the stream takes.
     fn look(&mut self) -> Result<(), ConnectError> {
-        let found = self.driver.wait(subjects(&self.context, &self.stream));
-        self.subjects = found.map_err(|trouble| match trouble {
+        let asked = async { timeout(2 * PATIENCE, config(&self.context, &self.stream)).await };
+        let found = self.driver.wait(asked).unwrap_or_else(|_| Err(Trouble::Passing(SILENT.to_owned())));
+        let config = found.map_err(|trouble| match trouble {
             Trouble::Lasting(reason) => self.failed(reason, Fault::Permanent),
             Trouble::Passing(reason) => self.failed(reason, Fault::Transient),
         })?;
+        if config.no_ack {
+            return Err(self.failed("the stream acknowledges nothing (no_ack)".to_owned(), Fault::Permanent));
+        }
+        self.subjects = config.subjects;
+        self.bytes_max = usize::try_from(config.max_message_size).ok();
         Ok(())
     }
 
@@ -133,6 +146,7 @@ impl Publisher {
         let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
         let fault = match (error.kind(), answer) {
             (PublishErrorKind::MaxPayloadExceeded, _) => Fault::Permanent,
+            (_, Some(answer)) if FULL.contains(&answer.error_code()) => Fault::OutOfSpace,
             (_, Some(answer)) if answer.code() == 400 => Fault::Permanent,
             _ => Fault::Transient,
         };
@@ -145,22 +159,23 @@ impl Publisher {
     }
 }
 
-/// Sends some messages, the first of which has this number; how many of them, from the first one on, the stream has.
+/// Sends some messages, the first of which has this number; how many of them, from the first one on, the stream has. An error
+/// that is `None`: nobody takes them.
 async fn publish(
     context: &Context,
     stream: &str,
     (key, first): (&str, u64),
     group: Vec<Outgoing>,
-) -> (u64, Result<(), PublishError>) {
+) -> (u64, Result<(), Option<PublishError>>) {
     let (mut sent, mut error) = (Vec::with_capacity(group.len()), None);
     for (number, Outgoing { subject, payload }) in (first..).zip(group) {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, format!("{key}/{number}").as_str());
         headers.insert(NATS_EXPECTED_STREAM, stream);
-        match context.publish_with_headers(subject, headers, payload.into()).await {
-            Ok(acknowledged) => sent.push(acknowledged.into_future()),
-            Err(refused) => {
-                error = Some(refused);
+        match timeout(PATIENCE, context.publish_with_headers(subject, headers, payload.into())).await {
+            Ok(Ok(acknowledged)) => sent.push(acknowledged.into_future()),
+            refused => {
+                error = Some(refused.ok().and_then(Result::err));
                 break;
             }
         }
@@ -168,7 +183,7 @@ async fn publish(
     let mut taken = 0;
     for acknowledged in sent {
         if let Err(refused) = acknowledged.await {
-            return (taken, Err(refused));
+            return (taken, Err(Some(refused)));
         }
         taken += 1;
     }
@@ -187,7 +202,9 @@ impl Courier for Publisher {
     fn terms(&self) {}
 
     fn check(&mut self, rows: &[u8]) -> Result<(), ConnectError> {
-        let bytes_max = self.context.client().max_payload().saturating_sub(HEAD_BYTES);
+        let of_server = self.context.client().max_payload();
+        let bytes_max = self.bytes_max.map_or(of_server, |of_stream| of_stream.min(of_server));
+        let bytes_max = bytes_max.saturating_sub(HEAD_BYTES);
         for message in messages(rows) {
             let foreign = || self.failed("these bytes are no messages".to_owned(), Fault::Permanent);
             let (key, payload) = message.ok_or_else(foreign)?;
@@ -195,8 +212,13 @@ impl Courier for Publisher {
             self.refresh(&subject)?;
             if payload.len() > bytes_max {
                 let reason = format!(
-                    "a row is a message of {} bytes, and the server's max_payload allows {bytes_max}",
-                    payload.len()
+                    "a row is a message of {} bytes, and {} allows {bytes_max}",
+                    payload.len(),
+                    if self.bytes_max.is_some_and(|of_stream| of_stream < of_server) {
+                        "the stream's max_msg_size"
+                    } else {
+                        "the server's max_payload"
+                    }
                 );
                 return Err(self.failed(reason, Fault::Permanent));
             }
@@ -235,7 +257,10 @@ impl Courier for Publisher {
             *done += taken;
             hit("sink.nats.sent");
             if let Err(error) = sent {
-                let error = self.judge(&error);
+                let error = match error {
+                    Some(error) => self.judge(&error),
+                    None => self.failed(SILENT.to_owned(), Fault::Transient),
+                };
                 return Err(self.backoff.failed(error));
             }
             self.backoff = Backoff::default();

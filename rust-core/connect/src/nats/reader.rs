@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::{
     NatsSpec,
     delivery::Delivery,
-    extent::Extent,
+    extent::{Extent, has_more},
     queue::{Item, Message, Queue},
 };
 
@@ -80,12 +80,16 @@ impl Reader {
         self.check(&extent, self.mark.next)?;
         let policy = DeliverPolicy::ByStartSequence { start_sequence: self.mark.next };
         let mut delivery = Delivery::start(&self.context, &self.spec, policy).await?;
-        let mut is_last = delivery.is_empty();
-        while !(is_last && self.spec.stops_at_end) {
-            let Some(chunk) = delivery.chunk().await else {
-                self.reach_out(&mut delivery, queue).await?;
+        let mut is_last = true;
+        while !(is_last && self.spec.stops_at_end) || self.has_more().await? {
+            let Some(mut chunk) = delivery.chunk().await else {
+                self.reach_out(queue).await?;
+                is_last = true;
                 continue;
             };
+            // A server that lags behind the others of its cluster may begin too early.
+            let next = self.mark.next;
+            chunk.messages.retain(|message| message.sequence >= next);
             if let (true, Some(first)) = (self.mark.is_beginning, chunk.messages.first()) {
                 self.mark = Mark { next: first.sequence, is_beginning: false, ..self.mark };
             }
@@ -107,14 +111,19 @@ impl Reader {
     }
 
     /// Nothing came for a while: what others have written is behind us, too, and the stream may forget it.
-    async fn reach_out(&mut self, delivery: &mut Delivery, queue: &Queue) -> Result<(), Trouble> {
+    async fn reach_out(&mut self, queue: &Queue) -> Result<(), Trouble> {
         let extent = Extent::look(&self.context, &self.spec.stream).await?;
         self.check(&extent, self.mark.next)?;
-        if extent.end > self.mark.next && delivery.is_complete().await? {
+        if extent.end > self.mark.next && !self.has_more().await? {
             self.mark = Mark { next: extent.end, is_beginning: false, ..self.mark };
             queue.push([Item::Reached(extent.end)]).await;
         }
         Ok(())
+    }
+
+    async fn has_more(&self) -> Result<bool, Trouble> {
+        let NatsSpec { stream, subject, .. } = &self.spec;
+        has_more(&self.context, stream, subject.as_deref(), self.mark.next).await
     }
 
     fn check(&self, extent: &Extent, next: u64) -> Result<(), Trouble> {

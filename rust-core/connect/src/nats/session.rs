@@ -1,6 +1,6 @@
 //! A connection to the servers, and the thread that reads through it.
 
-use std::{io, pin::pin, sync::Arc, thread};
+use std::{io, pin::pin, sync::Arc, thread, time::SystemTime};
 
 use async_nats::{
     datetime,
@@ -48,6 +48,10 @@ impl Session {
             NatsStart::Latest => return Ok(extent.end),
             NatsStart::Time(time_ns) => time_ns,
         };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if u128::try_from(time_ns).is_ok_and(|time_ns| time_ns > now.as_nanos()) {
+            return Err(refuse(&self.spec.servers, "the time to start at is still to come".to_owned()));
+        }
         let start_time = datetime::from_nanos(time_ns.into());
         let start_time = start_time.map_err(|error| refuse(&self.spec.servers, error.to_string()))?;
         let policy = DeliverPolicy::ByStartTime { start_time };

@@ -5,6 +5,9 @@ use ringmill_wire::Schema;
 use super::NatsServers;
 use crate::{ConnectError, Encoder, Promise, Transactions, Writer};
 
+/// Servers end the connection when a command is longer than 4 KiB.
+const SUBJECT_BYTES_MAX: usize = 1_024;
+
 /// A stream of NATS JetStream as a sink: each row is a message, its payload the row as JSON.
 ///
 /// With checkpoints, the rows of an epoch are sent when the epoch is committed, each with the same `Nats-Msg-Id` however
@@ -31,7 +34,8 @@ impl NatsSink {
 
     /// Whether a message can have this subject.
     pub fn is_subject(subject: &str) -> bool {
-        super::NatsSpec::is_subject(subject) && !subject.split('.').any(|part| part == "*" || part == ">")
+        let is_short = subject.len() <= SUBJECT_BYTES_MAX && !subject.chars().any(char::is_control);
+        is_short && super::NatsSpec::is_subject(subject) && !subject.split('.').any(|part| part == "*" || part == ">")
     }
 
     /// What makes messages of rows of this schema; refused if it has no such column.
