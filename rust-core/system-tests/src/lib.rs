@@ -74,6 +74,13 @@ pub fn ringmill() -> PathBuf {
     target.join("ringmill")
 }
 
+/// A program of this machine, also of those that are for administrators.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|folder| folder.join(name)).find(|program| program.exists())
+}
+
 /// The interpreter under test.
 pub fn python() -> PathBuf {
     std::env::var_os("RINGMILL_PYTHON").unwrap_or_else(|| "python3".into()).into()

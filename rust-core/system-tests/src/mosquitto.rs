@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{free_address, terminate};
+use crate::{free_address, program, terminate};
 
 /// A setting with which no user is asked for.
 pub const ANYBODY: &str = "allow_anonymous true\n";
@@ -40,7 +40,7 @@ impl Mosquitto {
 
     /// A new broker that does not run yet, and takes nobody.
     pub fn stopped() -> Option<Mosquitto> {
-        let Some(program) = program() else {
+        let Some(program) = program("mosquitto_pub").and_then(|_| program("mosquitto")) else {
             let known = std::env::var_os("RINGMILL_WITHOUT_MOSQUITTO");
             assert!(known.is_some(), "Mosquitto is not installed: apt-get install mosquitto mosquitto-clients");
             println!("skipped: Mosquitto is not installed");
@@ -194,12 +194,4 @@ impl Sender {
         drop(self.0.stdin.take());
         assert!(self.0.wait().expect("a child").success(), "not everything was taken");
     }
-}
-
-fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).collect();
-    let find =
-        |name: &str| folders.iter().map(|folder| folder.join(name)).find(|program: &PathBuf| Path::exists(program));
-    find("mosquitto_pub").and_then(|_| find("mosquitto"))
 }

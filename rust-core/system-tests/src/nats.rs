@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{free_address, terminate};
+use crate::{free_address, program, terminate};
 
 const POLL: Duration = Duration::from_millis(5);
 /// Messages that are sent before the first of them is known to be taken.
@@ -56,7 +56,7 @@ impl Nats {
 
     /// A new server that does not run yet.
     pub fn stopped() -> Option<Nats> {
-        let Some(program) = program() else {
+        let Some(program) = program("nats-server") else {
             let known = std::env::var_os("RINGMILL_WITHOUT_NATS");
             assert!(known.is_some(), "nats-server is not installed: apt-get install nats-server");
             println!("skipped: nats-server is not installed");
@@ -212,10 +212,4 @@ impl Drop for Nats {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.map(|folder| folder.join("nats-server")).find(|program| program.exists())
 }

@@ -1,17 +1,18 @@
 //! Heap memory that starts at a 64-byte boundary.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 use crate::template::ALIGNMENT;
 
+/// Room for the boundary.
+const SPARE: usize = ALIGNMENT - 1;
+
 /// An owned allocation, aligned and zeroed. A page of a large one takes memory when it is first written to.
 #[derive(Debug)]
 pub(crate) struct AlignedMemory {
-    allocated: NonNull<u8>,
-    /// With room for the boundary.
-    layout: Layout,
+    /// A box's, with `SPARE` bytes more than are used.
+    allocated: NonNull<[u8]>,
 }
 
 // SAFETY: the allocation is owned and reached through this value alone, like a Box<[u8]>.
@@ -24,29 +25,24 @@ impl AlignedMemory {
     pub(crate) fn new(bytes: usize) -> AlignedMemory {
         assert!(bytes > 0, "an empty region has no address");
         // Memory that is aligned by the allocator is zeroed by hand, and all of it then taken at once.
-        let layout = Layout::array::<u8>(bytes + ALIGNMENT - 1).expect("a region is below 2 GiB");
-        // SAFETY: the layout is not of size zero (asserted above).
-        let allocated = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(allocated) {
-            Some(allocated) => AlignedMemory { allocated, layout },
-            None => handle_alloc_error(layout),
-        }
+        let allocated = vec![0; bytes + SPARE].into_boxed_slice();
+        AlignedMemory { allocated: NonNull::from(Box::leak(allocated)) }
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
-        let before = self.allocated.align_offset(ALIGNMENT);
-        // SAFETY: a boundary is at most `ALIGNMENT - 1` bytes away, and so many more were allocated.
-        unsafe { self.allocated.add(before) }
+        let allocated = self.allocated.cast::<u8>();
+        // SAFETY: a boundary is at most `SPARE` bytes away, and so many more were allocated.
+        unsafe { allocated.add(allocated.align_offset(ALIGNMENT)) }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.layout.size() - (ALIGNMENT - 1)
+        self.allocated.len() - SPARE
     }
 }
 
 impl Drop for AlignedMemory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this very layout, and freed once, here.
-        unsafe { dealloc(self.allocated.as_ptr(), self.layout) }
+        // SAFETY: leaked in `new`, and taken back once, here.
+        drop(unsafe { Box::from_raw(self.allocated.as_ptr()) });
     }
 }

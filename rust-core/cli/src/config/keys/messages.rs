@@ -1,0 +1,217 @@
+//! The keys of sources and sinks whose rows are messages: `kafka`, `mqtt`, `nats`.
+
+use super::{
+    EVENT_TIME, FIELDS, IDLE_TIMEOUT, INPUTS, Key, Kind, MAX_FUTURE, OUT_OF_ORDERNESS, RATE, RECORD_SIZE_MAX, needed,
+    optional,
+};
+
+const BROKERS: Key = needed(
+    "brokers",
+    Kind::List(&Kind::Filled),
+    "Where to ask for all brokers, such as [\"kafka-1:9092\", \"kafka-2:9092\"].",
+);
+const KAFKA_OPTIONS: Key = optional(
+    "options",
+    Kind::Map(&Kind::Secret),
+    "Properties of librdkafka, such as { \"security.protocol\" = \"ssl\" }.",
+);
+const KAFKA_OPTIONS_FILE: Key = optional(
+    "options_file",
+    Kind::Filled,
+    "A file with further ones, name=value a line, for passwords; relative to this file.",
+);
+
+pub(super) static KAFKA: &[Key] = &[
+    BROKERS,
+    needed(
+        "topics",
+        Kind::List(&Kind::Filled),
+        "Topics, or patterns (*, ?, [a-z]) that are looked for at the start. Each partition is read by one shard.",
+    ),
+    optional(
+        "partitions",
+        Kind::List(&Kind::Integer(0, i32::MAX as i64)),
+        "Only these partitions of each topic, where several pipelines share them. Default: all.",
+    ),
+    optional(
+        "start",
+        Kind::Choice(&["earliest", "latest"]),
+        "Where a partition begins of which no checkpoint says where. Default: \"earliest\".",
+    ),
+    optional("start_time", Kind::Timestamp, "Instead of `start`: begin with messages of this time."),
+    optional(
+        "stop_at_end",
+        Kind::Boolean,
+        "Whether a partition has ended when all messages in it are read. Default: false, further ones are waited for.",
+    ),
+    optional(
+        "group",
+        Kind::Filled,
+        "Group under which the brokers are told, for tools that show lag, what completed checkpoints cover. Default: none.",
+    ),
+    KAFKA_OPTIONS,
+    KAFKA_OPTIONS_FILE,
+    optional("topic_field", Kind::Filled, "The field (utf8) that takes a message's topic."),
+    optional("key_field", Kind::Filled, "The field (utf8 or binary) that takes a message's key."),
+    optional("partition_field", Kind::Filled, "The field (int32 or int64) that takes a message's partition."),
+    optional("offset_field", Kind::Filled, "The field (int64) that takes a message's offset."),
+    optional("timestamp_field", Kind::Filled, "The field (timestamp[ms]) that takes a message's time stamp."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+const MQTT_URL: Key =
+    needed("url", Kind::Filled, "mqtt://host:port, or mqtts://host:port for an encrypted connection.");
+const MQTT_USER: Key = optional("user", Kind::Filled, "User at the broker.");
+const MQTT_PASSWORD_FILE: Key =
+    optional("password_file", Kind::Filled, "A file with the user's password; relative to this file.");
+const MQTT_CA_FILE: Key = optional(
+    "ca_file",
+    Kind::Filled,
+    "With mqtts: certificates to trust instead of the system's (PEM); relative to this file.",
+);
+
+pub(super) static MQTT: &[Key] = &[
+    MQTT_URL,
+    needed(
+        "topics",
+        Kind::List(&Kind::Filled),
+        "Topics, such as [\"plant/+/temperature\"], also of the form $share/GROUP/TOPIC.",
+    ),
+    needed(
+        "client_id",
+        Kind::Filled,
+        "Name of the session that the broker keeps, with what was not acknowledged. No other client may use it.",
+    ),
+    optional(
+        "qos",
+        Kind::Integer(0, 1),
+        "1: the broker sends again what was not acknowledged; 0: each message once, whether it arrives or not. Default: 1.",
+    ),
+    MQTT_USER,
+    MQTT_PASSWORD_FILE,
+    MQTT_CA_FILE,
+    optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+const NATS_URL: Key = needed(
+    "url",
+    Kind::Filled,
+    "nats://host:port, or tls://host:port for an encrypted connection; several servers with commas in between.",
+);
+const NATS_USER: Key = optional("user", Kind::Filled, "User at the servers.");
+const NATS_PASSWORD_FILE: Key =
+    optional("password_file", Kind::Filled, "A file with the user's password; relative to this file.");
+const NATS_TOKEN: Key =
+    optional("token", Kind::Filled, "$NAME, the environment variable with a token instead of a user.");
+const NATS_TOKEN_FILE: Key = optional("token_file", Kind::Filled, "A file with a token; relative to this file.");
+const NATS_CREDENTIALS_FILE: Key = optional(
+    "credentials_file",
+    Kind::Filled,
+    "A file with a JWT and the seed of its key (.creds) instead of a user; relative to this file.",
+);
+const NATS_CA_FILE: Key = optional(
+    "ca_file",
+    Kind::Filled,
+    "With tls: certificates to trust instead of the system's (PEM); relative to this file.",
+);
+
+pub(super) static NATS: &[Key] = &[
+    NATS_URL,
+    needed("stream", Kind::Filled, "The stream, whose retention is `limits`. One shard reads it."),
+    optional(
+        "subject",
+        Kind::Filled,
+        "Only messages of this subject, such as \"plant.*.temperature\" or \"plant.>\". Default: all.",
+    ),
+    optional(
+        "start",
+        Kind::Choice(&["earliest", "latest"]),
+        "Where reading begins if no checkpoint says where. Default: \"earliest\".",
+    ),
+    optional("start_time", Kind::Timestamp, "Instead of `start`: begin with messages that were taken at this time."),
+    optional(
+        "stop_at_end",
+        Kind::Boolean,
+        "Whether the source has ended when all messages in the stream are read. Default: false, further ones are waited for.",
+    ),
+    NATS_USER,
+    NATS_PASSWORD_FILE,
+    NATS_TOKEN,
+    NATS_TOKEN_FILE,
+    NATS_CREDENTIALS_FILE,
+    NATS_CA_FILE,
+    optional("subject_field", Kind::Filled, "The field (utf8) that takes a message's subject."),
+    optional("sequence_field", Kind::Filled, "The field (int64) that takes a message's number in the stream."),
+    optional("timestamp_field", Kind::Filled, "The field (timestamp[ns]) that takes the time at which it was taken."),
+    FIELDS,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+pub(super) static KAFKA_SINK: &[Key] = &[
+    INPUTS,
+    BROKERS,
+    needed("topic", Kind::Filled, "The topic. Each row is a message, its value the row as JSON."),
+    optional("key", Kind::Filled, "The column (utf8, binary or an integer) that is also the key. Default: no key."),
+    KAFKA_OPTIONS,
+    KAFKA_OPTIONS_FILE,
+];
+
+pub(super) static MQTT_SINK: &[Key] = &[
+    INPUTS,
+    MQTT_URL,
+    optional("topic", Kind::Filled, "The topic. Each row is a message, its payload the row as JSON."),
+    optional(
+        "topic_column",
+        Kind::Filled,
+        "The column (utf8) with a row's topic; where it is null `topic` is meant. Either of them is needed.",
+    ),
+    optional(
+        "retain",
+        Kind::Boolean,
+        "Whether the broker keeps a topic's last message for those who subscribe later. Default: false.",
+    ),
+    optional(
+        "client_id",
+        Kind::Filled,
+        "Name at the broker, where no other client may have it. Default: one made up for each run.",
+    ),
+    MQTT_USER,
+    MQTT_PASSWORD_FILE,
+    MQTT_CA_FILE,
+];
+
+pub(super) static NATS_SINK: &[Key] = &[
+    INPUTS,
+    NATS_URL,
+    needed("stream", Kind::Filled, "The stream. No other one is written to."),
+    optional("subject", Kind::Filled, "The subject. Each row is a message, its payload the row as JSON."),
+    optional(
+        "subject_column",
+        Kind::Filled,
+        "The column (utf8) with a row's subject; where it is null `subject` is meant. Either of them is needed.",
+    ),
+    NATS_USER,
+    NATS_PASSWORD_FILE,
+    NATS_TOKEN,
+    NATS_TOKEN_FILE,
+    NATS_CREDENTIALS_FILE,
+    NATS_CA_FILE,
+];
