@@ -108,6 +108,7 @@ fn letters(step: &Node, folder: &Path) -> NodeKind {
             rate: None,
             order: Order::Sequential,
             record_bytes_max: RECORD_BYTES_MAX,
+            decode_threads: 0,
         }),
         event_time: None,
         out_of_orderness_ns: 0,

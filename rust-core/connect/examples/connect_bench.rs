@@ -155,6 +155,7 @@ fn file_source(format: Format, text: &[u8], fields: Vec<FieldSpec>, rows: u64, w
         rate: None,
         order: Order::Parallel,
         record_bytes_max: RECORD_BYTES_MAX,
+        decode_threads: 0,
     };
     let schema = spec.schema().unwrap();
     let mut batch = batch(&schema, 1024);

@@ -131,7 +131,8 @@ pub trait Partition: Send {
     /// What logs, metrics, dead letters and checkpoints call it; unique within its source.
     fn name(&self) -> &str;
 
-    /// Appends rows to `out` (which is open) and returns without ever waiting.
+    /// Appends rows to `out` (which is open, and has the same template in every poll) and returns without ever waiting
+    /// for somebody else.
     fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError>;
 
     /// When the oldest record of the last poll was due (CLOCK_MONOTONIC, nanoseconds), for an open-loop load: latencies

@@ -148,6 +148,7 @@ fn reading_files_allocates_nothing_also_with_escapes_lists_and_binary() {
             rate: None,
             order: Order::Parallel,
             record_bytes_max: RECORD_BYTES_MAX,
+            decode_threads: 0,
         };
         let schema = spec.schema().unwrap();
         let mut partition = spec.open(1, &[], None).unwrap().remove(0).1;

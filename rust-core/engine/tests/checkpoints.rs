@@ -435,6 +435,7 @@ fn a_file_that_has_grown_is_read_on_from_where_it_ended() {
         rate: None,
         order: Order::Parallel,
         record_bytes_max: 1 << 20,
+        decode_threads: 0,
     };
     let go = || {
         let nodes =
@@ -481,6 +482,7 @@ impl Growing {
             rate: None,
             order: Order::Parallel,
             record_bytes_max: 1 << 20,
+            decode_threads: 0,
         };
         let window = NodeKind::Window(WindowSpec {
             key: vec!["key".into()],

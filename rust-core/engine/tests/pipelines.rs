@@ -108,6 +108,7 @@ fn readings(path: &Path) -> NodeKind {
         rate: None,
         order: Order::Parallel,
         record_bytes_max: ringmill_connect::RECORD_BYTES_MAX,
+        decode_threads: 0,
     }))
 }
 

@@ -48,6 +48,7 @@ fn readings() -> NodeKind {
         rate: None,
         order: Order::Parallel,
         record_bytes_max: ringmill_connect::RECORD_BYTES_MAX,
+        decode_threads: 0,
     }))
 }
 

@@ -240,6 +240,7 @@ fn keys_of_all_kinds_are_found_by_their_text() {
         rate: None,
         order: Order::Parallel,
         record_bytes_max: RECORD_BYTES_MAX,
+        decode_threads: 0,
     };
     let limits = RetainedLimits { retain_ns: DAY, bytes_max: None };
     let nodes = vec![

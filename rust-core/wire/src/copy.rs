@@ -14,6 +14,11 @@ use crate::writer::{BatchWriter, Column, copy_short};
 impl BatchWriter {
     /// Appends rows of a view, as many as there is room for; returns how many.
     pub fn copy_rows(&mut self, view: &BatchView<'_>, rows: Range<usize>) -> usize {
+        self.copy_rows_tagged(view, rows, 0)
+    }
+
+    /// Like [`BatchWriter::copy_rows`], with `tag` added (wrapping) to each row's tag.
+    pub fn copy_rows_tagged(&mut self, view: &BatchView<'_>, rows: Range<usize>, tag: u64) -> usize {
         assert!(rows.start <= rows.end && rows.end <= view.rows(), "rows {rows:?} of {}", view.rows());
         let mut count = rows.len().min(self.rows_free() as usize);
         for index in 0..self.columns.len() {
@@ -22,7 +27,7 @@ impl BatchWriter {
         for index in 0..self.columns.len() {
             self.copy_column(index, &view.column(index), rows.start..rows.start + count);
         }
-        self.tag_rows((rows.start..rows.start + count).map(|row| view.tag(row)));
+        self.tag_rows((rows.start..rows.start + count).map(|row| view.tag(row).wrapping_add(tag)));
         self.rows += count as u32;
         count
     }

@@ -308,6 +308,11 @@ static FILE_SOURCE: &[Key] = &[
         Kind::Choice(&["parallel", "sequential"]),
         "Read many files at once, or one after another by name. Default: parallel.",
     ),
+    optional(
+        "decode_threads",
+        Kind::Integer(0, 64),
+        "Threads that decode files of more than 1 MiB beside the shards, in the order of the file. They do what the shards have no time for: with 0, a file is decoded by one shard alone. Default: the machine's cores but one, at most 4.",
+    ),
     RECORD_SIZE_MAX,
     EVENT_TIME,
     OUT_OF_ORDERNESS,

@@ -32,6 +32,7 @@ const HOUR_NS: i64 = 3_600_000_000_000;
 /// Event time may run this far ahead of the wall clock (DESIGN.md, soundness rule 7).
 const MAX_FUTURE_NS: i64 = 24 * HOUR_NS;
 const BATCH_ROWS: i64 = 1024;
+const DECODE_THREADS_DEFAULT_MAX: usize = 4;
 /// Connections of a source at a time.
 pub(super) const CONNECTIONS_MAX: usize = 100;
 const SLOTS: i64 = 8;
@@ -60,6 +61,7 @@ const VARIABLE_BYTES_MAX: u64 = i32::MAX as u64;
 struct Surroundings<'a> {
     directory: &'a Path,
     python: PathBuf,
+    cores: usize,
     mistakes: &'a mut Vec<Mistake>,
 }
 
@@ -75,7 +77,8 @@ pub fn resolve(
     mistakes: &mut Vec<Mistake>,
 ) -> Resolved {
     let python = find_python(root, directory, machine, mistakes);
-    let mut around = Surroundings { directory, python: python.clone().unwrap_or_default(), mistakes };
+    let mut around =
+        Surroundings { directory, python: python.clone().unwrap_or_default(), cores: machine.cores, mistakes };
     let mut nodes = Vec::new();
     for section in ["sources", "steps", "sinks"] {
         if let Some(table) = root.table(section)
@@ -281,7 +284,13 @@ fn file_source(table: &Table, around: &mut Surroundings<'_>) -> Option<FileSpec>
         rate: table.number("rate"),
         order: if table.text("order") == Some("sequential") { Order::Sequential } else { Order::Parallel },
         record_bytes_max: record_bytes_max(table),
+        decode_threads: table.integer("decode_threads").map_or_else(|| decode_threads_default(around.cores), count),
     })
+}
+
+/// They do only what the shards have no time for, so there may be one for each core but one.
+fn decode_threads_default(cores: usize) -> usize {
+    cores.saturating_sub(1).min(DECODE_THREADS_DEFAULT_MAX)
 }
 
 fn socket(table: &Table, around: &mut Surroundings<'_>) -> Option<SocketSpec> {

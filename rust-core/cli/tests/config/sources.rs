@@ -50,6 +50,25 @@ fn event_time_has_to_be_a_timestamp_of_the_source() {
 }
 
 #[test]
+fn as_many_threads_decode_as_cores_are_left() {
+    let source = |path: &str, more: &str| {
+        around(&format!("kind = \"file\"\npath = \"{path}\"\nfields = {{ a = \"utf8\" }}\n{more}"), "")
+    };
+    let threads = |text: &str| match node(&good(text), "s") {
+        NodeKind::Source(SourceSpec { connector: SourceConnector::File(file), .. }) => file.decode_threads,
+        other => panic!("{other:?}"),
+    };
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(threads(&source("a.ndjson", "")), (cores - 1).min(4));
+    assert_eq!(threads(&source("a.ndjson", "decode_threads = 7")), 7);
+    assert_eq!(threads(&source("a.csv", "decode_threads = 0")), 0);
+    check(
+        &source("a.csv", "decode_threads = 65"),
+        &["p.toml:5:18: `decode_threads` is 65, but should be from 0 to 64"],
+    );
+}
+
+#[test]
 fn formats_come_from_the_extension() {
     let source = |path: &str| around(&format!("kind = \"file\"\npath = \"{path}\"\nfields = {{ a = \"utf8\" }}"), "");
     for path in ["a.ndjson", "a.jsonl.gz", "*.json.zst", "a.csv", "a.csv.gz"] {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker, schema_of,
-    text::{self, Part, TextOptions},
+    text::{self, Decoders, Part, TextOptions},
 };
 use resume::FileShare;
 
@@ -43,6 +43,8 @@ pub struct FileSpec {
     pub order: Order,
     /// longer records become dead letters
     pub record_bytes_max: usize,
+    /// threads that decode long files beside the shards
+    pub decode_threads: usize,
 }
 
 impl FileSpec {
@@ -103,12 +105,26 @@ impl FileSpec {
             rate: self.rate.map(|rate| rate / open as f64),
             record_bytes_max: self.record_bytes_max,
         };
+        let decoders = self.decoders()?;
         let mut partitions = Partitions::with_capacity(plan.len());
         for (index, share) in plan.into_iter().enumerate() {
             let shard = index % shards;
-            partitions.push((shard, Box::new(share.open(&options, &waker(shard), journal)?)));
+            let mut partition = share.open(&options, &waker(shard), journal)?;
+            if let Some(decoders) = &decoders {
+                partition.decode_with(decoders);
+            }
+            partitions.push((shard, Box::new(partition)));
         }
         Ok(partitions)
+    }
+
+    fn decoders(&self) -> Result<Option<Arc<Decoders>>, ConnectError> {
+        if self.decode_threads == 0 {
+            return Ok(None);
+        }
+        let started = Decoders::start(self.decode_threads);
+        let refuse = |source| ConnectError::Read { name: self.path.clone(), offset: 0, source };
+        started.map(Some).map_err(refuse)
     }
 
     /// Makes partitions of files of which nothing has been read; those of several files are numbered from `number` on.

@@ -65,6 +65,7 @@ impl Place {
             rate: None,
             order: self.order,
             record_bytes_max: RECORD_BYTES_MAX,
+            decode_threads: 0,
         }
     }
 

@@ -21,6 +21,7 @@ fn spec(folder: &Path, pattern: &str, format: Format) -> FileSpec {
         rate: None,
         order: Order::Parallel,
         record_bytes_max: RECORD_BYTES_MAX,
+        decode_threads: 0,
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod arrow;
 mod block;
 mod column;
 mod csv;
+mod cut;
 mod decoder;
 mod json;
 mod output;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ConnectError;
 
+pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(crate) use json::write_string;

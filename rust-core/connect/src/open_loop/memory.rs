@@ -53,6 +53,7 @@ pub fn hold_stdin(spec: &StdinSpec, folder: &Path) -> Result<(FileSpec, Held), C
         rate: None,
         order: crate::Order::Parallel,
         record_bytes_max: spec.record_bytes_max,
+        decode_threads: 0,
     };
     Ok((file, held))
 }

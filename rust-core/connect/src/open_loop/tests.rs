@@ -117,8 +117,15 @@ fn file(folder: &std::path::Path, content: &str) -> (FileSpec, Held) {
     std::fs::write(&path, content).unwrap();
     let path = path.to_str().unwrap().to_owned();
     let fields = testing::fields(&["t:timestamp[s]", "x:int64"]);
-    let spec =
-        FileSpec { path, format: Format::Csv, fields, rate: Some(3.0), order: Order::Parallel, record_bytes_max: 1000 };
+    let spec = FileSpec {
+        path,
+        format: Format::Csv,
+        fields,
+        rate: Some(3.0),
+        order: Order::Parallel,
+        record_bytes_max: 1000,
+        decode_threads: 0,
+    };
     let links = folder.join("links");
     std::fs::create_dir(&links).unwrap();
     let held = hold_file(&spec, &links).unwrap();

@@ -65,6 +65,8 @@ impl Compression {
 pub(crate) struct Source {
     file: File,
     is_plain: bool,
+    /// when it was opened
+    bytes: u64,
 }
 
 impl Source {
@@ -75,11 +77,17 @@ impl Source {
     pub fn of(file: File) -> io::Result<Source> {
         let mut first = [0; MAGIC_BYTES];
         let count = file.read_at(&mut first, 0)?;
-        Ok(Source { file, is_plain: Compression::of(&first[..count]) == Compression::None })
+        let bytes = file.metadata()?.len();
+        Ok(Source { file, is_plain: Compression::of(&first[..count]) == Compression::None, bytes })
     }
 
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// How long it was when it was opened, as it is on the disk.
+    pub fn file_bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Its bytes are its content.

@@ -4,6 +4,7 @@
 //! a last line without its end are accepted. One reused buffer holds what was read and not yet consumed; it grows only
 //! for a record that it cannot hold, and not beyond what `record_bytes_max` asks for.
 
+mod ahead;
 mod content;
 mod feed;
 
@@ -24,8 +25,10 @@ use crate::{
     pace::{Admission, Pace},
     places::{Form, Original, Places, Tagger},
 };
+use ahead::{Ahead, Reading, Start, Taken};
 use feed::{Fed, Feed};
 
+pub(crate) use ahead::Decoders;
 pub(crate) use content::{Content, Source, of_stream};
 pub(crate) use feed::{Outlet, Piece, ReaderThread, Stream};
 
@@ -33,6 +36,8 @@ pub(crate) use feed::{Outlet, Piece, ReaderThread, Stream};
 const READ_BYTES: usize = 256 << 10;
 /// A poll reads at most so often, so that a stretch without records (a line of gigabytes) cannot hold up the shard.
 const READS_PER_POLL: usize = 4;
+/// … or takes at most so many blocks that others have decoded.
+const BLOCKS_PER_POLL: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One file of a partition.
@@ -101,6 +106,10 @@ pub(crate) struct TextPartition {
     /// index of the file being read
     part: usize,
     feed: Option<Feed>,
+    /// who may decode regular files ahead
+    decoders: Option<Arc<Decoders>>,
+    /// instead of `feed`, while they do
+    ahead: Option<Ahead>,
     /// the regular file being read
     source: Option<Source>,
     /// of the file that was read to its end
@@ -149,6 +158,8 @@ impl TextPartition {
             parts,
             part: 0,
             feed: None,
+            decoders: None,
+            ahead: None,
             source: None,
             identity: None,
             journal: None,
@@ -190,6 +201,11 @@ impl TextPartition {
         let mut partition = TextPartition::of_parts(name.to_owned(), options, vec![part], false, waker)?;
         partition.journal = Some(journal);
         Ok(partition)
+    }
+
+    /// Long regular files are decoded with the help of these threads.
+    pub fn decode_with(&mut self, decoders: &Arc<Decoders>) {
+        self.decoders = Some(Arc::clone(decoders));
     }
 
     /// Goes on behind `position`, which the journal must have.
@@ -251,6 +267,7 @@ impl TextPartition {
         self.offset = offset;
         self.decoder.restart(offset == 0);
         self.identity = None;
+        self.ahead = None;
         self.leave_place();
         let Part { path, regular, .. } = &self.parts[part];
         let feed = if *regular {
@@ -279,7 +296,7 @@ impl TextPartition {
 
     /// Frees what an open file holds; it is as if nothing had been read.
     fn close(&mut self) {
-        (self.feed, self.source) = (None, None);
+        (self.feed, self.ahead, self.source) = (None, None, None);
         self.buffer = Vec::new();
         (self.start, self.end) = (0, 0);
         self.offset = 0;
@@ -394,7 +411,7 @@ impl TextPartition {
 
     /// Decodes what is in the buffer; how many records that consumed, and why it stopped.
     fn decode(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>, records_max: u32) -> (u32, Stop) {
-        let tag = self.tag();
+        let tag = self.tag(self.offset + (self.end - self.start) as u64);
         let partition = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
         let mut records = Records::new(out, context, partition, &self.fields, &mut self.scratch, records_max);
         (records.offset, records.tag, records.header) = (self.offset, tag, self.header.as_deref());
@@ -407,10 +424,9 @@ impl TextPartition {
         (consumed, progress.stop)
     }
 
-    /// The tag of a row whose record begins at `offset`; 0 if rows carry none.
-    fn tag(&mut self) -> u64 {
+    /// The tag of a row whose record begins at `offset`, from which those up to `end` are counted; 0 if rows carry none.
+    fn tag(&mut self, end: u64) -> u64 {
         let Some(tagger) = &mut self.tagger else { return 0 };
-        let end = self.offset + (self.end - self.start) as u64;
         tagger.tag(self.offset, end, || {
             let form = Form { format: self.decoder.format(), record_bytes_max: self.record_bytes_max };
             let part = self.parts.get(self.part);
@@ -469,6 +485,72 @@ impl TextPartition {
         }
     }
 
+    /// Hands what is still to be read of a long file to those who decode ahead.
+    fn look_ahead(&mut self, out: &BatchWriter, context: &PollContext<'_>) {
+        let (Some(decoders), Some(source)) = (&self.decoders, &self.source) else { return };
+        let is_inline = matches!(self.feed, Some(Feed::Inline(_))) && !self.ended;
+        if !is_inline || self.decoder.needs_header() || source.file_bytes() < decoders.file_bytes_min() {
+            return;
+        }
+        let Some(Feed::Inline(content)) = self.feed.take() else { return };
+        let start = Start {
+            offset: self.offset,
+            bytes: self.buffer[self.start..self.end].to_vec(),
+            at_start: self.at_start,
+            within: self.decoder.within(),
+        };
+        (self.start, self.end, self.at_start) = (0, 0, false);
+        self.buffer = Vec::new();
+        let reading = Reading {
+            fields: self.fields.clone(),
+            template: Arc::clone(out.template()),
+            event_time: context.event_time,
+            header: self.header.clone(),
+            record_bytes_max: self.record_bytes_max,
+        };
+        self.ahead = Some(Ahead::new(content, start, reading, &self.decoder, decoders, self.waker.clone()));
+    }
+
+    /// Moves on what others have decoded.
+    fn take_ahead(
+        &mut self,
+        ahead: &mut Ahead,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+        mut left: u32,
+    ) -> Result<Poll, ConnectError> {
+        let wanted = left;
+        for _ in 0..BLOCKS_PER_POLL {
+            let Some(block) = ahead.block(context.event_time_max_ns) else {
+                return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
+            };
+            if let Some(error) = block.error.take() {
+                self.offset = block.offset;
+                return Err(self.read_error(error));
+            }
+            // A block's rows are tagged by where they stand in it.
+            let tag = self.tag(block.end()).wrapping_sub(self.offset.wrapping_sub(block.offset));
+            let partition = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
+            let (consumed, taken) = block.take(out, context.dead, partition, self.header.as_deref(), tag, left);
+            left -= consumed;
+            self.rows += u64::from(consumed);
+            if consumed > 0 || taken == Taken::All {
+                self.offset = block.next_offset();
+                self.decoder.go_on_within(block.ends_within.filter(|_| taken == Taken::All));
+            }
+            match taken {
+                Taken::Budget => return Ok(Poll::Rows),
+                Taken::Full => return Ok(Poll::Full),
+                Taken::All if block.is_last => {
+                    self.ended = true;
+                    return Ok(if self.next_part()? { Poll::Rows } else { Poll::End });
+                }
+                Taken::All => ahead.finish_block(),
+            }
+        }
+        Ok(Poll::Rows)
+    }
+
     /// By what the file is known again of which something was consumed.
     fn identity(&self) -> Option<FileIdentity> {
         let source = self.source.as_ref().filter(|_| self.offset > 0)?;
@@ -525,7 +607,7 @@ impl Partition for TextPartition {
     }
 
     fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
-        if self.feed.is_none() {
+        if self.feed.is_none() && self.ahead.is_none() {
             if self.ended || self.parts.is_empty() {
                 return Ok(Poll::End);
             }
@@ -536,7 +618,16 @@ impl Partition for TextPartition {
             Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
         };
         let before = self.rows;
-        let poll = self.read_records(out, context, wanted)?;
+        self.look_ahead(out, context);
+        let poll = match self.ahead.take() {
+            None => self.read_records(out, context, wanted)?,
+            Some(mut ahead) => {
+                let poll = self.take_ahead(&mut ahead, out, context, wanted)?;
+                let is_left = self.ended || self.feed.is_some();
+                self.ahead = (!is_left).then_some(ahead);
+                poll
+            }
+        };
         self.pace.consumed(self.rows - before);
         Ok(poll)
     }

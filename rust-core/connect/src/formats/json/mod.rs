@@ -103,7 +103,7 @@ impl JsonDecoder {
     /// What follows the last line end.
     fn unfinished(&mut self, bytes: &[u8], at: usize, records: &mut Records<'_, '_>) -> Progress {
         let mut progress = Progress { consumed: at, stop: Stop::NeedMore };
-        if bytes.len() - at > self.record_bytes_max {
+        if is_line_too_long(&bytes[at..], self.record_bytes_max) {
             if let Err(stop) = records.admit() {
                 progress.stop = stop;
                 return progress;
@@ -129,13 +129,14 @@ impl JsonDecoder {
             let end = length.map_or(block.len(), |length| at + length);
             let next = (end + 1).min(block.len());
             let line = trim(&block[at..end]);
-            if line.is_empty() {
+            let is_too_long = is_line_too_long(&block[at..end], self.record_bytes_max);
+            if line.is_empty() && !is_too_long {
                 at = next;
                 continue;
             }
             records.admit().map_err(|stop| (at, stop))?;
-            if line.len() > self.record_bytes_max {
-                records.too_long(at, line, self.record_bytes_max);
+            if is_too_long {
+                records.too_long(at, &block[at..end], self.record_bytes_max);
                 (at, base, cursor) = (next, next, None);
                 continue;
             }
@@ -292,6 +293,12 @@ fn block_end(bytes: &[u8], at: usize, at_end: bool) -> Option<usize> {
         Some(length) => Some(at + length),
         None => at_end.then_some(bytes.len()),
     }
+}
+
+/// Whether a line that begins with these bytes (or is them, without its line feed) is given up. White space counts, so
+/// that this is known before the line's end is; but a carriage return at the end may belong to that.
+pub(super) fn is_line_too_long(line: &[u8], max: usize) -> bool {
+    line.strip_suffix(b"\r").unwrap_or(line).len() > max
 }
 
 /// White space around a record says nothing; a carriage return belongs to the line end.

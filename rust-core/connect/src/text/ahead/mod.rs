@@ -1,0 +1,170 @@
+//! Blocks of a file, decoded ahead by several threads and taken in their order.
+//!
+//! A block is cut (under a lock, so one after the other) and decoded by whoever has time: a thread of the source's
+//! [`Decoders`], or the shard itself when the block that it needs is not there and nobody else has begun the next one.
+//! So shards decode as much as without threads, and those only add to it. Rows are copied from a block's batches into
+//! the shard's, which costs a twentieth of what parsing them does. Rows, dead letters and positions are those that
+//! the shard alone would have made.
+
+mod block;
+mod cutter;
+mod letters;
+mod pool;
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use crossbeam::queue::ArrayQueue;
+
+use super::Content;
+use crate::{Waker, formats::Decoder, lock::lock};
+use block::Block;
+use cutter::Cutter;
+
+pub(super) use block::{Reading, Taken};
+pub(super) use cutter::Start;
+pub(crate) use pool::Decoders;
+
+/// Blocks of a partition besides one for each thread: one that is taken from, one that the shard decodes, and one that
+/// is ready.
+const SPARE_BLOCKS: usize = 3;
+
+/// What the threads and the shard share.
+pub(super) struct Work {
+    cutter: Mutex<Cutter>,
+    reading: Reading,
+    /// [`PollContext::event_time_max_ns`](crate::PollContext) of the newest poll: written by the shard, read by
+    /// whoever decodes. Relaxed: it is a clock's, and an older one is as good.
+    event_time_max_ns: AtomicI64,
+    /// blocks that may be filled
+    free: ArrayQueue<Block>,
+    /// blocks that are decoded, in any order
+    decoded: ArrayQueue<Block>,
+    waker: Waker,
+}
+
+impl Work {
+    /// Decodes one more block; `false` if there is none, or none may be filled.
+    fn decode_one(&self) -> bool {
+        let Some(block) = self.free.pop() else { return false };
+        let mut hand = Hand { work: self, block: Some(block) };
+        let Some(block) = &mut hand.block else { return false };
+        if !lock(&self.cutter).cut(block) {
+            hand.block = None;
+            return false;
+        }
+        if block.error.is_none() {
+            // Believed only if decoding panics.
+            block.error = Some(io::Error::other("a thread that decodes died"));
+            block.decode(&self.reading, self.event_time_max_ns.load(Ordering::Relaxed));
+            block.error = None;
+        }
+        true
+    }
+}
+
+/// A block that is being decoded. Whatever comes, the shard gets it.
+struct Hand<'a> {
+    work: &'a Work,
+    block: Option<Block>,
+}
+
+impl Drop for Hand<'_> {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            // There is room for all blocks.
+            let _ = self.work.decoded.push(block);
+            (self.work.waker)();
+        }
+    }
+}
+
+/// The shard's side: a file's blocks, one after the other.
+pub(super) struct Ahead {
+    work: Arc<Work>,
+    decoders: Arc<Decoders>,
+    /// decoded, and not their turn yet
+    early: Vec<Block>,
+    /// number of the next block
+    next: u64,
+    /// the one that is taken from
+    block: Option<Block>,
+}
+
+impl Ahead {
+    /// Begins to decode `content`, which stands behind what `start` has read of it.
+    pub fn new(
+        content: Content,
+        start: Start,
+        reading: Reading,
+        decoder: &Decoder,
+        decoders: &Arc<Decoders>,
+        waker: Waker,
+    ) -> Ahead {
+        let blocks = decoders.threads() + SPARE_BLOCKS;
+        let free = ArrayQueue::new(blocks);
+        for _ in 0..blocks {
+            let _ = free.push(Block::new(decoder.clone()));
+        }
+        let cutter = Cutter::new(content, decoder.format(), start, decoders.block_bytes, reading.record_bytes_max);
+        let work = Arc::new(Work {
+            cutter: Mutex::new(cutter),
+            reading,
+            event_time_max_ns: AtomicI64::new(i64::MAX),
+            free,
+            decoded: ArrayQueue::new(blocks),
+            waker,
+        });
+        Ahead { work, decoders: Arc::clone(decoders), early: Vec::with_capacity(blocks), next: 0, block: None }
+    }
+
+    /// The block whose records come next. `None`: others decode it, and the waker will be called.
+    pub fn block(&mut self, event_time_max_ns: i64) -> Option<&mut Block> {
+        if self.block.is_none() {
+            self.work.event_time_max_ns.store(event_time_max_ns, Ordering::Relaxed);
+            if self.next == 0 {
+                (0..self.work.free.len()).for_each(|_| self.decoders.call(&self.work));
+            }
+            self.block = self.receive();
+        }
+        self.block.as_mut()
+    }
+
+    fn receive(&mut self) -> Option<Block> {
+        loop {
+            while let Some(block) = self.work.decoded.pop() {
+                self.early.push(block);
+            }
+            if let Some(index) = self.early.iter().position(|block| block.number == self.next) {
+                self.next += 1;
+                return Some(self.early.swap_remove(index));
+            }
+            if !self.work.decode_one() {
+                return None;
+            }
+        }
+    }
+
+    /// The block is taken: its memory serves for another.
+    pub fn finish_block(&mut self) {
+        if let Some(block) = self.block.take() {
+            let _ = self.work.free.push(block);
+            self.decoders.call(&self.work);
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // Nobody need decode any more.
+        while self.work.free.pop().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
