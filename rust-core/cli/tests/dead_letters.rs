@@ -156,7 +156,7 @@ fn letters_are_fed_back_where_they_failed_and_nothing_else_changes() {
     }
     let letters = replay.nodes.iter().find_map(letters_of).expect("a source of letters");
     assert!(letters.folder.ends_with("state/dead_letters/scores"), "{}", letters.folder.display());
-    assert_eq!((letters.form, letters.origin.as_str()), (LetterForm::Rows, "scores"));
+    assert_eq!((&letters.form, letters.origin.as_str()), (&LetterForm::Rows, "scores"));
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::{io, path::PathBuf};
 
 use ringmill_wire::DataType;
 
+use crate::FieldMisfit;
+
 /// Why a source, sink or format failed. `Display` is a fragment that fits after "failed to …: ".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,6 +37,12 @@ pub enum ConnectError {
         path: String,
         /// the rule that it breaks
         rule: &'static str,
+    },
+    /// A schema does not fit the declared fields.
+    #[error("the schema does not fit the fields: {}", misfits.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Misfit {
+        /// what does not fit
+        misfits: Vec<FieldMisfit>,
     },
     /// A format cannot carry a column's type.
     #[error("column {column:?} is {data_type}, which {format} cannot carry")]

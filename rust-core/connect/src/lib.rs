@@ -63,7 +63,10 @@ pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use error::{ConnectError, Fault};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
-pub use formats::{Compression, Encoder, Format, OutputFormat, Within, encoder, letter_encoder, write_timestamp};
+pub use formats::{
+    AvroSchema, AvroSpec, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat, Within, encoder,
+    letter_encoder, write_timestamp,
+};
 pub use generator::{GeneratorSpec, Shape};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};

@@ -5,6 +5,7 @@ use std::path::Path;
 use ringmill_connect::{FieldSpec, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
 use ringmill_wire::{DataType, TimeUnit};
 
+use super::avro::message_format;
 use super::message_fields::message_field;
 use super::mistake::Mistake;
 use super::raw::{Raw, Table};
@@ -30,6 +31,8 @@ pub fn kafka(
         (None, Some("latest")) => KafkaStart::Latest,
         (None, _) => KafkaStart::Earliest,
     };
+    let message_fields = message_fields(table, &fields, mistakes);
+    let format = message_format(table, &fields, &message_fields.names(), directory, mistakes);
     Some(KafkaSpec {
         brokers: table.texts("brokers"),
         topics: table.texts("topics"),
@@ -44,7 +47,8 @@ pub fn kafka(
         group: table.text("group").map(str::to_owned),
         options: options(table, KafkaSpec::check_option, mistakes),
         options_file: table.text("options_file").map(|path| directory.join(path)),
-        message_fields: message_fields(table, &fields, mistakes),
+        message_fields,
+        format: format?,
         fields,
         rate: table.number("rate"),
         record_bytes_max,

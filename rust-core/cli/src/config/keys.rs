@@ -251,7 +251,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "kafka",
-        doc: "JSON objects, one a message, from topics of Apache Kafka.",
+        doc: "Messages, JSON or Avro, from topics of Apache Kafka.",
         promise: EXACTLY,
         keys: KAFKA,
     },
@@ -263,7 +263,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "nats",
-        doc: "JSON objects, one a message, from a stream of NATS JetStream.",
+        doc: "Messages, JSON or Avro, from a stream of NATS JetStream.",
         promise: EXACTLY,
         keys: NATS,
     },

@@ -1,9 +1,10 @@
 //! Configuration files: read in two stages, raw (types and units) then resolved (meaning); all mistakes at once.
 //!
 //! [`load`] reads a file and gives a [`Config`] or every [`Mistake`] found in it. Nothing is executed and nothing but the
-//! one file is read. What needs the schemas of all streams is checked later, by the engine; [`Config::locate`] gives its
+//! one file, and the schemas that it names, is read. What needs the schemas of all streams is checked later, by the engine; [`Config::locate`] gives its
 //! errors their lines.
 
+mod avro;
 pub mod document;
 pub mod duration;
 pub mod graph;

@@ -5,6 +5,7 @@ use std::path::Path;
 use ringmill_connect::{FieldSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 use ringmill_wire::{DataType, TimeUnit};
 
+use super::avro::message_format;
 use super::http::token;
 use super::message_fields::message_field;
 use super::mistake::Mistake;
@@ -42,6 +43,7 @@ pub fn nats(
         sequence: field("sequence_field", &[T::Int64], "int64"),
         timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Nanosecond)], "timestamp[ns]"),
     };
+    let format = message_format(table, &fields, &message_fields.names(), directory, mistakes);
     Some(NatsSpec {
         servers: servers?,
         stream: table.text("stream")?.to_owned(),
@@ -49,6 +51,7 @@ pub fn nats(
         start,
         stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
         message_fields,
+        format: format?,
         fields,
         rate: table.number("rate"),
         record_bytes_max,

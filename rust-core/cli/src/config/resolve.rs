@@ -393,12 +393,13 @@ fn fields(table: &Table, format: Format, around: &mut Surroundings<'_>) -> Optio
         around.mistakes.push(Mistake::at(entry.raw.span, "`fields` is empty").hint("declare at least one column"));
         return None;
     }
-    let fields: Vec<FieldSpec> = entries.iter().filter_map(|entry| field(entry, format, around)).collect();
+    let takes_lists = table.text("format") == Some("avro");
+    let fields: Vec<FieldSpec> = entries.iter().filter_map(|entry| field(entry, format, takes_lists, around)).collect();
     check_event_time(table, &fields, around);
     Some(fields)
 }
 
-fn field(entry: &RawEntry, format: Format, around: &mut Surroundings<'_>) -> Option<FieldSpec> {
+fn field(entry: &RawEntry, format: Format, takes_lists: bool, around: &mut Surroundings<'_>) -> Option<FieldSpec> {
     let (data_type, nullable, path) = match &entry.raw.value {
         RawValue::DataType(data_type) => (*data_type, false, None),
         RawValue::Table(table) => {
@@ -406,8 +407,8 @@ fn field(entry: &RawEntry, format: Format, around: &mut Surroundings<'_>) -> Opt
         }
         _ => return None,
     };
-    if matches!(data_type, DataType::List(_)) {
-        let message = format!("`{}`: sources cannot read lists yet", entry.key);
+    if matches!(data_type, DataType::List(_)) && !takes_lists {
+        let message = format!("`{}`: only messages of Avro can have lists yet", entry.key);
         around.mistakes.push(Mistake::at(entry.raw.span, message));
         return None;
     }

@@ -1,5 +1,6 @@
 //! Configuration files: every mistake is named with its line, and what is right is understood.
 
+mod avro;
 mod graph;
 mod guarantee;
 mod sinks;

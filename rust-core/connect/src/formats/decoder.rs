@@ -179,6 +179,18 @@ impl<'a, 'c> Records<'a, 'c> {
     /// Ends the row whose values were pushed with this outcome. `at` is where its record starts.
     #[inline]
     pub fn end(&mut self, outcome: Result<(), Refusal>, at: usize, record: &[u8]) -> Result<(), Stop> {
+        self.end_with(outcome, at, record, self.header)
+    }
+
+    /// The same of a record with a header of its own.
+    #[inline]
+    pub fn end_with(
+        &mut self,
+        outcome: Result<(), Refusal>,
+        at: usize,
+        record: &[u8],
+        header: Option<&str>,
+    ) -> Result<(), Stop> {
         match outcome {
             Ok(()) => {
                 self.row.out.finish_tagged_row(self.tag + at as u64);
@@ -196,7 +208,7 @@ impl<'a, 'c> Records<'a, 'c> {
             }
         }
         self.row.out.discard_row();
-        self.bury(at, record);
+        self.bury_with(at, record, header);
         Ok(())
     }
 
@@ -208,16 +220,28 @@ impl<'a, 'c> Records<'a, 'c> {
         self.bury(at, &first[..first.len().min(max)]);
     }
 
+    /// A dead letter for this reason.
+    #[cold]
+    pub fn refuse(&mut self, reason: &str, record: &[u8], header: Option<&str>) {
+        self.row.reason.clear();
+        self.row.reason.push_str(reason);
+        self.bury_with(0, record, header);
+    }
+
     /// A dead letter with the reason that stands in `row.reason`.
     #[cold]
     pub fn bury(&mut self, at: usize, record: &[u8]) {
+        self.bury_with(at, record, self.header);
+    }
+
+    fn bury_with(&mut self, at: usize, record: &[u8], header: Option<&str>) {
         self.consumed += 1;
         self.context.dead.push(&DeadLetter {
             partition: self.partition,
             offset: self.offset + at as u64,
             reason: self.row.reason,
             record,
-            header: self.header,
+            header,
             attempts: None,
         });
     }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "arrow")]
 pub(crate) mod arrow;
+pub(crate) mod avro;
 mod block;
 mod column;
 mod csv;
@@ -9,6 +10,7 @@ mod cut;
 mod decoder;
 mod json;
 mod output;
+mod paths;
 mod skip;
 mod text;
 mod timestamp;
@@ -20,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ConnectError;
 
+pub(crate) use avro::AvroDecoder;
+pub use avro::{AvroSchema, AvroSpec, FieldMisfit};
 pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
@@ -45,6 +49,25 @@ impl Format {
         match self {
             Format::Json => "json",
             Format::Csv => "csv",
+        }
+    }
+}
+
+/// How the messages of a broker are read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MessageFormat {
+    /// one JSON object a message
+    Json,
+    /// one datum of Avro a message
+    Avro(Box<AvroSpec>),
+}
+
+impl MessageFormat {
+    /// The name used in configurations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            MessageFormat::Json => "json",
+            MessageFormat::Avro(_) => "avro",
         }
     }
 }

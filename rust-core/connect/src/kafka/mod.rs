@@ -1,6 +1,6 @@
 //! Messages of Apache Kafka topics.
 //!
-//! Each message is one JSON object. Each of Kafka's partitions is one of ours, with its position in the checkpoint, so
+//! Each message is one JSON object, or one datum of Avro. Each of Kafka's partitions is one of ours, with its position in the checkpoint, so
 //! every message is one row or one dead letter, once, also after a crash. The partitions are assigned when the source is
 //! opened: there is no rebalancing, and whoever runs several pipelines on the same topics divides them by hand.
 //!
@@ -26,9 +26,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, FieldSpec, Partitions, Replay, Resume, Secret, Waker, schema_of};
+use crate::{ConnectError, FieldSpec, MessageFormat, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
-/// JSON objects, one a message, from topics of Apache Kafka; the partitions are dealt to the shards.
+/// Messages, a row each, from topics of Apache Kafka; the partitions are dealt to the shards.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KafkaSpec {
     /// where brokers are asked for all the others: `host:port`
@@ -49,6 +49,8 @@ pub struct KafkaSpec {
     pub options_file: Option<PathBuf>,
     /// the fields that take what stands beside a message's value
     pub message_fields: MessageFields,
+    /// what messages are
+    pub format: MessageFormat,
     /// the columns
     pub fields: Vec<FieldSpec>,
     /// rows per second of all partitions together; as fast as they come if absent
@@ -81,6 +83,14 @@ pub struct MessageFields {
     pub offset: Option<String>,
     /// `timestamp[ms]`: the time stamp
     pub timestamp: Option<String>,
+}
+
+impl MessageFields {
+    /// Those that are there.
+    pub fn names(&self) -> Vec<&str> {
+        let MessageFields { topic, key, partition, offset, timestamp } = self;
+        [topic, key, partition, offset, timestamp].into_iter().filter_map(Option::as_deref).collect()
+    }
 }
 
 impl KafkaSpec {

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     ConnectError, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
-    formats::{Decoder, Records, Scratch, Stop},
-    message::{Member, take_message, write_line},
+    formats::{Records, Scratch, Stop},
+    message::{Member, MessageDecoder, Record, Recorder},
     pace::{Admission, Pace},
     places::{Original, Tagger},
     text::TextOptions,
@@ -30,9 +30,8 @@ pub struct KafkaPartition {
     session: Arc<Session>,
     fields: Vec<FieldSpec>,
     lines: Lines,
-    decoder: Decoder,
+    decoder: MessageDecoder,
     scratch: Scratch,
-    record_bytes_max: usize,
     pace: Pace,
     tagger: Option<Tagger>,
     stops_at_end: bool,
@@ -49,7 +48,8 @@ pub struct KafkaPartition {
 
 struct Held {
     offset: u64,
-    line: Vec<u8>,
+    header: Vec<u8>,
+    content: Vec<u8>,
 }
 
 /// Assigns the partitions and deals them to the shards.
@@ -67,7 +67,8 @@ pub fn open(
         record_bytes_max: spec.record_bytes_max,
     };
     options.check()?;
-    let decoder = Decoder::new(options.format, &options.fields, options.record_bytes_max)?;
+    let members = spec.message_fields.names();
+    let decoder = MessageDecoder::new(&spec.format, &options.fields, &members, options.record_bytes_max)?;
     let queues = session.assign(&assigned)?;
     let session = Arc::new(session);
     for Assigned { topic, partition, position } in assigned.iter().filter(|assigned| assigned.position.rows > 0) {
@@ -88,7 +89,6 @@ pub fn open(
             fields: options.fields.clone(),
             decoder: decoder.clone(),
             scratch: Scratch::default(),
-            record_bytes_max: options.record_bytes_max,
             pace: Pace::new(options.rate),
             tagger: None,
             stops_at_end: spec.stops_at_end,
@@ -118,10 +118,10 @@ impl KafkaPartition {
                 Err(Stop::Budget | Stop::NeedMore) => return Ok(Poll::Rows),
             }
             let (held, message);
-            let (offset, line) = match self.held.take() {
+            let (offset, record) = match self.held.take() {
                 Some(earlier) => {
                     held = earlier;
-                    (held.offset, Some(&held.line[..]))
+                    (held.offset, Some(Record { header: &held.header, content: &held.content }))
                 }
                 None => match self.queue.poll(Duration::ZERO) {
                     None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
@@ -143,8 +143,9 @@ impl KafkaPartition {
             if let Some(tagger) = &mut self.tagger {
                 records.tag = tagger.tag(offset, offset + 1, || (self.name.as_str().into(), Original::None));
             }
-            if !take_message(line, self.record_bytes_max, &mut self.decoder, &mut records) {
-                self.held = line.map(|line| Held { offset, line: line.to_vec() });
+            if !self.decoder.take(record, &mut records) {
+                let hold = |Record { header, content }: Record<'_>| (header.to_vec(), content.to_vec());
+                self.held = record.map(hold).map(|(header, content)| Held { offset, header, content });
                 return Ok(Poll::Full);
             }
             self.offset = offset + 1;
@@ -200,14 +201,13 @@ impl Partition for KafkaPartition {
     }
 }
 
-/// Makes lines of messages.
+/// Makes records of messages.
 struct Lines {
     topic: String,
     fields: MessageFields,
     /// the key's column is binary
     is_key_binary: bool,
-    takes_members: bool,
-    line: Vec<u8>,
+    recorder: Recorder,
 }
 
 impl Lines {
@@ -217,22 +217,14 @@ impl Lines {
         Lines {
             topic: topic.to_owned(),
             is_key_binary: key.is_some_and(|field| field.data_type == DataType::Binary),
-            takes_members: fields != MessageFields::default(),
+            recorder: Recorder::new(&spec.format, !fields.names().is_empty()),
             fields,
-            line: Vec::new(),
         }
     }
 
-    /// The message as a line; `None`: there is nothing in it. The value itself where it is one already.
-    fn of<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
-        let value = message.payload().unwrap_or_default().trim_ascii();
-        if value.is_empty() {
-            return None;
-        }
-        if !self.takes_members && memchr::memchr(b'\n', value).is_none() {
-            return Some(value);
-        }
-        let Lines { topic, fields, is_key_binary, line, .. } = self;
+    /// The message as a record; `None`: there is nothing in it.
+    fn of<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Option<Record<'a>> {
+        let Lines { topic, fields, is_key_binary, recorder } = self;
         let key = match message.key() {
             None => Member::Null,
             Some(key) if *is_key_binary => Member::Bytes(key),
@@ -245,8 +237,7 @@ impl Lines {
             (&fields.offset, Member::Number(message.offset())),
             (&fields.timestamp, message.timestamp().to_millis().map_or(Member::Null, Member::Number)),
         ];
-        line.clear();
-        write_line(value, members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member))), line);
-        Some(line)
+        let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
+        recorder.record(message.payload().unwrap_or_default(), members)
     }
 }

@@ -63,6 +63,7 @@ impl Kafka {
             options: Vec::new(),
             options_file: None,
             message_fields: MessageFields::default(),
+            format: crate::MessageFormat::Json,
             fields: fields(&["a:uint64"]),
             rate: None,
             record_bytes_max: 1 << 20,

@@ -9,9 +9,9 @@ use super::{
     part::{self, Pages, Place},
 };
 use crate::{
-    ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext,
-    Position,
-    formats::{BROKEN_OFF, Decoder, Records, Scratch, Stop, TOO_LONG},
+    AvroSpec, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll,
+    PollContext, Position,
+    formats::{AvroDecoder, BROKEN_OFF, Decoder, Records, Scratch, Stop, TOO_LONG},
     places::{Original, Tagger},
     schema_of,
 };
@@ -25,12 +25,14 @@ const RANGES_MAX: usize = 100_000;
 const POLLED_MAX: u32 = 64;
 
 /// How letters are read back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LetterForm {
     /// A function's rows. What cannot be read back stays in the store as it is.
     Rows,
     /// A source's records, read as the source reads them. One that does not fit becomes a dead letter again.
     Records(Format),
+    /// Messages of Avro, and the fields that take what stood beside them, which is in the letters' headers.
+    Messages(Box<AvroSpec>, Vec<String>),
 }
 
 /// The letters of one source or step.
@@ -85,7 +87,7 @@ impl LettersSpec {
 /// Reads the letters one after the other.
 struct LettersPartition {
     spec: LettersSpec,
-    decoder: Decoder,
+    decoder: LetterDecoder,
     scratch: Scratch,
     book: Arc<LetterBook>,
     pages: Pages,
@@ -97,6 +99,52 @@ struct LettersPartition {
     tagger: Option<Tagger>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is not moved about")]
+enum LetterDecoder {
+    Text(Decoder),
+    Avro(AvroDecoder),
+}
+
+impl LetterDecoder {
+    fn new(spec: &LettersSpec) -> Result<LetterDecoder, ConnectError> {
+        let LettersSpec { form, fields, record_bytes_max, .. } = spec;
+        let text = |format| Decoder::new(format, fields, *record_bytes_max);
+        Ok(match form {
+            LetterForm::Rows => {
+                let mut decoder = text(Format::Json)?;
+                decoder.read_letters();
+                LetterDecoder::Text(decoder)
+            }
+            LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
+            LetterForm::Messages(avro, members) => {
+                let members: Vec<&str> = members.iter().map(String::as_str).collect();
+                LetterDecoder::Avro(AvroDecoder::new(avro, fields, &members, *record_bytes_max)?)
+            }
+        })
+    }
+
+    /// Gets ready for a letter with this header, if it has one.
+    fn begin(&mut self, header: Option<&str>, origin: &str) -> Result<(), ConnectError> {
+        if let LetterDecoder::Text(decoder) = self {
+            decoder.restart(true);
+            if decoder.needs_header() {
+                decoder.take_header(header.unwrap_or_default().as_bytes(), true, origin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, header: Option<&str>, record: &[u8], records: &mut Records<'_, '_>) -> Stop {
+        match self {
+            LetterDecoder::Text(decoder) => decoder.decode(record, true, records).stop,
+            LetterDecoder::Avro(decoder) => {
+                let header = header.unwrap_or("{}").as_bytes();
+                decoder.decode(header, record, records).err().unwrap_or(Stop::NeedMore)
+            }
+        }
+    }
+}
+
 /// What became of a letter.
 enum Read {
     /// It was read, or a dead letter was made of it, or it stays where it is.
@@ -106,17 +154,9 @@ enum Read {
 
 impl LettersPartition {
     fn open(spec: &LettersSpec) -> Result<LettersPartition, ConnectError> {
-        let format = match spec.form {
-            LetterForm::Rows => Format::Json,
-            LetterForm::Records(format) => format,
-        };
         let are_records = spec.form != LetterForm::Rows;
-        let mut decoder = Decoder::new(format, &spec.fields, spec.record_bytes_max)?;
-        if !are_records {
-            decoder.read_letters();
-        }
         Ok(LettersPartition {
-            decoder,
+            decoder: LetterDecoder::new(spec)?,
             book: Arc::new(LetterBook::new(&spec.folder, &spec.origin, are_records, spec.choose()?)),
             spec: spec.clone(),
             scratch: Scratch::default(),
@@ -140,12 +180,9 @@ impl LettersPartition {
             Ok(record) => record,
             Err(reason) => return Ok(self.leave(place, &reason)),
         };
-        self.decoder.restart(true);
-        if self.decoder.needs_header() {
-            let header = letter.header.as_deref().unwrap_or_default();
-            if let Err(error) = self.decoder.take_header(header.as_bytes(), true, &self.spec.origin) {
-                return Ok(self.leave(place, &error.to_string()));
-            }
+        let header = letter.header.as_deref();
+        if let Err(error) = self.decoder.begin(header, &self.spec.origin) {
+            return Ok(self.leave(place, &error.to_string()));
         }
         let mut caught = Caught(None);
         // A row was taken once, whatever its time.
@@ -154,7 +191,7 @@ impl LettersPartition {
         let tag = self.tag();
         let mut records = Records::new(out, &mut own, &self.spec.origin, &self.spec.fields, &mut self.scratch, 1);
         records.tag = tag;
-        let stop = self.decoder.decode(&record, true, &mut records).stop;
+        let stop = self.decoder.decode(header, &record, &mut records);
         let consumed = records.consumed;
         match (stop, caught.0) {
             (Stop::Full, _) if consumed == 0 => return Ok(Read::Full),

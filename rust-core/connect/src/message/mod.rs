@@ -1,4 +1,4 @@
-//! A broker's messages: what is read of them becomes lines of NDJSON, and rows become what is written.
+//! A broker's messages: what is read of them becomes records, and rows become what is written.
 
 mod encode;
 mod line;
@@ -10,7 +10,7 @@ pub(crate) use self::encode::is_key;
 #[cfg(feature = "nats")]
 pub(crate) use self::encode::read_message;
 #[cfg(any(feature = "kafka", feature = "nats"))]
-pub(crate) use self::record::take_message;
+pub(crate) use self::record::{MessageDecoder, Record, Recorder};
 pub(crate) use self::{
     encode::{MessageEncoder, column_of, messages},
     line::{Member, write_line},

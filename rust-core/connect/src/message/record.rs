@@ -1,31 +1,108 @@
-//! A message as a record.
+//! A message as a record, and the record as a row.
 
-use crate::formats::{Decoder, Records, Stop};
+use super::{Member, write_line};
+use crate::{
+    ConnectError, FieldSpec, MessageFormat,
+    formats::{AvroDecoder, Decoder, Records, Stop},
+};
 
-/// Makes a row or a dead letter of a message; `None`: there is nothing in it. `false`: it does not fit into what is left of
-/// the batch.
-pub(crate) fn take_message(
-    line: Option<&[u8]>,
-    record_bytes_max: usize,
-    decoder: &mut Decoder,
-    records: &mut Records<'_, '_>,
-) -> bool {
-    let before = records.consumed;
-    let stop = match line {
-        None => Stop::NeedMore,
-        Some(line) if line.len() > record_bytes_max => {
-            records.too_long(0, line, record_bytes_max);
-            Stop::NeedMore
-        }
-        Some(line) => decoder.decode(line, true, records).stop,
-    };
-    if records.consumed == before {
-        if stop == Stop::Full {
-            return false;
-        }
-        records.row.reason.clear();
-        records.row.reason.push_str("the message is empty");
-        records.bury(0, b"");
+/// What rows are made of: a line of JSON in which the broker's members stand already, or a binary message and a JSON object
+/// with its members.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'a> {
+    /// empty where no field takes anything of it
+    pub header: &'a [u8],
+    pub content: &'a [u8],
+}
+
+/// Makes records of messages.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    is_text: bool,
+    takes_members: bool,
+    /// a line, or a header
+    buffer: Vec<u8>,
+}
+
+impl Recorder {
+    pub fn new(format: &MessageFormat, takes_members: bool) -> Recorder {
+        Recorder { is_text: *format == MessageFormat::Json, takes_members, buffer: Vec::new() }
     }
-    true
+
+    /// The record of a message; `None`: there is nothing in it. The payload itself where nothing is to be done to it.
+    pub fn record<'a>(
+        &'a mut self,
+        payload: &'a [u8],
+        members: impl IntoIterator<Item = (&'a str, Member<'a>)>,
+    ) -> Option<Record<'a>> {
+        let content = if self.is_text { payload.trim_ascii() } else { payload };
+        if content.is_empty() {
+            return None;
+        }
+        self.buffer.clear();
+        if !self.is_text {
+            if self.takes_members {
+                write_line(b"{}", members, &mut self.buffer);
+                self.buffer.pop();
+            }
+            return Some(Record { header: &self.buffer, content });
+        }
+        if !self.takes_members && memchr::memchr(b'\n', content).is_none() {
+            return Some(Record { header: b"", content });
+        }
+        write_line(content, members, &mut self.buffer);
+        Some(Record { header: b"", content: &self.buffer })
+    }
+}
+
+/// Makes rows and dead letters of records.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one per open partition, and none is moved about")]
+pub(crate) enum MessageDecoder {
+    Json(Decoder, usize),
+    Avro(AvroDecoder),
+}
+
+impl MessageDecoder {
+    /// `members`: the fields that take what stands beside a message.
+    pub fn new(
+        format: &MessageFormat,
+        fields: &[FieldSpec],
+        members: &[&str],
+        record_bytes_max: usize,
+    ) -> Result<MessageDecoder, ConnectError> {
+        Ok(match format {
+            MessageFormat::Json => {
+                let decoder = Decoder::new(crate::Format::Json, fields, record_bytes_max)?;
+                MessageDecoder::Json(decoder, record_bytes_max)
+            }
+            MessageFormat::Avro(spec) => {
+                MessageDecoder::Avro(AvroDecoder::new(spec, fields, members, record_bytes_max)?)
+            }
+        })
+    }
+
+    /// Makes a row or a dead letter of a message; `None`: there is nothing in it. `false`: it does not fit into what is left
+    /// of the batch.
+    pub fn take(&mut self, record: Option<Record<'_>>, records: &mut Records<'_, '_>) -> bool {
+        let before = records.consumed;
+        let stop = match (self, record) {
+            (_, None) => Stop::NeedMore,
+            (MessageDecoder::Json(_, max), Some(Record { content, .. })) if content.len() > *max => {
+                records.too_long(0, content, *max);
+                Stop::NeedMore
+            }
+            (MessageDecoder::Json(decoder, _), Some(record)) => decoder.decode(record.content, true, records).stop,
+            (MessageDecoder::Avro(decoder), Some(record)) => {
+                decoder.decode(record.header, record.content, records).err().unwrap_or(Stop::NeedMore)
+            }
+        };
+        if records.consumed == before {
+            if stop == Stop::Full {
+                return false;
+            }
+            records.refuse("the message is empty", b"", None);
+        }
+        true
+    }
 }

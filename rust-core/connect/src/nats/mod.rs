@@ -1,7 +1,7 @@
 //! Messages of a NATS JetStream stream, and rows as its messages ([`NatsSink`]).
 //!
-//! Each message that is read is one JSON object. The stream is one partition, with the number of the next message in the checkpoint, so
-//! every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours: it forgets the
+//! Each message that is read is one JSON object, or one datum of Avro. The stream is one partition, with the number of the
+//! next message in the checkpoint, so every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours: it forgets the
 //! consumers through which we read.
 //!
 //! Messages that are gone before they were read end the run, and so does a stream that was created anew. Those that the
@@ -40,9 +40,9 @@ pub use self::{
     servers::{NatsLogin, NatsServers},
     sink::NatsSink,
 };
-use crate::{ConnectError, FieldSpec, Partitions, Replay, Resume, Waker, schema_of};
+use crate::{ConnectError, FieldSpec, MessageFormat, Partitions, Replay, Resume, Waker, schema_of};
 
-/// JSON objects, one a message, from a stream of NATS JetStream: one partition, on shard 0.
+/// Messages, a row each, from a stream of NATS JetStream: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NatsSpec {
     /// where it is
@@ -57,6 +57,8 @@ pub struct NatsSpec {
     pub stops_at_end: bool,
     /// the fields that take what stands beside a message's payload
     pub message_fields: NatsFields,
+    /// what messages are
+    pub format: MessageFormat,
     /// the columns
     pub fields: Vec<FieldSpec>,
     /// rows per second; as fast as they come if absent
@@ -85,6 +87,14 @@ pub struct NatsFields {
     pub sequence: Option<String>,
     /// `timestamp[ns]`: when the server took it
     pub timestamp: Option<String>,
+}
+
+impl NatsFields {
+    /// Those that are there.
+    pub fn names(&self) -> Vec<&str> {
+        let NatsFields { subject, sequence, timestamp } = self;
+        [subject, sequence, timestamp].into_iter().filter_map(Option::as_deref).collect()
+    }
 }
 
 impl NatsSpec {

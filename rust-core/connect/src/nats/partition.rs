@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     ConnectError, Format, Partition, Partitions, Places, Poll, PollContext, Position, Resume, Waker,
-    formats::{Decoder, Records, Scratch, Stop},
-    message::{Member, take_message, write_line},
+    formats::{Records, Scratch, Stop},
+    message::{Member, MessageDecoder, Record, Recorder},
     pace::{Admission, Pace},
     places::{Original, Tagger},
     text::TextOptions,
@@ -27,8 +27,8 @@ pub struct NatsPartition {
     queue: Arc<Queue>,
     /// taken from the queue
     items: VecDeque<Item>,
-    line: Vec<u8>,
-    decoder: Decoder,
+    recorder: Recorder,
+    decoder: MessageDecoder,
     scratch: Scratch,
     pace: Pace,
     tagger: Option<Tagger>,
@@ -49,7 +49,8 @@ pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) ->
         record_bytes_max: spec.record_bytes_max,
     };
     options.check()?;
-    let decoder = Decoder::new(options.format, &options.fields, options.record_bytes_max)?;
+    let members = spec.message_fields.names();
+    let decoder = MessageDecoder::new(&spec.format, &options.fields, &members, options.record_bytes_max)?;
     let session = Session::open(spec)?;
     let name = name(spec);
     let (mark, rows) = find(spec, &session, &name, resume)?;
@@ -60,7 +61,7 @@ pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) ->
         spec: spec.clone(),
         queue,
         items: VecDeque::new(),
-        line: Vec::new(),
+        recorder: Recorder::new(&spec.format, !spec.message_fields.names().is_empty()),
         decoder,
         scratch: Scratch::default(),
         pace: Pace::new(options.rate),
@@ -113,7 +114,7 @@ impl NatsPartition {
         context: &mut PollContext<'_>,
         wanted: u32,
     ) -> Result<Poll, ConnectError> {
-        let NatsSpec { servers, message_fields, fields, record_bytes_max, .. } = &self.spec;
+        let NatsSpec { servers, message_fields, fields, .. } = &self.spec;
         let mut records = Records::new(out, context, &self.name, fields, &mut self.scratch, wanted);
         loop {
             match records.admit() {
@@ -142,8 +143,8 @@ impl NatsPartition {
             if let Some(tagger) = &mut self.tagger {
                 records.tag = tagger.tag(sequence, sequence + 1, || (self.name.as_str().into(), Original::None));
             }
-            let line = line(message, message_fields, &mut self.line);
-            if !take_message(line, *record_bytes_max, &mut self.decoder, &mut records) {
+            let record = record(message, message_fields, &mut self.recorder);
+            if !self.decoder.take(record, &mut records) {
                 return Ok(Poll::Full);
             }
             self.items.pop_front();
@@ -197,23 +198,14 @@ impl Drop for NatsPartition {
     }
 }
 
-/// A message as a line; `None`: there is nothing in it. The payload itself where it is one already.
-fn line<'a>(message: &'a Message, fields: &NatsFields, line: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-    let payload = message.payload.trim_ascii();
-    if payload.is_empty() {
-        return None;
-    }
+/// A message as a record; `None`: there is nothing in it.
+fn record<'a>(message: &'a Message, fields: &'a NatsFields, recorder: &'a mut Recorder) -> Option<Record<'a>> {
     let NatsFields { subject, sequence, timestamp } = fields;
-    let takes_members = subject.is_some() || sequence.is_some() || timestamp.is_some();
-    if !takes_members && memchr::memchr(b'\n', payload).is_none() {
-        return Some(payload);
-    }
     let members = [
         (subject, Member::Text(message.subject.as_bytes())),
         (sequence, Member::Number(i64::try_from(message.sequence).unwrap_or(i64::MAX))),
         (timestamp, Member::Number(message.taken_ns)),
     ];
-    line.clear();
-    write_line(payload, members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member))), line);
-    Some(line)
+    let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
+    recorder.record(&message.payload, members)
 }

@@ -66,7 +66,7 @@ fn receive(input: &mut impl BufRead) -> io::Result<Option<Received>> {
         (name.to_ascii_lowercase(), value.to_owned())
     };
     let headers: BTreeMap<_, _> = lines[1..].iter().map(header).collect();
-    let mut body = vec![0; headers["content-length"].parse().unwrap()];
+    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
     input.read_exact(&mut body)?;
     Ok(Some(Received { method, path, headers, body }))
 }

@@ -6,7 +6,7 @@
 //! letters, and the next ordinary run goes on where the last one ended. Which letters were taken is the position of their
 //! source in the checkpoint, so they leave the store in the same moment in which the sinks show what became of them.
 
-use ringmill_connect::{FieldSpec, Format, LetterFilter, LetterForm, LettersSpec, RECORD_BYTES_MAX};
+use ringmill_connect::{FieldSpec, Format, LetterFilter, LetterForm, LettersSpec, MessageFormat, RECORD_BYTES_MAX};
 
 use super::dead_letter_store::folder;
 use super::provenance::consumers;
@@ -176,20 +176,29 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
     let node = &plan.nodes[index];
     let (form, fields, record_bytes_max, event_time, max_future_ns) = match &node.kind {
         NodeKind::Source(source) => {
-            let (format, fields, record_bytes_max) = match &source.connector {
-                SourceConnector::File(file) => (file.format, &file.fields, file.record_bytes_max),
-                SourceConnector::Stdin(stdin) => (stdin.format, &stdin.fields, stdin.record_bytes_max),
-                SourceConnector::Socket(socket) => (Format::Json, &socket.fields, socket.record_bytes_max),
-                SourceConnector::Http(http) => (Format::Json, &http.fields, http.record_bytes_max),
-                SourceConnector::Kafka(kafka) => (Format::Json, &kafka.fields, kafka.record_bytes_max),
-                SourceConnector::Mqtt(mqtt) => (Format::Json, &mqtt.fields, mqtt.record_bytes_max),
-                SourceConnector::Nats(nats) => (Format::Json, &nats.fields, nats.record_bytes_max),
+            let json = LetterForm::Records(Format::Json);
+            let (form, fields, record_bytes_max) = match &source.connector {
+                SourceConnector::File(file) => (LetterForm::Records(file.format), &file.fields, file.record_bytes_max),
+                SourceConnector::Stdin(stdin) => {
+                    (LetterForm::Records(stdin.format), &stdin.fields, stdin.record_bytes_max)
+                }
+                SourceConnector::Socket(socket) => (json, &socket.fields, socket.record_bytes_max),
+                SourceConnector::Http(http) => (json, &http.fields, http.record_bytes_max),
+                SourceConnector::Kafka(kafka) => {
+                    let form = messages(&kafka.format, kafka.message_fields.names());
+                    (form, &kafka.fields, kafka.record_bytes_max)
+                }
+                SourceConnector::Mqtt(mqtt) => (json, &mqtt.fields, mqtt.record_bytes_max),
+                SourceConnector::Nats(nats) => {
+                    let form = messages(&nats.format, nats.message_fields.names());
+                    (form, &nats.fields, nats.record_bytes_max)
+                }
                 SourceConnector::Generator(_) | SourceConnector::Letters(_) => {
                     return Err(format!("{} makes its rows, and they are always right", node.name));
                 }
             };
             let event_time = source.event_time.clone();
-            (LetterForm::Records(format), fields.clone(), record_bytes_max, event_time, source.max_future_ns)
+            (form, fields.clone(), record_bytes_max, event_time, source.max_future_ns)
         }
         NodeKind::Udf(_) => {
             check_learning(plan, index)?;
@@ -214,6 +223,16 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
     });
     // However late a letter is, it moves no watermark: what is late is decided by what the pipeline has read.
     Ok(SourceSpec { connector, event_time, out_of_orderness_ns: i64::MAX, idle_timeout_ns: None, max_future_ns })
+}
+
+/// How the letters of a broker's messages are read. In a letter of JSON what stood beside a message is in its object.
+fn messages(format: &MessageFormat, members: Vec<&str>) -> LetterForm {
+    match format {
+        MessageFormat::Json => LetterForm::Records(Format::Json),
+        MessageFormat::Avro(avro) => {
+            LetterForm::Messages(avro.clone(), members.into_iter().map(str::to_owned).collect())
+        }
+    }
 }
 
 /// What a class learns of a key is learnt in the shard of the key; letters behind a window come in the first shard.

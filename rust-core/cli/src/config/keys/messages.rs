@@ -5,6 +5,22 @@ use super::{
     optional,
 };
 
+const MESSAGE_FORMAT: Key = optional(
+    "format",
+    Kind::Choice(&["json", "avro"]),
+    "What a message is: json (one object) or avro (one datum; needs the table `avro`). Default: json.",
+);
+const AVRO: Key = optional("avro", Kind::Table(AVRO_KEYS), "How messages are read with format = \"avro\".");
+
+static AVRO_KEYS: &[Key] = &[
+    needed("schema_file", Kind::Filled, "The schema by which messages were written (.avsc); relative to this file."),
+    optional(
+        "encoding",
+        Kind::Choice(&["datum", "single-object"]),
+        "What stands around a datum: nothing, or Avro's single-object encoding with the schema's fingerprint. Default: datum.",
+    ),
+];
+
 const BROKERS: Key = needed(
     "brokers",
     Kind::List(&Kind::Filled),
@@ -56,6 +72,8 @@ pub(super) static KAFKA: &[Key] = &[
     optional("partition_field", Kind::Filled, "The field (int32 or int64) that takes a message's partition."),
     optional("offset_field", Kind::Filled, "The field (int64) that takes a message's offset."),
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ms]) that takes a message's time stamp."),
+    MESSAGE_FORMAT,
+    AVRO,
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,
@@ -156,6 +174,8 @@ pub(super) static NATS: &[Key] = &[
     optional("subject_field", Kind::Filled, "The field (utf8) that takes a message's subject."),
     optional("sequence_field", Kind::Filled, "The field (int64) that takes a message's number in the stream."),
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ns]) that takes the time at which it was taken."),
+    MESSAGE_FORMAT,
+    AVRO,
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,

@@ -7,8 +7,8 @@ use ringmill_wire::{DataType, ListItem};
 use super::{
     cursor::{Cursor, Syntax, Text},
     list::Lists,
-    paths::{Paths, Target},
 };
+use crate::formats::paths::{Paths, Target};
 
 /// A declared field's value.
 #[derive(Debug, Clone, Copy, PartialEq)]

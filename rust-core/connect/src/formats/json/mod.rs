@@ -9,7 +9,6 @@ mod document;
 mod encode;
 mod list;
 mod number;
-mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -21,12 +20,12 @@ use ringmill_wire::DataType;
 use super::{
     Progress, Records, Stop, Within,
     column::{Column, Refusal, Row},
+    paths::Paths,
 };
 use crate::{ConnectError, FieldSpec};
 use cursor::{Cursor, ENDS, Syntax};
 use document::{Cell, Document, Token};
 use number::Wrong;
-use paths::Paths;
 
 pub(super) use encode::JsonEncoder;
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
@@ -50,11 +49,20 @@ pub(crate) struct JsonDecoder {
 
 impl JsonDecoder {
     pub fn new(fields: &[FieldSpec], record_bytes_max: usize) -> Result<JsonDecoder, ConnectError> {
-        let columns = fields.iter().enumerate();
-        let columns: Vec<Column> = columns.map(|(index, field)| Column::new(index, field)).collect();
+        JsonDecoder::of(fields.iter().enumerate(), record_bytes_max)
+    }
+
+    /// For some of the columns only.
+    pub fn of<'f>(
+        fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone,
+        record_bytes_max: usize,
+    ) -> Result<JsonDecoder, ConnectError> {
+        let columns: Vec<Column> = fields.clone().map(|(index, field)| Column::new(index, field)).collect();
         let types = columns.iter().map(|column| column.data_type);
+        // A path leads to the place in `columns`.
+        let paths = Paths::new(fields.enumerate().map(|(place, (_, field))| (place, field)))?;
         Ok(JsonDecoder {
-            document: Document::new(Paths::new(fields)?, types),
+            document: Document::new(paths, types),
             columns,
             record_bytes_max,
             skipping: false,
@@ -160,6 +168,18 @@ impl JsonDecoder {
             at = next;
         }
         Ok(())
+    }
+
+    /// Writes the values of one object into the row, which it does not end.
+    pub fn fill(&mut self, object: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
+        let mut cursor = Cursor::new(object);
+        let read = self.document.read(&mut cursor).and_then(|()| ends_here(&cursor, object.len()));
+        if let Err(Syntax { what, at }) = read {
+            row.reason.clear();
+            let _ = write!(row.reason, "not valid JSON at byte {at}: {what}");
+            return Err(Refusal::Misfit);
+        }
+        self.push(object, row)
     }
 
     /// What is wrong with a line that was refused, seen by itself: its neighbours have no part in it.

@@ -4,34 +4,35 @@ use crate::{ConnectError, FieldSpec};
 
 /// All declared paths. Node 0 is the document itself.
 #[derive(Debug, Clone)]
-pub(super) struct Paths {
+pub(in crate::formats) struct Paths {
     nodes: Vec<Node>,
 }
 
 /// An object or array with declared fields in it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Node {
+pub(in crate::formats) struct Node {
     pub children: Vec<Child>,
 }
 
 /// One key of an object, or one index of an array, that leads to a declared field.
 #[derive(Debug, Clone)]
-pub(super) struct Child {
+pub(in crate::formats) struct Child {
     pub key: Box<str>,
     pub target: Target,
 }
 
 /// What a key leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
+pub(in crate::formats) enum Target {
     Column(usize),
     Node(usize),
 }
 
 impl Paths {
-    pub fn new(fields: &[FieldSpec]) -> Result<Paths, ConnectError> {
+    /// Those of these fields, each with its column.
+    pub fn new<'f>(fields: impl IntoIterator<Item = (usize, &'f FieldSpec)>) -> Result<Paths, ConnectError> {
         let mut paths = Paths { nodes: vec![Node::default()] };
-        for (column, field) in fields.iter().enumerate() {
+        for (column, field) in fields {
             let keys = match &field.path {
                 None => vec![field.name.clone()],
                 Some(path) => keys_of(path).map_err(|rule| refuse(field, rule))?,
@@ -173,7 +174,7 @@ mod tests {
     fn fields_that_contain_each_other_are_refused() {
         let check = |first: Option<&str>, second: Option<&str>, fine: bool| {
             let fields = [field("a", first), field("b", second)];
-            assert_eq!(Paths::new(&fields).is_ok(), fine, "{first:?} {second:?}");
+            assert_eq!(Paths::new(fields.iter().enumerate()).is_ok(), fine, "{first:?} {second:?}");
         };
         check(None, None, true);
         check(None, Some("/b"), true);

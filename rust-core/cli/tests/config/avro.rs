@@ -1,0 +1,77 @@
+//! Messages of Avro: the schema is read with the configuration, and what does not fit it is shown at its field.
+
+use ringmill::config::parse;
+use ringmill::config::text::Text;
+use ringmill_connect::{AvroSpec, MessageFormat};
+use ringmill_engine::plan::{NodeKind, SourceConnector};
+
+use crate::{around, machine, node};
+
+const SCHEMA: &str = r#"{"type": "record", "name": "Reading", "fields": [
+    {"name": "sensor", "type": "string"}, {"name": "celsius", "type": "double"},
+    {"name": "samples", "type": {"type": "array", "items": "long"}}]}"#;
+
+/// The format of the messages, or the mistakes.
+fn format(keys: &str, fields: &str) -> Result<MessageFormat, String> {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    std::fs::write(folder.path().join("reading.avsc"), SCHEMA).expect("it can be written");
+    std::fs::write(folder.path().join("torn.avsc"), &SCHEMA[..40]).expect("it can be written");
+    let kafka = format!("kind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopics = [\"t\"]\nfields = {{ {fields} }}\n{keys}");
+    let text = Text::new("p.toml", &around(&kafka, ""));
+    let config = parse(text, &[], folder.path(), "p", &machine(2))
+        .map_err(|mistakes| mistakes.to_string().replace(&folder.path().display().to_string(), "FOLDER"))?;
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Kafka(spec) = &source.connector else { panic!("brokers") };
+    Ok(spec.format.clone())
+}
+
+#[test]
+fn a_schema_is_read_and_fits_the_fields() {
+    let fields = "sensor = \"utf8\", celsius = \"float64\", topic = \"utf8\", samples = \"list[float64]\"";
+    let keys = "topic_field = \"topic\"\nformat = \"avro\"\navro = { schema_file = \"reading.avsc\"";
+    let read = |rest: &str| match format(&format!("{keys}{rest} }}"), fields) {
+        Ok(MessageFormat::Avro(avro)) => *avro,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(read(""), AvroSpec::Datum(_)));
+    assert!(matches!(read(", encoding = \"single-object\""), AvroSpec::SingleObject(_)));
+    assert_eq!(format("", "a = \"int64\""), Ok(MessageFormat::Json));
+}
+
+#[test]
+fn what_does_not_fit_the_schema_is_shown_at_its_field() {
+    let avro = "format = \"avro\"\navro = { schema_file = \"reading.avsc\" }";
+    let cases = [
+        (
+            avro,
+            "sensor = \"int64\"",
+            "p.toml:5:21: `sensor` does not fit the schema: it is int64, and the schema has string (declare sensor = \"utf8\")",
+        ),
+        (
+            avro,
+            "a = \"utf8\"",
+            "p.toml:5:16: `a` does not fit the schema: the schema has no field \"a\" (it has sensor, celsius, samples; a nullable field may be missing)",
+        ),
+        (
+            "format = \"avro\"",
+            "a = \"utf8\"",
+            "p.toml:6:10: `format` is avro, but there is no table `avro` (add avro = { schema_file = \"reading.avsc\" })",
+        ),
+        (
+            "avro = { schema_file = \"reading.avsc\" }",
+            "a = \"utf8\"",
+            "p.toml:6:1: `avro` has no effect without format = \"avro\"",
+        ),
+        (
+            "format = \"avro\"\navro = { schema_file = \"gone.avsc\" }",
+            "a = \"utf8\"",
+            "p.toml:7:24: `schema_file`: FOLDER/gone.avsc: No such file or directory (os error 2)",
+        ),
+    ];
+    for (keys, fields, expected) in cases {
+        assert_eq!(format(keys, fields).expect_err(fields).trim_end(), expected);
+    }
+    let torn = format("format = \"avro\"\navro = { schema_file = \"torn.avsc\" }", "a = \"utf8\"");
+    let torn = torn.expect_err("it is torn");
+    assert!(torn.starts_with("p.toml:7:24: `schema_file`: FOLDER/torn.avsc: "), "{torn}");
+}

@@ -1,0 +1,232 @@
+//! Messages of Avro, as the official Python package writes them: through the death of the core, with dead letters that are
+//! fed back, and the example of the documentation.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
+use ringmill_system_tests::kafka::Kafka;
+use ringmill_system_tests::{CHECKPOINT, Job, python, ringmill, sinks_of, until};
+use serde_json::{Value, json};
+
+/// Writes each row of standard input (a JSON object a line) by the schema, its length before it.
+const WRITER: &str = r#"
+import io, json, struct, sys, uuid, datetime, decimal
+import avro.io, avro.schema
+schema = avro.schema.parse(sys.argv[1])
+writer = avro.io.DatumWriter(schema)
+kinds = {
+    "at": lambda x: datetime.datetime.fromtimestamp(x / 1000, datetime.timezone.utc),
+    "price": decimal.Decimal,
+    "raw": bytes.fromhex,
+}
+for line in sys.stdin:
+    row = {key: kinds.get(key, lambda x: x)(value) for key, value in json.loads(line).items()}
+    out = io.BytesIO()
+    writer.write(row, avro.io.BinaryEncoder(out))
+    sys.stdout.buffer.write(struct.pack("<I", len(out.getvalue())) + out.getvalue())
+"#;
+
+/// These rows as messages.
+fn written(schema: &str, rows: &[Value]) -> Vec<Vec<u8>> {
+    let mut command = Command::new(python());
+    command.args(["-c", WRITER, schema]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("there is a Python");
+    let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let mut input = child.stdin.take().expect("a pipe");
+    let feeder = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+    let output = child.wait_with_output().expect("it ends");
+    feeder.join().expect("no panic").expect("it reads everything");
+    let (mut messages, mut rest) = (Vec::new(), &output.stdout[..]);
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let (message, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+        messages.push(message.to_vec());
+        rest = behind;
+    }
+    assert_eq!(messages.len(), rows.len(), "the package avro is installed (scripts/setup)");
+    messages
+}
+
+const NUMBER: &str = r#"{"type": "record", "name": "Number", "fields": [
+    {"name": "note", "type": ["null", "string"]}, {"name": "number", "type": "long"}]}"#;
+
+fn pipeline(kafka: &Kafka, keys: &str, fields: &str) -> String {
+    format!(
+        r#"
+{CHECKPOINT}
+[sources.messages]
+kind = "kafka"
+brokers = {}
+topics = ["numbers"]
+format = "avro"
+{keys}
+fields = {{ {fields} }}
+{}"#,
+        kafka.brokers(),
+        sinks_of("messages")
+    )
+}
+
+fn shown(job: &Job) -> Vec<u64> {
+    job.whole_rows("out.ndjson").iter().map(|row| row["number"].as_u64().expect("a number")).collect()
+}
+
+#[test]
+fn what_the_official_package_writes_is_read() {
+    let schema = r#"{"type": "record", "name": "All", "namespace": "plant", "fields": [
+        {"name": "number", "type": "long"},
+        {"name": "small", "type": "int"},
+        {"name": "single", "type": "float"},
+        {"name": "double", "type": "double"},
+        {"name": "is_on", "type": "boolean"},
+        {"name": "text", "type": ["null", "string"], "default": null},
+        {"name": "raw", "type": "bytes"},
+        {"name": "suit", "type": {"type": "enum", "name": "Suit", "symbols": ["CLUBS", "HEARTS"]}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
+        {"name": "samples", "type": {"type": "array", "items": "double"}},
+        {"name": "labels", "type": {"type": "map", "values": "string"}},
+        {"name": "meta", "type": {"type": "record", "name": "Meta", "fields": [
+            {"name": "site", "type": "string"}, {"name": "up", "type": ["null", "Meta"]}]}}]}"#;
+    let up = json!({ "site": "top", "up": null });
+    let row = |number: u64, text: Value| {
+        json!({
+            "number": number, "small": -7, "single": 0.5, "double": 0.1, "is_on": true, "text": text, "raw": "00ff",
+            "suit": "HEARTS", "at": 1_500, "price": "-12.34", "samples": [0.25, -1e300],
+            "labels": { "a": "b", "c": "" }, "meta": { "site": "north", "up": up },
+        })
+    };
+    let kafka = Kafka::with_topic("numbers", 1);
+    for message in written(schema, &[row(1, json!(null)), row(2, json!("a\nä"))]) {
+        kafka.write("numbers", 0, &message);
+    }
+    kafka.flush();
+    let fields = "number = \"int64\", small = \"float64\", single = \"float64\", double = \"float64\", is_on = \"bool\", \
+                  text = { type = \"utf8\", nullable = true }, raw = \"binary\", suit = \"utf8\", at = \"timestamp[us]\", \
+                  price = \"utf8\", samples = \"list[float64]\", site = { type = \"utf8\", path = \"/meta/site\" }, \
+                  above = { type = \"utf8\", path = \"/meta/up/site\", nullable = true }";
+    let keys = "avro = { schema_file = \"all.avsc\" }\nstop_at_end = true";
+    let job = Job::new(&pipeline(&kafka, keys, fields), "");
+    job.write("all.avsc", schema);
+    let ended = job.run(&[]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (2, 0));
+    let expected = |number: u64, text: Value| {
+        json!({
+            "number": number, "small": -7.0, "single": 0.5, "double": 0.1, "is_on": true, "text": text, "raw": "AP8=",
+            "suit": "HEARTS", "at": "1970-01-01T00:00:01.500000Z", "price": "-12.34", "samples": [0.25, -1e300],
+            "site": "north", "above": "top",
+        })
+    };
+    assert_eq!(job.rows("out.ndjson"), [expected(1, json!(null)), expected(2, json!("a\nä"))]);
+}
+
+#[test]
+fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
+    let kafka = Kafka::with_topic("numbers", 1);
+    let fields = "number = \"int64\", at = \"timestamp[ms]\"";
+    let keys = "avro = { schema_file = \"number.avsc\" }\ntimestamp_field = \"at\"";
+    let job = Job::new(&pipeline(&kafka, keys, fields), "");
+    job.write("number.avsc", NUMBER);
+    let mut chance = Chance::from_environment("avro");
+    let wanted = rounds("RINGMILL_KAFKA_KILLS", 10);
+    let all = 0..1_500 * wanted as usize + 10;
+    let all: Vec<Value> = all.map(|number| json!({ "note": "x".repeat(number % 50), "number": number })).collect();
+    let mut messages = written(NUMBER, &all).into_iter();
+    let mut sent = 0;
+    let mut send = |count: u64| {
+        for message in messages.by_ref().take(count as usize) {
+            kafka.write("numbers", 0, &message);
+            sent += 1;
+        }
+        kafka.flush();
+        sent
+    };
+    for _ in Progress::over("kills", wanted) {
+        let before = shown(&job).len();
+        let mut child = job.start(&[]);
+        send(1 + chance.below(1_500));
+        let mut has_begun = || shown(&job).len() > before;
+        kill_after(&mut child, &mut has_begun, chance.between(Duration::ZERO, Duration::from_millis(60)));
+        assert!(shown(&job).into_iter().eq(0..shown(&job).len() as u64), "none is left out or comes again");
+    }
+    let mut child = job.start(&[]);
+    let sent = send(10);
+    until(&mut child, || shown(&job).len() as u64 == sent);
+    assert_eq!(job.end(child).code, Some(0));
+    assert!(shown(&job).into_iter().eq(0..sent));
+}
+
+#[test]
+fn what_is_not_of_the_schema_is_kept_and_can_be_fed_back() {
+    let kafka = Kafka::with_topic("numbers", 1);
+    let mut messages = written(NUMBER, &[json!({ "note": "a", "number": 1 }), json!({ "note": null, "number": 2 })]);
+    messages.insert(1, b"\x07\xff\x00".to_vec());
+    messages.push(messages[0][..2].to_vec());
+    messages.push([&messages[0][..], b"x"].concat());
+    for message in &messages {
+        kafka.write("numbers", 0, message);
+    }
+    kafka.flush();
+    let keys = "avro = { schema_file = \"number.avsc\" }\nstop_at_end = true\noffset_field = \"offset\"";
+    // A note that is null does not fit yet.
+    let strict = "number = \"int64\", note = \"utf8\", offset = \"int64\"";
+    let text = pipeline(&kafka, keys, strict);
+    let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters").to_owned();
+    let job = Job::new(&text, "");
+    job.write("number.avsc", NUMBER);
+    let ended = job.run(&[]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (5, 4));
+    let dlq = |arguments: &[&str]| {
+        let mut command = Command::new(ringmill());
+        let output = command.arg("dlq").args(arguments).current_dir(job.folder()).output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let letters = dlq(&["show", "pipeline.toml", "--json"]);
+    let letters: Vec<Value> = letters.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let reasons: BTreeMap<u64, &str> = letters
+        .iter()
+        .map(|letter| (letter["offset"].as_u64().expect("an offset"), letter["reason"].as_str().expect("a reason")))
+        .collect();
+    assert_eq!(reasons[&1], "not valid Avro of this schema at byte 1: the union or enum has no such entry");
+    assert_eq!(reasons[&2], "field \"note\" is null");
+    assert_eq!(reasons[&3], "not valid Avro of this schema at byte 2: it ends within a value");
+    assert_eq!(reasons[&4], "1 bytes follow the datum at byte 4");
+    job.write("pipeline.toml", text.replace("note = \"utf8\"", "note = { type = \"utf8\", nullable = true }"));
+    dlq(&["replay", "pipeline.toml"]);
+    let rows = job.rows("out.ndjson");
+    let expected =
+        [json!({ "number": 1, "note": "a", "offset": 0 }), json!({ "number": 2, "note": null, "offset": 2 })];
+    assert_eq!(rows, expected, "with what stood beside it");
+}
+
+/// The pieces of code of this kind in the documentation.
+fn pieces(kind: &str) -> Vec<String> {
+    let text = include_str!("../../docs/avro.md");
+    let begin = format!("```{kind}\n");
+    text.split(&begin).skip(1).map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()
+}
+
+#[test]
+fn the_example_of_the_documentation_runs() {
+    let kafka = Kafka::with_topic("readings", 1);
+    let schema = &pieces("json")[0];
+    let example = pieces("toml")[0].replace("[\"localhost:9092\"]", &kafka.brokers());
+    let job = Job::new(&example, "");
+    job.write("reading.avsc", schema);
+    let row = |sensor: &str, site: Value| {
+        let samples = [20.5, 21.0];
+        json!({ "sensor": sensor, "at": 1_500, "celsius": 20.75, "samples": samples, "meta": site })
+    };
+    for message in written(schema, &[row("a", json!({ "site": "north" })), row("b", json!(null))]) {
+        kafka.write("readings", 0, &message);
+    }
+    kafka.flush();
+    let ended = job.run(&["sources.readings.stop_at_end=true"]);
+    assert_eq!(ended.figure("/rows/in"), 2);
+    let rows = job.rows("readings.ndjson");
+    assert_eq!((rows[0]["site"].as_str(), rows[1]["site"].as_str()), (Some("north"), None));
+    assert_eq!(rows[0]["samples"], json!([20.5, 21.0]));
+}
