@@ -38,6 +38,14 @@ pub enum ConnectError {
         /// the rule that it breaks
         rule: &'static str,
     },
+    /// A schema registry refuses, or is none.
+    #[error("schema registry at {name}: {reason}")]
+    Registry {
+        /// where it is
+        name: String,
+        /// what went wrong
+        reason: String,
+    },
     /// A schema does not fit the declared fields.
     #[error("the schema does not fit the fields: {}", misfits.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Misfit {
@@ -235,6 +243,7 @@ impl ConnectError {
             self,
             E::Kafka { .. }
                 | E::Nats { .. }
+                | E::Registry { .. }
                 | E::Read { .. }
                 | E::Write { .. }
                 | E::Target { .. }

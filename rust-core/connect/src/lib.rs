@@ -64,8 +64,8 @@ pub use error::{ConnectError, Fault};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{
-    AvroSchema, AvroSpec, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat, Within, encoder,
-    letter_encoder, write_timestamp,
+    AvroSchema, AvroSpec, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat, RegistrySpec, Within,
+    encoder, letter_encoder, write_timestamp,
 };
 pub use generator::{GeneratorSpec, Shape};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};

@@ -2,13 +2,15 @@
 //! fed back, and the example of the documentation.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
 use ringmill_system_tests::kafka::Kafka;
-use ringmill_system_tests::{CHECKPOINT, Job, python, ringmill, sinks_of, until};
+use ringmill_system_tests::nats::Nats;
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, read_until, ringmill, sinks_of, until};
 use serde_json::{Value, json};
 
 /// Writes each row of standard input (a JSON object a line) by the schema, its length before it.
@@ -16,6 +18,7 @@ const WRITER: &str = r#"
 import io, json, struct, sys, uuid, datetime, decimal
 import avro.io, avro.schema
 schema = avro.schema.parse(sys.argv[1])
+prefix = b"\xc3\x01" + schema.fingerprint("CRC-64-AVRO") if sys.argv[2] == "single-object" else bytes.fromhex(sys.argv[2])
 writer = avro.io.DatumWriter(schema)
 kinds = {
     "at": lambda x: datetime.datetime.fromtimestamp(x / 1000, datetime.timezone.utc),
@@ -26,13 +29,19 @@ for line in sys.stdin:
     row = {key: kinds.get(key, lambda x: x)(value) for key, value in json.loads(line).items()}
     out = io.BytesIO()
     writer.write(row, avro.io.BinaryEncoder(out))
-    sys.stdout.buffer.write(struct.pack("<I", len(out.getvalue())) + out.getvalue())
+    message = prefix + out.getvalue()
+    sys.stdout.buffer.write(struct.pack("<I", len(message)) + message)
 "#;
 
 /// These rows as messages.
 fn written(schema: &str, rows: &[Value]) -> Vec<Vec<u8>> {
+    written_behind("", schema, rows)
+}
+
+/// The same behind bytes in hexadecimal, or `single-object`s.
+fn written_behind(prefix: &str, schema: &str, rows: &[Value]) -> Vec<Vec<u8>> {
     let mut command = Command::new(python());
-    command.args(["-c", WRITER, schema]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.args(["-c", WRITER, schema, prefix]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("there is a Python");
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let mut input = child.stdin.take().expect("a pipe");
@@ -200,6 +209,155 @@ fn what_is_not_of_the_schema_is_kept_and_can_be_fed_back() {
     let expected =
         [json!({ "number": 1, "note": "a", "offset": 0 }), json!({ "number": 2, "note": null, "offset": 2 })];
     assert_eq!(rows, expected, "with what stood beside it");
+}
+
+/// A schema registry: number N is what the file N says, in the order of their numbers from 1 on. Who asks is noted.
+const REGISTRY: &str = r#"
+import http.server, json, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.removeprefix("/schemas/ids/")
+        with open("asked", "a") as asked:
+            asked.write(f"{name} {self.headers['authorization']}\n")
+        is_known = name.isdigit() and os.path.exists(name)
+        answer = {"schema": open(name).read()} if is_known else {"error_code": 40403, "message": "Schema not found"}
+        body = json.dumps(answer).encode()
+        self.send_response(200 if is_known else 404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+
+/// A registry that ends with the test.
+struct Registry(Child);
+
+impl Registry {
+    fn start(job: &Job, port: u16) -> Registry {
+        let mut command = Command::new(python());
+        command.args(["-c", REGISTRY, &port.to_string()]).current_dir(job.folder()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("there is a Python");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+        assert_eq!(line.trim_end(), port.to_string());
+        Registry(child)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn messages_wait_for_a_registry_that_is_away_and_those_that_it_does_not_know_are_kept() {
+    let kafka = Kafka::with_topic("numbers", 1);
+    let port = free_address().port();
+    let keys = format!(
+        "avro = {{ registry = \"http://127.0.0.1:{port}\", user = \"mill\", password = \"$REGISTRY_PASSWORD\" }}\n\
+         stop_at_end = true"
+    );
+    let fields = "number = \"int64\", note = { type = \"utf8\", nullable = true }";
+    let text = pipeline(&kafka, &keys, fields);
+    let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters");
+    let job = Job::new(text, "");
+    let newer = r#"{"type": "record", "name": "Number", "fields": [{"name": "number", "type": "int"},
+        {"name": "unit", "type": {"type": "enum", "name": "Unit", "symbols": ["K"]}, "default": "K"}]}"#;
+    let older = |number: u64| json!({ "note": "n", "number": number });
+    let mut messages = written_behind("0000000001", NUMBER, &[older(0), older(1)]);
+    messages.extend(written_behind("0000000102", newer, &[json!({ "number": 2, "unit": "K" })]));
+    messages.extend(written_behind("0000000007", NUMBER, &[older(3)]));
+    messages.extend(written_behind("0000000001", NUMBER, &[older(4)]));
+    for message in &messages {
+        kafka.write("numbers", 0, message);
+    }
+    kafka.flush();
+    let start = || job.command(&[]).env("REGISTRY_PASSWORD", "pass").spawn().expect("the command is built");
+    let mut child = start();
+    read_until(&mut child, "messages of schema 1 wait until it answers");
+    child.kill().expect("it is a child");
+    child.wait().expect("it is a child");
+    let mut child = start();
+    read_until(&mut child, "messages of schema 1 wait until it answers");
+    job.write("1", NUMBER);
+    job.write("258", newer);
+    let _registry = Registry::start(&job, port);
+    let ended = job.wait(child);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (5, 1));
+    assert_eq!(shown(&job), [0, 1, 2, 4]);
+    assert_eq!(job.read("asked"), ["1", "258", "7"].map(|id| format!("{id} Basic bWlsbDpwYXNz\n")).concat());
+    job.write("7", NUMBER);
+    let mut replay = Command::new(ringmill());
+    replay.args(["dlq", "replay", "pipeline.toml"]).current_dir(job.folder()).env("REGISTRY_PASSWORD", "pass");
+    assert!(replay.status().expect("it runs").success());
+    assert_eq!(shown(&job), [0, 1, 2, 4, 3], "once the registry knows it");
+}
+
+#[test]
+fn a_server_that_is_no_registry_ends_the_run() {
+    let kafka = Kafka::with_topic("numbers", 1);
+    kafka.write("numbers", 0, b"\0\0\0\0\x01\0\0");
+    kafka.flush();
+    let mut folder = Command::new(python());
+    folder.args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut server = folder.spawn().expect("there is a Python");
+    let mut line = String::new();
+    BufReader::new(server.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    let address = line.split(['(', ')']).nth(1).expect("an address").trim_end_matches('/').to_owned();
+    let keys = format!("avro = {{ registry = \"{address}\" }}");
+    let job = Job::new(&pipeline(&kafka, &keys, "number = \"int64\""), "");
+    let ended = job.run(&[]);
+    assert_ne!(ended.code, Some(0));
+    let reason = format!("schema registry at {address}: it answers 404 Not Found to /schemas/ids/1");
+    assert!(ended.stderr.contains(&reason), "{}", ended.stderr);
+    server.kill().and_then(|()| server.wait()).expect("it is a child");
+}
+
+#[test]
+fn single_objects_are_read_from_a_stream_of_nats() {
+    let Some(server) = Nats::start() else { return };
+    server.create("EVENTS", &["plant.>"], Config::default());
+    for message in written_behind("single-object", NUMBER, &[json!({ "note": null, "number": 7 })]) {
+        server.send("plant.a", &message);
+    }
+    server.send("plant.b", &[&b"\xc3\x01"[..], &[0; 9]].concat());
+    let job = Job::new(
+        &format!(
+            r#"
+{CHECKPOINT}
+[sources.messages]
+kind = "nats"
+url = "{}"
+stream = "EVENTS"
+stop_at_end = true
+format = "avro"
+avro = {{ schema_file = "number.avsc", encoding = "single-object" }}
+subject_field = "subject"
+fields = {{ subject = "utf8", number = "int64" }}
+{}"#,
+            server.url(),
+            sinks_of("messages")
+        ),
+        "",
+    );
+    job.write("number.avsc", NUMBER);
+    let ended = job.run(&[]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (2, 1));
+    assert_eq!(job.rows("out.ndjson"), [json!({ "subject": "plant.a", "number": 7 })]);
+    let letter = &job.rows("dead.ndjson")[0];
+    assert!(
+        letter["reason"].as_str().expect("a reason").starts_with("its schema has the fingerprint 0000000000000000")
+    );
+    assert_eq!(letter["header"], json!("{\"subject\":\"plant.b\"}"));
 }
 
 /// The pieces of code of this kind in the documentation.

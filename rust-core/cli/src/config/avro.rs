@@ -1,11 +1,17 @@
 //! The format of a broker's messages: the keys `format` and `avro`, checked with the fields.
 
 use std::path::Path;
+use std::time::Duration;
 
-use ringmill_connect::{AvroSchema, AvroSpec, FieldSpec, MessageFormat};
+use ringmill_connect::{AvroSchema, AvroSpec, FieldSpec, HttpSink, MessageFormat, RegistrySpec};
 
 use super::mistake::Mistake;
 use super::raw::Table;
+use super::variable::secret;
+
+/// For one request to a registry.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 /// What a source's messages are; `None` if that cannot be known. `members`: the fields that take what stands beside them.
 pub fn message_format(
@@ -36,7 +42,34 @@ pub fn message_format(
 }
 
 fn avro(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<AvroSpec> {
-    let file = table.get("schema_file")?;
+    let (file, registry_entry) = (table.get("schema_file"), table.entry("registry"));
+    let others = ["user", "password", "ca_file", "timeout"].iter().filter_map(|key| table.entry(key));
+    for entry in others.filter(|_| registry_entry.is_none()) {
+        mistakes.push(Mistake::at(entry.key_span, format!("`{}` has no effect without `registry`", entry.key)));
+    }
+    match (file, registry_entry) {
+        (None, Some(_)) => {
+            if let Some(entry) = table.entry("encoding") {
+                mistakes.push(Mistake::at(entry.key_span, "`encoding` has no effect with `registry`"));
+            }
+            return registry(table, directory, mistakes).map(AvroSpec::Registry);
+        }
+        (Some(_), Some(entry)) => {
+            let mistake = Mistake::at(entry.key_span, "`schema_file` and `registry` exclude each other");
+            mistakes.push(mistake.hint("with a registry each message says its schema"));
+            return None;
+        }
+        (None, None) => {
+            let written = |key: &str| table.written.iter().any(|written| written == key);
+            if !written("schema_file") && !written("registry") {
+                let mistake = Mistake::at(table.span, "`avro` needs either `schema_file` or `registry`");
+                mistakes.push(mistake.hint("add schema_file = \"reading.avsc\""));
+            }
+            return None;
+        }
+        (Some(_), None) => {}
+    }
+    let file = file?;
     let path = directory.join(file.text()?);
     let schema = AvroSchema::read(&path).map_err(|reason| {
         mistakes.push(Mistake::at(file.span, format!("`schema_file`: {}: {reason}", path.display())));
@@ -46,6 +79,38 @@ fn avro(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<
         _ => AvroSpec::Datum,
     };
     schema.map(encoding).ok()
+}
+
+/// Mistakes are shown at the table's head: in the lines of the keys there may be a password.
+fn registry(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<RegistrySpec> {
+    let mut wrong = |message: String| mistakes.push(Mistake::at(table.span, message));
+    let url = secret("registry", table.text("registry")?).map_err(&mut wrong).ok()?;
+    if let Err(reason) = HttpSink::check_url(&url) {
+        wrong(format!("`registry`: {reason}"));
+        return None;
+    }
+    let user = table.text("user").map(|user| secret("user", user));
+    let user = user.transpose().map_err(&mut wrong).ok()?.map(|user| user.reveal().to_owned());
+    let password = match table.text("password") {
+        Some(text) if text.starts_with('$') => Some(secret("password", text).map_err(&mut wrong).ok()?),
+        Some(_) => {
+            wrong("`password` is no password itself but names the variable in which it stands".to_owned());
+            return None;
+        }
+        None => None,
+    };
+    if password.is_some() && user.is_none() {
+        wrong("`password` has no effect without `user`".to_owned());
+    }
+    if let Some(entry) = table.entry("ca_file").filter(|_| !HttpSink::is_encrypted(&url)) {
+        mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without https"));
+    }
+    let timeout = table.duration("timeout").map_or(TIMEOUT, |ns| Duration::from_nanos(ns.unsigned_abs()));
+    if let Some(raw) = table.get("timeout").filter(|_| timeout > TIMEOUT_MAX) {
+        mistakes.push(Mistake::at(raw.span, "`timeout` must be at most 1h"));
+    }
+    let root_certificates = table.text("ca_file").map(|path| directory.join(path));
+    Some(RegistrySpec { url, user, password, root_certificates, timeout })
 }
 
 /// What of the schema does not fit a field is shown at the field.

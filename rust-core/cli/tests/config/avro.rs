@@ -36,6 +36,11 @@ fn a_schema_is_read_and_fits_the_fields() {
     assert!(matches!(read(""), AvroSpec::Datum(_)));
     assert!(matches!(read(", encoding = \"single-object\""), AvroSpec::SingleObject(_)));
     assert_eq!(format("", "a = \"int64\""), Ok(MessageFormat::Json));
+    let keys = "format = \"avro\"\navro = { registry = \"http://r:8081\", user = \"mill\", password = \"$CARGO_PKG_NAME\", timeout = \"3s\" }";
+    let Ok(MessageFormat::Avro(avro)) = format(keys, "a = \"int64\"") else { panic!("it is right") };
+    let AvroSpec::Registry(registry) = *avro else { panic!("a registry") };
+    assert_eq!((registry.url.reveal(), registry.user.as_deref()), ("http://r:8081", Some("mill")));
+    assert_eq!((registry.password.expect("one").reveal(), registry.timeout.as_secs()), ("ringmill", 3));
 }
 
 #[test]
@@ -61,6 +66,31 @@ fn what_does_not_fit_the_schema_is_shown_at_its_field() {
             "avro = { schema_file = \"reading.avsc\" }",
             "a = \"utf8\"",
             "p.toml:6:1: `avro` has no effect without format = \"avro\"",
+        ),
+        (
+            "format = \"avro\"\navro = {}",
+            "a = \"utf8\"",
+            "p.toml:7:1: `avro` needs either `schema_file` or `registry` (add schema_file = \"reading.avsc\")",
+        ),
+        (
+            "format = \"avro\"\navro = { schema_file = \"reading.avsc\", registry = \"http://r\" }",
+            "a = \"utf8\"",
+            "p.toml:7:40: `schema_file` and `registry` exclude each other (with a registry each message says its schema)",
+        ),
+        (
+            "format = \"avro\"\navro = { registry = \"r:8081\" }",
+            "a = \"utf8\"",
+            "p.toml:7:1: `registry`: this is no address that begins with http:// or https://",
+        ),
+        (
+            "format = \"avro\"\navro = { registry = \"http://r\", user = \"u\", password = \"hush\" }",
+            "a = \"utf8\"",
+            "p.toml:7:1: `password` is no password itself but names the variable in which it stands",
+        ),
+        (
+            "format = \"avro\"\navro = { schema_file = \"reading.avsc\", user = \"u\" }",
+            "sensor = \"utf8\"",
+            "p.toml:7:40: `user` has no effect without `registry`",
         ),
         (
             "format = \"avro\"\navro = { schema_file = \"gone.avsc\" }",

@@ -28,6 +28,17 @@ pub(crate) enum Stop {
     Full,
 }
 
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// it is a row or a dead letter
+    Whole,
+    /// it does not fit into what is left of the batch
+    Full,
+    /// what is needed to read it is not known yet: ask again in a while
+    Later,
+}
+
 /// How far [`Decoder::decode`] came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Progress {

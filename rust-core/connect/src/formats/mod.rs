@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::ConnectError;
 
 pub(crate) use avro::AvroDecoder;
-pub use avro::{AvroSchema, AvroSpec, FieldMisfit};
+pub use avro::{AvroSchema, AvroSpec, FieldMisfit, RegistrySpec};
 pub(crate) use cut::{is_given_up, last_record_end};
-pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG};
+pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG, Taken};
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(crate) use json::write_string;
 pub(crate) use output::has_same_columns;

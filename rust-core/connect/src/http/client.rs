@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -103,7 +104,7 @@ impl Client {
             .proxy(None)
             .timeout_global(Some(sink.timeout))
             .user_agent(concat!("ringmill/", env!("CARGO_PKG_VERSION")))
-            .tls_config(encryption(sink)?);
+            .tls_config(encryption(&sink.url, sink.root_certificates.as_deref())?);
         Ok(Client {
             agent: config.build().new_agent(),
             name: origin(&sink.url).map_err(wrong)?,
@@ -212,9 +213,9 @@ impl Client {
     }
 }
 
-fn encryption(sink: &HttpSink) -> Result<TlsConfig, ConnectError> {
-    let certificates = if is_encrypted(&sink.url) {
-        let file = sink.root_certificates.as_deref();
+/// How a server at this address is known; `file` has the certificates to trust instead of the system's.
+pub fn encryption(url: &Secret, file: Option<&Path>) -> Result<TlsConfig, ConnectError> {
+    let certificates = if is_encrypted(url) {
         tls::certificates(file).map_err(|reason| ConnectError::Certificates { reason })?
     } else {
         Vec::new()
@@ -233,7 +234,7 @@ fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Whether the same request may come through later.
-fn may_pass(error: &Error) -> bool {
+pub fn may_pass(error: &Error) -> bool {
     match error {
         // A certificate that is not believed comes as an error of the stream.
         Error::Io(source) => !source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
@@ -242,7 +243,8 @@ fn may_pass(error: &Error) -> bool {
     }
 }
 
-fn said(error: &Error) -> String {
+/// What went wrong, in words.
+pub fn said(error: &Error) -> String {
     match error {
         Error::Io(source) => source.to_string(),
         error => error.to_string(),

@@ -15,7 +15,7 @@ mod answer;
 #[cfg(feature = "http")]
 mod body;
 #[cfg(feature = "http")]
-mod client;
+pub(crate) mod client;
 #[cfg(feature = "http")]
 mod intake;
 #[cfg(feature = "http")]

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     ConnectError, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
-    formats::{Records, Scratch, Stop},
-    message::{Member, MessageDecoder, Record, Recorder},
+    formats::{Records, Scratch, Stop, Taken},
+    message::{Member, MessageDecoder, Record, Recorder, wait},
     pace::{Admission, Pace},
     places::{Original, Tagger},
     text::TextOptions,
@@ -36,7 +36,7 @@ pub struct KafkaPartition {
     tagger: Option<Tagger>,
     stops_at_end: bool,
     has_ended: bool,
-    /// a message that did not fit into the last batch
+    /// a message that did not fit into the last batch, or cannot be read yet
     held: Option<Held>,
     /// what is before this offset is consumed
     offset: u64,
@@ -110,6 +110,7 @@ impl KafkaPartition {
         context: &mut PollContext<'_>,
         wanted: u32,
     ) -> Result<Poll, ConnectError> {
+        let now_ns = context.now_ns;
         let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, wanted);
         loop {
             match records.admit() {
@@ -143,10 +144,11 @@ impl KafkaPartition {
             if let Some(tagger) = &mut self.tagger {
                 records.tag = tagger.tag(offset, offset + 1, || (self.name.as_str().into(), Original::None));
             }
-            if !self.decoder.take(record, &mut records) {
+            let taken = self.decoder.take(record, &mut records)?;
+            if taken != Taken::Whole {
                 let hold = |Record { header, content }: Record<'_>| (header.to_vec(), content.to_vec());
                 self.held = record.map(hold).map(|(header, content)| Held { offset, header, content });
-                return Ok(Poll::Full);
+                return Ok(if taken == Taken::Full { Poll::Full } else { wait(&records, now_ns) });
             }
             self.offset = offset + 1;
             self.rows += 1;

@@ -1,6 +1,6 @@
 //! A store's letters as a source.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::{BatchWriter, Schema};
 
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     AvroSpec, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll,
     PollContext, Position,
-    formats::{AvroDecoder, BROKEN_OFF, Decoder, Records, Scratch, Stop, TOO_LONG},
+    formats::{AvroDecoder, BROKEN_OFF, Decoder, Records, Scratch, Stop, TOO_LONG, Taken},
     places::{Original, Tagger},
     schema_of,
 };
@@ -20,6 +20,9 @@ use crate::{
 const CUT_BYTES: usize = crate::RECORD_BYTES_MAX;
 /// More ranges of letters are not taken at once, so that positions stay small.
 const RANGES_MAX: usize = 100_000;
+
+/// A letter that cannot be read yet is tried again so much later.
+const LATER: Duration = Duration::from_millis(20);
 
 /// Letters that a poll reads: few, so that those who are slow to take them do not hold a checkpoint up for long.
 const POLLED_MAX: u32 = 64;
@@ -134,13 +137,18 @@ impl LetterDecoder {
         Ok(())
     }
 
-    fn decode(&mut self, header: Option<&str>, record: &[u8], records: &mut Records<'_, '_>) -> Stop {
+    fn decode(
+        &mut self,
+        header: Option<&str>,
+        record: &[u8],
+        records: &mut Records<'_, '_>,
+    ) -> Result<Taken, ConnectError> {
         match self {
-            LetterDecoder::Text(decoder) => decoder.decode(record, true, records).stop,
-            LetterDecoder::Avro(decoder) => {
-                let header = header.unwrap_or("{}").as_bytes();
-                decoder.decode(header, record, records).err().unwrap_or(Stop::NeedMore)
-            }
+            LetterDecoder::Text(decoder) => Ok(match decoder.decode(record, true, records).stop {
+                Stop::Full if records.consumed == 0 => Taken::Full,
+                _ => Taken::Whole,
+            }),
+            LetterDecoder::Avro(decoder) => decoder.decode(header.unwrap_or("{}").as_bytes(), record, records),
         }
     }
 }
@@ -150,6 +158,8 @@ enum Read {
     /// It was read, or a dead letter was made of it, or it stays where it is.
     Done,
     Full,
+    /// It cannot be read yet.
+    Later,
 }
 
 impl LettersPartition {
@@ -191,10 +201,11 @@ impl LettersPartition {
         let tag = self.tag();
         let mut records = Records::new(out, &mut own, &self.spec.origin, &self.spec.fields, &mut self.scratch, 1);
         records.tag = tag;
-        let stop = self.decoder.decode(header, &record, &mut records);
+        let taken = self.decoder.decode(header, &record, &mut records)?;
         let consumed = records.consumed;
-        match (stop, caught.0) {
-            (Stop::Full, _) if consumed == 0 => return Ok(Read::Full),
+        match (taken, caught.0) {
+            (Taken::Full, _) => return Ok(Read::Full),
+            (Taken::Later, _) => return Ok(Read::Later),
             (_, None) if consumed == 0 => return Ok(self.leave(place, "it holds no record")),
             (_, Some(reason)) if self.spec.form == LetterForm::Rows => return Ok(self.leave(place, &reason)),
             (_, Some(reason)) => context.dead.push(&DeadLetter {
@@ -262,6 +273,7 @@ impl Partition for LettersPartition {
             match self.read(place, out, context)? {
                 Read::Done => self.next += 1,
                 Read::Full => return Ok(Poll::Full),
+                Read::Later => return Ok(Poll::Until(context.now_ns + LATER.as_nanos() as u64)),
             }
         }
         Ok(Poll::Rows)

@@ -10,7 +10,7 @@ pub(crate) use self::encode::is_key;
 #[cfg(feature = "nats")]
 pub(crate) use self::encode::read_message;
 #[cfg(any(feature = "kafka", feature = "nats"))]
-pub(crate) use self::record::{MessageDecoder, Record, Recorder};
+pub(crate) use self::record::{MessageDecoder, Record, Recorder, wait};
 pub(crate) use self::{
     encode::{MessageEncoder, column_of, messages},
     line::{Member, write_line},

@@ -1,10 +1,23 @@
 //! A message as a record, and the record as a row.
 
+use std::time::Duration;
+
 use super::{Member, write_line};
 use crate::{
-    ConnectError, FieldSpec, MessageFormat,
-    formats::{AvroDecoder, Decoder, Records, Stop},
+    ConnectError, FieldSpec, MessageFormat, Poll,
+    formats::{AvroDecoder, Decoder, Records, Stop, Taken},
 };
+
+/// A message that cannot be read yet is tried again so much later.
+const LATER: Duration = Duration::from_millis(20);
+
+/// What a poll comes to that ends with such a message.
+pub(crate) fn wait(records: &Records<'_, '_>, now_ns: u64) -> Poll {
+    match records.consumed {
+        0 => Poll::Until(now_ns + LATER.as_nanos() as u64),
+        _ => Poll::Rows,
+    }
+}
 
 /// What rows are made of: a line of JSON in which the broker's members stand already, or a binary message and a JSON object
 /// with its members.
@@ -82,9 +95,8 @@ impl MessageDecoder {
         })
     }
 
-    /// Makes a row or a dead letter of a message; `None`: there is nothing in it. `false`: it does not fit into what is left
-    /// of the batch.
-    pub fn take(&mut self, record: Option<Record<'_>>, records: &mut Records<'_, '_>) -> bool {
+    /// Makes a row or a dead letter of a message, for which there is room; `None`: there is nothing in it.
+    pub fn take(&mut self, record: Option<Record<'_>>, records: &mut Records<'_, '_>) -> Result<Taken, ConnectError> {
         let before = records.consumed;
         let stop = match (self, record) {
             (_, None) => Stop::NeedMore,
@@ -94,15 +106,15 @@ impl MessageDecoder {
             }
             (MessageDecoder::Json(decoder, _), Some(record)) => decoder.decode(record.content, true, records).stop,
             (MessageDecoder::Avro(decoder), Some(record)) => {
-                decoder.decode(record.header, record.content, records).err().unwrap_or(Stop::NeedMore)
+                return decoder.decode(record.header, record.content, records);
             }
         };
         if records.consumed == before {
             if stop == Stop::Full {
-                return false;
+                return Ok(Taken::Full);
             }
             records.refuse("the message is empty", b"", None);
         }
-        true
+        Ok(Taken::Whole)
     }
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     ConnectError, Format, Partition, Partitions, Places, Poll, PollContext, Position, Resume, Waker,
-    formats::{Records, Scratch, Stop},
-    message::{Member, MessageDecoder, Record, Recorder},
+    formats::{Records, Scratch, Stop, Taken},
+    message::{Member, MessageDecoder, Record, Recorder, wait},
     pace::{Admission, Pace},
     places::{Original, Tagger},
     text::TextOptions,
@@ -115,6 +115,7 @@ impl NatsPartition {
         wanted: u32,
     ) -> Result<Poll, ConnectError> {
         let NatsSpec { servers, message_fields, fields, .. } = &self.spec;
+        let now_ns = context.now_ns;
         let mut records = Records::new(out, context, &self.name, fields, &mut self.scratch, wanted);
         loop {
             match records.admit() {
@@ -144,8 +145,10 @@ impl NatsPartition {
                 records.tag = tagger.tag(sequence, sequence + 1, || (self.name.as_str().into(), Original::None));
             }
             let record = record(message, message_fields, &mut self.recorder);
-            if !self.decoder.take(record, &mut records) {
-                return Ok(Poll::Full);
+            match self.decoder.take(record, &mut records)? {
+                Taken::Whole => {}
+                Taken::Full => return Ok(Poll::Full),
+                Taken::Later => return Ok(wait(&records, now_ns)),
             }
             self.items.pop_front();
             self.next = sequence + 1;

@@ -13,12 +13,29 @@ const MESSAGE_FORMAT: Key = optional(
 const AVRO: Key = optional("avro", Kind::Table(AVRO_KEYS), "How messages are read with format = \"avro\".");
 
 static AVRO_KEYS: &[Key] = &[
-    needed("schema_file", Kind::Filled, "The schema by which messages were written (.avsc); relative to this file."),
+    optional(
+        "schema_file",
+        Kind::Filled,
+        "The schema by which messages were written (.avsc); relative to this file. Either this or registry.",
+    ),
     optional(
         "encoding",
         Kind::Choice(&["datum", "single-object"]),
-        "What stands around a datum: nothing, or Avro's single-object encoding with the schema's fingerprint. Default: datum.",
+        "With schema_file, what stands around a datum: nothing, or Avro's single-object encoding with the schema's fingerprint. Default: datum.",
     ),
+    optional(
+        "registry",
+        Kind::Filled,
+        "Where a schema registry is, http:// or https://, by whose numbers messages say their schema (Confluent's wire format); or $NAME, the environment variable in which it stands.",
+    ),
+    optional("user", Kind::Filled, "User at the registry, or $NAME, the environment variable in which it stands."),
+    optional("password", Kind::Filled, "$NAME, the environment variable with the user's password."),
+    optional(
+        "ca_file",
+        Kind::Filled,
+        "With https: certificates to trust instead of the system's (PEM); relative to this file.",
+    ),
+    optional("timeout", Kind::Length, "For one request to the registry; at most 1h. Default: 10s."),
 ];
 
 const BROKERS: Key = needed(

@@ -2,22 +2,31 @@
 //!
 //! A message's values go straight into the batch: what the schema and the declared fields have in common is found out once
 //! ([`program::Program`]). Fields that nobody declared are passed over; nullable ones that the schema lacks are null;
-//! numbers may become wider. Anything else that does not fit is refused when the pipeline is checked.
+//! numbers may become wider. Anything else that does not fit is refused when the pipeline is checked; of a schema that only a
+//! registry knows, when its first message comes.
 //!
 //! No message can make it allocate more than its own size, recurse without bound, or panic.
 
+#[cfg(feature = "http")]
+mod client;
 mod decimal;
 mod decoder;
 mod program;
+#[cfg(feature = "http")]
+mod registry;
+#[cfg(all(test, feature = "http"))]
+mod registry_tests;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod value;
 mod wire;
 
+use std::{path::PathBuf, time::Duration};
+
 pub(crate) use self::decoder::AvroDecoder;
 pub use self::schema::{AvroSchema, FieldMisfit};
-use crate::FieldSpec;
+use crate::{FieldSpec, Secret};
 
 /// How Avro messages are read: what they are, and the schema by which they were written.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,19 +35,29 @@ pub enum AvroSpec {
     Datum(AvroSchema),
     /// in Avro's single-object encoding: two bytes, C3 01, the fingerprint of the schema, a datum
     SingleObject(AvroSchema),
+    /// in the wire format of Confluent's schema registry: 00, the schema's number there, a datum
+    Registry(RegistrySpec),
+}
+
+/// Where a schema registry is that has Confluent's interface.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistrySpec {
+    /// where requests go: `http://host:port`, or with `https`
+    pub url: Secret,
+    /// who asks (RFC 7617)
+    pub user: Option<String>,
+    /// the user's password
+    pub password: Option<Secret>,
+    /// a PEM file with the certificates to trust instead of the system's
+    pub root_certificates: Option<PathBuf>,
+    /// for one request
+    pub timeout: Duration,
 }
 
 impl AvroSpec {
-    /// What of the schema does not fit these fields, of which `members` are not in messages but beside them.
+    /// What of the schema, if it is known already, does not fit these fields, of which `members` are not in messages but beside them.
     pub fn misfits(&self, fields: &[FieldSpec], members: &[&str]) -> Vec<FieldMisfit> {
-        match decoder::compile(self.schema().parsed(), fields, members) {
-            Ok(_) => Vec::new(),
-            Err(misfits) => misfits,
-        }
-    }
-
-    fn schema(&self) -> &AvroSchema {
-        let (AvroSpec::Datum(schema) | AvroSpec::SingleObject(schema)) = self;
-        schema
+        let (AvroSpec::Datum(schema) | AvroSpec::SingleObject(schema)) = self else { return Vec::new() };
+        decoder::compile(schema, fields, members).err().unwrap_or_default()
     }
 }

@@ -10,7 +10,7 @@ use apache_avro::schema::{
 };
 
 use super::{
-    schema::{FieldMisfit, name_of},
+    schema::{AvroSchema, FieldMisfit, name_of},
     value::{self, To, Wire},
     wire::{Broken, Bytes},
 };
@@ -74,8 +74,9 @@ impl From<Refusal> for Unread {
 
 impl Program {
     /// For these columns, which stand at these paths; or what of the schema does not fit them.
-    pub fn new(schema: &Schema, paths: &Paths, columns: &[Column]) -> Result<Program, Vec<FieldMisfit>> {
-        let resolved = ResolvedSchema::new(schema).map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;
+    pub fn new(schema: &AvroSchema, paths: &Paths, columns: &[Column]) -> Result<Program, Vec<FieldMisfit>> {
+        let resolved = ResolvedSchema::new_with_schemata(schema.all());
+        let resolved = resolved.map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;
         let mut compiler = Compiler {
             names: resolved.get_names(),
             paths,
@@ -84,7 +85,7 @@ impl Program {
             known: HashMap::new(),
             misfits: Vec::new(),
         };
-        let root = compiler.object(schema, 0, None);
+        let root = compiler.object(schema.parsed(), 0, None);
         match compiler.misfits.is_empty() {
             true => Ok(Program { nodes: compiler.nodes, root, columns: columns.to_vec() }),
             false => Err(compiler.misfits),

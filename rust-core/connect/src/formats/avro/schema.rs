@@ -12,13 +12,22 @@ use apache_avro::{
 pub struct AvroSchema {
     text: String,
     parsed: Arc<Schema>,
+    /// from which it takes names
+    others: Arc<[Schema]>,
 }
 
 impl AvroSchema {
     /// Reads the JSON of an `.avsc` file; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<AvroSchema, String> {
         let parsed = Schema::parse_str(text).map_err(|error| error.to_string())?;
-        Ok(AvroSchema { text: text.to_owned(), parsed: Arc::new(parsed) })
+        Ok(AvroSchema { text: text.to_owned(), parsed: Arc::new(parsed), others: Arc::default() })
+    }
+
+    /// Reads a schema that takes names from others, each of which stands behind those that it needs.
+    #[cfg(feature = "http")]
+    pub(super) fn parse_with(text: &str, others: &[String]) -> Result<AvroSchema, String> {
+        let (parsed, others) = Schema::parse_str_with_list(text, others).map_err(|error| error.to_string())?;
+        Ok(AvroSchema { text: text.to_owned(), parsed: Arc::new(parsed), others: others.into() })
     }
 
     /// Reads such a file.
@@ -31,6 +40,11 @@ impl AvroSchema {
         &self.parsed
     }
 
+    /// With those from which it takes names before it.
+    pub(super) fn all(&self) -> Vec<&Schema> {
+        self.others.iter().chain([&*self.parsed]).collect()
+    }
+
     /// By what the single-object encoding knows it: CRC-64-AVRO of its canonical form, little-endian.
     pub(super) fn fingerprint(&self) -> [u8; 8] {
         let bytes = self.parsed.fingerprint::<Rabin>().bytes;
@@ -40,7 +54,7 @@ impl AvroSchema {
 
 impl PartialEq for AvroSchema {
     fn eq(&self, other: &AvroSchema) -> bool {
-        self.text == other.text
+        self.text == other.text && self.others == other.others
     }
 }
 

@@ -1,0 +1,166 @@
+//! Asks a schema registry for a schema, one request at a time.
+
+use std::{collections::HashSet, io::Read};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use ureq::{
+    Agent,
+    http::{
+        HeaderValue, StatusCode,
+        header::{ACCEPT, AUTHORIZATION},
+    },
+};
+
+use super::{AvroSchema, RegistrySpec};
+use crate::{ConnectError, http::client};
+
+const CONTENT: &str = "application/vnd.schemaregistry.v1+json, application/json";
+/// A longer answer is none.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// What is told of an answer's body.
+const TOLD_BYTES: usize = 300;
+/// A schema refers to no more others, directly or not.
+const REFERENCES_MAX: usize = 200;
+
+/// Why there is no schema.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// the registry has none that can be read
+    Gone(String),
+    /// another attempt may do
+    Passing(String),
+    /// no attempt will do
+    Lasting(String),
+}
+
+/// A registry.
+pub(super) struct Client {
+    agent: Agent,
+    url: String,
+    authorization: Option<HeaderValue>,
+}
+
+/// What it says of a schema.
+#[derive(Deserialize)]
+struct Found {
+    schema: String,
+    /// Avro if absent
+    #[serde(rename = "schemaType")]
+    kind: Option<String>,
+    #[serde(default)]
+    references: Vec<Reference>,
+}
+
+/// Another schema, from which one takes names.
+#[derive(Deserialize)]
+struct Reference {
+    subject: String,
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error_code: u32,
+}
+
+impl Client {
+    /// Reads password and certificates; connects to nobody.
+    pub fn open(spec: &RegistrySpec) -> Result<Client, ConnectError> {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .timeout_global(Some(spec.timeout))
+            .user_agent(concat!("ringmill/", env!("CARGO_PKG_VERSION")))
+            .tls_config(client::encryption(&spec.url, spec.root_certificates.as_deref())?);
+        let url = spec.url.reveal().trim_end_matches('/').to_owned();
+        Ok(Client { agent: config.build().new_agent(), url, authorization: authorization(spec)? })
+    }
+
+    /// The schema with this number.
+    pub fn schema(&self, id: u32) -> Result<AvroSchema, Trouble> {
+        let found = self.get(&format!("/schemas/ids/{id}"))?;
+        if let Some(kind) = found.kind.as_deref().filter(|kind| *kind != "AVRO") {
+            return Err(Trouble::Gone(format!("schema {id} of the registry is of {kind}, not of Avro")));
+        }
+        let mut others = Vec::new();
+        self.add_others(&found.references, &mut HashSet::new(), &mut others)?;
+        AvroSchema::parse_with(&found.schema, &others)
+            .map_err(|reason| Trouble::Gone(format!("schema {id} of the registry cannot be read: {reason}")))
+    }
+
+    /// Adds the texts of these schemas and of those that they refer to, each behind what it needs.
+    fn add_others(
+        &self,
+        references: &[Reference],
+        asked: &mut HashSet<(String, u32)>,
+        others: &mut Vec<String>,
+    ) -> Result<(), Trouble> {
+        for Reference { subject, version } in references {
+            if !asked.insert((subject.clone(), *version)) {
+                continue;
+            }
+            if asked.len() > REFERENCES_MAX {
+                return Err(Trouble::Gone(format!("it refers to more than {REFERENCES_MAX} other schemas")));
+            }
+            let found = self.get(&format!("/subjects/{}/versions/{version}", escaped(subject)))?;
+            self.add_others(&found.references, asked, others)?;
+            others.push(found.schema);
+        }
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> Result<Found, Trouble> {
+        let mut request = self.agent.get(format!("{}{path}", self.url)).header(ACCEPT, CONTENT);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let mut response = request.call().map_err(|error| match client::may_pass(&error) {
+            true => Trouble::Passing(client::said(&error)),
+            false => Trouble::Lasting(client::said(&error)),
+        })?;
+        let status = response.status();
+        let mut body = Vec::new();
+        let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut body);
+        read.map_err(|error| Trouble::Passing(error.to_string()))?;
+        match status.is_success() {
+            true => serde_json::from_slice(&body)
+                .map_err(|error| Trouble::Lasting(format!("its answer to {path} is no schema: {error}"))),
+            false => Err(judge(status, path, &body)),
+        }
+    }
+}
+
+fn judge(status: StatusCode, path: &str, body: &[u8]) -> Trouble {
+    let told = String::from_utf8_lossy(body);
+    let told = told[..told.floor_char_boundary(TOLD_BYTES)].trim();
+    let reason = format!("it answers {status} to {path}: {}", told.escape_debug());
+    let code = serde_json::from_slice::<Refusal>(body).map_or(0, |refusal| refusal.error_code);
+    match status.as_u16() {
+        // Not found: subject, version, schema. A bare 404 comes from whoever is no registry.
+        404 if (40_401..=40_403).contains(&code) => Trouble::Gone(format!("the registry has nothing at {path}")),
+        408 | 425 | 429 | 500..=599 => Trouble::Passing(reason),
+        _ => Trouble::Lasting(reason),
+    }
+}
+
+/// A subject as a part of a path.
+fn escaped(subject: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    subject.bytes().map(escape).collect()
+}
+
+/// Basic authentication (RFC 7617).
+fn authorization(spec: &RegistrySpec) -> Result<Option<HeaderValue>, ConnectError> {
+    let Some(user) = &spec.user else { return Ok(None) };
+    let both = format!("{user}:{}", spec.password.as_ref().map_or("", |password| password.reveal()));
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(both)))
+        .map_err(|_| ConnectError::Spec { option: "user", value: user.clone(), rule: "no header can have it" })?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}

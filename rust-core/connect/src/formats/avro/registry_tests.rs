@@ -1,0 +1,209 @@
+//! Real connections to a schema registry of the test's own.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use apache_avro::types::Value;
+
+use super::{AvroDecoder, AvroSpec, RegistrySpec, tests};
+use crate::{
+    ConnectError, Format, PollContext, Secret, encoder,
+    formats::{Records, Scratch, Taken},
+    schema_of,
+    testing::{Letters, batch, fields, server},
+};
+
+type Answers = BTreeMap<String, (&'static str, String)>;
+
+/// A registry that gives these answers, and the paths that it was asked for.
+struct Server {
+    answers: Arc<Mutex<Answers>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    spec: RegistrySpec,
+}
+
+impl Server {
+    /// With these schemas, from 1 on.
+    fn with(schemas: &[&str]) -> Server {
+        let found = |(index, schema): (usize, &&str)| {
+            (format!("/schemas/ids/{}", index + 1), ("200 OK", serde_json::json!({ "schema": schema }).to_string()))
+        };
+        let answers: Arc<Mutex<Answers>> = Arc::new(Mutex::new(schemas.iter().enumerate().map(found).collect()));
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (known, noted) = (Arc::clone(&answers), Arc::clone(&asked));
+        let address = server::serve(move |received| {
+            let user = received.headers.get("authorization").map_or("", String::as_str);
+            noted.lock().unwrap().push(format!("{} {user}", received.path).trim_end().to_owned());
+            let unknown = || ("404 Not Found", r#"{"error_code":40403,"message":"Schema not found"}"#.to_owned());
+            Some(known.lock().unwrap().get(&received.path).cloned().unwrap_or_else(unknown))
+        });
+        let spec = RegistrySpec {
+            url: Secret::new(format!("http://{address}/")),
+            user: None,
+            password: None,
+            root_certificates: None,
+            timeout: Duration::from_secs(20),
+        };
+        Server { answers, asked, spec }
+    }
+
+    fn answer(&self, path: &str, status: &'static str, body: &str) {
+        self.answers.lock().unwrap().insert(path.to_owned(), (status, body.to_owned()));
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    fn decoder(&self, columns: &[&str]) -> AvroDecoder {
+        AvroDecoder::new(&AvroSpec::Registry(self.spec.clone()), &fields(columns), &[], 1 << 12).unwrap()
+    }
+}
+
+fn message(id: u32, datum: &[u8]) -> Vec<u8> {
+    [&[0][..], &id.to_be_bytes(), datum].concat()
+}
+
+/// Rows and the reasons of dead letters; how often a message had to wait goes to `waited`.
+fn decode(
+    decoder: &mut AvroDecoder,
+    columns: &[&str],
+    messages: &[Vec<u8>],
+    mut waited: impl FnMut(),
+) -> Result<(String, Vec<String>), ConnectError> {
+    let fields = fields(columns);
+    let schema = schema_of(&fields)?;
+    let mut encoder = encoder(Format::Json, &schema)?;
+    let (mut out, mut letters, mut scratch) = (Vec::new(), Letters::default(), Scratch::default());
+    for message in messages {
+        let mut batch = batch(&schema, 2, 1 << 12);
+        let mut context =
+            PollContext { now_ns: 0, event_time: None, event_time_max_ns: i64::MAX, dead: &mut letters, rows_max: 9 };
+        let mut records = Records::new(batch.writer(), &mut context, "t/0", &fields, &mut scratch, 9);
+        while decoder.decode(b"", message, &mut records)? == Taken::Later {
+            assert_eq!(records.consumed, 0);
+            waited();
+            std::thread::yield_now();
+        }
+        encoder.encode(&batch.view(), 0..batch.rows() as usize, &mut out);
+    }
+    let reasons = letters.taken.into_iter().map(|letter| letter.reason);
+    Ok((String::from_utf8(out).unwrap(), reasons.collect()))
+}
+
+#[test]
+fn a_schema_may_change_as_long_as_the_columns_can_hold_its_values() {
+    let schemas = [
+        tests::record(r#"{"name": "a", "type": "int"}, {"name": "b", "type": ["null", "string"]}"#),
+        // Wider, in another order, with a new field.
+        tests::record(
+            r#"{"name": "new", "type": "string", "default": ""}, {"name": "b", "type": "string"}, {"name": "a", "type": "long"}"#,
+        ),
+        // Without the nullable one.
+        tests::record(r#"{"name": "a", "type": "long"}"#),
+        tests::record(r#"{"name": "b", "type": "string"}"#),
+        tests::record(r#"{"name": "a", "type": "string"}"#),
+    ];
+    let server = Server::with(&schemas.each_ref().map(String::as_str));
+    let columns = ["a:int64", "b:utf8?"];
+    let text = |text: &str| Value::String(text.to_owned());
+    let values = [
+        tests::object(vec![("a", Value::Int(1)), ("b", Value::Union(1, Box::new(text("x"))))]),
+        tests::object(vec![("new", text("n")), ("b", text("y")), ("a", Value::Long(1 << 40))]),
+        tests::object(vec![("a", Value::Long(3))]),
+        tests::object(vec![("b", text("z"))]),
+        tests::object(vec![("a", text("7"))]),
+    ];
+    let written =
+        schemas.iter().zip(values).zip(1..).map(|((schema, value), id)| message(id, &tests::written(schema, value)));
+    let mut messages: Vec<Vec<u8>> = written.collect();
+    messages.extend_from_within(..);
+    let mut decoder = server.decoder(&columns);
+    let (rows, reasons) = decode(&mut decoder, &columns, &messages, || {}).unwrap();
+    let expected = ["{\"a\":1,\"b\":\"x\"}", "{\"a\":1099511627776,\"b\":\"y\"}", "{\"a\":3,\"b\":null}"];
+    assert_eq!(rows.lines().collect::<Vec<_>>(), [expected, expected].concat());
+    let misfits = [
+        "schema 4 of the registry does not fit: field \"a\": the schema has no field \"a\"",
+        "schema 5 of the registry does not fit: field \"a\": it is int64, and the schema has string",
+    ];
+    assert_eq!(reasons, [misfits, misfits].concat());
+    let each_once: Vec<String> = (1..=5).map(|id| format!("/schemas/ids/{id}")).collect();
+    assert_eq!(server.asked(), each_once, "each schema is asked for once");
+}
+
+#[test]
+fn a_message_without_a_schema_is_a_dead_letter() {
+    let server = Server::with(&["{", "\"int\""]);
+    server.answer("/schemas/ids/9", "200 OK", r#"{"schema":"syntax = \"proto3\";","schemaType":"PROTOBUF"}"#);
+    let messages = [message(1, b"\x02"), message(2, b"\x02"), message(8, b"\x02"), message(9, b"\x02")];
+    let garbage = [b"\x01\x00\x00\x00\x01\x02".to_vec(), b"\x00\x00\x00".to_vec(), b"{}".to_vec()];
+    let columns = ["a:int64"];
+    let (rows, reasons) =
+        decode(&mut server.decoder(&columns), &columns, &[&messages[..], &garbage].concat(), || {}).unwrap();
+    assert_eq!(rows, "");
+    assert!(reasons[0].starts_with("schema 1 of the registry cannot be read: "), "{}", reasons[0]);
+    let foreign = "it is not in the wire format of a schema registry, which begins with 00 and four bytes";
+    let expected = [
+        "schema 2 of the registry does not fit: field \"a\": the schema is int, not a record",
+        "the registry has nothing at /schemas/ids/8",
+        "schema 9 of the registry is of PROTOBUF, not of Avro",
+        foreign,
+        foreign,
+        foreign,
+    ];
+    assert_eq!(reasons[1..], expected);
+}
+
+#[test]
+fn names_of_other_schemas_are_asked_for() {
+    let server = Server::with(&[]);
+    let found = |schema: &str, references: &[(&str, &str, u32)]| {
+        let reference = |(name, subject, version): &(&str, &str, u32)| serde_json::json!({ "name": name, "subject": subject, "version": version });
+        let references: Vec<_> = references.iter().map(reference).collect();
+        serde_json::json!({ "schema": schema, "references": references }).to_string()
+    };
+    let site = r#"{"type": "record", "name": "Site", "namespace": "plant", "fields": [{"name": "id", "type": "int"}]}"#;
+    let meta = r#"{"type": "record", "name": "Meta", "namespace": "plant", "fields": [{"name": "site", "type": "plant.Site"}]}"#;
+    let root = tests::record(r#"{"name": "home", "type": "plant.Site"}, {"name": "meta", "type": "plant.Meta"}"#);
+    let meta_reference = ("plant.Meta", "of meta/value", 3);
+    let site_reference = ("plant.Site", "site", 1);
+    server.answer("/schemas/ids/1", "200 OK", &found(&root, &[meta_reference, site_reference]));
+    server.answer("/subjects/of%20meta%2Fvalue/versions/3", "200 OK", &found(meta, &[site_reference]));
+    server.answer("/subjects/site/versions/1", "200 OK", &found(site, &[]));
+    let columns = ["home:int64@/home/id", "other:int64@/meta/site/id"];
+    let (rows, reasons) = decode(&mut server.decoder(&columns), &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
+    assert_eq!((rows.as_str(), reasons), ("{\"home\":1,\"other\":2}\n", vec![]));
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_waited_for_and_one_that_refuses_is_not() {
+    let schema = tests::record(r#"{"name": "a", "type": "int"}"#);
+    let mut server = Server::with(&[&schema]);
+    (server.spec.user, server.spec.password) = (Some("mill".to_owned()), Some(Secret::new("pass")));
+    let good = server.answers.lock().unwrap()["/schemas/ids/1"].clone();
+    let columns = ["a:int64"];
+    server.answer("/schemas/ids/1", "503 Service Unavailable", "busy");
+    let back = || {
+        if server.asked().len() == 2 {
+            server.answer("/schemas/ids/1", good.0, &good.1);
+        }
+    };
+    let (rows, reasons) = decode(&mut server.decoder(&columns), &columns, &[message(1, b"\x0e")], back).unwrap();
+    assert_eq!((rows.as_str(), reasons), ("{\"a\":7}\n", vec![]));
+    assert!(server.asked().len() >= 3);
+    assert!(server.asked().iter().all(|asked| asked == "/schemas/ids/1 Basic bWlsbDpwYXNz"), "{:?}", server.asked());
+    for (status, body, told) in [
+        ("401 Unauthorized", "who are you?", "it answers 401 Unauthorized to /schemas/ids/1: who are you?"),
+        ("404 Not Found", "no such page", "it answers 404 Not Found to /schemas/ids/1: no such page"),
+        ("200 OK", "<html>", "its answer to /schemas/ids/1 is no schema: expected value at line 1 column 1"),
+    ] {
+        server.answer("/schemas/ids/1", status, body);
+        let refused = decode(&mut server.decoder(&columns), &columns, &[message(1, b"\x0e")], || {}).unwrap_err();
+        let name = server.spec.url.reveal().trim_end_matches('/');
+        assert_eq!(refused.to_string(), format!("schema registry at {name}: {told}"));
+        assert!(!refused.is_configuration());
+    }
+}
