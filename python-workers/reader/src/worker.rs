@@ -207,6 +207,7 @@ impl State {
         let answered = match submission.kind {
             SubmissionKind::Batch => job.answer(py, end, request, response, &submission, pickup_ns),
             SubmissionKind::Snapshot | SubmissionKind::Restore => job.keep(py, end, &submission, pickup_ns),
+            SubmissionKind::Fill => Err(PyRuntimeError::new_err("the core asked a UDF for rows")),
             SubmissionKind::Drain => return Ok(Step::Drain),
         };
         current_batch.store(0, Ordering::Relaxed);

@@ -268,15 +268,25 @@ impl CoreEnd {
     ///
     /// # Panics
     /// If there is no such slot or it is smaller.
-    #[allow(unsafe_code)]
     pub fn copy_response(&self, slot: u32, bytes: u32, out: &mut Vec<u8>) {
-        assert!(u64::from(bytes) <= self.response.geometry.slot_bytes, "copy beyond the slot");
-        let memory = self.response_memory(slot).cast::<u64>();
+        self.copy_response_from(slot, 0, bytes, out);
+    }
+
+    /// The same of `bytes` bytes from `start` on, a multiple of 8.
+    ///
+    /// # Panics
+    /// As [`CoreEnd::copy_response`], and if `start` is no such number.
+    #[allow(unsafe_code)]
+    pub fn copy_response_from(&self, slot: u32, start: u32, bytes: u32, out: &mut Vec<u8>) {
+        let end = u64::from(start) + u64::from(bytes);
+        assert!(end <= self.response.geometry.slot_bytes, "copy beyond the slot");
+        assert!(start.is_multiple_of(8), "copy from byte {start}");
         out.clear();
         for index in 0..(bytes as usize).div_ceil(8) {
             // SAFETY: aligned and inside the slot, whose stride is a multiple of 128. Volatile, because the worker
             // may write at the same time: the copy may then be nonsense, but it is one value per word.
-            let word = unsafe { memory.add(index).read_volatile() };
+            let word =
+                unsafe { self.response_memory(slot).add(start as usize).cast::<u64>().add(index).read_volatile() };
             out.extend_from_slice(&word.to_ne_bytes());
         }
         out.truncate(bytes as usize);

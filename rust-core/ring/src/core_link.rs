@@ -122,6 +122,9 @@ impl<M: Memory> CoreLink<M> {
                     "a snapshot has neither payload nor rows, not {bytes} bytes and {rows} rows"
                 );
             }
+            SubmissionKind::Fill => {
+                assert!(submission.byte_length == 0, "a fill has no payload, not {} bytes", submission.byte_length);
+            }
             SubmissionKind::Restore => {
                 assert!(submission.row_count == 0, "a restore has no rows, not {}", submission.row_count);
             }

@@ -23,6 +23,8 @@ pub enum SubmissionKind {
     Snapshot = 4,
     /// Make the function what it was when it wrote the payload of `slot`. Has no rows.
     Restore = 5,
+    /// Write rows into the response slot of `slot`, `row_count` at the most. Has no payload.
+    Fill = 6,
 }
 
 impl SubmissionKind {
@@ -38,8 +40,8 @@ impl SubmissionKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum CompletionKind {
-    /// The answer is in the response slot: of a batch its rows, of a snapshot the bytes to restore from, of a restore
-    /// nothing.
+    /// The answer is in the response slot: of a batch or a fill its rows, of a snapshot the bytes to restore from, of a
+    /// restore nothing.
     Result = 1,
     /// The function failed; the response slot holds UTF-8 JSON `{"error", "traceback"}`.
     Failed = 2,
@@ -58,9 +60,9 @@ pub struct Submission {
     pub slot: u32,
     /// Payload bytes, at most the request slot's.
     pub byte_length: u32,
-    /// Rows of the batch; 0 for every other kind.
+    /// Rows of the batch; of a fill the most that are wanted; 0 for every other kind.
     pub row_count: u32,
-    /// Number of the batch, counted per shard and step; for a snapshot or restore any number, its answer repeats it.
+    /// Number of the batch, counted per shard and step; for every other kind any number, its answer repeats it.
     pub batch: u64,
     /// Epoch (checkpoint) the batch belongs to.
     pub epoch: u64,
@@ -92,7 +94,7 @@ pub struct Completion {
     pub slot: u32,
     /// Payload bytes, at most the response slot's.
     pub byte_length: u32,
-    /// Rows of the answer: those of the batch.
+    /// Rows of the answer: those of the batch, of a fill at most those that were wanted.
     pub row_count: u32,
     /// The batch that is answered.
     pub batch: u64,
@@ -143,6 +145,7 @@ impl Submission {
             3 => SubmissionKind::Drain,
             4 => SubmissionKind::Snapshot,
             5 => SubmissionKind::Restore,
+            6 => SubmissionKind::Fill,
             other => return Err(other),
         };
         Ok(Submission {

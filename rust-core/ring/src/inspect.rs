@@ -148,6 +148,7 @@ fn kind_name(role: FileRole, kind: u16) -> &'static str {
         (FileRole::Request, 3) => "drain",
         (FileRole::Request, 4) => "snapshot",
         (FileRole::Request, 5) => "restore",
+        (FileRole::Request, 6) => "fill",
         (FileRole::Response, 1) => "result",
         (FileRole::Response, 2) => "failed",
         (FileRole::Response, 3) => "lease_released",

@@ -125,7 +125,11 @@ impl SlotTable {
             let (found, expected) = (answer.epoch, asked.epoch);
             return Err(ProtocolViolation::WrongEpoch { position, slot, found, expected });
         }
-        if let Some(found) = answer.row_count.filter(|rows| *rows != asked.row_count) {
+        let fits = |rows: u32| match asked.kind {
+            SubmissionKind::Fill => rows <= asked.row_count,
+            _ => rows == asked.row_count,
+        };
+        if let Some(found) = answer.row_count.filter(|rows| !fits(*rows)) {
             let expected = asked.row_count;
             return Err(ProtocolViolation::WrongRowCount { position, slot, found, expected });
         }

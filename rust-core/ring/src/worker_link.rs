@@ -85,7 +85,7 @@ impl<M: Memory> WorkerLink<M> {
             return Err(ProtocolViolation::AfterDrain { position });
         }
         match submission.kind {
-            SubmissionKind::Batch | SubmissionKind::Snapshot | SubmissionKind::Restore => {
+            SubmissionKind::Batch | SubmissionKind::Snapshot | SubmissionKind::Restore | SubmissionKind::Fill => {
                 self.take_in_hand(position, &submission)?;
             }
             SubmissionKind::Drain => self.drained = true,

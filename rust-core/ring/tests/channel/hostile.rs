@@ -219,5 +219,6 @@ fn an_error_of_the_own_process_panics_before_it_reaches_the_ring() {
     check(state(SubmissionKind::Snapshot, 0, 2), "a snapshot has neither payload nor rows, not 0 bytes and 2 rows");
     check(state(SubmissionKind::Restore, 8, 2), "a restore has no rows, not 2");
     check(state(SubmissionKind::Restore, 65, 0), "65 bytes are longer than a slot of 64");
+    check(state(SubmissionKind::Fill, 8, 2), "a fill has no payload, not 8 bytes");
     check(state(SubmissionKind::Batch, 65, 1), "65 bytes are longer than a slot of 64");
 }

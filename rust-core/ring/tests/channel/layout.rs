@@ -53,6 +53,7 @@ fn constants_and_kinds_are_those_of_the_specification() {
     assert_eq!(number(submission, "drain"), SubmissionKind::Drain as i64);
     assert_eq!(number(submission, "snapshot"), SubmissionKind::Snapshot as i64);
     assert_eq!(number(submission, "restore"), SubmissionKind::Restore as i64);
+    assert_eq!(number(submission, "fill"), SubmissionKind::Fill as i64);
     let completion = &table["kinds"]["completion"];
     assert_eq!(number(completion, "result"), CompletionKind::Result as i64);
     assert_eq!(number(completion, "failed"), CompletionKind::Failed as i64);

@@ -3,6 +3,7 @@
 
 mod attach;
 mod death;
+mod filling;
 mod hostile;
 mod hostile_stress;
 mod inspection;

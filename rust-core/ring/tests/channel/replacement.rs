@@ -177,7 +177,7 @@ fn a_successor_cannot_end_the_lease_of_the_dead_nor_answer_what_they_were_asked(
 }
 
 /// Put a completion at position 0 of a response file, past all checks of a worker's end.
-fn raw_completion(response: &OwnedFd, completion: &Completion) {
+pub fn raw_completion(response: &OwnedFd, completion: &Completion) {
     let mut bytes = Vec::new();
     bytes.extend(1_u64.to_le_bytes());
     bytes.extend((completion.kind as u16).to_le_bytes());
