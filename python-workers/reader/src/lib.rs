@@ -2,12 +2,13 @@
 //!
 //! Conversions only: what a UDF is given ([`udf`], [`column`], [`batch`]), how long it may look at it ([`lease`]), what
 //! it may return ([`output`]) and have stored ([`keeper`]), and the loop that does all that for every batch
-//! ([`worker`]). Which function runs, on which columns, is decided in the Python package around it.
+//! ([`worker`]); and a source's end, which is asked for rows ([`feed`]). Which function runs, on which columns, is decided in the Python package around it.
 
 mod arrow;
 mod batch;
 mod column;
 mod copied;
+mod feed;
 mod keeper;
 mod lease;
 mod local;
@@ -26,6 +27,8 @@ mod _reader {
     use crate::batch::Batch;
     #[pymodule_export]
     use crate::column::{ColumnIterator, ListColumn, StringColumn};
+    #[pymodule_export]
+    use crate::feed::Feed;
     #[pymodule_export]
     use crate::lease::Lease;
     #[pymodule_export]

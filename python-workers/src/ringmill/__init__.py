@@ -14,6 +14,7 @@ name it in a pipeline file, and test it with :mod:`ringmill.testing`. What a UDF
 
 from ._reader import Batch, ListColumn, StringColumn
 from .errors import DeclarationError, LoadError, OutputError, SchemaError
+from .source import End, Rows, Source
 from .state import State
 from .types import (
     DataType,
@@ -40,10 +41,13 @@ __all__ = [
     "Batch",
     "DataType",
     "DeclarationError",
+    "End",
     "ListColumn",
     "LoadError",
     "OutputError",
+    "Rows",
     "SchemaError",
+    "Source",
     "State",
     "StringColumn",
     "binary",

@@ -20,4 +20,4 @@ class SchemaError(ValueError):
 
 
 class LoadError(ImportError):
-    """``module:name`` of a pipeline file leads to no UDF."""
+    """``module:name`` of a pipeline file leads to no UDF, or no source."""

@@ -1,4 +1,4 @@
-"""Runs UDFs in a test: on plain arrays, with the checks and conversions of a worker, and with no core.
+"""Runs UDFs and reads sources in a test: with the checks and conversions of a worker, and with no core.
 
 ::
 
@@ -11,16 +11,20 @@
     def test_replays_after_a_crash_give_the_same():
         testing.assert_row_wise(anomaly_score, {...})
 
+    def test_every_row_comes_once_wherever_the_source_is_interrupted():
+        testing.assert_seekable(Numbers, {"number": rm.int64}, options={"count": 1000})
+
 The function gets read-only arrays over memory laid out as in a ring, and what it returns is checked as there.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +32,11 @@ import numpy.typing as npt
 from . import _reader, types
 from ._reader import Batch, ListColumn, StringColumn
 from .keyed import KeyedState, check_columns, key_columns
+from .source import End, Source, check_source, has_seek, position_text, row_count
 from .types import DataType
 from .udf import Declaration, Field, declaration_of
 
-__all__ = ["Columns", "Result", "assert_row_wise", "batch", "is_row_wise", "run"]
+__all__ = ["Columns", "Polled", "Result", "assert_row_wise", "assert_seekable", "batch", "is_row_wise", "poll", "run"]
 
 Columns = Mapping[str, Any] | Batch
 """Columns by name: arrays, lists, or Arrow data; or a batch."""
@@ -100,6 +105,98 @@ def batch(columns: Mapping[str, Any], *, schema: Mapping[str, DataType] | None =
     rows = max((len(value) for value in values.values()), default=0)
     room = max((_bytes_of(value) for value in values.values()), default=0)
     return _reader.make_batch(_fields(fields), dict(values), rows, (max(rows, 1), room))
+
+
+class Polled(NamedTuple):
+    """What a source had at a time."""
+
+    batch: Batch
+    """Its rows, converted to the columns' types as in a worker."""
+    position: Any
+    """Where it stood behind them; None if it has no ``position()``."""
+
+
+def poll(
+    source: type[Source],
+    schema: Mapping[str, DataType],
+    *,
+    options: Mapping[str, Any] | None = None,
+    partition: str = "0",
+    position: Any = None,
+    rows_max: int | Sequence[int] = 1024,
+    polls_max: int = 1000,
+) -> list[Polled]:
+    """Read a source as its process would, until it says :data:`ringmill.End` or was polled ``polls_max`` times.
+
+    ``schema`` has the columns that the pipeline file declares as ``fields``; ``position`` is where it goes on, as an earlier
+    :attr:`Polled.position` says. ``rows_max`` may be several numbers, which take turns. Raises whatever the class raises;
+    :class:`ringmill.OutputError` if rows or position do not fit.
+    """
+    source = check_source(source, source.__name__, options or {})
+    reader, name = source(**(options or {})), source.__name__
+    stands = has_seek(source)
+    if stands:
+        position_text(name, reader.position(partition))
+    if position is not None:
+        reader.seek(partition, json.loads(position_text(name, position) or "null"))
+    limits = [rows_max] if isinstance(rows_max, int) else list(rows_max)
+    polled = []
+    try:
+        for turn in range(polls_max):
+            rows = reader.poll(partition, limits[turn % len(limits)])
+            if rows is End:
+                break
+            count = 0 if rows is None else row_count(name, rows, limits[turn % len(limits)])
+            text = position_text(name, reader.position(partition)) if stands else None
+            if count > 0:
+                made = _reader.make_batch(_fields(schema), rows, count, (count, _BYTES_PER_OUTPUT_ROW * count), f"source {name}")
+                polled.append(Polled(made, None if text is None else json.loads(text)))
+    finally:
+        reader.close()
+    return polled
+
+
+def assert_seekable(
+    source: type[Source],
+    schema: Mapping[str, DataType],
+    *,
+    options: Mapping[str, Any] | None = None,
+    partition: str = "0",
+    rows_max: int = 1024,
+    polls_max: int = 100,
+    seed: int = 0,
+) -> None:
+    """Fail unless an instance that seeks a position gives the rows that followed it the first time, in the same order.
+
+    That is what makes every row count once when a process or the core dies. The source is read for ``polls_max`` polls; then,
+    from each position that it had, by another instance that is asked for other numbers of rows (the same for the same
+    ``seed``). It has to end, or to have something at every poll.
+    """
+    if not has_seek(source):
+        raise AssertionError(f"source {source.__name__} has no seek()")
+    settings: dict[str, Any] = {"options": options, "partition": partition}
+    first = poll(source, schema, rows_max=rows_max, polls_max=polls_max, **settings)
+    rows = [row for polled in first for row in _rows(polled.batch)]
+    chance, taken = random.Random(seed), 0
+    for polled in first:
+        taken += len(polled.batch)
+        limits = [chance.randint(1, rows_max) for _ in range(8)]
+        wanted = len(rows) - taken
+        again = poll(source, schema, position=polled.position, rows_max=limits, polls_max=max(4 * wanted, 1), **settings)
+        found = [row for other in again for row in _rows(other.batch)][:wanted]
+        wrong = next((at for at in range(wanted) if at >= len(found) or found[at] != rows[taken + at]), None)
+        if wrong is not None:
+            got = repr(found[wrong]) if wrong < len(found) else "no more rows"
+            raise AssertionError(
+                f"source {source.__name__}: row {wrong} behind position {polled.position!r} was "
+                f"{rows[taken + wrong]!r}, and after seek() it is {got}"
+            )
+
+
+def _rows(batch: Batch) -> list[tuple[Any, ...]]:
+    """Rows that can be compared: a NaN is equal to itself."""
+    columns = [[repr(value) if value != value else value for value in _as_list(batch[name])] for name in batch.columns]
+    return list(zip(*columns, strict=True))
 
 
 def is_row_wise(

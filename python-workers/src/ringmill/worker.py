@@ -1,8 +1,9 @@
 """``python -m ringmill.worker --config JSON``: one worker process, started by the core and by nothing else.
 
-It attaches to its channel, imports the UDF, checks it against the columns it will be given, runs ``setup()``,
-reports ready, and then hands itself to the reader, which answers batches until the core drains it (exit status 0).
-What prevents that is written to the log pipe as one ``fatal`` record (exit status 3).
+A source's process is :mod:`ringmill.source_worker`'s business. A UDF's attaches to its channel, imports the UDF, checks it
+against the columns it will be given, runs ``setup()``, reports ready, and then hands itself to the reader, which answers
+batches until the core drains it (exit status 0). What prevents that is written to the log pipe as one ``fatal`` record (exit
+status 3).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import _reader, types
+from . import _reader, source_worker, types
 from .loading import load
 from .udf import Declaration
 from .worker_log import WorkerLog
@@ -56,6 +57,9 @@ def run(config: Mapping[str, Any], log: WorkerLog) -> None:
     for fd in ("request_fd", "response_fd", "doorbell_fd", "log_fd"):
         # They were inherited from the core; what a UDF starts shall not inherit them from here.
         os.set_inheritable(config[fd], False)
+    if config.get("role") == "source":
+        source_worker.run(config, log)
+        return
     worker = _reader.Worker(
         request_fd=config["request_fd"],
         response_fd=config["response_fd"],

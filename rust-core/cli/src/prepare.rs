@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use ringmill_engine::Plan;
-use ringmill_engine::describe::{DescribeError, FunctionRef, describe};
-use ringmill_engine::plan::{NodeKind, PipelineSpec};
+use ringmill_engine::describe::{DescribeError, Description, FunctionRef, Role, describe};
+use ringmill_engine::plan::{NodeKind, PipelineSpec, SourceConnector, SourceSpec};
 
 use crate::arguments::ConfigArguments;
+use crate::config::guarantee::refusal;
 use crate::config::mistake::Mistake;
 use crate::config::{self, Config};
 use crate::failure::Failure;
@@ -55,18 +56,37 @@ fn describe_functions(config: &mut Config) -> Result<(), Failure> {
         .filter_map(|node| match &node.kind {
             NodeKind::Udf(udf) => Some(FunctionRef {
                 step: node.name.clone(),
+                role: Role::Udf,
                 function: udf.function.clone(),
                 directory: udf.directory.clone(),
+                options: serde_json::Value::Null,
+            }),
+            NodeKind::Source(SourceSpec { connector: SourceConnector::Python(source), .. }) => Some(FunctionRef {
+                step: node.name.clone(),
+                role: Role::Source,
+                function: source.feed.origin.clone(),
+                directory: source.directory.clone(),
+                options: source.options.clone(),
             }),
             _ => None,
         })
         .collect();
-    let mut mistakes = Vec::new();
+    let (mut mistakes, demanded) = (Vec::new(), config.demanded);
     let mut details = Vec::new();
     for (step, answer) in describe(&python, &functions)? {
         let node = config.nodes.iter_mut().find(|node| node.name == step);
         match (answer, node.map(|node| &mut node.kind)) {
-            (Ok(description), Some(NodeKind::Udf(udf))) => udf.description = description,
+            (Ok(Description::Udf(description)), Some(NodeKind::Udf(udf))) => udf.description = description,
+            (
+                Ok(Description::Class(description)),
+                Some(NodeKind::Source(SourceSpec { connector: SourceConnector::Python(source), .. })),
+            ) => {
+                source.describe(description);
+                let promise = SourceConnector::Python(source.clone()).promise();
+                if let Some(demanded) = demanded.filter(|demanded| promise < *demanded) {
+                    mistakes.push(refusal(config.mistake_at(&step, "class", ""), demanded, promise));
+                }
+            }
             (Err(error), _) => mistakes.push(import_mistake(config, &step, error, &mut details)),
             (Ok(_), _) => {}
         }
@@ -78,14 +98,16 @@ fn describe_functions(config: &mut Config) -> Result<(), Failure> {
 }
 
 fn import_mistake(config: &Config, step: &str, error: DescribeError, details: &mut Vec<String>) -> Mistake {
+    let is_class = config.nodes.iter().any(|node| node.name == step && matches!(node.kind, NodeKind::Source(_)));
+    let key = if is_class { "class" } else { "function" };
     // The package's own errors say all there is to say; a traceback into the package would only bury it.
     if let Some((_, message)) = error.message.strip_prefix("ringmill.errors.").and_then(|text| text.split_once(": ")) {
-        return config.mistake_at(step, "function", message);
+        return config.mistake_at(step, key, message);
     }
     let hint = match (&config.python, error.message.starts_with("ModuleNotFoundError")) {
         (Some(python), true) => Some(format!("install it for the pipeline's interpreter, {}", python.display())),
         _ => error.traceback.is_some().then(|| "what Python said stands above".to_owned()),
     };
     details.extend(error.traceback);
-    config.mistake_at(step, "function", error.message).hint_maybe(hint)
+    config.mistake_at(step, key, error.message).hint_maybe(hint)
 }

@@ -42,6 +42,13 @@ fn of_source(connector: &SourceConnector) -> &'static str {
         (Replay::Seekable, SourceConnector::Nats(NatsSpec { start: NatsStart::Latest, .. })) => {
             "after a crash it is read again from the newest checkpoint on; before the first one, from where the stream ends then"
         }
+        (Replay::Seekable, SourceConnector::Python(_)) => {
+            "after a crash it seeks the position of the newest checkpoint and is read on: each row once, as exactly as its seek() goes back"
+        }
+        (Replay::Lost, SourceConnector::Python(_)) => {
+            "it has no seek(): what was polled and is not in a checkpoint is lost in a crash, and what its process has made ahead \
+             if that dies"
+        }
         (Replay::Seekable, _) => "after a crash it is read again from the newest checkpoint on",
         (Replay::Lost, _) => "what was read after the newest checkpoint is lost in a crash: it comes only once",
         (Replay::Journaled, SourceConnector::Socket(_)) => {

@@ -110,6 +110,16 @@ pub enum ConnectError {
         /// what went wrong
         reason: String,
     },
+    /// A process that makes rows, or takes them, failed.
+    #[error("{origin}: {reason}")]
+    Process {
+        /// what runs in it: `module:Class`
+        origin: String,
+        /// what went wrong
+        reason: String,
+        /// its traceback, if it gave one
+        detail: Option<String>,
+    },
     /// Certificates of an encrypted connection cannot be read or used.
     #[error("the certificates cannot be used: {reason}")]
     Certificates {
@@ -244,6 +254,7 @@ impl ConnectError {
             E::Kafka { .. }
                 | E::Nats { .. }
                 | E::Registry { .. }
+                | E::Process { .. }
                 | E::Read { .. }
                 | E::Write { .. }
                 | E::Target { .. }

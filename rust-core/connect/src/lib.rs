@@ -1,7 +1,7 @@
 //! Sources, sinks and formats.
 //!
 //! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
-//! [`KafkaSpec`], [`NatsSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
+//! [`KafkaSpec`], [`NatsSpec`], [`FedSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
 //! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
 //! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`].
 //!
@@ -23,6 +23,7 @@ mod courier;
 mod dead_letter;
 mod disk;
 mod error;
+mod fed;
 mod field;
 mod file;
 mod formats;
@@ -61,6 +62,7 @@ mod writer;
 
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use error::{ConnectError, Fault};
+pub use fed::{Fed, FedSpec, Feed, FeedPlace};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{

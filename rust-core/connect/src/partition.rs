@@ -33,6 +33,9 @@ pub struct Position {
     /// of a NATS stream: when it was created (nanoseconds since 1970), by which it is known again
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_ns: Option<i64>,
+    /// of a process of its own: what it said of where it stood. `offset` rows behind that were taken
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<String>,
     /// `offset` lies within a record that is too long and is a dead letter already
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Within>,
@@ -146,6 +149,19 @@ pub trait Partition: Send {
 
     /// Continues behind `position`; refused by sources that cannot go back.
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError>;
+
+    /// Whether it can be polled; asked before the first poll until it says so. What is missing wakes the shard.
+    fn is_ready(&mut self) -> Result<bool, ConnectError> {
+        Ok(true)
+    }
+
+    /// The thread that polls is going to sleep; `false`: there is something to read already.
+    fn arm_sleep(&mut self) -> bool {
+        true
+    }
+
+    /// The thread that polls is awake again.
+    fn disarm_sleep(&mut self) {}
 
     /// Rows that are written into batches whose rows carry tags are tagged with where they came from; `source` is the
     /// source's name. Before the first poll.

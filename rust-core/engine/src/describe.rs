@@ -1,24 +1,39 @@
-//! Asks Python what the pipeline's functions are called with and return, without running them on anything.
+//! Asks Python what the pipeline's functions and classes are called with and return, without running them on anything.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
-use crate::plan::UdfDescription;
+use crate::plan::{ClassDescription, PythonSource, UdfDescription};
 use crate::user_mask::give_umask_back;
 
-/// A function named in a configuration.
+/// What a function or class named in a configuration is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// `@rm.udf`
+    Udf,
+    /// `rm.Source`
+    Source,
+}
+
+/// A function or class named in a configuration.
 #[derive(Clone, Debug, Serialize)]
 pub struct FunctionRef {
-    /// The step that names it.
+    /// The node that names it.
     pub step: String,
+    /// What it is to be.
+    pub role: Role,
     /// `module:attribute`.
     pub function: String,
     /// Folder that is put first on the module search path.
     pub directory: PathBuf,
+    /// Keyword arguments of a class, a JSON object; null for a function.
+    pub options: serde_json::Value,
 }
 
 /// Why a function cannot be used.
@@ -42,7 +57,6 @@ struct Response {
 
 #[derive(Deserialize)]
 struct Answer {
-    step: String,
     ok: bool,
     error: Option<String>,
     traceback: Option<String>,
@@ -50,8 +64,17 @@ struct Answer {
     rest: serde_json::Value,
 }
 
-/// A step's name with the description of its function, or what is wrong with it.
-pub type Described = (String, Result<UdfDescription, DescribeError>);
+/// What a function or class says about itself.
+#[derive(Clone, Debug)]
+pub enum Description {
+    /// Of a UDF.
+    Udf(UdfDescription),
+    /// Of a source.
+    Class(ClassDescription),
+}
+
+/// A node's name with the description of its function or class, or what is wrong with it.
+pub type Described = (String, Result<Description, DescribeError>);
 
 /// Imports the functions in one short-lived interpreter (`python -m ringmill.describe`) and returns, for each step,
 /// its description or what is wrong with it. Fails when the interpreter or the `ringmill` package cannot be used.
@@ -59,11 +82,56 @@ pub fn describe(python: &Path, functions: &[FunctionRef]) -> Result<Vec<Describe
     if functions.is_empty() {
         return Ok(Vec::new());
     }
+    let response: Response = ask(python, &Request { functions })?;
+    let answers = response.functions.into_iter().zip(functions);
+    Ok(answers.map(|(answer, function)| (function.step.clone(), read_answer(answer, function.role))).collect())
+}
+
+/// Asks a source's class for its partitions, in one short-lived interpreter: there is an instance of it for a moment.
+/// Fails when it raises, or takes longer than it may take to get ready.
+pub fn partitions(source: &PythonSource) -> Result<Result<Vec<String>, DescribeError>, EngineError> {
+    let seconds_max = source.supervision.restart.start_ns_max.div_ceil(1_000_000_000);
+    let partitions = PartitionsOf {
+        class: &source.feed.origin,
+        directory: &source.directory,
+        options: &source.options,
+        seconds_max,
+    };
+    let answer: PartitionsAnswer = ask(&source.python, &PartitionsRequest { partitions })?;
+    Ok(match answer.error {
+        None => Ok(answer.partitions),
+        Some(message) => Err(DescribeError { message, traceback: answer.traceback }),
+    })
+}
+
+#[derive(Serialize)]
+struct PartitionsRequest<'a> {
+    partitions: PartitionsOf<'a>,
+}
+
+#[derive(Serialize)]
+struct PartitionsOf<'a> {
+    class: &'a str,
+    directory: &'a Path,
+    options: &'a serde_json::Value,
+    seconds_max: u64,
+}
+
+#[derive(Deserialize)]
+struct PartitionsAnswer {
+    #[serde(default)]
+    partitions: Vec<String>,
+    error: Option<String>,
+    traceback: Option<String>,
+}
+
+/// Puts a request to `python -m ringmill.describe`.
+fn ask<T: DeserializeOwned>(python: &Path, request: &impl Serialize) -> Result<T, EngineError> {
     let failed = |message: String, stderr: &[u8]| {
         let stderr = String::from_utf8_lossy(stderr).trim_end().to_owned();
         EngineError::Describe { message, stderr }
     };
-    let request = serde_json::to_vec(&Request { functions }).map_err(|error| failed(error.to_string(), b""))?;
+    let request = serde_json::to_vec(request).map_err(|error| failed(error.to_string(), b""))?;
     let mut command = Command::new(python);
     command.args(["-m", "ringmill.describe"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     give_umask_back(&mut command);
@@ -79,18 +147,21 @@ pub fn describe(python: &Path, functions: &[FunctionRef]) -> Result<Vec<Describe
         let hint = if missing { " (is the ringmill package installed for this interpreter?)" } else { "" };
         return Err(failed(format!("{} ended with {}{hint}", python.display(), output.status), &output.stderr));
     }
-    let response: Response = serde_json::from_slice(&output.stdout).map_err(|error| {
+    serde_json::from_slice(&output.stdout).map_err(|error| {
         failed(format!("{} gave an answer that is not understood: {error}", python.display()), &output.stderr)
-    })?;
-    Ok(response.functions.into_iter().map(|answer| (answer.step.clone(), read_answer(answer))).collect())
+    })
 }
 
-fn read_answer(answer: Answer) -> Result<UdfDescription, DescribeError> {
+fn read_answer(answer: Answer, role: Role) -> Result<Description, DescribeError> {
     if !answer.ok {
         let message = answer.error.unwrap_or_else(|| "it cannot be imported".into());
         return Err(DescribeError { message, traceback: answer.traceback });
     }
-    serde_json::from_value(answer.rest).map_err(|error| DescribeError {
+    let description = match role {
+        Role::Udf => serde_json::from_value(answer.rest).map(Description::Udf),
+        Role::Source => serde_json::from_value(answer.rest).map(Description::Class),
+    };
+    description.map_err(|error| DescribeError {
         message: format!("its description is not understood: {error}"),
         traceback: None,
     })

@@ -199,6 +199,7 @@ impl EngineError {
             | Self::Udf { traceback, .. }
             | Self::Keep { traceback, .. }
             | Self::WorkersFailed { traceback, .. } => traceback.as_deref(),
+            Self::Connect { error: ConnectError::Process { detail, .. }, .. } => detail.as_deref(),
             Self::Describe { stderr, .. } if !stderr.is_empty() => Some(stderr),
             _ => None,
         }

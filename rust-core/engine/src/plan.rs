@@ -7,6 +7,7 @@
 mod build;
 pub mod dead_letter_store;
 pub mod provenance;
+mod python;
 pub mod replay;
 pub mod retained;
 pub(crate) mod roll_up;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::instruments::Instruments;
 use crate::profile::Profile;
 use crate::window::WindowSpec;
+pub use python::{ClassDescription, PythonSource};
 use retained::RetainedSpec;
 
 /// Which of a node's streams is meant.
@@ -110,6 +112,8 @@ pub enum SourceConnector {
     Mqtt(MqttSpec),
     /// Messages of a NATS stream.
     Nats(NatsSpec),
+    /// What a Python class has.
+    Python(Box<PythonSource>),
     /// Stored dead letters; see [`replay`].
     Letters(LettersSpec),
 }
@@ -126,6 +130,7 @@ impl SourceConnector {
             SourceConnector::Kafka(spec) => spec.replay(),
             SourceConnector::Mqtt(spec) => spec.replay(),
             SourceConnector::Nats(spec) => spec.replay(),
+            SourceConnector::Python(source) => source.feed.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
         }
     }
@@ -152,6 +157,7 @@ impl SourceConnector {
             SourceConnector::Kafka(spec) => spec.record_bytes_max,
             SourceConnector::Mqtt(spec) => spec.record_bytes_max,
             SourceConnector::Nats(spec) => spec.record_bytes_max,
+            SourceConnector::Python(source) => source.feed.variable_bytes_max as usize,
             SourceConnector::Letters(spec) => spec.record_bytes_max,
         }
     }

@@ -12,7 +12,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ringmill_connect::GeneratorSpec;
-use ringmill_engine::describe::{FunctionRef, describe};
+use ringmill_engine::describe::{Description, FunctionRef, Role, describe};
 use ringmill_engine::plan::{
     NodeKind, NodeSpec, OnError, PipelineSpec, SinkSpec, SourceConnector, SourceSpec, Supervision, UdfSpec,
 };
@@ -62,8 +62,15 @@ fn thread_named(pid: u32, name: &str) -> Option<i32> {
 
 fn plan(folder: PathBuf) -> Plan {
     let python = python();
-    let function = FunctionRef { step: "scores".into(), function: "functions:score".into(), directory: folder.clone() };
+    let function = FunctionRef {
+        step: "scores".into(),
+        role: Role::Udf,
+        function: "functions:score".into(),
+        directory: folder.clone(),
+        options: serde_json::Value::Null,
+    };
     let described = describe(&python, std::slice::from_ref(&function)).unwrap();
+    let Ok(Description::Udf(description)) = described[0].1.clone() else { panic!("{described:?}") };
     let generator = SourceSpec {
         connector: SourceConnector::Generator(GeneratorSpec::default()),
         event_time: None,
@@ -82,7 +89,7 @@ fn plan(folder: PathBuf) -> Plan {
         on_error: OnError::Stop,
         key: Vec::new(),
         supervision: Supervision::default(),
-        description: described[0].1.clone().unwrap(),
+        description,
     };
     let node = |name: &str, inputs: &[&str], kind| NodeSpec {
         name: name.into(),

@@ -107,6 +107,7 @@ fn rate_of(connector: &SourceConnector) -> Option<f64> {
         SourceConnector::Kafka(spec) => spec.rate,
         SourceConnector::Mqtt(spec) => spec.rate,
         SourceConnector::Nats(spec) => spec.rate,
+        SourceConnector::Python(source) => source.feed.rate,
         SourceConnector::Letters(_) => None,
     }
 }
@@ -135,7 +136,8 @@ fn hold_sources(plan: &mut Plan, scratch: &Path, notes: &mut Vec<String>) -> Res
             | SourceConnector::Http(_)
             | SourceConnector::Kafka(_)
             | SourceConnector::Mqtt(_)
-            | SourceConnector::Nats(_) => {
+            | SourceConnector::Nats(_)
+            | SourceConnector::Python(_) => {
                 let hinted = Hinted::new(format!("{name}: there are no rows to send again and again"));
                 return Err(Failure::Run(hinted.hint("measure with a source that reads a file of such rows")));
             }

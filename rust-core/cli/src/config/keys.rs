@@ -49,6 +49,8 @@ pub enum Kind {
     Streams,
     /// A table with keys that the user chooses.
     Map(&'static Kind),
+    /// A table with whatever the user likes in it.
+    Anything,
     /// A table with these keys.
     Table(&'static [Key]),
     /// A table whose `kind` says which keys it has.
@@ -267,6 +269,12 @@ pub static SOURCES: &[Variant] = &[
         promise: EXACTLY,
         keys: NATS,
     },
+    Variant {
+        kind: "python",
+        doc: "Rows of a Python class, `rm.Source`, in a process of its own for each partition; without `seek()` at most once.",
+        promise: EXACTLY,
+        keys: PYTHON,
+    },
 ];
 
 static GENERATOR: &[Key] = &[
@@ -390,6 +398,70 @@ static HTTP: &[Key] = &[
     MAX_FUTURE,
 ];
 
+static PYTHON: &[Key] = &[
+    needed("class", Kind::Filled, "module:Class; the module lies beside this file or can be imported."),
+    optional(
+        "options",
+        Kind::Anything,
+        "Keyword arguments of the class. Passwords are better named by an environment variable that the class reads. Default: none.",
+    ),
+    FIELDS,
+    RATE,
+    BATCH_ROWS,
+    BATCH_BYTES,
+    optional(
+        "slots",
+        Kind::PowerOfTwo(2, 1024),
+        "Micro-batches that a process makes ahead of what was taken. Default: 4.",
+    ),
+    optional(
+        "retries",
+        Kind::Integer(0, 1000),
+        "How often a class that raised is asked again, after seek() if it has that, before the run ends; counted anew after each success. A result that does not fit `fields` is not tried again. Default: 0.",
+    ),
+    RETRY_BACKOFF,
+    optional(
+        "timeout",
+        Kind::Length,
+        "A process that takes longer for a poll() is killed and replaced; at least 10ms. Default: none.",
+    ),
+    optional(
+        "start_timeout",
+        Kind::Length,
+        "A process that is not ready so long after its start (imports, __init__) is killed and replaced; at least 1s. Default: 60s.",
+    ),
+    MEMORY_LIMIT,
+    RESTART_BACKOFF,
+    optional(
+        "restarts_max",
+        Kind::Integer(0, 10_000),
+        "Restarts of one process within a minute; one more death ends the run. Default: 10.",
+    ),
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+const BATCH_ROWS: Key = optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a micro-batch. Default: 1024.");
+const BATCH_BYTES: Key = optional(
+    "batch_bytes",
+    Kind::Size,
+    "Room in a micro-batch for each column of variable length. Default: 64 bytes for each row.",
+);
+const RETRY_BACKOFF: Key =
+    optional("retry_backoff", Kind::Duration, "Wait before the first retry, doubled each time. Default: 100ms.");
+const MEMORY_LIMIT: Key = optional(
+    "memory_limit",
+    Kind::Size,
+    "Most memory that a worker may allocate (heap and private mappings); beyond it Python raises MemoryError or dies of it. At least 64MiB. Default: none.",
+);
+const RESTART_BACKOFF: Key = optional(
+    "restart_backoff",
+    Kind::Duration,
+    "Wait before the second restart of a worker in a row (the first follows at once), doubled each time. Default: 100ms.",
+);
+
 const INPUTS: Key =
     needed("inputs", Kind::Streams, "Streams to read: NAME of a source or step, NAME.late, NAME.dead_letters.");
 
@@ -481,12 +553,8 @@ static UDF: &[Key] = &[
         "Columns by which the function's state= is kept. Default: it keeps none.",
     ),
     optional("workers", Kind::Integer(1, 1024), "Worker processes in each shard. Default: 1."),
-    optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a micro-batch. Default: 1024."),
-    optional(
-        "batch_bytes",
-        Kind::Size,
-        "Room in a micro-batch for each column of variable length. Default: 64 bytes for each row.",
-    ),
+    BATCH_ROWS,
+    BATCH_BYTES,
     optional("slots", Kind::PowerOfTwo(2, 1024), "Micro-batches that a worker's ring holds. Default: 8."),
     optional(
         "on_error",
@@ -498,7 +566,7 @@ static UDF: &[Key] = &[
         Kind::Integer(0, 1000),
         "How often a batch for which the function raised is tried again before on_error decides. Default: 0.",
     ),
-    optional("retry_backoff", Kind::Duration, "Wait before the first retry, doubled each time. Default: 100ms."),
+    RETRY_BACKOFF,
     optional(
         "timeout",
         Kind::Length,
@@ -509,21 +577,13 @@ static UDF: &[Key] = &[
         Kind::Length,
         "A worker that is not ready so long after its start (imports, setup()), or not done with restore(), is killed and replaced; at least 1s. Default: 60s.",
     ),
-    optional(
-        "memory_limit",
-        Kind::Size,
-        "Most memory that a worker may allocate (heap and private mappings); beyond it Python raises MemoryError or dies of it. At least 64MiB. Default: none.",
-    ),
+    MEMORY_LIMIT,
     optional(
         "replay_memory",
         Kind::Size,
         "For a class with snapshot(): memory for the batches that each worker was given since its last snapshot, which its successor is given again. When half of it is full, a snapshot is taken in between. Holds four micro-batches at least. Default: 32MiB.",
     ),
-    optional(
-        "restart_backoff",
-        Kind::Duration,
-        "Wait before the second restart of a worker in a row (the first follows at once), doubled each time. Default: 100ms.",
-    ),
+    RESTART_BACKOFF,
     optional(
         "restarts_max",
         Kind::Integer(0, 10_000),

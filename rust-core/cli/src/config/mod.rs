@@ -8,7 +8,7 @@ mod avro;
 pub mod document;
 pub mod duration;
 pub mod graph;
-mod guarantee;
+pub mod guarantee;
 pub mod http;
 mod kafka;
 pub mod keys;
@@ -19,6 +19,7 @@ mod mqtt;
 mod nats;
 pub mod paths;
 pub mod postgres;
+mod python;
 pub mod raw;
 pub mod resolve;
 pub mod retained;
@@ -32,6 +33,7 @@ mod variable;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ringmill_connect::Promise;
 use ringmill_engine::plan::retained::retained_step;
 use ringmill_engine::plan::{NodeKind, NodeSpec, PipelineSpec, PlanError};
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Where retained results are served; `None`: they are not.
     pub serve: Option<SocketAddr>,
+    /// What every source and sink must promise.
+    pub demanded: Option<Promise>,
 }
 
 /// Reads and resolves the file, with `key=value` overrides laid over it.
@@ -100,7 +104,7 @@ pub fn parse(
     let root = raw::check_table(&document, keys::ROOT, Span { start: 0, end: 0 }, "the file", &mut mistakes);
     graph::check(&document, &mut mistakes);
     let resolved = resolve::resolve(&root, directory, default_name, machine, &mut mistakes);
-    guarantee::check(&root, &resolved.1, &mut mistakes);
+    let demanded = guarantee::check(&root, &resolved.1, &mut mistakes);
     let has_retained = resolved.1.iter().any(|node| retained_step(&node.name).is_some());
     let serve = retained::listen(&root, has_retained, &mut mistakes);
     listen::check(&root, &mut mistakes);
@@ -108,7 +112,7 @@ pub fn parse(
         return Err(Mistakes::new(text, mistakes));
     }
     let (pipeline, nodes, python) = resolved;
-    Ok(Config { text, document, directory: directory.to_owned(), pipeline, nodes, python, serve })
+    Ok(Config { text, document, directory: directory.to_owned(), pipeline, nodes, python, serve, demanded })
 }
 
 impl Config {

@@ -43,6 +43,8 @@ pub enum RawValue {
     List(Vec<Raw>),
     /// Keys that were right.
     Table(Table),
+    /// A table of whatever the user likes.
+    Json(serde_json::Value),
 }
 
 /// A checked table, in the order of the file. Getters give `None` for what was absent or wrong (and then reported).
@@ -252,6 +254,7 @@ fn check(key: &str, place: Span, node: &Node, kind: &Kind, mistakes: &mut Vec<Mi
             entries.iter().for_each(|entry| push_checked(&mut table, entry, kind, mistakes));
             RawValue::Table(table)
         }
+        (Kind::Anything, Value::Table(_)) => RawValue::Json(json(key, node, mistakes)?),
         (Kind::List(kind), Value::List(items)) => {
             RawValue::List(items.iter().filter_map(|item| check(key, item.span, item, kind, mistakes)).collect())
         }
@@ -273,6 +276,26 @@ fn check(key: &str, place: Span, node: &Node, kind: &Kind, mistakes: &mut Vec<Mi
         },
     };
     Some(Raw { span: place, value })
+}
+
+/// A value as JSON; a date-time is the text that was written.
+fn json(key: &str, node: &Node, mistakes: &mut Vec<Mistake>) -> Option<serde_json::Value> {
+    Some(match &node.value {
+        Value::Text(text) | Value::Datetime(text) => text.clone().into(),
+        Value::Integer(Some(integer)) => (*integer).into(),
+        Value::Float(number) if number.is_finite() => (*number).into(),
+        Value::Boolean(boolean) => (*boolean).into(),
+        Value::List(items) => items.iter().map(|item| json(key, item, mistakes)).collect::<Option<Vec<_>>>()?.into(),
+        Value::Table(entries) => {
+            let pair = |entry: &Entry| Some((entry.key.clone(), json(&entry.key, &entry.node, mistakes)?));
+            serde_json::Value::Object(entries.iter().map(pair).collect::<Option<_>>()?)
+        }
+        Value::Integer(None) | Value::Float(_) => {
+            let problem = "is neither a number of 64 bits nor a finite one";
+            mistakes.push(Mistake::at(node.span, format!("`{key}` {problem}")).hint("write it in quotes"));
+            return None;
+        }
+    })
 }
 
 fn check_variant(
@@ -439,7 +462,7 @@ fn wrong_type(key: &str, value: &Value, kind: &Kind) -> Wrong {
         Kind::DataType => ("a column type".to_owned(), Some("for example \"float64\"".to_owned())),
         Kind::Timestamp => ("a point in time".to_owned(), Some("for example \"2026-01-01T00:00:00Z\"".to_owned())),
         Kind::List(_) | Kind::Streams => ("a list".to_owned(), list_hint(key, value)),
-        Kind::Map(_) | Kind::Table(_) | Kind::Variants(_) => ("a table".to_owned(), None),
+        Kind::Map(_) | Kind::Anything | Kind::Table(_) | Kind::Variants(_) => ("a table".to_owned(), None),
         Kind::OrTable(kind, _) => return wrong_type(key, value, kind),
     };
     (format!("`{key}` is {}, but should be {expected}", value.type_name()), hint)

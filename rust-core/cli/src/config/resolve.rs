@@ -23,6 +23,7 @@ use super::mqtt::{mqtt, mqtt_sink};
 use super::nats::{nats, nats_sink};
 use super::paths;
 use super::postgres::postgres;
+use super::python::{is_reference, python_source};
 use super::raw::{RawEntry, RawValue, Table};
 use super::retained::retained;
 use super::suggest::did_you_mean;
@@ -108,8 +109,9 @@ pub fn resolve(
 }
 
 fn find_python(root: &Table, directory: &Path, machine: &Machine, mistakes: &mut Vec<Mistake>) -> Option<PathBuf> {
-    let first =
-        root.children("steps").iter().find(|entry| entry.raw.table().is_some_and(|table| table.kind == "udf"))?;
+    let entries = ["sources", "steps"].into_iter().flat_map(|section| root.children(section));
+    let is_python = |kind: &str| matches!(kind, "udf" | "python");
+    let first = entries.into_iter().find(|entry| entry.raw.table().is_some_and(|table| is_python(table.kind)))?;
     let configured = root.table("pipeline").and_then(|table| table.get("python"));
     match machine.find_python(configured.and_then(|raw| raw.text()), directory) {
         Ok(path) => Some(path),
@@ -212,6 +214,7 @@ fn shards_default(nodes: &[NodeSpec], cores: usize) -> usize {
         .iter()
         .map(|node| match &node.kind {
             NodeKind::Udf(udf) => udf.workers,
+            NodeKind::Source(SourceSpec { connector: SourceConnector::Python(_), .. }) => 1,
             _ => 0,
         })
         .sum();
@@ -240,6 +243,13 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
             let fields = fields(table, Format::Json, around)?;
             let spec = nats(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
             SourceConnector::Nats(spec)
+        }
+        "python" => {
+            let fields = fields(table, Format::Csv, around)?;
+            let supervision = supervision(table, around);
+            let places = (around.python.clone(), around.directory);
+            let source = python_source(table, fields, supervision, places, around.mistakes)?;
+            SourceConnector::Python(Box::new(source))
         }
         _ => {
             let format = format_of(table).unwrap_or(Format::Json);
@@ -536,27 +546,18 @@ fn statistics_spec(table: &Table, aggregates: &[String], around: &mut Surroundin
 fn udf(table: &Table, around: &mut Surroundings<'_>) -> Option<UdfSpec> {
     let function = table.get("function")?;
     let text = function.text()?;
-    let is_pair = text.split_once(':').is_some_and(|(module, name)| {
-        !module.is_empty() && !name.is_empty() && !module.ends_with(".py") && !module.contains('/')
-    });
-    if !is_pair {
+    if !is_reference(text) {
         let hint = "write module:function, for example \"anomaly:anomaly_score\" for anomaly_score in anomaly.py";
         around.mistakes.push(Mistake::at(function.span, format!("`function`: `{text}` names no function")).hint(hint));
     }
-    let batch_rows = table.integer("batch_rows").unwrap_or(BATCH_ROWS);
-    let variable_default = (batch_rows.unsigned_abs() * VARIABLE_BYTES_PER_ROW).min(VARIABLE_BYTES_MAX);
-    let variable_bytes = table.size("batch_bytes").unwrap_or(variable_default);
-    if variable_bytes > VARIABLE_BYTES_MAX {
-        let span = table.get("batch_bytes").map_or(table.span, |raw| raw.span);
-        around.mistakes.push(Mistake::at(span, "`batch_bytes` must be less than 2GiB"));
-    }
+    let (batch_rows, variable_bytes) = batch_room(table, around.mistakes);
     Some(UdfSpec {
         function: text.to_owned(),
         directory: around.directory.to_owned(),
         python: around.python.clone(),
         workers: count(table.integer("workers").unwrap_or(1)),
-        batch_rows: u32::try_from(batch_rows).unwrap_or(u32::MAX),
-        variable_bytes: u32::try_from(variable_bytes).unwrap_or(0),
+        batch_rows,
+        variable_bytes,
         slots: u32::try_from(table.integer("slots").unwrap_or(SLOTS)).unwrap_or(0),
         on_error: match table.text("on_error") {
             Some("skip") => OnError::Skip,
@@ -569,7 +570,19 @@ fn udf(table: &Table, around: &mut Surroundings<'_>) -> Option<UdfSpec> {
     })
 }
 
-/// How the workers of a step are watched.
+/// Rows of a micro-batch, and its room for each column of variable length.
+pub(super) fn batch_room(table: &Table, mistakes: &mut Vec<Mistake>) -> (u32, u32) {
+    let batch_rows = table.integer("batch_rows").unwrap_or(BATCH_ROWS);
+    let variable_default = (batch_rows.unsigned_abs() * VARIABLE_BYTES_PER_ROW).min(VARIABLE_BYTES_MAX);
+    let variable_bytes = table.size("batch_bytes").unwrap_or(variable_default);
+    if variable_bytes > VARIABLE_BYTES_MAX {
+        let span = table.get("batch_bytes").map_or(table.span, |raw| raw.span);
+        mistakes.push(Mistake::at(span, "`batch_bytes` must be less than 2GiB"));
+    }
+    (u32::try_from(batch_rows).unwrap_or(u32::MAX), u32::try_from(variable_bytes).unwrap_or(0))
+}
+
+/// How the workers of a step or source are watched.
 fn supervision(table: &Table, around: &mut Surroundings<'_>) -> Supervision {
     let retries = table.integer("retries");
     // A number of retries that was wrong is a mistake of its own.

@@ -78,6 +78,7 @@ fn of_kind(kind: &Kind) -> Value {
         Kind::List(kind) => json!({ "type": "array", "items": of_kind(kind) }),
         Kind::Streams => json!({ "type": "array", "items": { "type": "string", "minLength": 1 }, "minItems": 1 }),
         Kind::Map(kind) => json!({ "type": "object", "additionalProperties": of_kind(kind) }),
+        Kind::Anything => json!({ "type": "object", "additionalProperties": true }),
         Kind::Table(keys) => table(keys),
         Kind::Variants(variants) => json!({ "oneOf": variants.iter().map(variant).collect::<Vec<_>>() }),
         Kind::OrTable(kind, keys) => json!({ "anyOf": [of_kind(kind), table(keys)] }),

@@ -325,3 +325,43 @@ fn a_mistake_in_an_option_that_may_be_a_password_is_shown_without_its_line() {
         assert!(shown.contains("p.toml:5:") && !shown.contains("hunter2"), "{shown}");
     }
 }
+
+#[test]
+fn a_python_source_is_a_class_with_its_options() {
+    let config = good(&around(
+        "kind = \"python\"\nclass = \"orders:Orders\"\nfields = { id = \"int64\", name = { type = \"utf8\", nullable = true } }\n\
+         options = { path = \"x.db\", since = 2026-01-01T00:00:00Z, rows = 7, share = 0.5, follow = true, more = [1, { a = \"b\" }] }\n\
+         batch_rows = 10\nslots = 2\nretries = 3\ntimeout = \"2s\"\nrate = 5",
+        "",
+    ));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Python(python) = &source.connector else { panic!("a class") };
+    assert_eq!(python.feed.origin, "orders:Orders");
+    assert_eq!((python.feed.rows_max, python.feed.variable_bytes_max, python.slots), (10, 640, 2));
+    assert_eq!((python.supervision.retries, python.supervision.timeout_ns), (3, Some(2_000_000_000)));
+    let expected = serde_json::json!({
+        "path": "x.db", "since": "2026-01-01T00:00:00Z", "rows": 7, "share": 0.5, "follow": true, "more": [1, { "a": "b" }]
+    });
+    assert_eq!(python.options, expected);
+    assert_eq!(config.python.as_deref(), Some(Path::new("/bin/true")), "it needs an interpreter");
+}
+
+#[test]
+fn mistakes_of_a_python_source_are_named_with_their_lines() {
+    check(
+        &around(
+            "kind = \"python\"\nclass = \"orders.py\"\nfields = { id = { type = \"int64\", path = \"/id\" } }\noptions = 7\nretry_backoff = \"1s\"",
+            "",
+        ),
+        &[
+            "p.toml:3:9: `class`: `orders.py` names no class (write module:Class, for example \"numbers:Numbers\" for class Numbers in numbers.py)",
+            "p.toml:4:35: `id`: `path` has no effect here: the class gives columns by their names (remove it)",
+            "p.toml:5:11: `options` is an integer, but should be a table",
+            "p.toml:6:1: `retry_backoff` has no effect without `retries` (add retries = 3, for example)",
+        ],
+    );
+    check(
+        &around("kind = \"python\"\nclass = \"a:B\"\nfields = { id = \"int64\" }\noptions = { size = nan }", ""),
+        &["p.toml:5:20: `size` is neither a number of 64 bits nor a finite one (write it in quotes)"],
+    );
+}

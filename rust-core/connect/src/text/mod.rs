@@ -644,6 +644,7 @@ impl Partition for TextPartition {
             share: None,
             header: self.header.clone().filter(|_| self.journal.is_some()),
             created_ns: None,
+            opaque: None,
             within: self.decoder.within(),
             letters: TakenLetters::default(),
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, FileSink, Partition, Places, Resume, Waker};
+use ringmill_connect::{Encoder, FeedPlace, FileSink, Partition, Places, Resume, Waker};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -23,9 +23,11 @@ use super::sink::{NullTarget, SinkOperator, SinkTarget};
 use super::snapshot::StartingPoint;
 use super::source::{SourceOperator, SourceTime};
 use super::standing::StandingSource;
-use super::udf::{KeyedState, Tracing, UdfOperator, UdfParts, WorkerLink};
+use super::udf::{KeyedState, Tracing, UdfOperator, UdfParts};
 use super::window::WindowNode;
-use super::workers::{FAILURE_BYTES, udf_layouts};
+use super::worker_feed::{FeedFigures, slot_bytes};
+use super::worker_link::WorkerLink;
+use super::workers::{FAILURE_BYTES, FeedStart, feed_template, udf_layouts};
 use super::writer_thread::{WriterLane, WriterThread, chunk_memory_bytes};
 use crate::error::EngineError;
 use crate::expression::Expression;
@@ -62,6 +64,8 @@ pub struct Assembly<'a> {
     lanes: HashMap<usize, Vec<WriterLane>>,
     exchanges: HashMap<usize, Lanes>,
     links: HashMap<(usize, usize), Vec<WorkerLink>>,
+    /// Of the sources' processes.
+    figures: HashMap<(usize, usize), Vec<FeedFigures>>,
     /// What the tags of traced rows stand for.
     places: Arc<Places>,
     /// By shard, where each node sits in the graph.
@@ -106,6 +110,8 @@ impl<'a> Assembly<'a> {
                     SourceConnector::Kafka(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
                     SourceConnector::Mqtt(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Nats(spec) => spec.open(&wakers, resume.as_deref()),
+                    // Its processes are started with the workers.
+                    SourceConnector::Python(_) => Ok(Vec::new()),
                     SourceConnector::Letters(spec) => spec.open(),
                 };
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
@@ -119,8 +125,20 @@ impl<'a> Assembly<'a> {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
         }
-        let (lanes, exchanges, links, places, seats) = Default::default();
-        Ok(Self { plan, signals, start, partitions, lanes, exchanges, links, places, seats, threads: Vec::new() })
+        let (lanes, exchanges, links, figures, places, seats) = Default::default();
+        Ok(Self {
+            plan,
+            signals,
+            start,
+            partitions,
+            lanes,
+            exchanges,
+            links,
+            figures,
+            places,
+            seats,
+            threads: Vec::new(),
+        })
     }
 
     /// Opens the sinks and starts their threads; files are created here. With checkpoints the ways to the sinks come back.
@@ -135,6 +153,27 @@ impl<'a> Assembly<'a> {
         opened?;
         self.lanes = outputs.lanes;
         Ok(outputs.commands)
+    }
+
+    /// Makes partitions of the sources' processes.
+    pub fn set_feeds(&mut self, feeds: HashMap<usize, Vec<FeedStart>>) -> Result<(), EngineError> {
+        for (index, started) in feeds {
+            let node = &self.plan.nodes[index];
+            let NodeKind::Source(SourceSpec { connector: SourceConnector::Python(source), .. }) = &node.kind else {
+                continue;
+            };
+            let records = self.start.partitions.get(&index);
+            let resume = records.map(|records| records.iter().map(resume).collect::<Vec<Resume<'_>>>());
+            let place = |FeedStart { shard, partition, feed }| {
+                self.figures.entry((index, shard)).or_default().push(feed.figures());
+                FeedPlace { name: partition, shard, feed: Box::new(feed) }
+            };
+            let opened = source.feed.open(started.into_iter().map(place).collect(), resume.as_deref());
+            for (shard, partition) in opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })? {
+                self.partitions.entry((index, shard)).or_default().push(partition);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the workers over.
@@ -289,6 +328,7 @@ impl<'a> Assembly<'a> {
         let dead =
             DeadLetterBatch::new(origin).map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
         let mut operator = SourceOperator::new(node.name.clone(), index, partitions, time, batch, dead);
+        operator.set_processes(self.figures.remove(&(index, shard)).unwrap_or_default());
         operator.resume(self.start.partitions.get(&index).map_or(&[], Vec::as_slice));
         operator.set_checkpoints_kept(self.plan.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.keep));
         Ok(Box::new(operator))
@@ -397,7 +437,17 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
     for node in &plan.nodes {
         let shards = plan.shards as u64;
         let (what, size) = match &node.kind {
-            NodeKind::Source(_) => ("batches", shards * (bytes(&node.schema, variable) + DeadLetterBatch::bytes())),
+            NodeKind::Source(source) => {
+                if let SourceConnector::Python(source) = &source.connector {
+                    let slot = feed_template(node, source).map_or(0, |template| {
+                        let (request, response) = slot_bytes(&template);
+                        request + response + template.bytes() / source.slots as usize
+                    });
+                    let bytes = u64::from(source.slots) * slot as u64;
+                    budget.push((format!("{} rings, for each partition", node.name), bytes));
+                }
+                ("batches", shards * (bytes(&node.schema, variable) + DeadLetterBatch::bytes()))
+            }
             NodeKind::Filter(_) => ("batches", shards * bytes(&node.schema, window_variable)),
             NodeKind::Sink(SinkSpec::Null) => continue,
             NodeKind::Sink(SinkSpec::Retained(spec)) => {

@@ -67,11 +67,12 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     let workers_started = workers.handles.len() as u64;
     let supervisor = workers.supervisor;
     assembly.set_workers(workers.links);
+    let opened = assembly.set_feeds(workers.feeds);
     let onlookers = show(plan, workers.handles);
     if let (Some(onlookers), Some(supervisor)) = (&onlookers, &supervisor) {
         supervisor.set_directory(onlookers.directory());
     }
-    let outcome = run_shards(plan, &mut assembly, &signals, control, durable.as_mut());
+    let outcome = opened.and_then(|()| run_shards(plan, &mut assembly, &signals, control, durable.as_mut()));
     if outcome.is_err() {
         control.request_abort();
     }

@@ -406,6 +406,8 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
     let (kind, fingerprint, udf_version) = match &node.kind {
         NodeKind::Source(source) => {
             let connector = match &source.connector {
+                // What its positions mean is the class's business.
+                SourceConnector::Python(source) => &format!("python {}", source.feed.origin),
                 SourceConnector::Generator(_) => "generator",
                 SourceConnector::File(_) => "file",
                 SourceConnector::Stdin(_) => "stdin",

@@ -10,6 +10,7 @@
 //! windows that it would close go on with the next run.
 
 use std::collections::VecDeque;
+use std::sync::PoisonError;
 
 use ringmill_connect::{DeadLetter, DeadLetters, Partition, Poll, PollContext, Position};
 use ringmill_ring::monotonic_ns;
@@ -18,8 +19,9 @@ use ringmill_wire::{BatchWriter, HeapBatch, TimeUnit};
 
 use super::dead_letters::DeadLetterBatch;
 use super::operator::{DEAD_LETTERS, Delivery, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
+use super::worker_feed::FeedFigures;
 use crate::error::EngineError;
-use crate::metrics::{NodeCounts, Stage};
+use crate::metrics::{NodeCounts, Stage, WorkerSnapshot};
 use crate::time::{nanoseconds, wall_clock_ns};
 
 /// How rows of this source are dated.
@@ -76,6 +78,8 @@ pub struct SourceOperator {
     checkpoints_kept: usize,
     /// The partitions know that they will not be polled any more.
     is_draining: bool,
+    /// Of the partitions' processes, if they have any.
+    processes: Vec<FeedFigures>,
 }
 
 impl SourceOperator {
@@ -114,12 +118,18 @@ impl SourceOperator {
             kept: VecDeque::new(),
             checkpoints_kept: 0,
             is_draining: false,
+            processes: Vec::new(),
         }
     }
 
     /// So many checkpoints can be gone on from; what none of them needs is acknowledged to the partitions.
     pub fn set_checkpoints_kept(&mut self, checkpoints: usize) {
         self.checkpoints_kept = checkpoints.max(1);
+    }
+
+    /// The partitions have processes with these figures.
+    pub fn set_processes(&mut self, processes: Vec<FeedFigures>) {
+        self.processes = processes;
     }
 
     /// Takes back what was known of each partition, by name. The partitions themselves stand where they were; one that
@@ -439,6 +449,31 @@ impl Operator for SourceOperator {
 
     fn is_finished(&self) -> bool {
         self.outputs.are_ended()
+    }
+
+    fn is_ready(&mut self) -> Result<bool, EngineError> {
+        let mut is_ready = true;
+        for state in &mut self.partitions {
+            let ready = state.partition.is_ready();
+            is_ready &= ready.map_err(|error| EngineError::Connect { node: self.name.clone(), error })?;
+        }
+        Ok(is_ready)
+    }
+
+    fn arm_sleep(&mut self) -> bool {
+        self.partitions.iter_mut().all(|state| state.partition.arm_sleep())
+    }
+
+    fn disarm_sleep(&mut self) {
+        self.partitions.iter_mut().for_each(|state| state.partition.disarm_sleep());
+    }
+
+    fn workers(&self, workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {
+        workers.resize_with(workers.len().max(next + self.processes.len()), WorkerSnapshot::default);
+        for (snapshot, figures) in workers[next..].iter_mut().zip(&self.processes) {
+            snapshot.clone_from(&figures.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        next + self.processes.len()
     }
 
     fn epoch_passed(&self) -> u64 {

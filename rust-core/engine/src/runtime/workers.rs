@@ -1,23 +1,28 @@
-//! Makes the channels of all UDF steps and starts their workers.
+//! Makes the channels of all UDF steps and Python sources, and starts their workers.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use ringmill_connect::ConnectError;
 use ringmill_ring::{ChannelConfig, CoreEnd};
 use ringmill_wire::{Capacity, Field, Schema, Template, WireError};
 use serde_json::json;
 
 use super::signal::ShardSignal;
 use super::supervisor::{Supervisor, WorkerPost, WorkerSpec};
-use super::udf::{LinkParts, WorkerLink};
+use super::worker_feed::{FeedParts, WorkerFeed, slot_bytes};
+use super::worker_link::{LinkParts, WorkerLink};
+use crate::describe;
 use crate::error::EngineError;
 use crate::metrics::Control;
-use crate::plan::{Node, NodeKind, Plan, RestartSpec, UdfSpec};
+use crate::plan::{Node, NodeKind, Plan, PythonSource, RestartSpec, SourceConnector, SourceSpec, Supervision, UdfSpec};
 use crate::rundir::ChannelHandle;
 
 /// Least room of a response slot: a failure's message and traceback travel in it, however small the batch.
 pub const FAILURE_BYTES: usize = 16 << 10;
+/// The environment variable in which a class finds its options; it is taken away before the class is imported.
+const OPTIONS_VARIABLE: &str = "RINGMILL_OPTIONS";
 /// Largest batches for which a replay log has room at least: with so many, one that is not half full takes any other.
 const REPLAY_BATCHES_MIN: usize = 4;
 
@@ -59,15 +64,29 @@ pub fn udf_layouts(node: &Node) -> Result<Option<(&UdfSpec, UdfLayouts)>, Engine
 pub struct Workers {
     /// By plan node and shard.
     pub links: HashMap<(usize, usize), Vec<WorkerLink>>,
+    /// By plan node.
+    pub feeds: HashMap<usize, Vec<FeedStart>>,
     /// Lives until the run ends.
     pub supervisor: Option<Supervisor>,
     /// For `ringmill inspect`.
     pub handles: Vec<ChannelHandle>,
 }
 
+/// A source's process, on its way.
+pub struct FeedStart {
+    /// The shard that asks it.
+    pub shard: usize,
+    /// The partition that it reads.
+    pub partition: String,
+    /// What it is asked through.
+    pub feed: WorkerFeed,
+}
+
 struct Starting {
     node: usize,
     shard: usize,
+    /// What it reads, if it is a source's.
+    partition: Option<String>,
     name: String,
     channel: CoreEnd,
     post: Arc<WorkerPost>,
@@ -82,8 +101,21 @@ pub fn start_workers(
     control: &Arc<Control>,
 ) -> Result<Workers, EngineError> {
     let (mut starting, mut specs) = (Vec::new(), Vec::new());
+    let mut add = |one: Starting, spec: WorkerSpec| -> Result<(), EngineError> {
+        let (request, response) = one.fds()?;
+        starting.push(one);
+        specs.push((spec, request, response));
+        Ok(())
+    };
     let mut cpus = plan.cpus.iter().copied().skip(plan.shards);
     for (index, node) in plan.nodes.iter().enumerate() {
+        if let Some(source) = python_source(plan, node) {
+            for (number, partition) in partitions(node, source)?.into_iter().enumerate() {
+                let (one, mut spec) = prepare_feed(plan, node, source, (index, number), partition, signals)?;
+                spec.cpu = cpus.next();
+                add(one, spec)?;
+            }
+        }
         let Some((udf, layouts)) = udf_layouts(node)? else { continue };
         for (shard, signal) in signals.iter().enumerate() {
             for worker in 0..udf.workers {
@@ -92,26 +124,38 @@ pub fn start_workers(
                 spec.cpu = cpus.next();
                 spec.config["shard"] = json!(shard);
                 spec.config["index"] = json!(worker);
-                let (request, response) = one.fds()?;
-                starting.push(one);
-                specs.push((spec, request, response));
+                add(one, spec)?;
             }
         }
     }
     if specs.is_empty() {
-        return Ok(Workers { links: HashMap::new(), supervisor: None, handles: Vec::new() });
+        return Ok(Workers { links: HashMap::new(), feeds: HashMap::new(), supervisor: None, handles: Vec::new() });
     }
     let supervisor = Supervisor::start(specs, control)?;
     let mut links: HashMap<(usize, usize), Vec<WorkerLink>> = HashMap::new();
+    let mut feeds: HashMap<usize, Vec<FeedStart>> = HashMap::new();
     let mut handles = Vec::with_capacity(starting.len());
     for (place, one) in starting.into_iter().enumerate() {
         let (request, response) = one.handle;
         handles.push(ChannelHandle { name: one.name.clone(), pid: one.post.pid(), request, response });
-        let Starting { name, channel, post, restart, .. } = one;
+        let Starting { node, shard, partition, name, channel, post, restart, .. } = one;
         let link = LinkParts { name, channel, post, desk: supervisor.desk(), place, restart };
-        links.entry((one.node, one.shard)).or_default().push(WorkerLink::new(link));
+        let link = WorkerLink::new(link);
+        match (partition, python_source(plan, &plan.nodes[node])) {
+            (Some(partition), Some(source)) => {
+                let feed = WorkerFeed::new(FeedParts {
+                    link,
+                    origin: source.feed.origin.clone(),
+                    template: feed_template(&plan.nodes[node], source)?,
+                    supervision: source.supervision,
+                    is_seekable: source.feed.is_seekable,
+                });
+                feeds.entry(node).or_default().push(FeedStart { shard, partition, feed });
+            }
+            _ => links.entry((node, shard)).or_default().push(link),
+        }
     }
-    Ok(Workers { links, supervisor: Some(supervisor), handles })
+    Ok(Workers { links, feeds, supervisor: Some(supervisor), handles })
 }
 
 #[allow(unsafe_code)]
@@ -141,6 +185,7 @@ fn prepare(
     let post = Arc::new(WorkerPost::default());
     let handle = channel.worker_fds().map_err(failed)?;
     let config = json!({
+        "role": describe::Role::Udf,
         "step": node.name,
         "worker": name,
         "function": udf.function,
@@ -167,7 +212,95 @@ fn prepare(
         signal: signal.clone(),
     };
     let restart = udf.supervision.restart;
-    Ok((Starting { node: index, shard, name: name.to_owned(), channel, post, restart, handle }, spec))
+    let name = name.to_owned();
+    Ok((Starting { node: index, shard, partition: None, name, channel, post, restart, handle }, spec))
+}
+
+/// The node's class, if it is a source in Python that is read.
+fn python_source<'a>(plan: &Plan, node: &'a Node) -> Option<&'a PythonSource> {
+    match &node.kind {
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Python(source), .. }) if !plan.is_replay() => {
+            Some(source)
+        }
+        _ => None,
+    }
+}
+
+/// The layout of a source's batches.
+pub fn feed_template(node: &Node, source: &PythonSource) -> Result<Arc<Template>, EngineError> {
+    let layout = |error: WireError| EngineError::Layout { node: node.name.clone(), error };
+    Ok(Arc::new(Template::new(node.schema.clone(), source.feed.capacity()).map_err(layout)?))
+}
+
+/// The names of a source's partitions.
+fn partitions(node: &Node, source: &PythonSource) -> Result<Vec<String>, EngineError> {
+    if !source.description.partitions {
+        return Ok(vec!["0".to_owned()]);
+    }
+    describe::partitions(source)?.map_err(|error| {
+        let (origin, reason, detail) = (source.feed.origin.clone(), error.message, error.traceback);
+        EngineError::Connect { node: node.name.clone(), error: ConnectError::Process { origin, reason, detail } }
+    })
+}
+
+fn prepare_feed(
+    plan: &Plan,
+    node: &Node,
+    source: &PythonSource,
+    (index, number): (usize, usize),
+    partition: String,
+    signals: &[Arc<ShardSignal>],
+) -> Result<(Starting, WorkerSpec), EngineError> {
+    let shard = number % plan.shards;
+    let name = format!("{}/{shard}/{number}", node.name);
+    let failed = |error| EngineError::Channel { worker: name.clone(), error };
+    let template = feed_template(node, source)?;
+    let (request_slot_bytes, response_slot_bytes) = slot_bytes(&template);
+    let channel = CoreEnd::create(&ChannelConfig {
+        slots: source.slots,
+        request_slot_bytes,
+        response_slot_bytes,
+        // What lies in requests are positions, which are the class's own.
+        schema_hash: template.hash(),
+        response_schema_hash: template.hash(),
+        generation: 1,
+    })
+    .map_err(failed)?;
+    let post = Arc::new(WorkerPost::default());
+    let handle = channel.worker_fds().map_err(failed)?;
+    let config = json!({
+        "role": describe::Role::Source,
+        "step": node.name,
+        "worker": name,
+        "function": source.feed.origin,
+        "directory": source.directory,
+        "wait": plan.worker_wait(),
+        "output": template.schema(),
+        "output_capacity": template.capacity(),
+        "partition": partition,
+        "shard": shard,
+        "index": number,
+    });
+    let doorbell = signals[shard].doorbell().try_clone().map_err(failed)?;
+    let Supervision { memory_bytes_max, restart, .. } = source.supervision;
+    let mut environment = plan.worker_environment.clone();
+    // Not among the arguments, which everybody on the machine can read.
+    environment.push((OPTIONS_VARIABLE.to_owned(), source.options.to_string()));
+    let spec = WorkerSpec {
+        name: name.clone(),
+        python: source.python.clone(),
+        config,
+        environment,
+        doorbell,
+        cpu: None,
+        profile: plan.profile,
+        memory_bytes_max,
+        response: channel.response_layout(),
+        post: post.clone(),
+        signal: signals[shard].clone(),
+    };
+    let partition = Some(partition);
+    Ok((Starting { node: index, shard, partition, name, channel, post, restart, handle }, spec))
 }
 
 impl Starting {

@@ -10,12 +10,13 @@
 
 use ringmill_ring::{Submission, SubmissionKind, monotonic_ns};
 
-use super::link::{SHORTAGE_NS, Sentence, State};
-use super::restarts::Verdict;
 use super::{Failure, Outcome, UdfOperator};
 use crate::error::EngineError;
 use crate::runtime::operator::ShardContext;
+use crate::runtime::restarts::Verdict;
 use crate::runtime::supervisor::Death;
+use crate::runtime::worker_link::{SHORTAGE_NS, Sentence, State};
+use crate::time::in_words;
 
 /// Deaths that a batch may be the suspect of before it is set aside.
 const DEATHS_MAX: u32 = 2;
@@ -208,27 +209,5 @@ impl UdfOperator {
             State::Starting | State::Running => false,
         };
         is_away && self.workers.iter().any(|worker| worker.state == State::Running)
-    }
-}
-
-/// A duration in the largest unit that leaves nothing over.
-pub(super) fn in_words(duration_ns: u64) -> String {
-    match duration_ns {
-        ns if ns.is_multiple_of(1_000_000_000) => format!("{}s", ns / 1_000_000_000),
-        ns if ns.is_multiple_of(1_000_000) => format!("{}ms", ns / 1_000_000),
-        ns if ns.is_multiple_of(1_000) => format!("{}us", ns / 1_000),
-        ns => format!("{ns}ns"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_told_in_the_unit_that_fits() {
-        for (ns, words) in [(2_000_000_000, "2s"), (1_500_000_000, "1500ms"), (250_000, "250us"), (7, "7ns")] {
-            assert_eq!(in_words(ns), words);
-        }
     }
 }

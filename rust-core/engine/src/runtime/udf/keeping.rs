@@ -7,10 +7,10 @@
 use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, monotonic_ns};
 use ringmill_wire::BatchView;
 
-use super::link::{Sentence, WorkerLink};
 use super::snapshots::{Phase, Snapshots};
 use super::{Failure, UdfOperator};
 use crate::error::EngineError;
+use crate::runtime::worker_link::{Sentence, WorkerLink};
 
 /// Largest snapshot of one worker. It lies in the core's memory and goes whole into every checkpoint.
 const BYTES_MAX: usize = 64 << 20;

@@ -11,10 +11,8 @@ mod deaths;
 mod keeping;
 mod keyed;
 mod letters;
-mod link;
 mod open_batch;
 mod replay_log;
-mod restarts;
 mod retrial;
 mod search;
 mod snapshots;
@@ -30,7 +28,6 @@ use ringmill_wire::{BatchView, BatchWriter, ColumnParts, HeapBatch, Lengths, Sch
 pub use self::keyed::KeyedState;
 pub use self::letters::Tracing;
 use self::letters::{KeyText, Traces};
-pub use self::link::{LinkParts, WorkerLink};
 use self::open_batch::OpenBatch;
 use self::retrial::Retrial;
 use self::snapshots::Snapshots;
@@ -39,6 +36,7 @@ use super::operator::{
     DEAD_LETTERS, Delivery, InputMarks, LATE, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext,
 };
 use super::store_port::StorePort;
+use super::worker_link::WorkerLink;
 use crate::error::EngineError;
 use crate::metrics::{NodeCounts, WorkerSnapshot};
 use crate::plan::{OnError, Supervision};

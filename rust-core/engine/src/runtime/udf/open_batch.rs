@@ -2,9 +2,9 @@
 
 use ringmill_ring::{Submission, SubmissionKind, monotonic_ns};
 
-use super::link::State;
-use super::{InFlight, Outcome, Traces, UdfOperator, WorkerLink};
+use super::{InFlight, Outcome, Traces, UdfOperator};
 use crate::runtime::operator::Mark;
+use crate::runtime::worker_link::{State, WorkerLink};
 
 /// See the module.
 pub(super) struct OpenBatch {

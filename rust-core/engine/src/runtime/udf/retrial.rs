@@ -12,12 +12,12 @@ use std::sync::Arc;
 use ringmill_ring::{Submission, SubmissionKind, monotonic_ns};
 use ringmill_wire::{BatchView, BatchWriter, HeapBatch, Template};
 
-use super::link::{Sentence, State};
 use super::search::Search;
 use super::{Failure, Offering, Outcome, UdfOperator};
 use crate::error::EngineError;
 use crate::plan::{OnError, Supervision};
 use crate::runtime::operator::{Mark, ShardContext};
+use crate::runtime::worker_link::{Sentence, State, WorkerLink};
 
 /// Longest beginning of a row that an error shows.
 const RECORD_BYTES_MAX: usize = 300;
@@ -303,7 +303,7 @@ impl UdfOperator {
             return context.wake_at(at_ns);
         }
         retrial.starved_since_ns = context.now_ns;
-        let idle = |worker: &&mut super::WorkerLink| worker.state == State::Running && worker.in_flight == 0;
+        let idle = |worker: &&mut WorkerLink| worker.state == State::Running && worker.in_flight == 0;
         if let Some(worker) = self.workers.iter_mut().find(idle) {
             let reason =
                 "kept arrays of all its slots and was killed, so that a failed batch can be tried again".into();

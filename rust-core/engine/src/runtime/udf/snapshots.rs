@@ -20,11 +20,11 @@ use ringmill_ring::{Completion, Submission};
 use ringmill_state::{EntryKey, WHOLE_SHARD};
 use ringmill_wire::{BatchWriter, ColumnParts};
 
-use super::link::{Sentence, State};
 use super::replay_log::ReplayLog;
 use super::{Outcome, UdfOperator};
 use crate::error::EngineError;
 use crate::runtime::operator::ShardContext;
+use crate::runtime::worker_link::{Sentence, State};
 
 /// Its part of the node's state in the stores.
 pub(super) const SECTION: u8 = 1;

@@ -1,6 +1,6 @@
 //! The core's side of one worker: its channel, whether it works, and how long it has been at its oldest batch.
 //!
-//! Decides nothing about batches; see [`super::deaths`].
+//! Decides nothing about batches; that is the business of those who have one ([`super::udf`], [`super::worker_feed`]).
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use ringmill_ring::{
     SubmissionKind, monotonic_ns,
 };
 
-use super::deaths::in_words;
 use super::restarts::Restarts;
+use super::supervisor::{Death, Desk, WorkerPost};
 use crate::error::EngineError;
 use crate::metrics::{WorkerCondition, WorkerSnapshot};
 use crate::plan::RestartSpec;
-use crate::runtime::supervisor::{Death, Desk, WorkerPost};
+use crate::time::in_words;
 
 /// How long to wait before something is tried again that the system had no memory or descriptors for.
 pub(super) const SHORTAGE_NS: u64 = 100_000_000;

@@ -1,0 +1,23 @@
+"""Lines of a TCP server, read with asyncio."""
+
+import asyncio
+
+import ringmill as rm
+
+
+class Ticks(rm.Source):
+    """Reads ``SYMBOL PRICE`` from each line. The server sends each once, so there is no ``seek()``."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.reader, _ = self.loop.run_until_complete(asyncio.open_connection(host, port))
+
+    def poll(self, partition: str, rows_max: int) -> rm.Rows:
+        try:
+            line = self.loop.run_until_complete(asyncio.wait_for(self.reader.readline(), timeout=0.1))
+        except TimeoutError:
+            return None
+        if not line:
+            return rm.End
+        symbol, price = line.decode().split()
+        return {"symbol": [symbol], "price": [float(price)]}

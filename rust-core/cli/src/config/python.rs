@@ -1,0 +1,68 @@
+//! The keys of sources that are Python classes, checked together.
+
+use std::path::{Path, PathBuf};
+
+use ringmill_connect::{FedSpec, FieldSpec};
+use ringmill_engine::plan::{ClassDescription, PythonSource, Supervision};
+
+use super::mistake::Mistake;
+use super::raw::{RawValue, Table};
+use super::resolve::batch_room;
+
+const SLOTS: i64 = 4;
+
+/// Whether a text is `module:name`.
+pub fn is_reference(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(module, name)| {
+        !module.is_empty() && !name.is_empty() && !module.ends_with(".py") && !module.contains('/')
+    })
+}
+
+/// Reads the table of a source; `None` if it lacks what every such source needs.
+pub fn python_source(
+    table: &Table,
+    fields: Vec<FieldSpec>,
+    supervision: Supervision,
+    (python, directory): (PathBuf, &Path),
+    mistakes: &mut Vec<Mistake>,
+) -> Option<PythonSource> {
+    let class = table.get("class")?;
+    let text = class.text()?;
+    if !is_reference(text) {
+        let hint = "write module:Class, for example \"numbers:Numbers\" for class Numbers in numbers.py";
+        mistakes.push(Mistake::at(class.span, format!("`class`: `{text}` names no class")).hint(hint));
+    }
+    for entry in table.children("fields") {
+        if let Some(path) = entry.raw.table().and_then(|field| field.entry("path")) {
+            let message = format!("`{}`: `path` has no effect here: the class gives columns by their names", entry.key);
+            mistakes.push(Mistake::at(path.key_span, message).hint("remove it"));
+        }
+    }
+    let (rows_max, variable_bytes_max) = batch_room(table, mistakes);
+    let feed = FedSpec {
+        origin: text.to_owned(),
+        fields,
+        rate: table.number("rate"),
+        // Until the class has said that it is not.
+        is_seekable: true,
+        variable_bytes_max,
+        rows_max,
+    };
+    Some(PythonSource {
+        feed,
+        directory: directory.to_owned(),
+        python,
+        options: options(table),
+        slots: u32::try_from(table.integer("slots").unwrap_or(SLOTS)).unwrap_or(0),
+        supervision,
+        description: ClassDescription::default(),
+    })
+}
+
+/// Keyword arguments of the class, as a JSON object.
+fn options(table: &Table) -> serde_json::Value {
+    match table.get("options").map(|raw| &raw.value) {
+        Some(RawValue::Json(options)) => options.clone(),
+        _ => serde_json::json!({}),
+    }
+}
