@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringmill_connect::{AvroSchema, AvroSpec, FieldSpec, HttpSink, MessageFormat, RegistrySpec};
 
 use super::mistake::Mistake;
-use super::raw::Table;
+use super::raw::{Raw, Table};
 use super::variable::secret;
 
 /// For one request to a registry.
@@ -48,16 +48,10 @@ fn avro(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<
         mistakes.push(Mistake::at(entry.key_span, format!("`{}` has no effect without `registry`", entry.key)));
     }
     match (file, registry_entry) {
-        (None, Some(_)) => {
+        (_, Some(_)) => {
             if let Some(entry) = table.entry("encoding") {
                 mistakes.push(Mistake::at(entry.key_span, "`encoding` has no effect with `registry`"));
             }
-            return registry(table, directory, mistakes).map(AvroSpec::Registry);
-        }
-        (Some(_), Some(entry)) => {
-            let mistake = Mistake::at(entry.key_span, "`schema_file` and `registry` exclude each other");
-            mistakes.push(mistake.hint("with a registry each message says its schema"));
-            return None;
         }
         (None, None) => {
             let written = |key: &str| table.written.iter().any(|written| written == key);
@@ -69,16 +63,24 @@ fn avro(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<
         }
         (Some(_), None) => {}
     }
-    let file = file?;
-    let path = directory.join(file.text()?);
-    let schema = AvroSchema::read(&path).map_err(|reason| {
-        mistakes.push(Mistake::at(file.span, format!("`schema_file`: {}: {reason}", path.display())));
-    });
+    let schema = file.map(|file| schema(file, directory, mistakes));
+    if registry_entry.is_some() {
+        let registry = registry(table, directory, mistakes);
+        // A file that cannot be read is not left out.
+        let schema = schema.map_or(Some(None), |schema| schema.map(Some));
+        return Some(AvroSpec::Registry(registry?, schema?));
+    }
     let encoding = match table.text("encoding") {
         Some("single-object") => AvroSpec::SingleObject,
         _ => AvroSpec::Datum,
     };
-    schema.map(encoding).ok()
+    schema?.map(encoding)
+}
+
+fn schema(file: &Raw, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<AvroSchema> {
+    let path = directory.join(file.text()?);
+    let wrong = |reason| Mistake::at(file.span, format!("`schema_file`: {}: {reason}", path.display()));
+    AvroSchema::read(&path).map_err(|reason| mistakes.push(wrong(reason))).ok()
 }
 
 /// Mistakes are shown at the table's head: in the lines of the keys there may be a password.

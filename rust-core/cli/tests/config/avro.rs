@@ -38,7 +38,7 @@ fn a_schema_is_read_and_fits_the_fields() {
     assert_eq!(format("", "a = \"int64\""), Ok(MessageFormat::Json));
     let keys = "format = \"avro\"\navro = { registry = \"http://r:8081\", user = \"mill\", password = \"$CARGO_PKG_NAME\", timeout = \"3s\" }";
     let Ok(MessageFormat::Avro(avro)) = format(keys, "a = \"int64\"") else { panic!("it is right") };
-    let AvroSpec::Registry(registry) = *avro else { panic!("a registry") };
+    let AvroSpec::Registry(registry, None) = *avro else { panic!("a registry") };
     assert_eq!((registry.url.reveal(), registry.user.as_deref()), ("http://r:8081", Some("mill")));
     assert_eq!((registry.password.expect("one").reveal(), registry.timeout.as_secs()), ("ringmill", 3));
 }
@@ -74,8 +74,13 @@ fn what_does_not_fit_the_schema_is_shown_at_its_field() {
         ),
         (
             "format = \"avro\"\navro = { schema_file = \"reading.avsc\", registry = \"http://r\" }",
+            "sensor = \"binary\", celsius = \"float32\"",
+            "p.toml:5:41: `celsius` does not fit the schema: it is float32, and the schema has double (declare celsius = \"float64\")",
+        ),
+        (
+            "format = \"avro\"\navro = { encoding = \"datum\", registry = \"http://r\" }",
             "a = \"utf8\"",
-            "p.toml:7:40: `schema_file` and `registry` exclude each other (with a registry each message says its schema)",
+            "p.toml:7:10: `encoding` has no effect with `registry`",
         ),
         (
             "format = \"avro\"\navro = { registry = \"r:8081\" }",

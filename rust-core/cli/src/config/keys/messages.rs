@@ -16,7 +16,7 @@ static AVRO_KEYS: &[Key] = &[
     optional(
         "schema_file",
         Kind::Filled,
-        "The schema by which messages were written (.avsc); relative to this file. Either this or registry.",
+        "The schema by which messages were written (.avsc); relative to this file. With registry: yours, which says the defaults and former names of fields that a message's schema lacks; optional.",
     ),
     optional(
         "encoding",

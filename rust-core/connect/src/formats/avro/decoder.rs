@@ -64,14 +64,14 @@ impl Schemas {
             AvroSpec::Datum(schema) => (schema, Vec::new()),
             AvroSpec::SingleObject(schema) => (schema, [&MARKER[..], &schema.fingerprint()].concat()),
             #[cfg(feature = "http")]
-            AvroSpec::Registry(spec) => {
-                let registry = Arc::new(Registry::open(spec, fields, members)?);
+            AvroSpec::Registry(spec, reader) => {
+                let registry = Arc::new(Registry::open(spec, reader.as_ref(), fields, members)?);
                 return Ok(Schemas::Registry { registry, programs: HashMap::new() });
             }
             #[cfg(not(feature = "http"))]
-            AvroSpec::Registry(_) => return Err(ConnectError::Feature("http")),
+            AvroSpec::Registry(..) => return Err(ConnectError::Feature("http")),
         };
-        let program = compile(schema, fields, members).map_err(|misfits| ConnectError::Misfit { misfits })?;
+        let program = compile(schema, None, fields, members).map_err(|misfits| ConnectError::Misfit { misfits })?;
         Ok(Schemas::One { program: Arc::new(program), prefix: prefix.into() })
     }
 
@@ -190,9 +190,11 @@ fn foreign(message: &[u8], prefix: &[u8]) -> String {
     }
 }
 
-/// A schema's program for these fields, of which `members` are not in messages.
+/// The program of a schema for these fields, of which `members` are not in messages. `reader`: where defaults and former
+/// names stand.
 pub(super) fn compile(
     schema: &AvroSchema,
+    reader: Option<&AvroSchema>,
     fields: &[FieldSpec],
     members: &[&str],
 ) -> Result<Program, Vec<FieldMisfit>> {
@@ -201,7 +203,7 @@ pub(super) fn compile(
     let columns: Vec<Column> = within.iter().map(|(index, field)| Column::new(*index, field)).collect();
     let places = within.iter().enumerate().map(|(place, (_, field))| (place, *field));
     let paths = Paths::new(places).map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;
-    Program::new(schema, &paths, &columns)
+    Program::new(schema, reader, &paths, &columns)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -35,8 +35,9 @@ pub enum AvroSpec {
     Datum(AvroSchema),
     /// in Avro's single-object encoding: two bytes, C3 01, the fingerprint of the schema, a datum
     SingleObject(AvroSchema),
-    /// in the wire format of Confluent's schema registry: 00, the schema's number there, a datum
-    Registry(RegistrySpec),
+    /// in the wire format of Confluent's schema registry: 00, the schema's number there, a datum. A schema that the reader
+    /// knows says what fields were called before, and what stands for those that a message's schema lacks.
+    Registry(RegistrySpec, Option<AvroSchema>),
 }
 
 /// Where a schema registry is that has Confluent's interface.
@@ -57,7 +58,11 @@ pub struct RegistrySpec {
 impl AvroSpec {
     /// What of the schema, if it is known already, does not fit these fields, of which `members` are not in messages but beside them.
     pub fn misfits(&self, fields: &[FieldSpec], members: &[&str]) -> Vec<FieldMisfit> {
-        let (AvroSpec::Datum(schema) | AvroSpec::SingleObject(schema)) = self else { return Vec::new() };
-        decoder::compile(schema, fields, members).err().unwrap_or_default()
+        match self {
+            AvroSpec::Datum(schema) | AvroSpec::SingleObject(schema) | AvroSpec::Registry(_, Some(schema)) => {
+                decoder::compile(schema, None, fields, members).err().unwrap_or_default()
+            }
+            AvroSpec::Registry(_, None) => Vec::new(),
+        }
     }
 }

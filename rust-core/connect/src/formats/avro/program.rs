@@ -5,8 +5,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use apache_avro::schema::{
-    InnerDecimalSchema, Name, NamesRef, NamespaceRef, RecordField, RecordSchema, ResolvedSchema, Schema, UuidSchema,
+use apache_avro::{
+    schema::{
+        InnerDecimalSchema, Name, NamesRef, NamespaceRef, RecordField, RecordSchema, ResolvedSchema, Schema, UuidSchema,
+    },
+    types::Value,
+    writer::datum::GenericDatumWriter,
 };
 
 use super::{
@@ -51,6 +55,8 @@ enum Node {
     Read(usize, (Wire, To)),
     /// there is none for these columns
     Absent(Box<[usize]>, &'static str),
+    /// nothing stands there; these bytes are read instead
+    Default(Box<[u8]>, usize),
 }
 
 /// Why a message became no row.
@@ -73,19 +79,29 @@ impl From<Refusal> for Unread {
 }
 
 impl Program {
-    /// For these columns, which stand at these paths; or what of the schema does not fit them.
-    pub fn new(schema: &AvroSchema, paths: &Paths, columns: &[Column]) -> Result<Program, Vec<FieldMisfit>> {
+    /// For these columns, which stand at these paths; or what of the schema does not fit them. What the schema lacks is looked
+    /// for in the reader's: under another name, and a default.
+    pub fn new(
+        schema: &AvroSchema,
+        reader: Option<&AvroSchema>,
+        paths: &Paths,
+        columns: &[Column],
+    ) -> Result<Program, Vec<FieldMisfit>> {
         let resolved = ResolvedSchema::new_with_schemata(schema.all());
         let resolved = resolved.map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;
+        let reader = reader.map(|schema| ResolvedSchema::new_with_schemata(schema.all()).map(|names| (schema, names)));
+        let reader = reader.transpose().map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;
+        let reader = reader.as_ref().map(|(schema, names)| Reader { schema, names: names.get_names() });
         let mut compiler = Compiler {
             names: resolved.get_names(),
+            reader,
             paths,
             columns,
             nodes: Vec::new(),
             known: HashMap::new(),
             misfits: Vec::new(),
         };
-        let root = compiler.object(schema.parsed(), 0, None);
+        let root = compiler.object(schema.parsed(), 0, None, reader.map(|reader| reader.schema.parsed()));
         match compiler.misfits.is_empty() {
             true => Ok(Program { nodes: compiler.nodes, root, columns: columns.to_vec() }),
             false => Err(compiler.misfits),
@@ -126,6 +142,7 @@ impl Program {
                     self.columns[*column].push_null(row, state)?;
                 }
             }
+            Node::Default(default, node) => self.step(*node, &mut Bytes::new(default), row, deeper(depth)?)?,
         }
         Ok(())
     }
@@ -167,8 +184,28 @@ fn deeper(depth: u32) -> Result<u32, Broken> {
     depth.checked_sub(1).ok_or(Broken::Depth)
 }
 
+/// The reader's schema.
+#[derive(Clone, Copy)]
+struct Reader<'s, 'c> {
+    schema: &'s AvroSchema,
+    names: &'c NamesRef<'s>,
+}
+
+impl<'s> Reader<'s, '_> {
+    /// The record that is meant: the schema itself, or a branch of it.
+    fn record(&self, schema: &'s Schema) -> Option<&'s RecordSchema> {
+        match schema {
+            Schema::Record(record) => Some(record),
+            Schema::Union(union) => union.variants().iter().find_map(|branch| self.record(branch)),
+            Schema::Ref { name } => self.record(self.names.get(name).copied()?),
+            _ => None,
+        }
+    }
+}
+
 struct Compiler<'s, 'c> {
     names: &'c NamesRef<'s>,
+    reader: Option<Reader<'s, 'c>>,
     paths: &'c Paths,
     columns: &'c [Column],
     nodes: Vec<Node>,
@@ -189,12 +226,18 @@ impl<'s> Compiler<'s, '_> {
     }
 
     /// A value with columns in it: a record, or a union with one.
-    fn object(&mut self, schema: &'s Schema, path: usize, namespace: NamespaceRef<'_>) -> usize {
+    fn object(
+        &mut self,
+        schema: &'s Schema,
+        path: usize,
+        namespace: NamespaceRef<'_>,
+        reader: Option<&'s Schema>,
+    ) -> usize {
         match self.resolve(schema, namespace) {
-            Schema::Record(record) => self.record(record, path, namespace),
+            Schema::Record(record) => self.record(record, path, namespace, reader),
             Schema::Union(union) if !union.variants().is_empty() => {
                 let branches: Vec<usize> =
-                    union.variants().iter().map(|branch| self.object(branch, path, namespace)).collect();
+                    union.variants().iter().map(|branch| self.object(branch, path, namespace, reader)).collect();
                 self.add(Node::Union(branches.into()))
             }
             Schema::Null => {
@@ -221,28 +264,80 @@ impl<'s> Compiler<'s, '_> {
         columns
     }
 
-    fn record(&mut self, record: &'s RecordSchema, path: usize, namespace: NamespaceRef<'_>) -> usize {
+    fn record(
+        &mut self,
+        record: &'s RecordSchema,
+        path: usize,
+        namespace: NamespaceRef<'_>,
+        reader: Option<&'s Schema>,
+    ) -> usize {
         let name = record.name.fully_qualified_name(namespace);
+        let readers = self.reader.zip(reader).and_then(|(reader, schema)| reader.record(schema));
         let mut missing: BTreeSet<usize> = (0..self.paths.node(path).children.len()).collect();
         let mut parts = Vec::with_capacity(record.fields.len() + 1);
         for field in &record.fields {
-            let child = self.paths.node(path).position(field.name.as_bytes(), 0);
-            parts.push(match child {
-                Some(child) => {
-                    missing.remove(&child);
-                    match self.paths.node(path).children[child].target {
+            parts.push(match self.child(field, record, path, readers) {
+                Some(child) if missing.remove(&child) => {
+                    let child = &self.paths.node(path).children[child];
+                    match child.target {
                         Target::Column(column) => self.value(&field.schema, column, name.namespace()),
-                        Target::Node(below) => self.object(&field.schema, below, name.namespace()),
+                        Target::Node(below) => {
+                            let reader = field_of(readers, &child.key).map(|field| &field.schema);
+                            self.object(&field.schema, below, name.namespace(), reader)
+                        }
                     }
                 }
-                None => self.passed_over(&field.schema, name.namespace()),
+                _ => self.passed_over(&field.schema, name.namespace()),
             });
+        }
+        for child in missing.clone() {
+            let default = field_of(readers, &self.paths.node(path).children[child].key);
+            if let Some(default) =
+                default.and_then(|field| self.default(field, self.paths.node(path).children[child].target))
+            {
+                parts.push(default);
+                missing.remove(&child);
+            }
         }
         let absent = self.absent(missing, path, &record.fields);
         if !absent.is_empty() {
             parts.push(self.add(Node::Absent(absent.into(), "missing")));
         }
         self.add(Node::Record(parts.into()))
+    }
+
+    /// The key of the path that a field is meant by: its name, or a name that the reader says it had.
+    fn child(
+        &self,
+        field: &RecordField,
+        record: &RecordSchema,
+        path: usize,
+        readers: Option<&RecordSchema>,
+    ) -> Option<usize> {
+        let node = self.paths.node(path);
+        node.position(field.name.as_bytes(), 0).or_else(|| {
+            let is_former = |key: &str| {
+                let had = field_of(readers, key).is_some_and(|reader| reader.aliases.contains(&field.name));
+                had && !record.fields.iter().any(|other| other.name == key)
+            };
+            node.children.iter().position(|child| is_former(&child.key))
+        })
+    }
+
+    /// What stands for a field that is not there, if the reader says so.
+    fn default(&mut self, field: &'s RecordField, target: Target) -> Option<usize> {
+        let reader = self.reader?;
+        let bytes = default_bytes(field, reader.schema.all())?;
+        // From here on all is the reader's.
+        let names = std::mem::replace(&mut self.names, reader.names);
+        let known = std::mem::take(&mut self.known);
+        let namespace = reader.record(reader.schema.parsed()).and_then(|record| record.name.namespace());
+        let node = match target {
+            Target::Column(column) => self.value(&field.schema, column, namespace),
+            Target::Node(below) => self.object(&field.schema, below, namespace, Some(&field.schema)),
+        };
+        (self.names, self.known) = (names, known);
+        Some(self.add(Node::Default(bytes, node)))
     }
 
     /// The columns below those keys of a path that the record has no field for; they must take nulls.
@@ -341,6 +436,28 @@ impl<'s> Compiler<'s, '_> {
         self.nodes[at] = Node::Record(parts.collect());
         at
     }
+}
+
+fn field_of<'s>(record: Option<&'s RecordSchema>, name: &str) -> Option<&'s RecordField> {
+    record?.fields.iter().find(|field| field.name == name)
+}
+
+/// A field's default, as it would be written.
+fn default_bytes(field: &RecordField, all: Vec<&Schema>) -> Option<Box<[u8]>> {
+    let default = field.default.clone()?;
+    let value = match (&default, &field.schema) {
+        // In JSON a byte is the character with its number.
+        (serde_json::Value::String(text), Schema::Bytes | Schema::Fixed(_)) => {
+            let bytes: Option<Vec<u8>> = text.chars().map(|character| u8::try_from(character).ok()).collect();
+            match &field.schema {
+                Schema::Fixed(fixed) => Value::Fixed(fixed.size, bytes?),
+                _ => Value::Bytes(bytes?),
+            }
+        }
+        _ => Value::try_from(default).ok()?.resolve_schemata(&field.schema, all.clone()).ok()?,
+    };
+    let writer = GenericDatumWriter::builder(&field.schema).schemata(all).ok()?.build().ok()?;
+    writer.write_value_to_vec(value).ok().map(Into::into)
 }
 
 fn hint(schema: &Schema, name: &str) -> Option<String> {

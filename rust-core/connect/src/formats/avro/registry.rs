@@ -14,7 +14,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::{
-    RegistrySpec,
+    AvroSchema, RegistrySpec,
     client::{Client, Trouble},
     decoder::compile,
     program::Program,
@@ -59,7 +59,12 @@ pub(super) struct Registry {
 
 impl Registry {
     /// For these fields. Nobody is asked yet.
-    pub fn open(spec: &RegistrySpec, fields: &[FieldSpec], members: &[&str]) -> Result<Registry, ConnectError> {
+    pub fn open(
+        spec: &RegistrySpec,
+        reader: Option<&AvroSchema>,
+        fields: &[FieldSpec],
+        members: &[&str],
+    ) -> Result<Registry, ConnectError> {
         let name =
             origin(&spec.url).map_err(|reason| ConnectError::Registry { name: "the registry".to_owned(), reason })?;
         let (requests, asked) = unbounded();
@@ -68,6 +73,7 @@ impl Registry {
             name: name.clone(),
             client: Client::open(spec)?,
             shared: Arc::clone(&shared),
+            reader: reader.cloned(),
             fields: fields.to_vec(),
             members: members.iter().map(|member| (*member).to_owned()).collect(),
             waiting: VecDeque::new(),
@@ -101,6 +107,7 @@ struct Asker {
     name: String,
     client: Client,
     shared: Arc<Shared>,
+    reader: Option<AvroSchema>,
     fields: Vec<FieldSpec>,
     members: Vec<String>,
     waiting: VecDeque<u32>,
@@ -127,7 +134,7 @@ impl Asker {
             match self.client.schema(id) {
                 Ok(schema) => {
                     let members: Vec<&str> = self.members.iter().map(String::as_str).collect();
-                    let known = match compile(&schema, &self.fields, &members) {
+                    let known = match compile(&schema, self.reader.as_ref(), &self.fields, &members) {
                         Ok(program) => Known::Program(Arc::new(program)),
                         Err(misfits) => {
                             let reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();

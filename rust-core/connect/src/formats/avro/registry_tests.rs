@@ -8,7 +8,7 @@ use std::{
 
 use apache_avro::types::Value;
 
-use super::{AvroDecoder, AvroSpec, RegistrySpec, tests};
+use super::{AvroDecoder, AvroSchema, AvroSpec, RegistrySpec, tests};
 use crate::{
     ConnectError, Format, PollContext, Secret, encoder,
     formats::{Records, Scratch, Taken},
@@ -59,7 +59,13 @@ impl Server {
     }
 
     fn decoder(&self, columns: &[&str]) -> AvroDecoder {
-        AvroDecoder::new(&AvroSpec::Registry(self.spec.clone()), &fields(columns), &[], 1 << 12).unwrap()
+        self.decoder_of(columns, None)
+    }
+
+    /// Of somebody with this schema.
+    fn decoder_of(&self, columns: &[&str], reader: Option<&str>) -> AvroDecoder {
+        let reader = reader.map(|schema| AvroSchema::parse(schema).unwrap());
+        AvroDecoder::new(&AvroSpec::Registry(self.spec.clone(), reader), &fields(columns), &[], 1 << 12).unwrap()
     }
 }
 
@@ -132,6 +138,52 @@ fn a_schema_may_change_as_long_as_the_columns_can_hold_its_values() {
     assert_eq!(reasons, [misfits, misfits].concat());
     let each_once: Vec<String> = (1..=5).map(|id| format!("/schemas/ids/{id}")).collect();
     assert_eq!(server.asked(), each_once, "each schema is asked for once");
+}
+
+#[test]
+fn what_an_older_schema_lacks_has_the_default_or_the_former_name_that_the_reader_knows() {
+    let server =
+        Server::with(&[&tests::record(r#"{"name": "old", "type": "int"}, {"name": "same", "type": "Reading_"}"#)
+            .replace(
+                "\"Reading_\"",
+                r#"{"type": "record", "name": "Same", "fields": [{"name": "x", "type": "int"}]}"#,
+            )]);
+    let reader = tests::record(
+        r#"{"name": "a", "type": "long", "aliases": ["old"]},
+           {"name": "text", "type": ["string", "null"], "default": "none"},
+           {"name": "bytes", "type": "bytes", "default": "\u00ff\u0001"},
+           {"name": "list", "type": {"type": "array", "items": "double"}, "default": [0.5, 1]},
+           {"name": "suit", "type": {"type": "enum", "name": "Suit", "symbols": ["A", "B"]}, "default": "B"},
+           {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "default": 7},
+           {"name": "nothing", "type": ["null", "int"], "default": null},
+           {"name": "same", "type": {"type": "record", "name": "Same", "fields": [
+               {"name": "x", "type": "int"}, {"name": "y", "type": "int", "default": 3}]}},
+           {"name": "meta", "type": {"type": "record", "name": "Meta", "fields": [
+               {"name": "skipped", "type": "Same"}, {"name": "site", "type": "string"}]},
+            "default": {"skipped": {"x": 1, "y": 2}, "site": "north"}},
+           {"name": "needed", "type": "int"}"#,
+    );
+    let columns = [
+        "a:int64",
+        "text:utf8",
+        "bytes:binary",
+        "list:list[float64]",
+        "suit:utf8",
+        "at:timestamp[us]",
+        "nothing:int32?",
+        "x:int32@/same/x",
+        "y:int64@/same/y",
+        "site:utf8@/meta/site",
+    ];
+    let mut decoder = server.decoder_of(&columns, Some(&reader));
+    let (rows, reasons) = decode(&mut decoder, &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
+    let expected = r#"{"a":1,"text":"none","bytes":"/wE=","list":[0.5,1.0],"suit":"B","at":"1970-01-01T00:00:00.007000Z","nothing":null,"x":2,"y":3,"site":"north"}"#;
+    assert_eq!((rows.trim_end(), reasons), (expected, vec![]));
+    let columns = ["needed:int32"];
+    let mut decoder = server.decoder_of(&columns, Some(&reader));
+    let (_, reasons) = decode(&mut decoder, &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
+    let expected = "schema 1 of the registry does not fit: field \"needed\": the schema has no field \"needed\"";
+    assert_eq!(reasons, [expected], "there is no default");
 }
 
 #[test]
