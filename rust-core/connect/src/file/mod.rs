@@ -118,6 +118,11 @@ impl FileSpec {
         Ok(partitions)
     }
 
+    /// Bytes that the blocks of a long file take while they are decoded ahead.
+    pub fn ahead_bytes(&self) -> u64 {
+        text::ahead_memory_bytes(self.decode_threads)
+    }
+
     fn decoders(&self) -> Result<Option<Arc<Decoders>>, ConnectError> {
         if self.decode_threads == 0 {
             return Ok(None);

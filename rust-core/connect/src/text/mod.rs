@@ -28,7 +28,7 @@ use crate::{
 use ahead::{Ahead, Reading, Start, Taken};
 use feed::{Fed, Feed};
 
-pub(crate) use ahead::Decoders;
+pub(crate) use ahead::{Decoders, memory_bytes as ahead_memory_bytes};
 pub(crate) use content::{Content, Source, of_stream};
 pub(crate) use feed::{Outlet, Piece, ReaderThread, Stream};
 

@@ -427,7 +427,7 @@ pub fn node_counts(plan: &Plan) -> Vec<NodeCounts> {
         .collect()
 }
 
-/// What will be allocated, by name, in bytes; window state is a limit, everything else is taken at the start.
+/// What will be allocated, by name, in bytes, at the most.
 pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
     let (mut budget, mut state) = (Vec::new(), false);
     let variable = variable_bytes(plan);
@@ -445,6 +445,11 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     });
                     let bytes = u64::from(source.slots) * slot as u64;
                     budget.push((format!("{} rings, for each partition", node.name), bytes));
+                }
+                if let SourceConnector::File(file) = &source.connector {
+                    let bytes = file.ahead_bytes();
+                    let what = format!("{} blocks decoded ahead, for each long file", node.name);
+                    budget.extend((bytes > 0).then_some((what, bytes)));
                 }
                 ("batches", shards * (bytes(&node.schema, variable) + DeadLetterBatch::bytes()))
             }

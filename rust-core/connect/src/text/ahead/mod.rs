@@ -21,7 +21,7 @@ use std::{
 
 use crossbeam::queue::ArrayQueue;
 
-use super::Content;
+use super::{Content, READ_BYTES};
 use crate::{Waker, formats::Decoder, lock::lock};
 use block::Block;
 use cutter::Cutter;
@@ -33,6 +33,14 @@ pub(crate) use pool::Decoders;
 /// Blocks of a partition besides one for each thread: one that is taken from, one that the shard decodes, and one that
 /// is ready.
 const SPARE_BLOCKS: usize = 3;
+
+/// What a block takes at most, its rows included, unless its records are longer than one is read for.
+const BLOCK_MEMORY_BYTES: u64 = 4 * READ_BYTES as u64;
+
+/// What the blocks of one file take that so many threads decode ahead.
+pub(crate) fn memory_bytes(threads: usize) -> u64 {
+    if threads == 0 { 0 } else { (threads + SPARE_BLOCKS) as u64 * BLOCK_MEMORY_BYTES }
+}
 
 /// What the threads and the shard share.
 pub(super) struct Work {
