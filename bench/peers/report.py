@@ -69,6 +69,27 @@ def load(folder: Path) -> list[Result]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
+def measured(results: list[Result]) -> str:
+    """Where, when, and at which commit; what was measured where, if there were several machines."""
+    machines: dict[str, list[Result]] = {}
+    for result in results:
+        machines.setdefault(machine_of(result), []).append(result)
+    said = []
+    for machine, there in machines.items():
+        jobs = ", ".join(sorted({result["job"]["name"] for result in there}))
+        day = max(result["created"] for result in there)[:10]
+        said.append(f"{f'{jobs}: ' if len(machines) > 1 else ''}{machine}; {day}, {commits(there)}")
+    return ". ".join(said)
+
+
+def machine_of(result: Result) -> str:
+    """In a line."""
+    machine = result["machine"]
+    virtual = f", {machine['hypervisor'].upper()}" if machine["hypervisor"] else ""
+    cpus = f"{machine['cpus']} CPUs ({machine['cpu']}{virtual})"
+    return f"{cpus}, {machine['os']}, {machine['kernel']}, CPython {machine['python']}"
+
+
 def commits(results: list[Result]) -> str:
     """Which commit was measured; which ones, where a part was measured again later."""
     jobs: dict[str, set[str]] = {}
@@ -327,14 +348,8 @@ def peers_section(folder: Path | None) -> str:
     if folder is None:
         return "No results are there yet: `scripts/bench peers`, then `scripts/bench report`."
     results = load(folder)
-    machine = results[0]["machine"]
     where = folder.relative_to(BENCH)
-    virtual = f", {machine['hypervisor'].upper()}" if machine["hypervisor"] else ""
-    parts = [
-        f"{machine['cpus']} CPUs ({machine['cpu']}{virtual}), {machine['os']}, "
-        f"{machine['kernel']}, CPython {machine['python']}; {created(folder)[:10]}, {commits(results)}. "
-        f"Every run and every histogram: [{where}]({where}).",
-    ]
+    parts = [f"{measured(results)}. Every run and every histogram: [{where}]({where})."]
     if any(result["method"]["quick"] for result in results):
         parts.append("**Small runs (`--quick`): these figures are there to show the form.**")
     for job, title in JOBS.items():

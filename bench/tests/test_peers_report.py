@@ -59,6 +59,18 @@ def test_a_loss_is_said_and_a_failure_is_shown(tmp_path: Path, monkeypatch: pyte
     assert "failed: RunError: wrong output" in text
 
 
+def test_parts_that_were_measured_elsewhere_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = result("J1", "ringmill", 6e7), result("J2", "ringmill", 5e6)
+    one = section(tmp_path, monkeypatch, here, there).splitlines()[0]
+    assert one.count("CPython") == 1
+    assert "J1" not in one
+    there["machine"]["cpu"] = "Another"
+    several = section(tmp_path, monkeypatch, here, there).splitlines()[0]
+    assert several.startswith("J1: ")
+    assert ". J2: " in several
+    assert several.count("CPython") == 2
+
+
 def ring(engine: str, *rates: float) -> dict[str, Any]:
     described = {"name": "ring", "engine": engine, "engine_version": None, "variant": "spin", "language": "rust"}
     whole = results.new(described, {"loop": "closed", "quick": False}, [0, 1])
