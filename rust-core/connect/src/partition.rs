@@ -1,8 +1,8 @@
 //! The reading side: what a shard thread polls.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use ringmill_wire::BatchWriter;
+use ringmill_wire::{BatchView, BatchWriter, DataType};
 use serde::{Deserialize, Serialize};
 
 use crate::{ConnectError, DeadLetters, Places, TakenLetters, Within};
@@ -127,6 +127,17 @@ pub struct PollContext<'a> {
     pub dead: &'a mut dyn DeadLetters,
     /// consume at most this many records
     pub rows_max: u32,
+}
+
+impl PollContext<'_> {
+    /// The first of these rows whose event time lies too far ahead.
+    pub(crate) fn first_too_far(&self, view: &BatchView<'_>, mut rows: Range<usize>) -> Option<usize> {
+        let column = view.column(self.event_time?);
+        let DataType::Timestamp(unit) = column.data_type() else { return None };
+        let max = self.event_time_max_ns.div_euclid(unit.nanoseconds());
+        let times = column.values::<i64>();
+        rows.find(|row| times[*row] > max)
+    }
 }
 
 /// A slice of a source, polled by the one shard that owns it.

@@ -120,7 +120,7 @@ impl FileSpec {
 
     /// Bytes that the blocks of a long file take while they are decoded ahead.
     pub fn ahead_bytes(&self) -> u64 {
-        text::ahead_memory_bytes(self.decode_threads)
+        text::ahead_memory_bytes(self.decode_threads, self.record_bytes_max)
     }
 
     fn decoders(&self) -> Result<Option<Arc<Decoders>>, ConnectError> {

@@ -521,17 +521,16 @@ impl TextPartition {
     ) -> Result<Poll, ConnectError> {
         let wanted = left;
         for _ in 0..BLOCKS_PER_POLL {
-            let Some(block) = ahead.block(context.event_time_max_ns) else {
+            let Some(block) = ahead.block() else {
                 return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
             };
-            if let Some(error) = block.error.take() {
-                self.offset = block.offset;
-                return Err(self.read_error(error));
+            if let Some((offset, source)) = block.fault.take() {
+                return Err(ConnectError::Read { name: self.current().to_owned(), offset, source });
             }
             // A block's rows are tagged by where they stand in it.
             let tag = self.tag(block.end()).wrapping_sub(self.offset.wrapping_sub(block.offset));
             let partition = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
-            let (consumed, taken) = block.take(out, context.dead, partition, self.header.as_deref(), tag, left);
+            let (consumed, taken) = block.take(out, context, partition, tag, left);
             left -= consumed;
             self.rows += u64::from(consumed);
             if consumed > 0 || taken == Taken::All {

@@ -6,9 +6,12 @@ use ringmill_wire::{BatchView, BatchWriter, HeapBatch, Template};
 
 use super::letters::Letters;
 use crate::{
-    DeadLetters, FieldSpec, PollContext, Within,
+    FieldSpec, PollContext, Within,
     formats::{Decoder, Records, Scratch, Stop},
 };
+
+/// So many portions of a block are made ahead at most; what is left of it then is decoded when they are taken.
+const PORTIONS_MAX: usize = if cfg!(test) { 2 } else { 8 };
 
 /// How the records of a file become rows.
 pub(in crate::text) struct Reading {
@@ -34,10 +37,15 @@ pub(in crate::text) struct Block {
     pub ends_within: Option<Within>,
     /// nothing follows
     pub is_last: bool,
-    /// why nothing follows, if the file cannot be read on
-    pub error: Option<io::Error>,
+    /// where the file cannot be read on, and why
+    pub fault: Option<(u64, io::Error)>,
+    reading: Arc<Reading>,
     decoder: Decoder,
     scratch: Scratch,
+    /// bytes that are decoded
+    decoded: usize,
+    /// what is not is a record that nothing follows
+    at_end: bool,
     portions: Vec<Portion>,
     portions_used: usize,
     /// what was taken of it
@@ -70,7 +78,7 @@ pub(in crate::text) enum Taken {
 }
 
 impl Block {
-    pub fn new(decoder: Decoder) -> Block {
+    pub fn new(reading: Arc<Reading>, decoder: Decoder) -> Block {
         Block {
             number: 0,
             offset: 0,
@@ -78,57 +86,72 @@ impl Block {
             begins_within: None,
             ends_within: None,
             is_last: false,
-            error: None,
+            fault: None,
+            reading,
             decoder,
             scratch: Scratch::default(),
+            decoded: 0,
+            at_end: false,
             portions: Vec::new(),
             portions_used: 0,
             taken: Cursor::default(),
         }
     }
 
-    /// Turns its bytes into rows and dead letters.
-    pub fn decode(&mut self, reading: &Reading, event_time_max_ns: i64) {
-        (self.portions_used, self.taken) = (0, Cursor::default());
+    /// Turns its bytes into rows and dead letters, or as many as are made ahead. Whether a row's time lies too far ahead is
+    /// seen when it is taken.
+    pub fn decode(&mut self) {
+        (self.decoded, self.at_end) = (0, false);
         self.decoder.go_on_within(self.begins_within);
-        let (mut at, mut at_end) = (0, false);
-        self.begin_portion(reading);
-        loop {
-            let portion = &mut self.portions[self.portions_used - 1];
-            let mut context = PollContext {
-                now_ns: 0,
-                event_time: reading.event_time,
-                event_time_max_ns,
-                dead: &mut portion.letters,
-                rows_max: u32::MAX,
-            };
-            let (writer, fields) = (portion.rows.writer(), &reading.fields);
-            let scratch = &mut self.scratch;
-            // Letters are told the partition when they are handed over.
-            let mut records = Records::new(writer, &mut context, "", fields, scratch, u32::MAX);
-            (records.offset, records.tag) = (self.offset + at as u64, at as u64);
-            records.header = reading.header.as_deref();
-            let progress = self.decoder.decode(&self.bytes[at..], at_end, &mut records);
-            at += progress.consumed;
-            match progress.stop {
-                Stop::Full => self.begin_portion(reading),
-                // Only what is left then is a record that nothing follows.
-                _ if self.is_last && !at_end => at_end = true,
-                _ => break,
-            }
+        self.decode_on();
+    }
+
+    /// Decodes what is not decoded yet, in place of what was taken.
+    fn decode_on(&mut self) {
+        (self.portions_used, self.taken) = (0, Cursor::default());
+        while !self.is_decoded() && self.portions_used < PORTIONS_MAX {
+            self.decode_portion();
         }
         self.ends_within = self.decoder.within();
     }
 
-    fn begin_portion(&mut self, reading: &Reading) {
-        if self.portions_used == self.portions.len() {
+    fn is_decoded(&self) -> bool {
+        self.decoded == self.bytes.len()
+    }
+
+    fn decode_portion(&mut self) {
+        let Block { reading, portions, portions_used, .. } = self;
+        if *portions_used == portions.len() {
             let rows = HeapBatch::new(Arc::clone(&reading.template)).tagged(true);
-            self.portions.push(Portion { rows, letters: Letters::default() });
+            portions.push(Portion { rows, letters: Letters::default() });
         }
-        let portion = &mut self.portions[self.portions_used];
+        let portion = &mut portions[*portions_used];
+        *portions_used += 1;
         portion.rows.clear();
         portion.letters.clear();
-        self.portions_used += 1;
+        loop {
+            let mut context = PollContext {
+                now_ns: 0,
+                event_time: reading.event_time,
+                event_time_max_ns: i64::MAX,
+                dead: &mut portion.letters,
+                rows_max: u32::MAX,
+            };
+            let (writer, scratch) = (portion.rows.writer(), &mut self.scratch);
+            // Letters are told the partition when they are handed over.
+            let mut records = Records::new(writer, &mut context, "", &reading.fields, scratch, u32::MAX);
+            (records.offset, records.tag) = (self.offset + self.decoded as u64, self.decoded as u64);
+            records.header = reading.header.as_deref();
+            let progress = self.decoder.decode(&self.bytes[self.decoded..], self.at_end, &mut records);
+            self.decoded += progress.consumed;
+            if progress.stop != Stop::NeedMore || self.decoded == self.bytes.len() {
+                return;
+            }
+            // What is left is the last record, and has no end of its own.
+            if std::mem::replace(&mut self.at_end, true) {
+                self.decoded = self.bytes.len();
+            }
+        }
     }
 
     /// Where it ends, in the content.
@@ -148,18 +171,38 @@ impl Block {
     pub fn take(
         &mut self,
         out: &mut BatchWriter,
-        dead: &mut dyn DeadLetters,
+        context: &mut PollContext<'_>,
         partition: &str,
-        header: Option<&str>,
         tag: u64,
         left: u32,
     ) -> (u32, Taken) {
         let mut taken = 0;
-        while self.taken.portion < self.portions_used {
+        loop {
+            if self.taken.portion == self.portions_used {
+                if self.is_decoded() {
+                    return (taken, Taken::All);
+                }
+                self.decode_on();
+                continue;
+            }
             let portion = &self.portions[self.taken.portion];
             let view = portion.rows.view();
             let letter = portion.letters.offset(self.taken.letter);
             let rows = self.taken.row..letter.map_or(view.rows(), |at| row_at(&view, self.taken.row, at - self.offset));
+            let far = context.first_too_far(&view, rows.clone());
+            if far == Some(rows.start) {
+                if taken == left || !context.dead.has_room() {
+                    return (taken, Taken::Budget);
+                }
+                let at = view.tag(rows.start) as usize;
+                if !self.decode_again(at, out, context, partition, tag) {
+                    return (taken, Taken::Full);
+                }
+                self.taken.row += 1;
+                taken += 1;
+                continue;
+            }
+            let rows = rows.start..far.unwrap_or(rows.end);
             if !rows.is_empty() {
                 let wanted = rows.len().min((left - taken) as usize);
                 if wanted == 0 {
@@ -172,17 +215,51 @@ impl Block {
                     return (taken, Taken::Full);
                 }
             } else if letter.is_some() {
-                if taken == left || !dead.has_room() {
+                if taken == left || !context.dead.has_room() {
                     return (taken, Taken::Budget);
                 }
-                portion.letters.hand_over(self.taken.letter, partition, header, dead);
+                let header = self.reading.header.as_deref();
+                portion.letters.hand_over(self.taken.letter, partition, header, context.dead);
                 self.taken.letter += 1;
                 taken += 1;
             } else {
                 self.taken = Cursor { portion: self.taken.portion + 1, ..Cursor::default() };
             }
         }
-        (taken, Taken::All)
+    }
+
+    /// Makes a dead letter of the record at `at`, which lies too far ahead, as the shard alone would; `false`: there is no
+    /// room.
+    #[cold]
+    fn decode_again(
+        &mut self,
+        at: usize,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+        partition: &str,
+        tag: u64,
+    ) -> bool {
+        let mut decoder = self.decoder.clone();
+        decoder.go_on_within(None);
+        for at_end in [false, true] {
+            let mut records = Records::new(out, context, partition, &self.reading.fields, &mut self.scratch, 1);
+            (records.offset, records.tag) = (self.offset + at as u64, tag.wrapping_add(at as u64));
+            records.header = self.reading.header.as_deref();
+            decoder.decode(&self.bytes[at..], at_end, &mut records);
+            if records.consumed > 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Frees what records of unusual length made it hold.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        if self.bytes.capacity() > bytes_max {
+            self.bytes = Vec::new();
+            self.portions.clear();
+            self.portions_used = 0;
+        }
     }
 }
 

@@ -31,12 +31,14 @@ pub(super) struct Cutter {
     next: Start,
     /// of the next block
     number: u64,
+    /// where the content cannot be read on, and why
+    fault: Option<(u64, io::Error)>,
     ended: bool,
 }
 
 impl Cutter {
     pub fn new(content: Content, format: Format, start: Start, block_bytes: usize, record_bytes_max: usize) -> Cutter {
-        Cutter { content, format, block_bytes, record_bytes_max, next: start, number: 0, ended: false }
+        Cutter { content, format, block_bytes, record_bytes_max, next: start, number: 0, fault: None, ended: false }
     }
 
     /// Reads the next block; `false` if there is none.
@@ -49,8 +51,13 @@ impl Cutter {
         block.bytes.clear();
         block.bytes.append(&mut self.next.bytes);
         block.begins_within = self.next.within;
-        block.error = self.read(&mut block.bytes).err();
-        self.ended |= block.error.is_some();
+        if self.fault.is_none() {
+            self.read(&mut block.bytes);
+        }
+        if block.bytes.is_empty() {
+            block.fault = self.fault.take();
+            self.ended |= block.fault.is_some();
+        }
         block.number = self.number;
         block.offset = self.next.offset;
         block.is_last = self.ended;
@@ -59,24 +66,34 @@ impl Cutter {
         true
     }
 
-    /// Reads on behind `bytes` until they end a block, and keeps what is behind that.
-    fn read(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+    /// Reads on behind `bytes` until they end a block, and keeps what is behind that. What comes before a fault is a block
+    /// still, as far as it is whole.
+    fn read(&mut self, bytes: &mut Vec<u8>) {
         let mut wanted = self.block_bytes.max(BYTE_ORDER_MARK.len());
         loop {
             let missing = wanted.saturating_sub(bytes.len());
-            let read = self.content.by_ref().take(missing as u64).read_to_end(bytes)?;
-            self.ended = read < missing;
+            let read = self.content.by_ref().take(missing as u64).read_to_end(bytes);
             if std::mem::take(&mut self.next.at_start) && bytes.starts_with(BYTE_ORDER_MARK) {
                 bytes.drain(..BYTE_ORDER_MARK.len());
                 self.next.offset += BYTE_ORDER_MARK.len() as u64;
             }
-            if self.ended {
-                return Ok(());
+            match read {
+                Ok(read) if read < missing => {
+                    self.ended = true;
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.fault = Some((self.next.offset + bytes.len() as u64, error));
+                    let end = self.end_of_block(bytes);
+                    bytes.truncate(end.unwrap_or(0));
+                    return;
+                }
             }
             if let Some(end) = self.end_of_block(bytes) {
                 self.next.bytes.extend_from_slice(&bytes[end..]);
                 bytes.truncate(end);
-                return Ok(());
+                return;
             }
             wanted = self.block_bytes.max(bytes.len() * 2);
         }

@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use crate::{DeadLetter, DeadLetters};
 
-/// Any number of letters, in the order of their records. Kept without an allocation for each.
+/// As many as a portion has at most.
+const LETTERS_MAX: usize = if cfg!(test) { 3 } else { 1024 };
+
+/// Letters, in the order of their records. Kept without an allocation for each.
 #[derive(Debug, Default)]
 pub(super) struct Letters {
     letters: Vec<Letter>,
@@ -47,7 +50,7 @@ impl Letters {
 
 impl DeadLetters for Letters {
     fn has_room(&self) -> bool {
-        true
+        self.letters.len() < LETTERS_MAX
     }
 
     fn push(&mut self, letter: &DeadLetter<'_>) {

@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -34,21 +34,25 @@ pub(crate) use pool::Decoders;
 /// is ready.
 const SPARE_BLOCKS: usize = 3;
 
-/// What a block takes at most, its rows included, unless its records are longer than one is read for.
+/// What a block takes at most with its rows, unless a record is longer than what is read at a time.
 const BLOCK_MEMORY_BYTES: u64 = 4 * READ_BYTES as u64;
 
 /// What the blocks of one file take that so many threads decode ahead.
-pub(crate) fn memory_bytes(threads: usize) -> u64 {
-    if threads == 0 { 0 } else { (threads + SPARE_BLOCKS) as u64 * BLOCK_MEMORY_BYTES }
+pub(crate) fn memory_bytes(threads: usize, record_bytes_max: usize) -> u64 {
+    if threads == 0 {
+        return 0;
+    }
+    // Cutting stops when the blocks hold as much as they are made for: one may come to hold a record of any length, twice.
+    (threads + SPARE_BLOCKS) as u64 * BLOCK_MEMORY_BYTES + 4 * record_bytes_max as u64
 }
 
 /// What the threads and the shard share.
 pub(super) struct Work {
     cutter: Mutex<Cutter>,
-    reading: Reading,
-    /// [`PollContext::event_time_max_ns`](crate::PollContext) of the newest poll: written by the shard, read by
-    /// whoever decodes. Relaxed: it is a clock's, and an older one is as good.
-    event_time_max_ns: AtomicI64,
+    /// bytes of the blocks that are cut and not taken: added to by whoever cuts, under the lock, and taken from by the
+    /// shard. Relaxed: what it limits is memory, and a little more does no harm.
+    bytes: AtomicUsize,
+    bytes_max: usize,
     /// blocks that may be filled
     free: ArrayQueue<Block>,
     /// blocks that are decoded, in any order
@@ -59,18 +63,25 @@ pub(super) struct Work {
 impl Work {
     /// Decodes one more block; `false` if there is none, or none may be filled.
     fn decode_one(&self) -> bool {
+        if self.bytes.load(Ordering::Relaxed) >= self.bytes_max {
+            return false;
+        }
         let Some(block) = self.free.pop() else { return false };
         let mut hand = Hand { work: self, block: Some(block) };
         let Some(block) = &mut hand.block else { return false };
-        if !lock(&self.cutter).cut(block) {
-            hand.block = None;
-            return false;
+        {
+            let mut cutter = lock(&self.cutter);
+            if !cutter.cut(block) {
+                hand.block = None;
+                return false;
+            }
+            self.bytes.fetch_add(block.bytes.len(), Ordering::Relaxed);
         }
-        if block.error.is_none() {
+        if block.fault.is_none() {
             // Believed only if decoding panics.
-            block.error = Some(io::Error::other("a thread that decodes died"));
-            block.decode(&self.reading, self.event_time_max_ns.load(Ordering::Relaxed));
-            block.error = None;
+            block.fault = Some((block.offset, io::Error::other("a thread that decodes died")));
+            block.decode();
+            block.fault = None;
         }
         true
     }
@@ -115,15 +126,16 @@ impl Ahead {
         waker: Waker,
     ) -> Ahead {
         let blocks = decoders.threads() + SPARE_BLOCKS;
-        let free = ArrayQueue::new(blocks);
+        let (free, record_bytes_max) = (ArrayQueue::new(blocks), reading.record_bytes_max);
+        let reading = Arc::new(reading);
         for _ in 0..blocks {
-            let _ = free.push(Block::new(decoder.clone()));
+            let _ = free.push(Block::new(Arc::clone(&reading), decoder.clone()));
         }
-        let cutter = Cutter::new(content, decoder.format(), start, decoders.block_bytes, reading.record_bytes_max);
+        let cutter = Cutter::new(content, decoder.format(), start, decoders.block_bytes, record_bytes_max);
         let work = Arc::new(Work {
             cutter: Mutex::new(cutter),
-            reading,
-            event_time_max_ns: AtomicI64::new(i64::MAX),
+            bytes: AtomicUsize::new(0),
+            bytes_max: blocks * decoders.block_bytes,
             free,
             decoded: ArrayQueue::new(blocks),
             waker,
@@ -132,9 +144,8 @@ impl Ahead {
     }
 
     /// The block whose records come next. `None`: others decode it, and the waker will be called.
-    pub fn block(&mut self, event_time_max_ns: i64) -> Option<&mut Block> {
+    pub fn block(&mut self) -> Option<&mut Block> {
         if self.block.is_none() {
-            self.work.event_time_max_ns.store(event_time_max_ns, Ordering::Relaxed);
             if self.next == 0 {
                 (0..self.work.free.len()).for_each(|_| self.decoders.call(&self.work));
             }
@@ -160,7 +171,9 @@ impl Ahead {
 
     /// The block is taken: its memory serves for another.
     pub fn finish_block(&mut self) {
-        if let Some(block) = self.block.take() {
+        if let Some(mut block) = self.block.take() {
+            self.work.bytes.fetch_sub(block.bytes.len(), Ordering::Relaxed);
+            block.shrink(4 * self.decoders.block_bytes);
             let _ = self.work.free.push(block);
             self.decoders.call(&self.work);
         }

@@ -7,7 +7,7 @@ use ringmill_wire::HeapBatch;
 
 use super::*;
 use crate::{
-    ConnectError, Format, OutputFormat, Partition, Places, Poll, Position, encoder, schema_of,
+    ConnectError, Format, OutputFormat, Partition, Places, Poll, PollContext, Position, encoder, schema_of,
     testing::{self, Letter, Letters, fields},
     text::{Part, TextOptions, TextPartition},
 };
@@ -224,22 +224,85 @@ fn a_file_that_cannot_be_read_on_says_so_behind_its_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.ndjson.gz");
     let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
-    let text: String = (0..200_000).map(|x| format!("{{\"x\":{x}}}\n")).collect();
-    zipped.write_all(text.as_bytes()).unwrap();
+    (0..200_000).for_each(|x| writeln!(zipped, "{{\"x\":{x}}}").unwrap());
     let whole = zipped.finish().unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let mut reader = Reader::open(&[&path], How::With { threads: 2, block_bytes: 10_000 }, 1000);
-    let error = loop {
-        match reader.poll() {
-            Ok(poll) => assert_ne!(poll, Poll::End),
-            Err(error) => break error,
-        }
+    let read = |how| {
+        let mut reader = Reader::open(&[&path], how, 1000);
+        let error = loop {
+            match reader.poll() {
+                Ok(poll) => assert_ne!(poll, Poll::End),
+                Err(error) => break error.to_string(),
+            }
+        };
+        (String::from_utf8(reader.rows).unwrap(), error)
     };
-    assert!(matches!(&error, ConnectError::Read { name, .. } if name == "in.ndjson.gz"), "{error}");
-    let rows = String::from_utf8(reader.rows).unwrap();
-    assert!(rows.lines().count() > 80_000, "{}", rows.lines().count());
-    let expected: String = text.lines().map(|line| line.replace('}', ",\"t\":null}\n")).collect();
-    assert!(expected.starts_with(&rows));
+    let alone = read(How::Alone);
+    assert!(alone.0.lines().count() > 80_000);
+    assert_eq!(read(How::With { threads: 2, block_bytes: 10_000 }), alone);
+}
+
+/// Rows whose times go up and down around what is believed.
+fn dated(extension: &str) -> String {
+    let time = |x: u64| (x * 7919) % 100;
+    let row = |x| match extension {
+        "csv" => format!("{x},{},\"a\nb\"\n", time(x)),
+        _ => format!("{{\"x\":{x},\"at\":{},\"t\":\"a\"}}\n", time(x)),
+    };
+    let header = if extension == "csv" { "x,at,t\n" } else { "" };
+    header.to_owned() + &(0..500).map(row).collect::<String>()
+}
+
+#[test]
+fn what_lies_too_far_ahead_is_told_when_it_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    for extension in ["ndjson", "csv"] {
+        let path = folder.path().join(format!("in.{extension}"));
+        fs::write(&path, dated(extension)).unwrap();
+        let read = |threads: Option<usize>| {
+            let fields = fields(&["x:int64", "at:timestamp[s]", "t:utf8"]);
+            let schema = schema_of(&fields).unwrap();
+            let format = if extension == "csv" { Format::Csv } else { Format::Json };
+            let options = TextOptions { format, fields, rate: None, record_bytes_max: 100 };
+            let parts = vec![Part { path: path.clone(), name: "in".into(), regular: true }];
+            let mut partition = TextPartition::of_parts("in".into(), &options, parts, false, Arc::new(|| {})).unwrap();
+            if let Some(threads) = threads {
+                partition.decode_with(&Decoders::of_blocks(threads, 4000).unwrap());
+            }
+            let mut batch = testing::batch(&schema, 7, 20);
+            let (mut rows, mut letters) = (Vec::new(), Letters::default());
+            // The clock goes on while rows are taken, whenever they were decoded.
+            for second in 0.. {
+                let mut context = PollContext {
+                    now_ns: 0,
+                    event_time: Some(1),
+                    event_time_max_ns: (40 + rows.len() as i64 / 10) * 1_000_000_000,
+                    dead: &mut letters,
+                    rows_max: 10,
+                };
+                let poll = partition.poll(batch.writer(), &mut context).unwrap();
+                rows.extend_from_slice(batch.view().column(0).values::<i64>());
+                batch.clear();
+                if poll == Poll::End {
+                    return (rows, letters.taken);
+                }
+                assert!(second < 100_000_000, "it comes to an end");
+                std::thread::yield_now();
+            }
+            unreachable!()
+        };
+        // Alone, a poll decodes by the clock of its beginning, so the rows of a poll are judged alike in both.
+        let (rows, letters) = read(None);
+        assert!(rows.len() > 150 && letters.len() > 100, "{} {}", rows.len(), letters.len());
+        assert!(letters[0].reason.contains("lies too far in the future"), "{}", letters[0].reason);
+        for threads in [0, 2] {
+            let (ahead_rows, ahead_letters) = read(Some(threads));
+            assert_eq!(ahead_rows.len() + ahead_letters.len(), 500);
+            assert_eq!(ahead_letters[0], letters[0]);
+            let late = |letters: &[Letter]| letters.iter().map(|letter| letter.offset).collect::<Vec<_>>();
+            assert_eq!((ahead_rows, late(&ahead_letters)), (rows.clone(), late(&letters)), "{extension}, {threads}");
+        }
+    }
 }
 
 #[test]
