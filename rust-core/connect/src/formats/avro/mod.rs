@@ -5,7 +5,7 @@
 //! numbers may become wider. Anything else that does not fit is refused when the pipeline is checked; of a schema that only a
 //! registry knows, when its first message comes.
 //!
-//! No message can make it allocate more than its own size, recurse without bound, or panic.
+//! No message can make it allocate more than a few times its own size, recurse without bound, or panic.
 
 #[cfg(feature = "http")]
 mod client;

@@ -99,6 +99,7 @@ impl Program {
             columns,
             nodes: Vec::new(),
             known: HashMap::new(),
+            depth: 0,
             misfits: Vec::new(),
         };
         let root = compiler.object(schema.parsed(), 0, None, reader.map(|reader| reader.schema.parsed()));
@@ -211,6 +212,8 @@ struct Compiler<'s, 'c> {
     nodes: Vec<Node>,
     /// named types that are passed over
     known: HashMap<Name, usize>,
+    /// types around the one that is passed over
+    depth: u32,
     misfits: Vec<FieldMisfit>,
 }
 
@@ -384,8 +387,20 @@ impl<'s> Compiler<'s, '_> {
         }
     }
 
-    /// A value that no column takes.
+    /// A value that no column takes. Types of several schemas may lie in each other as deep as one likes.
     fn passed_over(&mut self, schema: &'s Schema, namespace: NamespaceRef<'_>) -> usize {
+        if self.depth == DEPTH_MAX {
+            self.misfits
+                .push(FieldMisfit::of_schema(format!("its types lie more than {DEPTH_MAX} deep in each other")));
+            return self.add(Node::Empty);
+        }
+        self.depth += 1;
+        let node = self.passed_over_here(schema, namespace);
+        self.depth -= 1;
+        node
+    }
+
+    fn passed_over_here(&mut self, schema: &'s Schema, namespace: NamespaceRef<'_>) -> usize {
         let node = match schema {
             Schema::Null => Node::Empty,
             Schema::Boolean => Node::Bytes(1),
@@ -433,7 +448,11 @@ impl<'s> Compiler<'s, '_> {
         let at = self.add(Node::Empty);
         self.known.insert(name.clone(), at);
         let parts = record.fields.iter().map(|field| self.passed_over(&field.schema, name.namespace()));
-        self.nodes[at] = Node::Record(parts.collect());
+        let parts: Box<[usize]> = parts.collect();
+        // Of records without bytes there may be more in each other than anybody can go through.
+        if !parts.iter().all(|part| matches!(self.nodes[*part], Node::Empty)) {
+            self.nodes[at] = Node::Record(parts);
+        }
         at
     }
 }

@@ -331,6 +331,35 @@ fn lengths_that_nobody_can_have_cost_nothing() {
 }
 
 #[test]
+fn types_without_bytes_cost_nothing_however_many_there_are() {
+    let mut inner = r#"{"type": "record", "name": "R0", "fields": [{"name": "a", "type": "null"}]}"#.to_owned();
+    for level in 1..35 {
+        let before = level - 1;
+        inner = format!(
+            r#"{{"type": "record", "name": "R{level}", "fields": [{{"name": "a", "type": {inner}}}, {{"name": "b", "type": "R{before}"}}]}}"#
+        );
+    }
+    let schema = record(&format!(r#"{{"name": "rest", "type": {inner}}}, {{"name": "a", "type": "long"}}"#));
+    let (rows, letters) = decode(&spec(&schema), &["a:int64"], &[vec![14]]);
+    assert_eq!((&rows[..], letters.len()), ("{\"a\":7}\n", 0));
+}
+
+#[test]
+fn types_too_deep_in_each_other_are_refused() {
+    let mut others = vec![r#"{"type": "record", "name": "D0", "fields": [{"name": "a", "type": "long"}]}"#.to_owned()];
+    for level in 1..300 {
+        let before = level - 1;
+        others.push(format!(
+            r#"{{"type": "record", "name": "D{level}", "fields": [{{"name": "a", "type": "D{before}"}}]}}"#
+        ));
+    }
+    let schema = r#"{"type": "record", "name": "R", "fields": [{"name": "deep", "type": "D299"}]}"#;
+    let schema = AvroSchema::parse_with(schema, &others).unwrap();
+    let misfits = AvroSpec::Datum(schema).misfits(&fields(&["a:int64?"]), &[]);
+    assert!(misfits.iter().any(|misfit| misfit.to_string().contains("more than 256 deep")), "{misfits:?}");
+}
+
+#[test]
 fn single_objects_are_known_by_the_fingerprint_of_their_schema() {
     // Schema and fingerprint are those of the specification's test suite.
     let schema = AvroSchema::parse(r#""int""#).unwrap();
