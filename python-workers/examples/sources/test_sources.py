@@ -2,9 +2,13 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 
 from jobs import Example, Start
 from test_orders import make_orders
+from ticks import Ticks
+
+import ringmill as rm
 
 
 def test_a_second_run_reads_what_was_added(example: Example, run: Start) -> None:
@@ -22,32 +26,54 @@ def test_a_second_run_reads_what_was_added(example: Example, run: Start) -> None
 def test_lines_of_a_server_become_rows(example: Example, run: Start) -> None:
     folder = example("sources")
     (folder / "pipeline.toml").write_text((folder / "ticks.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    with Server([f"SYM{number % 3} {number}.5" for number in range(300)]) as port:
-        rows = run(folder, f"sources.ticks.options.port={port}").rows("ticks.ndjson")
+    with Server([f"SYM{number % 3} {number}.5" for number in range(300)]) as server:
+        server.go_on()
+        rows = run(folder, f"sources.ticks.options.port={server.port}").rows("ticks.ndjson")
     assert [row["price"] for row in rows] == [number + 0.5 for number in range(300)]
     assert {row["symbol"] for row in rows} == {"SYM0", "SYM1", "SYM2"}
 
 
+def test_lines_that_come_long_after_the_connection_become_rows() -> None:
+    with Server(["SYM 1.5", "SYM 2.5"]) as server:
+        ticks = Ticks("127.0.0.1", server.port)
+        assert ticks.poll("0", 10) is None, "nothing was sent yet"
+        server.go_on()
+        prices = [price for rows in polls(ticks) for price in rows["price"]]
+        ticks.close()
+    assert prices == [1.5, 2.5]
+
+
+def polls(source: rm.Source) -> Iterator[dict[str, list[float]]]:
+    """What it has until it ends."""
+    while (rows := source.poll("0", 10)) is not rm.End:
+        if rows is not None:
+            yield rows
+
+
 class Server:
-    """Sends lines to the first who connects."""
+    """Sends lines to whoever connects, once it is told to go on."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
         self.loop = asyncio.new_event_loop()
+        self.is_going_on = asyncio.Event()
         self.thread = threading.Thread(target=self.loop.run_forever)
 
     async def _serve(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self.is_going_on.wait()
         writer.writelines(f"{line}\n".encode() for line in self.lines)
         await writer.drain()
         writer.close()
 
-    def __enter__(self) -> int:
+    def go_on(self) -> None:
+        self.loop.call_soon_threadsafe(self.is_going_on.set)
+
+    def __enter__(self) -> "Server":
         self.thread.start()
         started = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0), self.loop)
         self.server = started.result()
-        port = self.server.sockets[0].getsockname()[1]
-        assert isinstance(port, int)
-        return port
+        self.port: int = self.server.sockets[0].getsockname()[1]
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.loop.call_soon_threadsafe(self.server.close)

@@ -10,7 +10,8 @@ class Ticks(rm.Source):
 
     def __init__(self, host: str, port: int) -> None:
         self.loop = asyncio.new_event_loop()
-        self.reader, _ = self.loop.run_until_complete(asyncio.open_connection(host, port))
+        # The writer is never used, and kept: a connection is closed when its writer is forgotten.
+        self.reader, self.writer = self.loop.run_until_complete(asyncio.open_connection(host, port))
 
     def poll(self, partition: str, rows_max: int) -> rm.Rows:
         try:
@@ -21,3 +22,8 @@ class Ticks(rm.Source):
             return rm.End
         symbol, price = line.decode().split()
         return {"symbol": [symbol], "price": [float(price)]}
+
+    def close(self) -> None:
+        self.writer.close()
+        self.loop.run_until_complete(self.writer.wait_closed())
+        self.loop.close()
