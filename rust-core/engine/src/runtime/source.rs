@@ -51,6 +51,8 @@ struct PartitionState {
     not_before_ns: u64,
     /// It had nothing when it was asked in this round.
     is_idle: bool,
+    /// It has something already, and the shard goes to sleep nevertheless, because it was not to be asked.
+    is_unwatched: bool,
     ended: bool,
 }
 
@@ -99,6 +101,7 @@ impl SourceOperator {
             last_rows_ns: now_ns,
             not_before_ns: 0,
             is_idle: false,
+            is_unwatched: false,
             ended: false,
         };
         Self {
@@ -176,7 +179,12 @@ impl SourceOperator {
         match outcome {
             Poll::Full => full = true,
             Poll::Rows => {}
-            Poll::Idle => state.is_idle = true,
+            Poll::Idle => {
+                state.is_idle = true;
+                if state.is_unwatched {
+                    context.wake_at(context.now_ns);
+                }
+            }
             Poll::Until(at_ns) => {
                 state.not_before_ns = at_ns;
                 context.wake_at(at_ns);
@@ -317,6 +325,7 @@ impl SourceOperator {
             self.is_draining = true;
             self.partitions.iter_mut().for_each(|state| state.partition.drain());
         }
+        self.partitions.iter_mut().for_each(|state| state.is_idle = false);
         if self.mark.end {
             return Ok(false);
         }
@@ -327,7 +336,6 @@ impl SourceOperator {
         if is_at_barrier || self.is_passing_on() || !self.dead.has_room() {
             return Ok(false);
         }
-        self.partitions.iter_mut().for_each(|state| state.is_idle = false);
         while !context.draining
             && let Some(index) = self.next_partition(context.now_ns)
         {
@@ -460,12 +468,22 @@ impl Operator for SourceOperator {
         Ok(is_ready)
     }
 
+    /// What a partition has keeps the shard awake only if it would be taken: one that was not asked, or not to be asked
+    /// yet, is asked again when what it waits for has come, and the shard is awake for that.
     fn arm_sleep(&mut self) -> bool {
-        self.partitions.iter_mut().all(|state| state.partition.arm_sleep())
+        let mut has_nothing = true;
+        for state in &mut self.partitions {
+            state.is_unwatched = !state.partition.arm_sleep();
+            has_nothing &= !(state.is_unwatched && state.is_idle);
+        }
+        has_nothing
     }
 
     fn disarm_sleep(&mut self) {
-        self.partitions.iter_mut().for_each(|state| state.partition.disarm_sleep());
+        for state in &mut self.partitions {
+            state.is_unwatched = false;
+            state.partition.disarm_sleep();
+        }
     }
 
     fn workers(&self, workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {
@@ -506,3 +524,7 @@ impl DeadLetters for DeadLetterBatch {
         self.push_record(letter);
     }
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;
