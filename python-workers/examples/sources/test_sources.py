@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Self
 
 from jobs import Example, Start
 from test_orders import make_orders
@@ -68,7 +69,7 @@ class Server:
     def go_on(self) -> None:
         self.loop.call_soon_threadsafe(self.is_going_on.set)
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         self.thread.start()
         started = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0), self.loop)
         self.server = started.result()
