@@ -155,11 +155,26 @@ def test_the_core_is_told_what_a_class_can_do(tmp_path: Any) -> None:
     described = describe("s", "of_test_source:Many", str(tmp_path), "source", {"names": []})
     assert described == {"step": "s", "ok": True, "name": "Many", "seek": False, "partitions": True}
     assert json.dumps(described)
-    asked = [{}, {"names": []}, {"names": ["a", "a"]}, {"names": [""]}, {"names": [str(n) for n in range(1025)]}]
+    asked = [
+        {},
+        {"names": []},
+        {"names": ["a", "a"]},
+        {"names": [""]},
+        {"names": [str(n) for n in range(1025)]},
+        {"names": ["\ud800"]},
+    ]
     answers = [partitions("of_test_source:Many", str(tmp_path), options, 60) for options in asked]
     assert answers[0] == {"partitions": ["a", "b"]}
     for answer, message in zip(
-        answers[1:], ["1 to 1024 names, got 0", "'a' twice", "not empty, got ''", "1 to 1024 names, got 1025"], strict=True
+        answers[1:],
+        [
+            "1 to 1024 names, got 0",
+            "'a' twice",
+            "not empty, got ''",
+            "1 to 1024 names, got 1025",
+            "Unicode characters, got '\\ud800'",
+        ],
+        strict=True,
     ):
         assert message in answer["error"]
         assert "Traceback" in answer["traceback"]

@@ -76,8 +76,8 @@ class Source:
     def position(self, partition: str) -> Any:
         """Where the rows stand that ``poll()`` has returned so far: whatever ``seek()`` needs to go on behind them.
 
-        JSON values of at most 16 KiB (tuples come back as lists), asked after every ``poll()`` and once before the first.
-        None: at the beginning.
+        JSON values of at most 16 KiB (tuples come back as lists), None among them, asked after every ``poll()`` and once before
+        the first: a process that dies before it had rows is followed by one that seeks that position.
         """
         raise NotImplementedError
 
@@ -124,6 +124,8 @@ def partitions_of(source: Source) -> list[str]:
     for partition in names:
         if not (isinstance(partition, str) and partition):
             raise OutputError(f"source {name}: partitions(): expected names, strings that are not empty, got {partition!r}")
+        if not _is_text(partition):
+            raise OutputError(f"source {name}: partitions(): expected names of Unicode characters, got {partition!r}")
     if not 1 <= len(names) <= _PARTITIONS_MAX:
         raise OutputError(f"source {name}: partitions(): expected 1 to {_PARTITIONS_MAX} names, got {len(names)}")
     if twice := next((partition for partition in names if names.count(partition) > 1), None):
@@ -149,10 +151,8 @@ def row_count(source: str, rows: Rows, rows_max: int) -> int:
     return count
 
 
-def position_text(source: str, position: Any) -> str | None:
-    """A position as the JSON that is kept of it; raises :class:`OutputError` if it is none, or too long."""
-    if position is None:
-        return None
+def position_text(source: str, position: Any) -> str:
+    """A position as the JSON that is kept of it, ASCII; raises :class:`OutputError` if it is none, or too long."""
     try:
         text = json.dumps(position, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -161,6 +161,15 @@ def position_text(source: str, position: Any) -> str | None:
         expected = f"at most {_POSITION_BYTES_MAX} bytes as JSON"
         raise OutputError(f"source {source}: position(): expected {expected}, got {len(text)}")
     return text
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be told to the core: one with half of a surrogate pair cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _described(value: object) -> str:

@@ -64,7 +64,7 @@ class _Partition:
         self._failed: int | None = None
         """The attempt that failed: what else was asked in it is void."""
         self._before: str | None = None
-        """Where it stood before the first rows, until the core was told."""
+        """Where it stood before the first poll, until the core was told: whoever follows goes on from there."""
         self._at: str | None = None
 
     def answer_all(self) -> None:
@@ -92,15 +92,16 @@ class _Partition:
             except BaseException as error:  # SystemExit too: the core decides what follows
                 self._failed = attempt
                 self._feed.fail(self._failure(error))
+                self._before = None
 
     def _fill(self, rows_max: int) -> None:
         rows = self._source.poll(self._name, rows_max)
         count = 0 if rows is None or rows is End else row_count(self._class, rows, rows_max)
         after = self._stand()
         if count == 0 and rows is not End and after == self._at:
-            self._feed.answer(None, 0, b'{"kind":"idle"}')
-            return
-        trailer = {"kind": "end" if rows is End else "rows", "before": self._before, "after": after}
+            rows, trailer = None, {"kind": "idle", "before": self._before}
+        else:
+            trailer = {"kind": "end" if rows is End else "rows", "before": self._before, "after": after}
         self._feed.answer(rows, count, json.dumps(trailer).encode())
         self._before, self._at = None, after
 

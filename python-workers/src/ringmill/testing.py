@@ -138,7 +138,7 @@ def poll(
     if stands:
         position_text(name, reader.position(partition))
     if position is not None:
-        reader.seek(partition, json.loads(position_text(name, position) or "null"))
+        reader.seek(partition, json.loads(position_text(name, position)))
     limits = [rows_max] if isinstance(rows_max, int) else list(rows_max)
     polled = []
     try:

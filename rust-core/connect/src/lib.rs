@@ -62,7 +62,7 @@ mod writer;
 
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use error::{ConnectError, Fault};
-pub use fed::{Fed, FedSpec, Feed, FeedPlace};
+pub use fed::{Fed, FedSpec, Feed, FeedPlace, POSITION_BYTES_MAX};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{

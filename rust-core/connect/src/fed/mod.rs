@@ -18,6 +18,9 @@ use ringmill_wire::{Capacity, HeapBatch, Schema};
 use self::partition::FedPartition;
 use crate::{ConnectError, FieldSpec, Partitions, Replay, Resume, schema_of};
 
+/// A position is shorter than so many bytes.
+pub const POSITION_BYTES_MAX: usize = 16 << 10;
+
 /// Rows of a process of its own; a partition for each [`Feed`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct FedSpec {
@@ -40,13 +43,15 @@ pub struct FedSpec {
 pub enum Fed {
     /// A batch, perhaps of no rows.
     Batch {
-        /// where the process stood before its first batch, if it can say; told with that one only
+        /// where the process stood before its first batch, if it can say and has not said it yet
         before: Option<String>,
         /// where it stands behind the batch, if it can say
         after: Option<String>,
         /// there will be no more
         is_last: bool,
     },
+    /// Nothing now, and this is where the process stands before its first batch; told once, as soon as it is known.
+    Stands(String),
     /// Nothing now; the shard is woken.
     Idle,
     /// Nothing before this time (CLOCK_MONOTONIC, nanoseconds).
@@ -111,6 +116,11 @@ impl FedSpec {
         let open = |place: FeedPlace| {
             let earlier = resume.iter().find(|earlier| earlier.name == place.name);
             let position = earlier.map(Resume::position).transpose()?;
+            let length = position.as_ref().and_then(|position| position.opaque.as_ref()).map_or(0, |text| text.len());
+            if let Some(earlier) = earlier.filter(|_| length >= POSITION_BYTES_MAX) {
+                let reason = format!("its position has {length} bytes, and less than {POSITION_BYTES_MAX} can be");
+                return Err(earlier.refuse(reason));
+            }
             let shard = place.shard;
             let partition = FedPartition::new(self, place, position.unwrap_or_default())?;
             Ok((shard, Box::new(partition) as Box<_>))

@@ -21,7 +21,7 @@ pub struct FedPartition {
     batch: HeapBatch,
     /// rows of the batch that went on
     taken: usize,
-    /// where the process stood before the batch, and behind it; `None`: at its beginning
+    /// where the process stood before the batch, and behind it; `None`: it has not said
     before: Option<String>,
     after: Option<String>,
     /// rows behind `after` that an earlier run has taken
@@ -86,6 +86,17 @@ impl FedPartition {
             self.tags.resize(self.taken, 0);
             self.tags.extend((0..count).map(|row| if tag == 0 { 0 } else { tag + row }));
         }
+    }
+
+    /// There is no batch.
+    fn wait(&mut self, fed: Fed) -> Poll {
+        match fed {
+            Fed::Until(time_ns) => return Poll::Until(time_ns),
+            // A checkpoint that is made before anything was taken has to hold it.
+            Fed::Stands(position) => self.after = self.after.take().or(Some(position)),
+            Fed::Batch { .. } | Fed::Idle => {}
+        }
+        Poll::Idle
     }
 
     /// Gives out up to `wanted` rows of the batch.
@@ -155,8 +166,7 @@ impl Partition for FedPartition {
                 outcome => {
                     self.batch.clear();
                     self.taken = 0;
-                    return outcome
-                        .map(|fed| if let Fed::Until(time_ns) = fed { Poll::Until(time_ns) } else { Poll::Idle });
+                    return outcome.map(|fed| self.wait(fed));
                 }
             }
         }

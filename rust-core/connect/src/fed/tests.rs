@@ -6,7 +6,7 @@ use std::{
 use ringmill_wire::{DataType, HeapBatch, TimeUnit};
 use serde_json::json;
 
-use super::{Fed, FedSpec, Feed, FeedPlace};
+use super::{Fed, FedSpec, Feed, FeedPlace, POSITION_BYTES_MAX};
 use crate::{
     ConnectError, FieldSpec, Partition, Poll, PollContext, Position, Resume,
     lock::lock,
@@ -17,6 +17,8 @@ use crate::{
 #[derive(Default)]
 struct Script {
     batches: VecDeque<Vec<i64>>,
+    /// Told before the first batch, if there is anything to be told.
+    stands: Option<String>,
     at: Option<String>,
     sought: Option<String>,
     is_drained: bool,
@@ -35,6 +37,9 @@ impl Feed for Scripted {
 
     fn take(&mut self, into: &mut HeapBatch, _: u64) -> Result<Fed, ConnectError> {
         let mut script = lock(&self.0);
+        if let Some(position) = script.stands.take() {
+            return Ok(Fed::Stands(position));
+        }
         let Some(numbers) = script.batches.pop_front() else { return Ok(Fed::Idle) };
         into.clear();
         for number in &numbers {
@@ -159,4 +164,32 @@ fn rows_of_a_time_too_far_ahead_are_dead_letters_and_wait_for_room() {
         letters.taken.iter().map(|letter| (letter.offset, std::str::from_utf8(&letter.record).unwrap())).collect();
     let record = |ns| format!("{{\"number\":\"1970-01-01T00:00:00.0000000{ns}Z\"}}");
     assert_eq!(found, [(1, record(90).as_str()), (3, record(91).as_str())]);
+}
+
+#[test]
+fn where_it_stands_before_the_first_batch_is_in_a_checkpoint_as_soon_as_it_is_known() {
+    let (mut partition, script) = open(&spec(true), &[&[5, 6], &[7]], None);
+    lock(&script).stands = Some("5".to_owned());
+    let mut out = batch(&spec(true).schema().unwrap(), 8, 0);
+    assert_eq!(partition.position().opaque, None);
+    assert_eq!(poll(&mut *partition, &mut out, &mut Letters::default(), 8).unwrap(), Poll::Idle);
+    let position = partition.position();
+    assert_eq!((position.opaque.as_deref(), position.offset, position.rows), (Some("5"), 0, 0));
+    poll(&mut *partition, &mut out, &mut Letters::default(), 1).unwrap();
+    let position = partition.position();
+    assert_eq!((position.opaque.as_deref(), position.offset, position.rows), (Some("5"), 1, 1));
+}
+
+#[test]
+fn a_checkpoint_s_position_that_no_process_could_be_told_is_refused() {
+    for (length, is_refused) in [(POSITION_BYTES_MAX - 1, false), (POSITION_BYTES_MAX, true)] {
+        let position = Position { opaque: Some("1".repeat(length)), ..Position::default() };
+        let position = serde_json::to_value(position).unwrap();
+        let resume = [Resume { name: "0", position: &position, ended: false }];
+        let feed = Box::new(Scripted(Arc::default()));
+        let opened = spec(true).open(vec![FeedPlace { name: "0".to_owned(), shard: 0, feed }], Some(&resume));
+        let error = opened.err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), is_refused);
+        assert!(error.is_none_or(|error| error.contains("its position has 16384 bytes")));
+    }
 }

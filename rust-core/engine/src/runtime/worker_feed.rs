@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ringmill_connect::{ConnectError, Fed, Feed};
+use ringmill_connect::{ConnectError, Fed, Feed, POSITION_BYTES_MAX};
 use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, monotonic_ns};
 use ringmill_wire::{HeapBatch, Template};
 use serde::Deserialize;
@@ -24,10 +24,9 @@ use crate::metrics::WorkerSnapshot;
 use crate::plan::Supervision;
 use crate::time::in_words;
 
-/// Longest position, as JSON: a restore is one piece, which does not fill its slot.
-pub const POSITION_BYTES_MAX: usize = 16 << 10;
-/// What follows the micro-batch in a response slot: at most two positions, and the words around them.
-pub const TRAILER_BYTES_MAX: usize = 2 * POSITION_BYTES_MAX + 1024;
+/// What follows the micro-batch in a response slot: at most two positions, each twice as long with every quote escaped, and
+/// the words around them.
+const TRAILER_BYTES_MAX: usize = 4 * POSITION_BYTES_MAX + 1024;
 /// How long a process that had nothing is left alone, at first and at most; doubled each time.
 const PAUSE_NS: u64 = 1_000_000;
 const PAUSE_NS_MAX: u64 = 32_000_000;
@@ -46,7 +45,7 @@ pub struct WorkerFeed {
     supervision: Supervision,
     is_seekable: bool,
     /// What it was asked and has not answered, oldest first.
-    asked: VecDeque<u32>,
+    asked: VecDeque<Asked>,
     /// Where it stood behind the last batch that was taken; `None`: it has not said.
     at: Option<String>,
     /// It has to be told so before it is asked further.
@@ -68,6 +67,13 @@ pub struct WorkerFeed {
     figures: FeedFigures,
 }
 
+/// A request that was not answered yet.
+struct Asked {
+    slot: u32,
+    /// To go on from a position, where the others are for rows.
+    is_seek: bool,
+}
+
 /// What stands behind the micro-batch of an answer.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
@@ -77,7 +83,7 @@ enum Trailer {
     /// The last of them.
     End { before: Option<String>, after: Option<String> },
     /// Nothing now.
-    Idle,
+    Idle { before: Option<String> },
     /// The request is of an attempt that failed.
     Void,
 }
@@ -150,7 +156,7 @@ impl WorkerFeed {
         self.link.distrust(violation, false, false);
     }
 
-    /// Hears what the process says, up to a batch.
+    /// Hears what the process says, up to a batch or where it stands.
     fn hear(&mut self, into: &mut HeapBatch, now_ns: u64) -> Result<Option<Fed>, ConnectError> {
         loop {
             let completion = match self.link.poll() {
@@ -165,13 +171,13 @@ impl WorkerFeed {
                 CompletionKind::Ready => self.link.note_ready(),
                 CompletionKind::LeaseReleased => {}
                 CompletionKind::Result | CompletionKind::Failed => {
-                    if self.asked.pop_front() != Some(completion.slot) {
+                    let Some(asked) = self.asked.pop_front().filter(|asked| asked.slot == completion.slot) else {
                         self.break_with("a request was answered out of turn");
                         return Ok(None);
-                    }
+                    };
                     let busy_ns = completion.udf_end_ns.saturating_sub(completion.udf_start_ns);
                     self.link.note_answer(monotonic_ns(), busy_ns);
-                    let fed = self.read(&completion, into, now_ns);
+                    let fed = self.read(&asked, &completion, into, now_ns);
                     self.link.channel.release(completion.slot);
                     if let Some(fed) = fed? {
                         return Ok(Some(fed));
@@ -182,20 +188,24 @@ impl WorkerFeed {
         }
     }
 
-    /// Reads an answer; `None`: it brings no batch.
+    /// Reads an answer; `None`: it brings neither a batch nor where the process stands.
     fn read(
         &mut self,
+        asked: &Asked,
         completion: &Completion,
         into: &mut HeapBatch,
         now_ns: u64,
     ) -> Result<Option<Fed>, ConnectError> {
         if completion.kind == CompletionKind::Failed {
             self.link.channel.copy_response(completion.slot, completion.byte_length, &mut self.bytes);
-            return self.fail(now_ns).map(|()| None);
+            return self.fail(now_ns);
+        }
+        if asked.is_seek && completion.byte_length == 0 {
+            return Ok(None);
         }
         let batch_bytes = self.template.bytes() as u32;
         let Some(trailer_bytes) = completion.byte_length.checked_sub(batch_bytes) else {
-            // The answer to a restore has nothing in it.
+            self.break_with(&format!("an answer of {} bytes, less than a batch has", completion.byte_length));
             return Ok(None);
         };
         self.link.channel.copy_response_from(completion.slot, batch_bytes, trailer_bytes, &mut self.bytes);
@@ -203,11 +213,11 @@ impl WorkerFeed {
             Ok(Trailer::Rows { before, after }) => (before, after, false),
             Ok(Trailer::End { before, after }) => (before, after, true),
             Ok(Trailer::Void) => return Ok(None),
-            Ok(Trailer::Idle) => {
+            Ok(Trailer::Idle { before }) => {
                 self.failures = 0;
                 self.pause_ns = (2 * self.pause_ns).clamp(PAUSE_NS, PAUSE_NS_MAX);
                 self.not_before_ns = now_ns + self.pause_ns;
-                return Ok(None);
+                return Ok(self.stand(before));
             }
             Err(error) => {
                 self.break_with(&format!("its position is not understood: {error}"));
@@ -227,6 +237,13 @@ impl WorkerFeed {
         Ok(Some(Fed::Batch { before, after, is_last }))
     }
 
+    /// The process has said where it stood before its first batch.
+    fn stand(&mut self, before: Option<String>) -> Option<Fed> {
+        let before = before.filter(|before| before.len() < POSITION_BYTES_MAX && self.at.is_none())?;
+        self.at = Some(before.clone());
+        Some(Fed::Stands(before))
+    }
+
     #[allow(unsafe_code)]
     fn copy(&self, completion: &Completion, into: &mut HeapBatch) -> Result<(), ringmill_wire::WireError> {
         let memory = self.link.channel.response_memory(completion.slot);
@@ -236,7 +253,7 @@ impl WorkerFeed {
     }
 
     /// The class raised; what it said is in `bytes`.
-    fn fail(&mut self, now_ns: u64) -> Result<(), ConnectError> {
+    fn fail(&mut self, now_ns: u64) -> Result<Option<Fed>, ConnectError> {
         let failure = serde_json::from_slice(&self.bytes);
         let failure: Failure = failure.unwrap_or_else(|_| Failure {
             error: "it raised, and could not say what".to_owned(),
@@ -246,9 +263,7 @@ impl WorkerFeed {
         });
         self.failures += 1;
         self.attempt += 1;
-        if self.at.is_none() {
-            self.at = failure.before.filter(|before| before.len() < POSITION_BYTES_MAX);
-        }
+        let stands = self.stand(failure.before);
         let Supervision { retries, retry_backoff_ns, .. } = self.supervision;
         if failure.is_final || self.failures > retries {
             return Err(self.refuse(failure.error, failure.traceback));
@@ -264,7 +279,7 @@ impl WorkerFeed {
         );
         self.not_before_ns = now_ns + wait_ns;
         self.go_astray();
-        Ok(())
+        Ok(stands)
     }
 
     /// What the process does next is not what follows the last batch, unless it is told to.
@@ -360,7 +375,7 @@ impl WorkerFeed {
 
     fn publish(&mut self, submission: Submission) {
         self.number += 1;
-        self.asked.push_back(submission.slot);
+        self.asked.push_back(Asked { slot: submission.slot, is_seek: submission.kind == SubmissionKind::Restore });
         let (batch, epoch, now_ns) = (self.number, self.attempt, monotonic_ns());
         self.link.publish(&Submission { batch, epoch, ingest_ns: now_ns, publish_ns: now_ns, ..submission });
     }
@@ -369,7 +384,7 @@ impl WorkerFeed {
     #[allow(unsafe_code)]
     fn write_position(&self, slot: u32) -> u32 {
         let position = self.at.as_deref().unwrap_or_default().as_bytes();
-        assert!(position.len() < self.link.channel.request_slot_bytes(), "checked when it came");
+        assert!(position.len() < self.link.channel.request_slot_bytes(), "checked when it came, and in a checkpoint");
         let memory = self.link.channel.slot_memory(slot);
         // SAFETY: the slot was acquired and not published, and has room for so many bytes.
         unsafe { memory.as_ptr().copy_from_nonoverlapping(position.as_ptr(), position.len()) };
