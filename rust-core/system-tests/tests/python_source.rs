@@ -446,3 +446,78 @@ fn options_are_not_among_the_arguments_that_everybody_can_read() {
     assert_eq!(arguments.len(), 1);
     assert!(arguments[0].contains("functions:Numbers") && !arguments[0].contains("0.004321"), "{arguments:?}");
 }
+
+const STANDS: &str = "
+import os, pathlib
+
+class Stands(rm.Source):
+    # A cursor that is None at first, as those of many services are.
+    def __init__(self, count=3000):
+        self.cursor, self.count = None, count
+
+    def poll(self, partition, rows_max):
+        first = self.cursor or 0
+        rows = np.arange(first, min(first + 100, self.count))
+        if not len(rows):
+            return rm.End
+        self.cursor = first + len(rows)
+        if not pathlib.Path('raised').exists():
+            pathlib.Path('raised').touch()
+            raise ConnectionError('once')
+        return {'number': rows, 'partition': [partition] * len(rows)}
+
+    def position(self, partition):
+        return self.cursor
+
+    def seek(self, partition, position):
+        self.cursor = position
+
+class Tail(Stands):
+    # Begins at the end of what there is, which is further on for every process; there is nothing new at first.
+    def __init__(self):
+        with open('starts', 'a') as starts:
+            starts.write('x')
+        self.cursor, self.count = 1000 * (os.path.getsize('starts') - 1), 3000
+
+    def poll(self, partition, rows_max):
+        pathlib.Path('raised').touch()
+        return super().poll(partition, rows_max) if pathlib.Path('go').exists() else self.note()
+
+    def note(self):
+        with open('polls', 'a') as polls:
+            polls.write('x')
+        return None
+";
+
+#[test]
+fn a_class_whose_first_poll_raises_seeks_its_first_position_even_if_that_is_none() {
+    let job =
+        Job::new(&[&pipeline("Stands", "", "retries = 1\nretry_backoff = \"1ms\"\n"), CHECKPOINT].concat(), STANDS);
+    let ended = job.run(&[]);
+    ended.report();
+    assert!(ended.stderr.contains("ConnectionError: once; it is asked again"), "{}", ended.stderr);
+    check_whole(&job.rows("out.ndjson"), &["0"], 3000);
+}
+
+#[test]
+fn a_class_that_had_no_rows_yet_goes_on_from_its_first_position_when_its_process_or_the_core_dies() {
+    let job = Job::new(&[&pipeline("Tail", "", "restart_backoff = \"0s\"\n"), CHECKPOINT].concat(), STANDS);
+    let polled = || std::fs::metadata(job.path("polls")).map_or(0, |file| file.len());
+    let mut child = job.start(&[]);
+    let core = child.id();
+    until(&mut child, || polled() > 3);
+    let (first, known) = (children_of(core), polled());
+    kill_now(first[0]);
+    until(&mut child, || polled() > known + 3);
+    // One that was begun when the position was known is complete.
+    for _ in 0..2 {
+        let newest = newest_checkpoint(&job.path("state"));
+        until(&mut child, || newest_checkpoint(&job.path("state")) > newest);
+    }
+    kill_now(core as i32);
+    child.wait().unwrap();
+    job.write("go", "");
+    job.run(&[]).report();
+    check_whole(&job.rows("out.ndjson"), &["0"], 3000);
+    assert_eq!(job.read("starts").len(), 3);
+}
