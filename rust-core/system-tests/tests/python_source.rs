@@ -521,3 +521,26 @@ fn a_class_that_had_no_rows_yet_goes_on_from_its_first_position_when_its_process
     check_whole(&job.rows("out.ndjson"), &["0"], 3000);
     assert_eq!(job.read("starts").len(), 3);
 }
+
+#[test]
+fn a_position_of_quotes_alone_may_be_as_long_as_any() {
+    let quotes = "
+class Quotes(rm.Source):
+    def __init__(self):
+        self.next = 0
+
+    def poll(self, partition, rows_max):
+        self.next += 1
+        return {'number': [self.next - 1], 'partition': [partition]} if self.next <= 10 else rm.End
+
+    def position(self, partition):
+        # 16,382 bytes as JSON.
+        return ['\"' * 8187, self.next]
+
+    def seek(self, partition, position):
+        self.next = position[1]
+";
+    let job = Job::new(&[&pipeline("Quotes", "", ""), CHECKPOINT].concat(), quotes);
+    job.run(&[]).report();
+    check_whole(&job.rows("out.ndjson"), &["0"], 10);
+}
