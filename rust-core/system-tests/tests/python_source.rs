@@ -534,7 +534,7 @@ class Quotes(rm.Source):
         return {'number': [self.next - 1], 'partition': [partition]} if self.next <= 10 else rm.End
 
     def position(self, partition):
-        # 16,382 bytes as JSON.
+        # Up to 16,381 bytes as JSON, of 16,383 that are allowed.
         return ['\"' * 8187, self.next]
 
     def seek(self, partition, position):
