@@ -4,7 +4,7 @@
 //! written into the response slot, and what it says of where it stands is put behind them.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -12,9 +12,10 @@ use std::time::Duration;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use ringmill_ring::{Completion, CompletionKind, Doorbell, Submission, SubmissionKind, Wait, WorkerEnd, monotonic_ns};
+use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, WorkerEnd, monotonic_ns};
 use ringmill_wire::{BatchWriter, Template};
 
+use crate::attach::attach;
 use crate::output::{OutputPlan, Returned};
 use crate::schema::{PyCapacity, PyFields, template, value_error};
 
@@ -56,16 +57,8 @@ impl Feed {
         outputs: PyFields,
         capacity: PyCapacity,
     ) -> PyResult<Feed> {
-        let wait: Wait = wait.parse().map_err(value_error)?;
         let template = template(outputs, capacity)?;
-        if [request_fd, response_fd, doorbell_fd].iter().any(|fd| *fd < 0) {
-            return Err(PyValueError::new_err("a descriptor is negative"));
-        }
-        // SAFETY: the caller gives the descriptors away; one that is not open makes `attach` fail.
-        let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
-        let (request, response, doorbell) = (own(request_fd), own(response_fd), Doorbell::from_fd(own(doorbell_fd)));
-        let end = WorkerEnd::attach(request, response, doorbell, wait, template.hash(), template.hash())
-            .map_err(|error| PyRuntimeError::new_err(format!("failed to attach to the channel: {error}")))?;
+        let end = attach([request_fd, response_fd, doorbell_fd], wait, &template, &template)?;
         if end.response_slot_bytes() < template.bytes() {
             return Err(PyRuntimeError::new_err("the channel's slots are smaller than its batches"));
         }
@@ -182,13 +175,6 @@ impl Feed {
     #[getter]
     fn failure_bytes_max(&self) -> PyResult<usize> {
         Ok(self.state()?.end.response_slot_bytes())
-    }
-
-    /// Room behind the rows.
-    #[getter]
-    fn trailer_bytes_max(&self) -> PyResult<usize> {
-        let state = self.state()?;
-        Ok(state.end.response_slot_bytes() - state.template.bytes())
     }
 
     /// The number of the request that is being answered.

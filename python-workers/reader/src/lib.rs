@@ -2,9 +2,11 @@
 //!
 //! Conversions only: what a UDF is given ([`udf`], [`column`], [`batch`]), how long it may look at it ([`lease`]), what
 //! it may return ([`output`]) and have stored ([`keeper`]), and the loop that does all that for every batch
-//! ([`worker`]); and a source's end, which is asked for rows ([`feed`]). Which function runs, on which columns, is decided in the Python package around it.
+//! ([`worker`]); and a source's end, which is asked for rows ([`feed`]). Which function runs, on which columns, is decided
+//! in the Python package around it.
 
 mod arrow;
+mod attach;
 mod batch;
 mod column;
 mod copied;

@@ -5,17 +5,18 @@
 //! (`failed`), never the end of the worker; a core that breaks the protocol is.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use ringmill_ring::{Completion, CompletionKind, Doorbell, Submission, SubmissionKind, Wait, WorkerEnd, monotonic_ns};
+use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, WorkerEnd, monotonic_ns};
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, Lengths, Template};
 
+use crate::attach::attach;
 use crate::copied::{self, Moment};
 use crate::keeper::Keeper;
 use crate::lease::{Lease, Returned as ReturnedSlots};
@@ -99,17 +100,8 @@ impl Worker {
         capacity: PyCapacity,
         output_capacity: PyCapacity,
     ) -> PyResult<Worker> {
-        let wait: Wait = wait.parse().map_err(value_error)?;
         let (request, response) = (template(inputs, capacity)?, template(outputs, output_capacity)?);
-        if [request_fd, response_fd, doorbell_fd].iter().any(|fd| *fd < 0) {
-            return Err(PyValueError::new_err("a descriptor is negative"));
-        }
-        // SAFETY: the caller gives the descriptors away; one that is not open makes `attach` fail.
-        let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
-        let (request_file, response_file, doorbell) = (own(request_fd), own(response_fd), own(doorbell_fd));
-        let doorbell = Doorbell::from_fd(doorbell);
-        let end = WorkerEnd::attach(request_file, response_file, doorbell, wait, request.hash(), response.hash())
-            .map_err(|error| PyRuntimeError::new_err(format!("failed to attach to the channel: {error}")))?;
+        let end = attach([request_fd, response_fd, doorbell_fd], wait, &request, &response)?;
         if end.request_slot_bytes() < request.bytes() || end.response_slot_bytes() < response.bytes() {
             return Err(PyRuntimeError::new_err("the channel's slots are smaller than its batches"));
         }
