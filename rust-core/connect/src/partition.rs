@@ -158,8 +158,14 @@ pub trait Partition: Send {
     /// What has been consumed so far.
     fn position(&self) -> Position;
 
-    /// Continues behind `position`; refused by sources that cannot go back.
-    fn seek(&mut self, position: &Position) -> Result<(), ConnectError>;
+    /// Continues behind `position`; refused by sources that begin somewhere only when they are opened.
+    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
+        Err(ConnectError::Seek {
+            partition: self.name().to_owned(),
+            offset: position.offset,
+            reason: "a partition that is read already goes on only".to_owned(),
+        })
+    }
 
     /// Whether it can be polled; asked before the first poll until it says so. What is missing wakes the shard.
     fn is_ready(&mut self) -> Result<bool, ConnectError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringmill_wire::{BatchView, BatchWriter, DataType, HeapBatch, Template};
+use ringmill_wire::{BatchWriter, HeapBatch, Template};
 
 use super::{Fed, FedSpec, Feed, FeedPlace};
 use crate::{
@@ -104,7 +104,7 @@ impl FedPartition {
         let view = self.batch.view().with_tags(&self.tags);
         let end = view.rows().min(self.taken.saturating_add(usize::try_from(wanted).unwrap_or(usize::MAX)));
         while self.taken < end {
-            let far = too_far(&view, self.taken..end, context);
+            let far = context.first_too_far(&view, self.taken..end);
             let until = far.unwrap_or(end);
             let copied = out.copy_rows(&view, self.taken..until);
             self.taken += copied;
@@ -136,15 +136,6 @@ impl FedPartition {
     fn is_consumed(&self) -> bool {
         self.taken == self.batch.rows() as usize
     }
-}
-
-/// The first row whose event time lies too far ahead.
-fn too_far(view: &BatchView<'_>, mut rows: std::ops::Range<usize>, context: &PollContext<'_>) -> Option<usize> {
-    let column = view.column(context.event_time?);
-    let DataType::Timestamp(unit) = column.data_type() else { return None };
-    let max = context.event_time_max_ns.div_euclid(unit.nanoseconds());
-    let times = column.values::<i64>();
-    rows.find(|row| times[*row] > max)
 }
 
 impl Partition for FedPartition {
@@ -191,15 +182,6 @@ impl Partition for FedPartition {
             (true, false) => (&self.before, self.taken as u64),
         };
         Position { offset, rows: self.rows, opaque: opaque.clone(), ..Position::default() }
-    }
-
-    /// Only what is opened can begin somewhere.
-    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
-        Err(ConnectError::Seek {
-            partition: self.name.clone(),
-            offset: position.offset,
-            reason: "a partition that is read already goes on only".to_owned(),
-        })
     }
 
     fn note_places(&mut self, places: &Arc<Places>, source: &str) {

@@ -181,15 +181,6 @@ impl Partition for NatsPartition {
         Position { offset, rows: self.rows, created_ns, ..Position::default() }
     }
 
-    /// Only what is opened can begin somewhere.
-    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
-        Err(ConnectError::Seek {
-            partition: self.name.clone(),
-            offset: position.offset,
-            reason: "a partition that is read already goes on only".to_owned(),
-        })
-    }
-
     fn note_places(&mut self, places: &Arc<Places>, source: &str) {
         self.tagger = Some(Tagger::new(places, source));
     }

@@ -25,7 +25,7 @@ use crate::{
     pace::{Admission, Pace},
     places::{Form, Original, Places, Tagger},
 };
-use ahead::{Ahead, Reading, Start, Taken};
+use ahead::Ahead;
 use feed::{Fed, Feed};
 
 pub(crate) use ahead::{Decoders, memory_bytes as ahead_memory_bytes};
@@ -36,8 +36,6 @@ pub(crate) use feed::{Outlet, Piece, ReaderThread, Stream};
 const READ_BYTES: usize = 256 << 10;
 /// A poll reads at most so often, so that a stretch without records (a line of gigabytes) cannot hold up the shard.
 const READS_PER_POLL: usize = 4;
-/// … or takes at most so many blocks that others have decoded.
-const BLOCKS_PER_POLL: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One file of a partition.
@@ -483,71 +481,6 @@ impl TextPartition {
                 return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
             }
         }
-    }
-
-    /// Hands what is still to be read of a long file to those who decode ahead.
-    fn look_ahead(&mut self, out: &BatchWriter, context: &PollContext<'_>) {
-        let (Some(decoders), Some(source)) = (&self.decoders, &self.source) else { return };
-        let is_inline = matches!(self.feed, Some(Feed::Inline(_))) && !self.ended;
-        if !is_inline || self.decoder.needs_header() || source.file_bytes() < decoders.file_bytes_min() {
-            return;
-        }
-        let Some(Feed::Inline(content)) = self.feed.take() else { return };
-        let start = Start {
-            offset: self.offset,
-            bytes: self.buffer[self.start..self.end].to_vec(),
-            at_start: self.at_start,
-            within: self.decoder.within(),
-        };
-        (self.start, self.end, self.at_start) = (0, 0, false);
-        self.buffer = Vec::new();
-        let reading = Reading {
-            fields: self.fields.clone(),
-            template: Arc::clone(out.template()),
-            event_time: context.event_time,
-            header: self.header.clone(),
-            record_bytes_max: self.record_bytes_max,
-        };
-        self.ahead = Some(Ahead::new(content, start, reading, &self.decoder, decoders, self.waker.clone()));
-    }
-
-    /// Moves on what others have decoded.
-    fn take_ahead(
-        &mut self,
-        ahead: &mut Ahead,
-        out: &mut BatchWriter,
-        context: &mut PollContext<'_>,
-        mut left: u32,
-    ) -> Result<Poll, ConnectError> {
-        let wanted = left;
-        for _ in 0..BLOCKS_PER_POLL {
-            let Some(block) = ahead.block() else {
-                return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
-            };
-            if let Some((offset, source)) = block.fault.take() {
-                return Err(ConnectError::Read { name: self.current().to_owned(), offset, source });
-            }
-            // A block's rows are tagged by where they stand in it.
-            let tag = self.tag(block.end()).wrapping_sub(self.offset.wrapping_sub(block.offset));
-            let partition = self.parts.get(self.part).map_or(&*self.name, |part| &part.name);
-            let (consumed, taken) = block.take(out, context, partition, tag, left);
-            left -= consumed;
-            self.rows += u64::from(consumed);
-            if consumed > 0 || taken == Taken::All {
-                self.offset = block.next_offset();
-                self.decoder.go_on_within(block.ends_within.filter(|_| taken == Taken::All));
-            }
-            match taken {
-                Taken::Budget => return Ok(Poll::Rows),
-                Taken::Full => return Ok(Poll::Full),
-                Taken::All if block.is_last => {
-                    self.ended = true;
-                    return Ok(if self.next_part()? { Poll::Rows } else { Poll::End });
-                }
-                Taken::All => ahead.finish_block(),
-            }
-        }
-        Ok(Poll::Rows)
     }
 
     /// By what the file is known again of which something was consumed.

@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use apache_avro::{
     schema::{
-        InnerDecimalSchema, Name, NamesRef, NamespaceRef, RecordField, RecordSchema, ResolvedSchema, Schema, UuidSchema,
+        InnerDecimalSchema, Name, NamesRef, NamespaceRef, RecordField, RecordSchema, ResolvedSchema, Schema,
+        UnionSchema, UuidSchema,
     },
     types::Value,
     writer::datum::GenericDatumWriter,
@@ -239,9 +240,7 @@ impl<'s> Compiler<'s, '_> {
         match self.resolve(schema, namespace) {
             Schema::Record(record) => self.record(record, path, namespace, reader),
             Schema::Union(union) if !union.variants().is_empty() => {
-                let branches: Vec<usize> =
-                    union.variants().iter().map(|branch| self.object(branch, path, namespace, reader)).collect();
-                self.add(Node::Union(branches.into()))
+                self.union(union, |own, branch| own.object(branch, path, namespace, reader))
             }
             Schema::Null => {
                 let columns = self.columns_below(path);
@@ -259,6 +258,12 @@ impl<'s> Compiler<'s, '_> {
                 self.add(Node::Empty)
             }
         }
+    }
+
+    /// One of a union's branches, each made by `branch`.
+    fn union(&mut self, union: &'s UnionSchema, mut branch: impl FnMut(&mut Self, &'s Schema) -> usize) -> usize {
+        let branches = union.variants().iter().map(|schema| branch(self, schema)).collect();
+        self.add(Node::Union(branches))
     }
 
     fn columns_below(&self, path: usize) -> Vec<usize> {
@@ -368,9 +373,7 @@ impl<'s> Compiler<'s, '_> {
         let schema = self.resolve(schema, namespace);
         match schema {
             Schema::Union(union) if !union.variants().is_empty() => {
-                let branches: Vec<usize> =
-                    union.variants().iter().map(|branch| self.value(branch, column, namespace)).collect();
-                return self.add(Node::Union(branches.into()));
+                return self.union(union, |own, branch| own.value(branch, column, namespace));
             }
             Schema::Null => return self.add(Node::Absent([column].into(), "null")),
             _ => {}
@@ -419,11 +422,7 @@ impl<'s> Compiler<'s, '_> {
             | Schema::Uuid(UuidSchema::String | UuidSchema::Bytes) => Node::Prefixed,
             Schema::Array(array) => Node::Blocks { item: self.passed_over(&array.items, namespace), has_keys: false },
             Schema::Map(map) => Node::Blocks { item: self.passed_over(&map.types, namespace), has_keys: true },
-            Schema::Union(union) => {
-                let branches: Vec<usize> =
-                    union.variants().iter().map(|branch| self.passed_over(branch, namespace)).collect();
-                Node::Union(branches.into())
-            }
+            Schema::Union(union) => return self.union(union, |own, branch| own.passed_over(branch, namespace)),
             Schema::Record(record) => return self.record_passed_over(record, namespace),
             Schema::Ref { name } => {
                 let name = name.fully_qualified_name(namespace).into_owned();

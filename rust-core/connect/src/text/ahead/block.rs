@@ -66,17 +66,6 @@ struct Cursor {
     letter: usize,
 }
 
-/// How far [`Block::take`] came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::text) enum Taken {
-    /// all of the block
-    All,
-    /// as many records as asked for, or no more dead letters can be taken
-    Budget,
-    /// the next row does not fit into the batch
-    Full,
-}
-
 impl Block {
     pub fn new(reading: Arc<Reading>, decoder: Decoder) -> Block {
         Block {
@@ -167,7 +156,8 @@ impl Block {
         row.into_iter().chain(portion.letters.offset(self.taken.letter)).min().unwrap_or(self.end())
     }
 
-    /// Moves at most `left` records on, rows with `tag` added to their own; how many, and why it stopped.
+    /// Moves at most `left` records on, rows with `tag` added to their own; how many, and why it stopped:
+    /// [`Stop::NeedMore`] behind the last.
     pub fn take(
         &mut self,
         out: &mut BatchWriter,
@@ -175,12 +165,12 @@ impl Block {
         partition: &str,
         tag: u64,
         left: u32,
-    ) -> (u32, Taken) {
+    ) -> (u32, Stop) {
         let mut taken = 0;
         loop {
             if self.taken.portion == self.portions_used {
                 if self.is_decoded() {
-                    return (taken, Taken::All);
+                    return (taken, Stop::NeedMore);
                 }
                 self.decode_on();
                 continue;
@@ -188,43 +178,42 @@ impl Block {
             let portion = &self.portions[self.taken.portion];
             let view = portion.rows.view();
             let letter = portion.letters.offset(self.taken.letter);
-            let rows = self.taken.row..letter.map_or(view.rows(), |at| row_at(&view, self.taken.row, at - self.offset));
-            let far = context.first_too_far(&view, rows.clone());
-            if far == Some(rows.start) {
-                if taken == left || !context.dead.has_room() {
-                    return (taken, Taken::Budget);
-                }
-                let at = view.tag(rows.start) as usize;
-                if !self.decode_again(at, out, context, partition, tag) {
-                    return (taken, Taken::Full);
-                }
-                self.taken.row += 1;
-                taken += 1;
+            let first = self.taken.row;
+            let rows = letter.map_or(view.rows(), |at| row_at(&view, first, at - self.offset)) - first;
+            if rows == 0 && letter.is_none() {
+                self.taken = Cursor { portion: self.taken.portion + 1, ..Cursor::default() };
                 continue;
             }
-            let rows = rows.start..far.unwrap_or(rows.end);
-            if !rows.is_empty() {
-                let wanted = rows.len().min((left - taken) as usize);
-                if wanted == 0 {
-                    return (taken, Taken::Budget);
-                }
-                let copied = out.copy_rows_tagged(&view, rows.start..rows.start + wanted, tag);
+            if taken == left {
+                return (taken, Stop::Budget);
+            }
+            let wanted = first..first + rows.min((left - taken) as usize);
+            let far = context.first_too_far(&view, wanted.clone());
+            let good = wanted.start..far.unwrap_or(wanted.end);
+            if !good.is_empty() {
+                let copied = out.copy_rows_tagged(&view, good.clone(), tag);
                 self.taken.row += copied;
                 taken += copied as u32;
-                if copied < wanted {
-                    return (taken, Taken::Full);
+                if copied < good.len() {
+                    return (taken, Stop::Full);
                 }
-            } else if letter.is_some() {
-                if taken == left || !context.dead.has_room() {
-                    return (taken, Taken::Budget);
+                continue;
+            }
+            if !context.dead.has_room() {
+                return (taken, Stop::Budget);
+            }
+            if far.is_some() {
+                let at = view.tag(first) as usize;
+                if !self.decode_again(at, out, context, partition, tag) {
+                    return (taken, Stop::Full);
                 }
+                self.taken.row += 1;
+            } else {
                 let header = self.reading.header.as_deref();
                 portion.letters.hand_over(self.taken.letter, partition, header, context.dead);
                 self.taken.letter += 1;
-                taken += 1;
-            } else {
-                self.taken = Cursor { portion: self.taken.portion + 1, ..Cursor::default() };
             }
+            taken += 1;
         }
     }
 

@@ -10,6 +10,7 @@ mod block;
 mod cutter;
 mod letters;
 mod pool;
+mod taking;
 
 use std::{
     io,
@@ -24,10 +25,9 @@ use crossbeam::queue::ArrayQueue;
 use super::{Content, READ_BYTES};
 use crate::{Waker, formats::Decoder, lock::lock};
 use block::Block;
-use cutter::Cutter;
+use cutter::{Cutter, Start};
 
-pub(super) use block::{Reading, Taken};
-pub(super) use cutter::Start;
+use block::Reading;
 pub(crate) use pool::Decoders;
 
 /// Blocks of a partition besides one for each thread: one that is taken from, one that the shard decodes, and one that
@@ -140,15 +140,13 @@ impl Ahead {
             decoded: ArrayQueue::new(blocks),
             waker,
         });
+        (0..blocks).for_each(|_| decoders.call(&work));
         Ahead { work, decoders: Arc::clone(decoders), early: Vec::with_capacity(blocks), next: 0, block: None }
     }
 
     /// The block whose records come next. `None`: others decode it, and the waker will be called.
     pub fn block(&mut self) -> Option<&mut Block> {
         if self.block.is_none() {
-            if self.next == 0 {
-                (0..self.work.free.len()).for_each(|_| self.decoders.call(&self.work));
-            }
             self.block = self.receive();
         }
         self.block.as_mut()
