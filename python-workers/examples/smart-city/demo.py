@@ -91,18 +91,23 @@ class Verdict:
 
     def __str__(self) -> str:
         anomalies, missing, extra = self.alerts()
-        text = f"{self.results.verdict()}\nalerts:  {anomalies - missing:,} of {anomalies:,} anomalies, {extra:,} others"
+        text = f"{self.results.verdict()}\nalerts:  {anomalies - missing:,} of {anomalies:,} anomalies, {extra:,} others, "
+        text += f"{self.duty.repeated:,} came again"
         if delays := self.delays():
             middle, last = delays[len(delays) // 2], delays[-1]
             text += f"; after the end of their window p50 {middle:.0f} ms, max {last:.0f} ms"
         return text
 
 
-def kept(serve: str, device: str) -> list[dict[str, Any]]:
-    """What the pipeline keeps of a device."""
-    with urllib.request.urlopen(f"http://{serve}/v1/windows?key={device}", timeout=10) as answer:
-        rows: list[dict[str, Any]] = json.load(answer)
-        return rows
+def kept(serve: str, device: str, windows: int) -> list[dict[str, Any]]:
+    """What the pipeline keeps of a device, once the checkpoint of so many windows is complete."""
+    rows: list[dict[str, Any]] = []
+    deadline = time.monotonic() + PATIENCE
+    while len(rows) < windows and time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://{serve}/v1/windows?key={device}", timeout=10) as answer:
+            rows = json.load(answer)
+        time.sleep(0.1)
+    return rows
 
 
 def free_port() -> int:
@@ -152,12 +157,12 @@ def run(city: City, windows: int, folder: Path, chaos: bool) -> bool:
             verdict = Verdict(watch(mill, reading, city, start, chaos, duty), duty, city, start)
             late = sending.result()
             device = verdict.duty.alerts[0].row["device_id"] if duty.alerts else name(0)
-            history = kept(serve, device)
+            history = kept(serve, device, windows)
         finally:
             mill.end()
     print(f"sent:    {city.sensors * city.reports * windows:,} readings, the latest {1000 * late:.0f} ms late")
     print(verdict)
-    print(f"kept:    {len(history)} windows of {device}, the newest {history[-1]}")
+    print(f"kept:    {len(history)} windows of {device}, the newest {history[-1:]}")
     if chaos:
         print(f"killed:  {mill.workers_killed} workers, {mill.cores_killed} cores")
     return verdict.is_good and len(history) == windows

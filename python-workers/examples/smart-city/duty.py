@@ -1,4 +1,4 @@
-"""Who is on duty: an HTTP endpoint that takes alerts, each request once."""
+"""Who is on duty: an HTTP endpoint that takes alerts, each of them once."""
 
 import json
 import threading
@@ -19,24 +19,25 @@ class Alert:
 
 @dataclass
 class Duty:
-    """What was taken, by requests that each have an Idempotency-Key."""
+    """What was taken: one alert for each device and window, as after a crash those since the newest checkpoint come again."""
 
     alerts: list[Alert] = field(default_factory=list)
     repeated: int = 0
-    """Requests that had been taken before: answered again, and nothing else."""
-    _keys: set[str] = field(default_factory=set)
+    """Alerts that came again."""
+    _known: set[tuple[str, str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, key: str, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
         """A request: one alert a line."""
         at = time.time()
-        rows = [json.loads(line) for line in body.splitlines()]
         with self._lock:
-            if key in self._keys:
-                self.repeated += 1
-                return
-            self._keys.add(key)
-            self.alerts += [Alert(row, at) for row in rows]
+            for row in map(json.loads, body.splitlines()):
+                which = row["device_id"], row["window_start"]
+                if which in self._known:
+                    self.repeated += 1
+                else:
+                    self._known.add(which)
+                    self.alerts.append(Alert(row, at))
 
 
 def server(duty: Duty) -> ThreadingHTTPServer:
@@ -44,9 +45,10 @@ def server(duty: Duty) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            duty.take(self.headers["Idempotency-Key"], self.rfile.read(int(self.headers["Content-Length"])))
+            duty.take(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(204)
             self.end_headers()
 

@@ -85,9 +85,10 @@ def test_alerts_are_held_against_the_anomalies() -> None:
     assert counts([*alerts[1:], Alert(alerts[0].row | {"window_start": at(0)}, START)]) == (1, 1)
 
 
-def test_a_request_that_comes_again_is_not_taken_again() -> None:
+def test_an_alert_that_comes_again_is_not_taken_again() -> None:
     duty = Duty()
-    for key in ["1", "2", "1"]:
-        duty.take(key, b'{"device_id":"a"}\n{"device_id":"b"}\n')
-    assert [alert.row["device_id"] for alert in duty.alerts] == ["a", "b", "a", "b"]
-    assert duty.repeated == 1
+    for device in ["a", "b", "a"]:
+        for window in range(2):
+            duty.take(json.dumps({"device_id": device, "window_start": at(window)}).encode())
+    assert [alert.row["device_id"] for alert in duty.alerts] == ["a", "a", "b", "b"]
+    assert duty.repeated == 2

@@ -1,6 +1,6 @@
 //! What a pipeline promises about crashes, part by part, in words.
 
-use ringmill_connect::{KafkaSpec, KafkaStart, MqttSpec, NatsSpec, NatsStart, Promise, Replay, WriteMode};
+use ringmill_connect::{HttpSink, KafkaSpec, KafkaStart, MqttSpec, NatsSpec, NatsStart, Promise, Replay, WriteMode};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -79,6 +79,9 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
         (_, _, SinkSpec::Null) => None,
         (true, Promise::ExactlyOnce, SinkSpec::Http(_)) => {
             Some("exactly once, as the server knows keys: rows are sent when their checkpoint is complete")
+        }
+        (true, _, SinkSpec::Http(HttpSink { is_at_once: true, .. })) => {
+            Some("at least once: rows are sent as they come, and those since the newest checkpoint again after a crash")
         }
         (true, _, SinkSpec::Http(_)) => Some(
             "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted \

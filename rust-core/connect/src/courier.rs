@@ -1,7 +1,8 @@
 //! Rows that are sent to a server which is told by keys what it has taken already.
 //!
 //! With checkpoints the rows of an epoch are staged, and sent when it is committed; what is sent again after a crash has the
-//! same keys. Without, rows are sent as they come, and keys only say what the same run sends again.
+//! same keys. Without, or if they are to be sent at once, rows are sent as they come, and keys only say what the same run
+//! sends again.
 
 use std::{
     fs::{self, File},
@@ -55,29 +56,44 @@ pub(crate) trait Courier: Send {
     fn unstaged(staged: Staged) -> Result<(Sealed, String, Self::Terms), Staged>;
 }
 
-/// Each chunk of rows is sent at once.
+/// Chunks of rows that are sent as they come, each with a key of its own.
+struct Chunks {
+    name: String,
+    sent: u64,
+    /// rows of the chunk being sent that need no more sending
+    done: u64,
+}
+
+impl Chunks {
+    fn new() -> Chunks {
+        Chunks { name: key_name(), sent: 0, done: 0 }
+    }
+
+    fn send(&mut self, courier: &mut impl Courier, bytes: &[u8]) -> Result<(), ConnectError> {
+        courier.check(bytes)?;
+        let (key, terms) = (format!("{}/{}", self.name, self.sent), courier.terms());
+        courier.send(&key, bytes, terms, &mut self.done)?;
+        self.sent += 1;
+        self.done = 0;
+        Ok(())
+    }
+}
+
+/// Without checkpoints each chunk of rows is sent at once.
 pub(crate) struct ChunkWriter<C> {
     courier: C,
-    name: String,
-    chunks: u64,
-    /// rows of the chunk being written that need no more sending
-    done: u64,
+    chunks: Chunks,
 }
 
 impl<C: Courier> ChunkWriter<C> {
     pub fn new(courier: C) -> ChunkWriter<C> {
-        ChunkWriter { courier, name: key_name(), chunks: 0, done: 0 }
+        ChunkWriter { courier, chunks: Chunks::new() }
     }
 }
 
 impl<C: Courier> Writer for ChunkWriter<C> {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.courier.check(bytes)?;
-        let (key, terms) = (format!("{}/{}", self.name, self.chunks), self.courier.terms());
-        self.courier.send(&key, bytes, terms, &mut self.done)?;
-        self.chunks += 1;
-        self.done = 0;
-        Ok(())
+        self.chunks.send(&mut self.courier, bytes)
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
@@ -229,5 +245,38 @@ impl<C: Courier> Writer for EpochWriter<C> {
 
     fn finish(&mut self) -> Result<(), ConnectError> {
         Ok(())
+    }
+}
+
+/// With checkpoints, and each chunk of rows is sent at once all the same: after a crash those of the interrupted epoch come
+/// again. What an earlier run has staged comes first.
+pub(crate) struct AtOnceWriter<C: Courier> {
+    /// of which none has rows
+    epochs: EpochWriter<C>,
+    chunks: Chunks,
+}
+
+impl<C: Courier> AtOnceWriter<C> {
+    pub fn open(courier: C, transactions: &Transactions<'_>) -> Result<AtOnceWriter<C>, ConnectError> {
+        Ok(AtOnceWriter { epochs: EpochWriter::open(courier, transactions)?, chunks: Chunks::new() })
+    }
+}
+
+impl<C: Courier> Writer for AtOnceWriter<C> {
+    fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.epochs.settle()?;
+        self.chunks.send(&mut self.epochs.courier, bytes)
+    }
+
+    fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
+        self.epochs.pre_commit(epoch)
+    }
+
+    fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
+        self.epochs.commit(epoch)
+    }
+
+    fn finish(&mut self) -> Result<(), ConnectError> {
+        self.epochs.finish()
     }
 }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, CoreKills, newest_checkpoint};
+use ringmill_system_tests::chaos::{Chance, CoreKills, kill_now, newest_checkpoint};
 use ringmill_system_tests::{CHECKPOINT, Job, file_source, python, read_until, until};
 use serde_json::Value;
 
@@ -88,8 +88,13 @@ impl Drop for Server {
     }
 }
 
-/// Rows of a file to the server; those that it refuses go to `refused.ndjson`.
+/// Rows of a file to the server, which has each once; those that it refuses go to `refused.ndjson`.
 fn job(keys: &str) -> (Job, Server) {
+    job_with(&format!("idempotent = true\n{keys}"))
+}
+
+/// Rows of a file to the server.
+fn job_with(keys: &str) -> (Job, Server) {
     let job = Job::new("", "");
     let server = Server::start(&job, 0);
     let source = file_source(20_000, "number = \"uint64\"");
@@ -102,7 +107,6 @@ kind = "http"
 inputs = ["rows"]
 url = "http://127.0.0.1:{}/rows"
 rows_max = 300
-idempotent = true
 {keys}
 "#,
         server.port
@@ -158,6 +162,40 @@ fn every_row_is_taken_once_and_in_order_however_often_core_and_server_die() {
         assert!(taken(&job).into_iter().eq(expected()));
     }
     println!("{} kills of the core, {replaced} of the server", kills.done);
+}
+
+#[test]
+fn rows_that_are_sent_at_once_wait_for_no_checkpoint_and_come_again_after_a_crash() {
+    let (job, _server) = job_with("at_once = true");
+    let slowly = ["checkpoint.interval=\"1h\"", "sources.rows.rate=1000"];
+    let mut child = job.start(&slowly);
+    until(&mut child, || taken(&job).len() > 100);
+    kill_now(child.id() as i32);
+    child.wait().expect("a child");
+    assert_eq!(newest_checkpoint(&job.path("state")), 0);
+    let before = taken(&job);
+    check_beginning(&before);
+    job.run(&["checkpoint.interval=\"1h\""]).report();
+    let after = taken(&job).split_off(before.len());
+    assert!(after.into_iter().eq(expected()), "a run without a checkpoint before it begins at the first row");
+}
+
+#[test]
+fn no_row_that_is_sent_at_once_is_left_out_however_often_the_core_dies() {
+    let mut kills = CoreKills::of("http sink at once", "RINGMILL_HTTP_SINK_KILLS", 10);
+    while kills.are_wanted() {
+        let (job, _server) = job_with("at_once = true");
+        kills.behind_checkpoints(&job, |_| ());
+        let mut next = 0;
+        for row in taken(&job) {
+            assert!(row <= next, "{row} came and not {next}");
+            if row == next {
+                next += if next % 100 == 98 { 2 } else { 1 };
+            }
+        }
+        assert_eq!(next, ROWS);
+    }
+    println!("{} kills of the core", kills.done);
 }
 
 #[test]

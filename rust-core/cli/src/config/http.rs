@@ -77,6 +77,11 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     let timeout = timeout(table, "timeout", mistakes);
     let headers = headers(table, mistakes);
     let token = token(table, directory, mistakes);
+    let is_set = |key: &str| table.boolean(key).unwrap_or(false);
+    if let Some(entry) = table.entry("idempotent").filter(|_| is_set("idempotent") && is_set("at_once")) {
+        let message = "`idempotent` has no effect with `at_once`: after a crash other requests have the same rows";
+        mistakes.push(Mistake::at(entry.key_span, message).hint("leave either of them out"));
+    }
     Some(HttpSink {
         url: url?,
         method: if table.text("method") == Some("PUT") { HttpMethod::Put } else { HttpMethod::Post },
@@ -88,7 +93,8 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         root_certificates: file("ca_file"),
         is_compressed: table.text("compression") == Some("gzip"),
         timeout,
-        is_idempotent: table.boolean("idempotent").unwrap_or(false),
+        is_idempotent: is_set("idempotent"),
+        is_at_once: is_set("at_once"),
         refused: file("refused_path"),
     })
 }

@@ -737,6 +737,11 @@ static HTTP_SINK: &[Key] = &[
         "Whether the server takes requests with the same Idempotency-Key once. Then the sink is exactly once, with [checkpoint]. Default: false.",
     ),
     optional(
+        "at_once",
+        Kind::Boolean,
+        "With [checkpoint]: send rows as they come and not when their checkpoint is complete. They are there sooner; after a crash those since the newest checkpoint are sent again, in other requests. Default: false.",
+    ),
+    optional(
         "refused_path",
         Kind::Filled,
         "A file to which rows are appended that the server refuses (400, 413, 422), with its reason; relative to this file. Default: none, they end the run.",

@@ -120,7 +120,13 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
     let plain = found(url);
     assert_eq!((plain.method, plain.body), (HttpMethod::Post, HttpBody::Lines));
     assert_eq!((plain.rows_max, plain.bytes_max, plain.timeout), (1_000, 1 << 20, Duration::from_secs(30)));
-    assert!(!plain.is_compressed && !plain.is_idempotent && plain.refused.is_none() && plain.token.is_none());
+    assert!(
+        !plain.is_compressed
+            && !plain.is_idempotent
+            && !plain.is_at_once
+            && plain.refused.is_none()
+            && plain.token.is_none()
+    );
     assert!(!format!("{plain:?}").contains("T0KEN"));
     let keys = "method = \"PUT\"\nbody = \"row\"\ncompression = \"gzip\"\nheaders = { x-a = \"b\" }\nca_file = \"ca.pem\"\n\
                 token_file = \"token\"\ntimeout = \"1s\"\nidempotent = true\nrefused_path = \"refused.ndjson\"\n";
@@ -151,6 +157,12 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
             "p.toml:10:1: `bytes_max` has no effect with body = \"row\"",
             "p.toml:10:13: `bytes_max` must be between 1B and 256MiB",
         ],
+    );
+    assert!(found(&[url, "at_once = true\n"].concat()).is_at_once);
+    let both = "`idempotent` has no effect with `at_once`: after a crash other requests have the same rows";
+    check(
+        &sink(&[url, "at_once = true\nidempotent = true\n"].concat()),
+        &[&format!("p.toml:8:1: {both} (leave either of them out)")],
     );
     let other = "[sinks.p]\nkind = \"file\"\ninputs = [\"s\"]\npath = \"x.ndjson\"\n";
     let keys = "url = \"http://alerts/\"\nrefused_path = \"x.ndjson\"\n";

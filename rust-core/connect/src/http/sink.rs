@@ -40,6 +40,8 @@ pub struct HttpSink {
     pub timeout: Duration,
     /// The server takes requests with the same key once.
     pub is_idempotent: bool,
+    /// Rows are sent as they come, and not when their checkpoint is complete.
+    pub is_at_once: bool,
     /// a file that refused rows are appended to, instead of ending the run
     pub refused: Option<PathBuf>,
 }
@@ -67,7 +69,7 @@ pub enum HttpBody {
 impl HttpSink {
     /// What it promises with checkpoints.
     pub fn promise(&self) -> Promise {
-        if self.is_idempotent { Promise::ExactlyOnce } else { Promise::AtLeastOnce }
+        if self.is_idempotent && !self.is_at_once { Promise::ExactlyOnce } else { Promise::AtLeastOnce }
     }
 
     /// Whether `url` is one; the reason never repeats it, as there may be a password in it.
@@ -95,10 +97,12 @@ impl HttpSink {
         _schema: &Arc<Schema>,
         transactions: Option<&Transactions<'_>>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
+        use crate::courier::{AtOnceWriter, ChunkWriter, EpochWriter};
         let sender = super::writer::Sender::open(self)?;
         Ok(match transactions {
-            Some(transactions) => Box::new(crate::courier::EpochWriter::open(sender, transactions)?),
-            None => Box::new(crate::courier::ChunkWriter::new(sender)),
+            Some(transactions) if self.is_at_once => Box::new(AtOnceWriter::open(sender, transactions)?),
+            Some(transactions) => Box::new(EpochWriter::open(sender, transactions)?),
+            None => Box::new(ChunkWriter::new(sender)),
         })
     }
 

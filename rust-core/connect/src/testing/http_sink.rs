@@ -25,6 +25,7 @@ pub fn sink_to(url: &str) -> HttpSink {
         is_compressed: false,
         timeout: Duration::from_secs(30),
         is_idempotent: false,
+        is_at_once: false,
         refused: None,
     }
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    ConnectError, HttpBody, HttpMethod, HttpSink, Secret, TokenPlace, Transactions, Writer,
+    ConnectError, HttpBody, HttpMethod, HttpSink, Promise, Secret, TokenPlace, Transactions, Writer,
     http::requests::{Cut, Requests},
     schema_of,
     testing::{
@@ -311,6 +311,49 @@ fn what_was_sent_is_not_sent_again_and_an_older_checkpoint_is_refused() {
     assert!(!staged.exists());
     let error = open(&sink, Some((1, &first))).err().unwrap();
     assert!(error.to_string().contains("the rows of epoch 2 were sent, and the checkpoint is older"), "{error}");
+}
+
+#[test]
+fn rows_that_are_sent_at_once_wait_for_no_commit_and_come_behind_those_that_were_staged() {
+    let (mut sink, notes) = answering(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let open = |sink: &HttpSink, recovered| {
+        let transactions = Transactions { staging: folder.path(), recovered };
+        sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&transactions))
+    };
+    let mut writer = open(&sink, None).unwrap();
+    writer.write(1, lines(0..3).as_bytes()).unwrap();
+    let first = writer.pre_commit(1).unwrap();
+    drop(writer);
+    sink.is_at_once = true;
+    assert_eq!(sink.promise(), Promise::AtLeastOnce);
+    let mut writer = open(&sink, Some((1, &first))).unwrap();
+    writer.write(2, lines(3..5).as_bytes()).unwrap();
+    assert_eq!(bodies(&notes), [lines(0..3), lines(3..5)]);
+    let second = writer.pre_commit(2).unwrap();
+    writer.commit(2).unwrap();
+    // Of the next epoch the core dies.
+    writer.write(3, lines(5..6).as_bytes()).unwrap();
+    drop(writer);
+    let mut writer = open(&sink, Some((2, &second))).unwrap();
+    writer.write(3, lines(5..7).as_bytes()).unwrap();
+    assert_eq!(bodies(&notes)[2..], [lines(5..6), lines(5..7)]);
+    let keys = keys(&notes);
+    assert_eq!(
+        keys.iter().collect::<std::collections::BTreeSet<_>>().len(),
+        4,
+        "no two requests have the same rows: {keys:?}"
+    );
+    // And back again.
+    let third = writer.pre_commit(3).unwrap();
+    drop(writer);
+    sink.is_at_once = false;
+    let mut writer = open(&sink, Some((3, &third))).unwrap();
+    writer.write(4, lines(7..8).as_bytes()).unwrap();
+    assert_eq!(bodies(&notes).len(), 4);
+    writer.pre_commit(4).unwrap();
+    writer.commit(4).unwrap();
+    assert_eq!(bodies(&notes)[4..], [lines(7..8)]);
 }
 
 #[test]
