@@ -66,8 +66,8 @@ pub use fed::{Fed, FedSpec, Feed, FeedPlace, POSITION_BYTES_MAX};
 pub use field::{FieldSpec, schema_of};
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{
-    AvroSchema, AvroSpec, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat, RegistrySpec, Within,
-    encoder, letter_encoder, write_timestamp,
+    AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat,
+    ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within, encoder, letter_encoder, write_timestamp,
 };
 pub use generator::{GeneratorSpec, Shape};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "http")]
 pub(crate) mod http_sink;
+pub(crate) mod messages;
 pub(crate) mod rows;
 #[cfg(feature = "http")]
 pub(crate) mod server;

@@ -6,10 +6,12 @@
 pub mod chaos;
 pub mod http;
 pub mod kafka;
+pub mod messages;
 pub mod mosquitto;
 pub mod nats;
 pub mod postgres;
 pub mod power;
+pub mod registry;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};

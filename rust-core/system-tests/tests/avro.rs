@@ -2,14 +2,16 @@
 //! fed back, and the example of the documentation.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
 use ringmill_system_tests::kafka::Kafka;
+use ringmill_system_tests::messages::written_by_python;
 use ringmill_system_tests::nats::Nats;
+use ringmill_system_tests::registry::Registry;
 use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, read_until, ringmill, sinks_of, until};
 use serde_json::{Value, json};
 
@@ -40,22 +42,7 @@ fn written(schema: &str, rows: &[Value]) -> Vec<Vec<u8>> {
 
 /// The same behind bytes in hexadecimal, or `single-object`s.
 fn written_behind(prefix: &str, schema: &str, rows: &[Value]) -> Vec<Vec<u8>> {
-    let mut command = Command::new(python());
-    command.args(["-c", WRITER, schema, prefix]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("there is a Python");
-    let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    let mut input = child.stdin.take().expect("a pipe");
-    let feeder = std::thread::spawn(move || input.write_all(lines.as_bytes()));
-    let output = child.wait_with_output().expect("it ends");
-    feeder.join().expect("no panic").expect("it reads everything");
-    let (mut messages, mut rest) = (Vec::new(), &output.stdout[..]);
-    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
-        let (message, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
-        messages.push(message.to_vec());
-        rest = behind;
-    }
-    assert_eq!(messages.len(), rows.len(), "the package avro is installed (scripts/setup)");
-    messages
+    written_by_python(WRITER, &[schema, prefix], rows)
 }
 
 const NUMBER: &str = r#"{"type": "record", "name": "Number", "fields": [
@@ -209,53 +196,6 @@ fn what_is_not_of_the_schema_is_kept_and_can_be_fed_back() {
     let expected =
         [json!({ "number": 1, "note": "a", "offset": 0 }), json!({ "number": 2, "note": null, "offset": 2 })];
     assert_eq!(rows, expected, "with what stood beside it");
-}
-
-/// A schema registry: number N is what the file N says, in the order of their numbers from 1 on. Who asks is noted.
-const REGISTRY: &str = r#"
-import http.server, json, os, sys
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        name = self.path.removeprefix("/schemas/ids/")
-        with open("asked", "a") as asked:
-            asked.write(f"{name} {self.headers['authorization']}\n")
-        is_known = name.isdigit() and os.path.exists(name)
-        answer = {"schema": open(name).read()} if is_known else {"error_code": 40403, "message": "Schema not found"}
-        body = json.dumps(answer).encode()
-        self.send_response(200 if is_known else 404)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"#;
-
-/// A registry that ends with the test.
-struct Registry(Child);
-
-impl Registry {
-    fn start(job: &Job, port: u16) -> Registry {
-        let mut command = Command::new(python());
-        command.args(["-c", REGISTRY, &port.to_string()]).current_dir(job.folder()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("there is a Python");
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
-        assert_eq!(line.trim_end(), port.to_string());
-        Registry(child)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

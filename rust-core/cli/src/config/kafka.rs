@@ -5,8 +5,8 @@ use std::path::Path;
 use ringmill_connect::{FieldSpec, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
 use ringmill_wire::{DataType, TimeUnit};
 
-use super::avro::message_format;
 use super::message_fields::message_field;
+use super::message_format::message_format;
 use super::mistake::Mistake;
 use super::raw::{Raw, Table};
 

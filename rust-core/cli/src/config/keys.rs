@@ -253,7 +253,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "kafka",
-        doc: "Messages, JSON or Avro, from topics of Apache Kafka.",
+        doc: "Messages, JSON, Avro or Protobuf, from topics of Apache Kafka.",
         promise: EXACTLY,
         keys: KAFKA,
     },
@@ -265,7 +265,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "nats",
-        doc: "Messages, JSON or Avro, from a stream of NATS JetStream.",
+        doc: "Messages, JSON, Avro or Protobuf, from a stream of NATS JetStream.",
         promise: EXACTLY,
         keys: NATS,
     },

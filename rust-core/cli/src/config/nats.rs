@@ -5,9 +5,9 @@ use std::path::Path;
 use ringmill_connect::{FieldSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 use ringmill_wire::{DataType, TimeUnit};
 
-use super::avro::message_format;
 use super::http::token;
 use super::message_fields::message_field;
+use super::message_format::message_format;
 use super::mistake::Mistake;
 use super::raw::Table;
 

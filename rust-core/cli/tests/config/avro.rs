@@ -2,7 +2,7 @@
 
 use ringmill::config::parse;
 use ringmill::config::text::Text;
-use ringmill_connect::{AvroSpec, MessageFormat};
+use ringmill_connect::{AvroSpec, BinaryFormat, MessageFormat};
 use ringmill_engine::plan::{NodeKind, SourceConnector};
 
 use crate::{around, machine, node};
@@ -30,14 +30,16 @@ fn a_schema_is_read_and_fits_the_fields() {
     let fields = "sensor = \"utf8\", celsius = \"float64\", topic = \"utf8\", samples = \"list[float64]\"";
     let keys = "topic_field = \"topic\"\nformat = \"avro\"\navro = { schema_file = \"reading.avsc\"";
     let read = |rest: &str| match format(&format!("{keys}{rest} }}"), fields) {
-        Ok(MessageFormat::Avro(avro)) => *avro,
+        Ok(MessageFormat::Binary(BinaryFormat::Avro(avro))) => *avro,
         other => panic!("{other:?}"),
     };
     assert!(matches!(read(""), AvroSpec::Datum(_)));
     assert!(matches!(read(", encoding = \"single-object\""), AvroSpec::SingleObject(_)));
     assert_eq!(format("", "a = \"int64\""), Ok(MessageFormat::Json));
     let keys = "format = \"avro\"\navro = { registry = \"http://r:8081\", user = \"mill\", password = \"$CARGO_PKG_NAME\", timeout = \"3s\" }";
-    let Ok(MessageFormat::Avro(avro)) = format(keys, "a = \"int64\"") else { panic!("it is right") };
+    let Ok(MessageFormat::Binary(BinaryFormat::Avro(avro))) = format(keys, "a = \"int64\"") else {
+        panic!("it is right")
+    };
     let AvroSpec::Registry(registry, None) = *avro else { panic!("a registry") };
     assert_eq!((registry.url.reveal(), registry.user.as_deref()), ("http://r:8081", Some("mill")));
     assert_eq!((registry.password.expect("one").reveal(), registry.timeout.as_secs()), ("ringmill", 3));

@@ -3,6 +3,7 @@
 mod avro;
 mod graph;
 mod guarantee;
+mod protobuf;
 mod sinks;
 mod sources;
 mod steps;

@@ -68,6 +68,15 @@ impl Column {
         row.out.push_bytes(self.index, value).map_err(|_| Refusal::Full)
     }
 
+    /// Bytes that have to be text.
+    #[inline]
+    pub fn push_utf8(&self, row: &mut Row<'_>, text: &[u8]) -> Result<(), Refusal> {
+        match std::str::from_utf8(text) {
+            Ok(_) => self.push_bytes(row, text),
+            Err(_) => Err(self.misfit(row, text, " (not valid UTF-8)")),
+        }
+    }
+
     /// Base64 (RFC 4648, with padding). `got` is the value as it was written.
     pub fn push_base64(&self, row: &mut Row<'_>, text: &[u8], got: &[u8]) -> Result<(), Refusal> {
         row.binary.clear();

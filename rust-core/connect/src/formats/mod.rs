@@ -2,15 +2,23 @@
 
 #[cfg(feature = "arrow")]
 pub(crate) mod arrow;
-pub(crate) mod avro;
+mod avro;
+mod binary;
 mod block;
 mod column;
 mod csv;
 mod cut;
 mod decoder;
 mod json;
+mod message;
+mod misfit;
+mod number;
 mod output;
 mod paths;
+mod protobuf;
+#[cfg(feature = "http")]
+mod registry;
+mod registry_spec;
 mod skip;
 mod text;
 mod timestamp;
@@ -22,14 +30,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::ConnectError;
 
-pub(crate) use avro::AvroDecoder;
-pub use avro::{AvroSchema, AvroSpec, FieldMisfit, RegistrySpec};
+pub use avro::{AvroSchema, AvroSpec};
 pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG, Taken};
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(crate) use json::write_string;
+pub(crate) use message::BinaryDecoder;
+pub use message::BinaryFormat;
+pub use misfit::FieldMisfit;
 pub(crate) use output::has_same_columns;
 pub use output::{Compression, OutputFormat, encoder};
+pub use protobuf::{ProtobufSchema, ProtobufSpec, ProtobufTypes};
+pub use registry_spec::RegistrySpec;
 pub use skip::Within;
 pub use timestamp::write as write_timestamp;
 
@@ -58,8 +70,8 @@ impl Format {
 pub enum MessageFormat {
     /// one JSON object a message
     Json,
-    /// one datum of Avro a message
-    Avro(Box<AvroSpec>),
+    /// something that is no text
+    Binary(BinaryFormat),
 }
 
 impl MessageFormat {
@@ -67,7 +79,7 @@ impl MessageFormat {
     pub fn name(&self) -> &'static str {
         match self {
             MessageFormat::Json => "json",
-            MessageFormat::Avro(_) => "avro",
+            MessageFormat::Binary(format) => format.name(),
         }
     }
 }

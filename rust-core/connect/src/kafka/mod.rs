@@ -1,6 +1,6 @@
 //! Messages of Apache Kafka topics.
 //!
-//! Each message is one JSON object, or one datum of Avro. Each of Kafka's partitions is one of ours, with its position in the checkpoint, so
+//! Each message is one JSON object, one datum of Avro or one message of Protobuf. Each of Kafka's partitions is one of ours, with its position in the checkpoint, so
 //! every message is one row or one dead letter, once, also after a crash. The partitions are assigned when the source is
 //! opened: there is no rebalancing, and whoever runs several pipelines on the same topics divides them by hand.
 //!

@@ -231,6 +231,7 @@ impl Lines {
             (&fields.timestamp, message.timestamp().to_millis().map_or(Member::Null, Member::Number)),
         ];
         let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
-        recorder.record(message.payload().unwrap_or_default(), members)
+        // One without a payload says that its key is gone: whatever the format, it is no record.
+        recorder.record(message.payload()?, members)
     }
 }

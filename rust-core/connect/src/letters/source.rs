@@ -9,9 +9,9 @@ use super::{
     part::{self, Pages, Place},
 };
 use crate::{
-    AvroSpec, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll,
+    BinaryFormat, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll,
     PollContext, Position,
-    formats::{AvroDecoder, BROKEN_OFF, Decoder, Records, Scratch, Stop, TOO_LONG, Taken},
+    formats::{BROKEN_OFF, BinaryDecoder, Decoder, Records, Scratch, Stop, TOO_LONG, Taken},
     places::{Original, Tagger},
     schema_of,
 };
@@ -34,8 +34,8 @@ pub enum LetterForm {
     Rows,
     /// A source's records, read as the source reads them. One that does not fit becomes a dead letter again.
     Records(Format),
-    /// Messages of Avro, and the fields that take what stood beside them, which is in the letters' headers.
-    Messages(Box<AvroSpec>, Vec<String>),
+    /// Messages of a binary format, and the fields that take what stood beside them, which is in the letters' headers.
+    Messages(BinaryFormat, Vec<String>),
 }
 
 /// The letters of one source or step.
@@ -105,7 +105,7 @@ struct LettersPartition {
 #[expect(clippy::large_enum_variant, reason = "there is one, and it is not moved about")]
 enum LetterDecoder {
     Text(Decoder),
-    Avro(AvroDecoder),
+    Binary(BinaryDecoder),
 }
 
 impl LetterDecoder {
@@ -119,9 +119,9 @@ impl LetterDecoder {
                 LetterDecoder::Text(decoder)
             }
             LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
-            LetterForm::Messages(avro, members) => {
+            LetterForm::Messages(format, members) => {
                 let members: Vec<&str> = members.iter().map(String::as_str).collect();
-                LetterDecoder::Avro(AvroDecoder::new(avro, fields, &members, *record_bytes_max)?)
+                LetterDecoder::Binary(BinaryDecoder::new(format, fields, &members, *record_bytes_max)?)
             }
         })
     }
@@ -148,7 +148,7 @@ impl LetterDecoder {
                 Stop::Full if records.consumed == 0 => Taken::Full,
                 _ => Taken::Whole,
             }),
-            LetterDecoder::Avro(decoder) => decoder.decode(header.unwrap_or("{}").as_bytes(), record, records),
+            LetterDecoder::Binary(decoder) => decoder.decode(header.unwrap_or("{}").as_bytes(), record, records),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Member, write_line};
 use crate::{
     ConnectError, FieldSpec, MessageFormat, Poll,
-    formats::{AvroDecoder, Decoder, Records, Stop, Taken},
+    formats::{BinaryDecoder, Decoder, Records, Stop, Taken},
 };
 
 /// A message that cannot be read yet is tried again so much later.
@@ -32,6 +32,8 @@ pub(crate) struct Record<'a> {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     is_text: bool,
+    /// a message without bytes is one
+    may_be_empty: bool,
     takes_members: bool,
     /// a line, or a header
     buffer: Vec<u8>,
@@ -39,7 +41,11 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub fn new(format: &MessageFormat, takes_members: bool) -> Recorder {
-        Recorder { is_text: *format == MessageFormat::Json, takes_members, buffer: Vec::new() }
+        let (is_text, may_be_empty) = match format {
+            MessageFormat::Json => (true, false),
+            MessageFormat::Binary(format) => (false, format.may_be_empty()),
+        };
+        Recorder { is_text, may_be_empty, takes_members, buffer: Vec::new() }
     }
 
     /// The record of a message; `None`: there is nothing in it. The payload itself where nothing is to be done to it.
@@ -49,7 +55,7 @@ impl Recorder {
         members: impl IntoIterator<Item = (&'a str, Member<'a>)>,
     ) -> Option<Record<'a>> {
         let content = if self.is_text { payload.trim_ascii() } else { payload };
-        if content.is_empty() {
+        if content.is_empty() && !self.may_be_empty {
             return None;
         }
         self.buffer.clear();
@@ -73,7 +79,7 @@ impl Recorder {
 #[expect(clippy::large_enum_variant, reason = "there is one per open partition, and none is moved about")]
 pub(crate) enum MessageDecoder {
     Json(Decoder, usize),
-    Avro(AvroDecoder),
+    Binary(BinaryDecoder),
 }
 
 impl MessageDecoder {
@@ -89,8 +95,8 @@ impl MessageDecoder {
                 let decoder = Decoder::new(crate::Format::Json, fields, record_bytes_max)?;
                 MessageDecoder::Json(decoder, record_bytes_max)
             }
-            MessageFormat::Avro(spec) => {
-                MessageDecoder::Avro(AvroDecoder::new(spec, fields, members, record_bytes_max)?)
+            MessageFormat::Binary(format) => {
+                MessageDecoder::Binary(BinaryDecoder::new(format, fields, members, record_bytes_max)?)
             }
         })
     }
@@ -105,7 +111,7 @@ impl MessageDecoder {
                 Stop::NeedMore
             }
             (MessageDecoder::Json(decoder, _), Some(record)) => decoder.decode(record.content, true, records).stop,
-            (MessageDecoder::Avro(decoder), Some(record)) => {
+            (MessageDecoder::Binary(decoder), Some(record)) => {
                 return decoder.decode(record.header, record.content, records);
             }
         };

@@ -1,6 +1,6 @@
 //! Messages of a NATS JetStream stream, and rows as its messages ([`NatsSink`]).
 //!
-//! Each message that is read is one JSON object, or one datum of Avro. The stream is one partition, with the number of the
+//! Each message that is read is one JSON object, one datum of Avro or one message of Protobuf. The stream is one partition, with the number of the
 //! next message in the checkpoint, so every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours: it forgets the
 //! consumers through which we read.
 //!

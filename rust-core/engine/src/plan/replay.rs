@@ -230,8 +230,8 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
 fn messages(format: &MessageFormat, members: Vec<&str>) -> LetterForm {
     match format {
         MessageFormat::Json => LetterForm::Records(Format::Json),
-        MessageFormat::Avro(avro) => {
-            LetterForm::Messages(avro.clone(), members.into_iter().map(str::to_owned).collect())
+        MessageFormat::Binary(format) => {
+            LetterForm::Messages(format.clone(), members.into_iter().map(str::to_owned).collect())
         }
     }
 }

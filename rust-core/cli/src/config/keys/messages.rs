@@ -7,10 +7,48 @@ use super::{
 
 const MESSAGE_FORMAT: Key = optional(
     "format",
-    Kind::Choice(&["json", "avro"]),
-    "What a message is: json (one object) or avro (one datum; needs the table `avro`). Default: json.",
+    Kind::Choice(&["json", "avro", "protobuf"]),
+    "What a message is: json (one object), avro (one datum) or protobuf (one message); the last two need a table of that name. Default: json.",
 );
 const AVRO: Key = optional("avro", Kind::Table(AVRO_KEYS), "How messages are read with format = \"avro\".");
+
+const PROTOBUF: Key =
+    optional("protobuf", Kind::Table(PROTOBUF_KEYS), "How messages are read with format = \"protobuf\".");
+
+const REGISTRY: Key = optional(
+    "registry",
+    Kind::Filled,
+    "Where a schema registry is, http:// or https://, by whose numbers messages say their schema (Confluent's wire format); or $NAME, the environment variable in which it stands.",
+);
+const REGISTRY_USER: Key =
+    optional("user", Kind::Filled, "User at the registry, or $NAME, the environment variable in which it stands.");
+const REGISTRY_PASSWORD: Key =
+    optional("password", Kind::Filled, "$NAME, the environment variable with the user's password.");
+const REGISTRY_CA_FILE: Key = optional(
+    "ca_file",
+    Kind::Filled,
+    "With https: certificates to trust instead of the system's (PEM); relative to this file.",
+);
+const REGISTRY_TIMEOUT: Key =
+    optional("timeout", Kind::Length, "For one request to the registry; at most 1h. Default: 10s.");
+
+static PROTOBUF_KEYS: &[Key] = &[
+    optional(
+        "descriptor_file",
+        Kind::Filled,
+        "The types of messages, as protoc --include_imports --descriptor_set_out writes them; relative to this file.",
+    ),
+    optional(
+        "message",
+        Kind::Filled,
+        "The full name of the type that messages have, such as plant.Reading. With registry: messages of others become dead letters; optional.",
+    ),
+    REGISTRY,
+    REGISTRY_USER,
+    REGISTRY_PASSWORD,
+    REGISTRY_CA_FILE,
+    REGISTRY_TIMEOUT,
+];
 
 static AVRO_KEYS: &[Key] = &[
     optional(
@@ -23,19 +61,11 @@ static AVRO_KEYS: &[Key] = &[
         Kind::Choice(&["datum", "single-object"]),
         "With schema_file, what stands around a datum: nothing, or Avro's single-object encoding with the schema's fingerprint. Default: datum.",
     ),
-    optional(
-        "registry",
-        Kind::Filled,
-        "Where a schema registry is, http:// or https://, by whose numbers messages say their schema (Confluent's wire format); or $NAME, the environment variable in which it stands.",
-    ),
-    optional("user", Kind::Filled, "User at the registry, or $NAME, the environment variable in which it stands."),
-    optional("password", Kind::Filled, "$NAME, the environment variable with the user's password."),
-    optional(
-        "ca_file",
-        Kind::Filled,
-        "With https: certificates to trust instead of the system's (PEM); relative to this file.",
-    ),
-    optional("timeout", Kind::Length, "For one request to the registry; at most 1h. Default: 10s."),
+    REGISTRY,
+    REGISTRY_USER,
+    REGISTRY_PASSWORD,
+    REGISTRY_CA_FILE,
+    REGISTRY_TIMEOUT,
 ];
 
 const BROKERS: Key = needed(
@@ -91,6 +121,7 @@ pub(super) static KAFKA: &[Key] = &[
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ms]) that takes a message's time stamp."),
     MESSAGE_FORMAT,
     AVRO,
+    PROTOBUF,
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,
@@ -193,6 +224,7 @@ pub(super) static NATS: &[Key] = &[
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ns]) that takes the time at which it was taken."),
     MESSAGE_FORMAT,
     AVRO,
+    PROTOBUF,
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,

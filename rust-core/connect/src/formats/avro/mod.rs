@@ -7,13 +7,9 @@
 //!
 //! No message can make it allocate more than a few times its own size, recurse without bound, or panic.
 
-#[cfg(feature = "http")]
-mod client;
 mod decimal;
-mod decoder;
 mod program;
-#[cfg(feature = "http")]
-mod registry;
+mod reader;
 #[cfg(all(test, feature = "http"))]
 mod registry_tests;
 mod schema;
@@ -22,11 +18,13 @@ mod tests;
 mod value;
 mod wire;
 
-use std::{path::PathBuf, time::Duration};
-
-pub(crate) use self::decoder::AvroDecoder;
-pub use self::schema::{AvroSchema, FieldMisfit};
-use crate::{FieldSpec, Secret};
+pub use self::schema::AvroSchema;
+pub(super) use self::{
+    program::Program,
+    reader::{AvroReader, fill},
+};
+use super::{FieldMisfit, RegistrySpec};
+use crate::FieldSpec;
 
 /// How Avro messages are read: what they are, and the schema by which they were written.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,27 +38,12 @@ pub enum AvroSpec {
     Registry(RegistrySpec, Option<AvroSchema>),
 }
 
-/// Where a schema registry is that has Confluent's interface.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RegistrySpec {
-    /// where requests go: `http://host:port`, or with `https`
-    pub url: Secret,
-    /// who asks (RFC 7617)
-    pub user: Option<String>,
-    /// the user's password
-    pub password: Option<Secret>,
-    /// a PEM file with the certificates to trust instead of the system's
-    pub root_certificates: Option<PathBuf>,
-    /// for one request
-    pub timeout: Duration,
-}
-
 impl AvroSpec {
     /// What of the schema, if it is known already, does not fit these fields, of which `members` are not in messages but beside them.
     pub fn misfits(&self, fields: &[FieldSpec], members: &[&str]) -> Vec<FieldMisfit> {
         match self {
             AvroSpec::Datum(schema) | AvroSpec::SingleObject(schema) | AvroSpec::Registry(_, Some(schema)) => {
-                decoder::compile(schema, None, fields, members).err().unwrap_or_default()
+                reader::compile(schema, None, fields, members).err().unwrap_or_default()
             }
             AvroSpec::Registry(_, None) => Vec::new(),
         }

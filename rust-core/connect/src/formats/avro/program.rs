@@ -15,11 +15,12 @@ use apache_avro::{
 };
 
 use super::{
-    schema::{AvroSchema, FieldMisfit, name_of},
+    schema::{AvroSchema, name_of},
     value::{self, To, Wire},
-    wire::{Broken, Bytes},
 };
 use crate::formats::{
+    FieldMisfit,
+    binary::{Broken, Bytes},
     column::{Column, Refusal, Row},
     paths::{Paths, Target},
 };
@@ -29,7 +30,7 @@ const DEPTH_MAX: u32 = 256;
 
 /// How messages of one schema become rows.
 #[derive(Debug, Clone)]
-pub(super) struct Program {
+pub(in crate::formats) struct Program {
     nodes: Vec<Node>,
     root: usize,
     columns: Vec<Column>,
@@ -62,7 +63,7 @@ enum Node {
 
 /// Why a message became no row.
 #[derive(Debug)]
-pub(super) enum Unread {
+pub(in crate::formats) enum Unread {
     Broken(Broken),
     Refused(Refusal),
 }

@@ -1,103 +1,26 @@
 //! Real connections to a schema registry of the test's own.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
-
 use apache_avro::types::Value;
 
-use super::{AvroDecoder, AvroSchema, AvroSpec, RegistrySpec, tests};
+use super::{AvroSchema, AvroSpec, tests};
 use crate::{
-    ConnectError, Format, PollContext, Secret, encoder,
-    formats::{Records, Scratch, Taken},
-    schema_of,
-    testing::{Letters, batch, fields, server},
+    Secret,
+    formats::{
+        BinaryDecoder, BinaryFormat,
+        registry::testing::{Server, decode, message},
+    },
+    testing::fields,
 };
 
-type Answers = BTreeMap<String, (&'static str, String)>;
-
-/// A registry that gives these answers, and the paths that it was asked for.
-struct Server {
-    answers: Arc<Mutex<Answers>>,
-    asked: Arc<Mutex<Vec<String>>>,
-    spec: RegistrySpec,
+fn decoder(server: &Server, columns: &[&str]) -> BinaryDecoder {
+    decoder_of(server, columns, None)
 }
 
-impl Server {
-    /// With these schemas, from 1 on.
-    fn with(schemas: &[&str]) -> Server {
-        let found = |(index, schema): (usize, &&str)| {
-            (format!("/schemas/ids/{}", index + 1), ("200 OK", serde_json::json!({ "schema": schema }).to_string()))
-        };
-        let answers: Arc<Mutex<Answers>> = Arc::new(Mutex::new(schemas.iter().enumerate().map(found).collect()));
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (known, noted) = (Arc::clone(&answers), Arc::clone(&asked));
-        let address = server::serve(move |received| {
-            let user = received.headers.get("authorization").map_or("", String::as_str);
-            noted.lock().unwrap().push(format!("{} {user}", received.path).trim_end().to_owned());
-            let unknown = || ("404 Not Found", r#"{"error_code":40403,"message":"Schema not found"}"#.to_owned());
-            Some(known.lock().unwrap().get(&received.path).cloned().unwrap_or_else(unknown))
-        });
-        let spec = RegistrySpec {
-            url: Secret::new(format!("http://{address}/")),
-            user: None,
-            password: None,
-            root_certificates: None,
-            timeout: Duration::from_secs(20),
-        };
-        Server { answers, asked, spec }
-    }
-
-    fn answer(&self, path: &str, status: &'static str, body: &str) {
-        self.answers.lock().unwrap().insert(path.to_owned(), (status, body.to_owned()));
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
-    }
-
-    fn decoder(&self, columns: &[&str]) -> AvroDecoder {
-        self.decoder_of(columns, None)
-    }
-
-    /// Of somebody with this schema.
-    fn decoder_of(&self, columns: &[&str], reader: Option<&str>) -> AvroDecoder {
-        let reader = reader.map(|schema| AvroSchema::parse(schema).unwrap());
-        AvroDecoder::new(&AvroSpec::Registry(self.spec.clone(), reader), &fields(columns), &[], 1 << 12).unwrap()
-    }
-}
-
-fn message(id: u32, datum: &[u8]) -> Vec<u8> {
-    [&[0][..], &id.to_be_bytes(), datum].concat()
-}
-
-/// Rows and the reasons of dead letters; how often a message had to wait goes to `waited`.
-fn decode(
-    decoder: &mut AvroDecoder,
-    columns: &[&str],
-    messages: &[Vec<u8>],
-    mut waited: impl FnMut(),
-) -> Result<(String, Vec<String>), ConnectError> {
-    let fields = fields(columns);
-    let schema = schema_of(&fields)?;
-    let mut encoder = encoder(Format::Json, &schema)?;
-    let (mut out, mut letters, mut scratch) = (Vec::new(), Letters::default(), Scratch::default());
-    for message in messages {
-        let mut batch = batch(&schema, 2, 1 << 12);
-        let mut context =
-            PollContext { now_ns: 0, event_time: None, event_time_max_ns: i64::MAX, dead: &mut letters, rows_max: 9 };
-        let mut records = Records::new(batch.writer(), &mut context, "t/0", &fields, &mut scratch, 9);
-        while decoder.decode(b"", message, &mut records)? == Taken::Later {
-            assert_eq!(records.consumed, 0);
-            waited();
-            std::thread::yield_now();
-        }
-        encoder.encode(&batch.view(), 0..batch.rows() as usize, &mut out);
-    }
-    let reasons = letters.taken.into_iter().map(|letter| letter.reason);
-    Ok((String::from_utf8(out).unwrap(), reasons.collect()))
+/// Of somebody with this schema.
+fn decoder_of(server: &Server, columns: &[&str], reader: Option<&str>) -> BinaryDecoder {
+    let reader = reader.map(|schema| AvroSchema::parse(schema).unwrap());
+    let format = BinaryFormat::Avro(Box::new(AvroSpec::Registry(server.spec.clone(), reader)));
+    BinaryDecoder::new(&format, &fields(columns), &[], 1 << 12).unwrap()
 }
 
 #[test]
@@ -127,7 +50,7 @@ fn a_schema_may_change_as_long_as_the_columns_can_hold_its_values() {
         schemas.iter().zip(values).zip(1..).map(|((schema, value), id)| message(id, &tests::written(schema, value)));
     let mut messages: Vec<Vec<u8>> = written.collect();
     messages.extend_from_within(..);
-    let mut decoder = server.decoder(&columns);
+    let mut decoder = decoder(&server, &columns);
     let (rows, reasons) = decode(&mut decoder, &columns, &messages, || {}).unwrap();
     let expected = ["{\"a\":1,\"b\":\"x\"}", "{\"a\":1099511627776,\"b\":\"y\"}", "{\"a\":3,\"b\":null}"];
     assert_eq!(rows.lines().collect::<Vec<_>>(), [expected, expected].concat());
@@ -175,12 +98,12 @@ fn what_an_older_schema_lacks_has_the_default_or_the_former_name_that_the_reader
         "y:int64@/same/y",
         "site:utf8@/meta/site",
     ];
-    let mut decoder = server.decoder_of(&columns, Some(&reader));
+    let mut decoder = decoder_of(&server, &columns, Some(&reader));
     let (rows, reasons) = decode(&mut decoder, &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
     let expected = r#"{"a":1,"text":"none","bytes":"/wE=","list":[0.5,1.0],"suit":"B","at":"1970-01-01T00:00:00.007000Z","nothing":null,"x":2,"y":3,"site":"north"}"#;
     assert_eq!((rows.trim_end(), reasons), (expected, vec![]));
     let columns = ["needed:int32"];
-    let mut decoder = server.decoder_of(&columns, Some(&reader));
+    let mut decoder = decoder_of(&server, &columns, Some(&reader));
     let (_, reasons) = decode(&mut decoder, &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
     let expected = "schema 1 of the registry does not fit: field \"needed\": the schema has no field \"needed\"";
     assert_eq!(reasons, [expected], "there is no default");
@@ -194,14 +117,14 @@ fn a_message_without_a_schema_is_a_dead_letter() {
     let garbage = [b"\x01\x00\x00\x00\x01\x02".to_vec(), b"\x00\x00\x00".to_vec(), b"{}".to_vec()];
     let columns = ["a:int64"];
     let (rows, reasons) =
-        decode(&mut server.decoder(&columns), &columns, &[&messages[..], &garbage].concat(), || {}).unwrap();
+        decode(&mut decoder(&server, &columns), &columns, &[&messages[..], &garbage].concat(), || {}).unwrap();
     assert_eq!(rows, "");
     assert!(reasons[0].starts_with("schema 1 of the registry cannot be read: "), "{}", reasons[0]);
     let foreign = "it is not in the wire format of a schema registry, which begins with 00 and four bytes";
     let expected = [
         "schema 2 of the registry does not fit: field \"a\": the schema is int, not a record",
         "the registry has nothing at /schemas/ids/8",
-        "schema 9 of the registry is of PROTOBUF, not of Avro",
+        "schema 9 of the registry is of PROTOBUF, not of AVRO",
         foreign,
         foreign,
         foreign,
@@ -226,7 +149,7 @@ fn names_of_other_schemas_are_asked_for() {
     server.answer("/subjects/of%20meta%2Fvalue/versions/3", "200 OK", &found(meta, &[site_reference]));
     server.answer("/subjects/site/versions/1", "200 OK", &found(site, &[]));
     let columns = ["home:int64@/home/id", "other:int64@/meta/site/id"];
-    let (rows, reasons) = decode(&mut server.decoder(&columns), &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
+    let (rows, reasons) = decode(&mut decoder(&server, &columns), &columns, &[message(1, b"\x02\x04")], || {}).unwrap();
     assert_eq!((rows.as_str(), reasons), ("{\"home\":1,\"other\":2}\n", vec![]));
 }
 
@@ -243,7 +166,7 @@ fn a_registry_that_does_not_answer_is_waited_for_and_one_that_refuses_is_not() {
             server.answer("/schemas/ids/1", good.0, &good.1);
         }
     };
-    let (rows, reasons) = decode(&mut server.decoder(&columns), &columns, &[message(1, b"\x0e")], back).unwrap();
+    let (rows, reasons) = decode(&mut decoder(&server, &columns), &columns, &[message(1, b"\x0e")], back).unwrap();
     assert_eq!((rows.as_str(), reasons), ("{\"a\":7}\n", vec![]));
     assert!(server.asked().len() >= 3);
     assert!(server.asked().iter().all(|asked| asked == "/schemas/ids/1 Basic bWlsbDpwYXNz"), "{:?}", server.asked());
@@ -253,7 +176,7 @@ fn a_registry_that_does_not_answer_is_waited_for_and_one_that_refuses_is_not() {
         ("200 OK", "<html>", "its answer to /schemas/ids/1 is no schema: expected value at line 1 column 1"),
     ] {
         server.answer("/schemas/ids/1", status, body);
-        let refused = decode(&mut server.decoder(&columns), &columns, &[message(1, b"\x0e")], || {}).unwrap_err();
+        let refused = decode(&mut decoder(&server, &columns), &columns, &[message(1, b"\x0e")], || {}).unwrap_err();
         let name = server.spec.url.reveal().trim_end_matches('/');
         assert_eq!(refused.to_string(), format!("schema registry at {name}: {told}"));
         assert!(!refused.is_configuration());

@@ -1,4 +1,4 @@
-//! Schemas, and what of them does not fit the declared fields.
+//! Schemas.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -61,44 +61,6 @@ impl PartialEq for AvroSchema {
 impl fmt::Debug for AvroSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AvroSchema").field(&self.text).finish()
-    }
-}
-
-/// A declared field that a schema has nothing for, or something else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldMisfit {
-    /// the field; `None`: the schema itself is to blame
-    pub field: Option<String>,
-    /// what does not fit
-    pub reason: String,
-    /// what would
-    pub hint: Option<String>,
-}
-
-impl FieldMisfit {
-    pub(super) fn new(field: &str, reason: String) -> FieldMisfit {
-        FieldMisfit { field: Some(field.to_owned()), reason, hint: None }
-    }
-
-    pub(super) fn of_schema(reason: String) -> FieldMisfit {
-        FieldMisfit { field: None, reason, hint: None }
-    }
-
-    pub(super) fn hint(self, hint: String) -> FieldMisfit {
-        self.hint_maybe(Some(hint))
-    }
-
-    pub(super) fn hint_maybe(self, hint: Option<String>) -> FieldMisfit {
-        FieldMisfit { hint, ..self }
-    }
-}
-
-impl fmt::Display for FieldMisfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.field {
-            Some(field) => write!(f, "field {field:?}: {}", self.reason),
-            None => f.write_str(&self.reason),
-        }
     }
 }
 

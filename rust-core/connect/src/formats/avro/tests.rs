@@ -3,12 +3,11 @@
 use apache_avro::{Decimal, schema::Schema, types::Value, writer::datum::GenericDatumWriter};
 use proptest::prelude::*;
 
-use super::{AvroDecoder, AvroSchema, AvroSpec};
+use super::{AvroSchema, AvroSpec};
 use crate::{
-    ConnectError, Format, PollContext, encoder,
-    formats::{Records, Scratch, Taken},
-    schema_of,
-    testing::{Letter, Letters, batch, fields},
+    ConnectError,
+    formats::{BinaryDecoder, BinaryFormat},
+    testing::{Letter, fields, messages},
 };
 
 fn spec(schema: &str) -> AvroSpec {
@@ -37,24 +36,11 @@ fn decode_with(
     spec: &AvroSpec,
     columns: &[&str],
     members: &[&str],
-    messages: &[(&[u8], &[u8])],
+    messages: &[messages::Message<'_>],
 ) -> Result<(String, Vec<Letter>), ConnectError> {
     let fields = fields(columns);
-    let schema = schema_of(&fields)?;
-    let mut decoder = AvroDecoder::new(spec, &fields, members, 1 << 12)?;
-    let mut encoder = encoder(Format::Json, &schema)?;
-    let (mut out, mut letters, mut scratch) = (Vec::new(), Letters::default(), Scratch::default());
-    for (header, message) in messages {
-        // So small that some messages must wait for the next batch.
-        let mut batch = batch(&schema, 2, 1 << 12);
-        let mut context =
-            PollContext { now_ns: 0, event_time: None, event_time_max_ns: i64::MAX, dead: &mut letters, rows_max: 9 };
-        let mut records = Records::new(batch.writer(), &mut context, "t/0", &fields, &mut scratch, 9);
-        assert_eq!(decoder.decode(header, message, &mut records)?, Taken::Whole);
-        assert_eq!(records.consumed, 1, "a message is one row or one dead letter");
-        encoder.encode(&batch.view(), 0..batch.rows() as usize, &mut out);
-    }
-    Ok((String::from_utf8(out).unwrap(), letters.taken))
+    let format = BinaryFormat::Avro(Box::new(spec.clone()));
+    messages::decode(BinaryDecoder::new(&format, &fields, members, 1 << 12)?, &fields, messages)
 }
 
 fn decode(spec: &AvroSpec, columns: &[&str], messages: &[Vec<u8>]) -> (String, Vec<Letter>) {
@@ -281,7 +267,7 @@ fn what_does_not_fit_is_said_before_a_message_is_read() {
         assert_eq!(misfits(&schema, &[column]), format!("field \"a\": {expected}"), "{column}");
     }
     assert_eq!(misfits(&one("\"int\""), &["a:int32", "b:utf8?"]), "");
-    let refused = AvroDecoder::new(&spec(&one("\"long\"")), &fields(&["a:int32"]), &[], 10).unwrap_err().to_string();
+    let refused = decode_with(&spec(&one("\"long\"")), &["a:int32"], &[], &[]).unwrap_err().to_string();
     assert_eq!(refused, "the schema does not fit the fields: field \"a\": it is int32, and the schema has long");
     for text in ["", "{", r#"{"type": "recrd"}"#, r#"{"type": "record", "name": "R", "fields": 3}"#] {
         assert!(AvroSchema::parse(text).is_err(), "{text}");

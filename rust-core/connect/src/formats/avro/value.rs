@@ -6,11 +6,12 @@
 use apache_avro::schema::{DecimalSchema, InnerDecimalSchema, Schema, UuidSchema};
 use ringmill_wire::{DataType, ListItem, TimeUnit};
 
-use super::{
-    decimal,
-    wire::{Broken, Bytes},
+use super::decimal;
+use crate::formats::{
+    binary::{Broken, Bytes},
+    column::{Column, Refusal, Row},
+    number::{Datum, Held, Number},
 };
-use crate::formats::column::{Column, Refusal, Row};
 
 /// Nanoseconds of a day.
 const DAY_NS: i64 = 86_400_000_000_000;
@@ -37,12 +38,7 @@ pub(super) enum Wire {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum To {
     Bool,
-    Int32,
-    Int64,
-    Float32,
-    Float64,
-    /// times so many
-    Timestamp(i64),
+    Number(Number),
     Text,
     Binary,
     /// 16 bytes as text
@@ -52,36 +48,6 @@ pub(super) enum To {
     /// the nearest double
     DecimalFloat(u32),
     List(ListItem, Number),
-}
-
-/// What becomes of an array's item.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Number {
-    Int32,
-    Int64,
-    Float32,
-    Float64,
-    Timestamp(i64),
-}
-
-/// A value that was read.
-#[derive(Debug, Clone, Copy)]
-enum Datum<'a> {
-    Boolean(bool),
-    Integer(i64),
-    Float(f32),
-    Double(f64),
-    Bytes(&'a [u8]),
-}
-
-/// A number as a column holds it.
-enum Held {
-    Int32(i32),
-    Int64(i64),
-    Float32(f32),
-    Float64(f64),
-    /// it does not fit
-    Beyond,
 }
 
 /// How a value of this schema, which is no union and no reference, comes into a column; `None`: not at all. `resolve`
@@ -97,7 +63,7 @@ pub(super) fn conversion<'s>(
         return Some((Wire::Array(Box::new(wire)), To::List(item, number)));
     }
     if let Some((wire, number)) = number(schema, data_type) {
-        return Some((wire, number.into()));
+        return Some((wire, To::Number(number)));
     }
     Some(match (schema, data_type) {
         (Schema::Boolean, T::Bool) => (Wire::Boolean, To::Bool),
@@ -175,18 +141,6 @@ fn scale(decimal: &DecimalSchema) -> Option<u32> {
     u32::try_from(decimal.scale).ok().filter(|scale| *scale <= decimal::DIGITS_MAX)
 }
 
-impl From<Number> for To {
-    fn from(number: Number) -> To {
-        match number {
-            Number::Int32 => To::Int32,
-            Number::Int64 => To::Int64,
-            Number::Float32 => To::Float32,
-            Number::Float64 => To::Float64,
-            Number::Timestamp(factor) => To::Timestamp(factor),
-        }
-    }
-}
-
 /// The column type that takes all values of this schema as they are.
 pub(super) fn natural(schema: &Schema) -> Option<DataType> {
     Some(match schema {
@@ -253,12 +207,14 @@ fn list(
         }
         for _ in 0..count {
             let read = datum(item, bytes)?;
-            match held(number, read) {
+            match number.held(read) {
                 Held::Int32(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
                 Held::Int64(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
+                Held::Uint32(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
+                Held::Uint64(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
                 Held::Float32(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
                 Held::Float64(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Beyond => return Ok(Err(beyond(read, column, row))),
+                Held::Beyond => return Ok(Err(read.beyond(column, row))),
             }
         }
     }
@@ -271,57 +227,16 @@ fn put(to: To, datum: Datum<'_>, column: &Column, row: &mut Row<'_>) -> Result<(
             row.out.push(column.index, value);
             return Ok(());
         }
-        (To::Text, Datum::Bytes(text)) if std::str::from_utf8(text).is_ok() => return column.push_bytes(row, text),
-        (To::Text, Datum::Bytes(text)) => return Err(column.misfit(row, text, " (not valid UTF-8)")),
+        (To::Text, Datum::Bytes(text)) => return column.push_utf8(row, text),
         (To::Binary, Datum::Bytes(value)) => return column.push_bytes(row, value),
         (To::Uuid, Datum::Bytes(value)) => return put_uuid(value, column, row),
         (To::DecimalText(scale) | To::DecimalFloat(scale), Datum::Bytes(value)) => {
             return put_decimal(value, scale, to, column, row);
         }
-        (To::Int32, _) => Number::Int32,
-        (To::Int64, _) => Number::Int64,
-        (To::Float32, _) => Number::Float32,
-        (To::Float64, _) => Number::Float64,
-        (To::Timestamp(factor), _) => Number::Timestamp(factor),
+        (To::Number(number), _) => number,
         _ => return Err(column.misfit(row, b"a value of another type", "")),
     };
-    match held(number, datum) {
-        Held::Int32(value) => row.out.push(column.index, value),
-        Held::Int64(value) if matches!(to, To::Timestamp(_)) => {
-            return column.push_timestamp(row, value, itoa::Buffer::new().format(value).as_bytes());
-        }
-        Held::Int64(value) => row.out.push(column.index, value),
-        Held::Float32(value) => row.out.push(column.index, value),
-        Held::Float64(value) => row.out.push(column.index, value),
-        Held::Beyond => return Err(beyond(datum, column, row)),
-    }
-    Ok(())
-}
-
-#[inline]
-fn held(number: Number, datum: Datum<'_>) -> Held {
-    match (number, datum) {
-        (Number::Int32, Datum::Integer(value)) => i32::try_from(value).map_or(Held::Beyond, Held::Int32),
-        (Number::Int64, Datum::Integer(value)) => Held::Int64(value),
-        (Number::Timestamp(factor), Datum::Integer(value)) => {
-            value.checked_mul(factor).map_or(Held::Beyond, Held::Int64)
-        }
-        (Number::Float32, Datum::Integer(value)) => Held::Float32(value as f32),
-        (Number::Float32, Datum::Float(value)) => Held::Float32(value),
-        (Number::Float64, Datum::Integer(value)) => Held::Float64(value as f64),
-        (Number::Float64, Datum::Float(value)) => Held::Float64(value.into()),
-        (Number::Float64, Datum::Double(value)) => Held::Float64(value),
-        _ => Held::Beyond,
-    }
-}
-
-#[cold]
-fn beyond(datum: Datum<'_>, column: &Column, row: &mut Row<'_>) -> Refusal {
-    let got = match datum {
-        Datum::Integer(value) => value.to_string(),
-        _ => "a value of another type".to_owned(),
-    };
-    column.out_of_range(row, got.as_bytes())
+    number.put(datum, column, row)
 }
 
 fn put_uuid(value: &[u8], column: &Column, row: &mut Row<'_>) -> Result<(), Refusal> {

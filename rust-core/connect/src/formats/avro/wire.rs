@@ -1,87 +1,12 @@
-//! Avro's binary encoding, read from untrusted bytes: nothing is allocated, and nothing is believed that is not there.
+//! Avro's binary encoding.
 
-/// What is wrong with the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// they end within a value
-    Ends,
-    /// a number has more bits than its type
-    Number,
-    /// a length or a count is negative
-    Length,
-    /// a bool is neither 0 nor 1
-    Bool,
-    /// a union has no such branch, or an enum no such symbol
-    Index,
-    /// records, arrays and maps lie too deep in each other
-    Depth,
-}
-
-impl Broken {
-    pub fn what(self) -> &'static str {
-        match self {
-            Broken::Ends => "it ends within a value",
-            Broken::Number => "a number has more bits than its type",
-            Broken::Length => "a length is negative",
-            Broken::Bool => "a boolean is neither 0 nor 1",
-            Broken::Index => "the union or enum has no such entry",
-            Broken::Depth => "values lie too deep in each other",
-        }
-    }
-}
-
-/// Longest variable-length number: 64 bits, 7 a byte.
-const NUMBER_BYTES_MAX: usize = 10;
-
-/// A message that is being read.
-pub(super) struct Bytes<'a> {
-    rest: &'a [u8],
-    length: usize,
-}
+use crate::formats::binary::{Broken, Bytes};
 
 impl<'a> Bytes<'a> {
-    pub fn new(bytes: &'a [u8]) -> Bytes<'a> {
-        Bytes { rest: bytes, length: bytes.len() }
-    }
-
-    /// How many bytes were read.
-    pub fn at(&self) -> usize {
-        self.length - self.rest.len()
-    }
-
-    /// How many are left.
-    pub fn left(&self) -> usize {
-        self.rest.len()
-    }
-
-    #[inline]
-    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Broken> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Broken::Ends)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(Broken::Ends)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
     /// `long`: zigzag, 7 bits a byte, the lowest first.
     #[inline]
     pub fn long(&mut self) -> Result<i64, Broken> {
-        let mut value = 0_u64;
-        for (index, byte) in self.rest.iter().take(NUMBER_BYTES_MAX).enumerate() {
-            value |= u64::from(byte & 0x7f) << (7 * index);
-            if byte & 0x80 == 0 {
-                if index + 1 == NUMBER_BYTES_MAX && *byte > 1 {
-                    return Err(Broken::Number);
-                }
-                self.rest = &self.rest[index + 1..];
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
-        }
-        Err(if self.rest.len() < NUMBER_BYTES_MAX { Broken::Ends } else { Broken::Number })
+        self.zigzag()
     }
 
     /// `int`

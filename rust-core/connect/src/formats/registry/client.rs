@@ -12,7 +12,7 @@ use ureq::{
     },
 };
 
-use super::{AvroSchema, RegistrySpec};
+use super::RegistrySpec;
 use crate::{ConnectError, http::client};
 
 const CONTENT: &str = "application/vnd.schemaregistry.v1+json, application/json";
@@ -38,7 +38,24 @@ pub(super) enum Trouble {
 pub(super) struct Client {
     agent: Agent,
     url: String,
+    /// of its schemas
+    kind: &'static str,
     authorization: Option<HeaderValue>,
+}
+
+/// A schema, and those from which it takes names, each behind those that it needs.
+#[derive(Debug)]
+pub(in crate::formats) struct Schema {
+    pub schema: String,
+    pub others: Vec<Other>,
+}
+
+/// A schema that another one refers to.
+#[derive(Debug)]
+pub(in crate::formats) struct Other {
+    /// by which it is referred to
+    pub name: String,
+    pub schema: String,
 }
 
 /// What it says of a schema.
@@ -55,6 +72,8 @@ struct Found {
 /// Another schema, from which one takes names.
 #[derive(Deserialize)]
 struct Reference {
+    #[serde(default)]
+    name: String,
     subject: String,
     version: u32,
 }
@@ -66,7 +85,7 @@ struct Refusal {
 
 impl Client {
     /// Reads password and certificates; connects to nobody.
-    pub fn open(spec: &RegistrySpec) -> Result<Client, ConnectError> {
+    pub fn open(spec: &RegistrySpec, kind: &'static str) -> Result<Client, ConnectError> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -76,19 +95,19 @@ impl Client {
             .user_agent(concat!("ringmill/", env!("CARGO_PKG_VERSION")))
             .tls_config(client::encryption(&spec.url, spec.root_certificates.as_deref())?);
         let url = spec.url.reveal().trim_end_matches('/').to_owned();
-        Ok(Client { agent: config.build().new_agent(), url, authorization: authorization(spec)? })
+        Ok(Client { agent: config.build().new_agent(), url, kind, authorization: authorization(spec)? })
     }
 
     /// The schema with this number.
-    pub fn schema(&self, id: u32) -> Result<AvroSchema, Trouble> {
+    pub fn schema(&self, id: u32) -> Result<Schema, Trouble> {
         let found = self.get(&format!("/schemas/ids/{id}"))?;
-        if let Some(kind) = found.kind.as_deref().filter(|kind| *kind != "AVRO") {
-            return Err(Trouble::Gone(format!("schema {id} of the registry is of {kind}, not of Avro")));
+        let kind = found.kind.as_deref().unwrap_or("AVRO");
+        if kind != self.kind {
+            return Err(Trouble::Gone(format!("schema {id} of the registry is of {kind}, not of {}", self.kind)));
         }
         let mut others = Vec::new();
         self.add_others(&found.references, &mut HashSet::new(), &mut others)?;
-        AvroSchema::parse_with(&found.schema, &others)
-            .map_err(|reason| Trouble::Gone(format!("schema {id} of the registry cannot be read: {reason}")))
+        Ok(Schema { schema: found.schema, others })
     }
 
     /// Adds the texts of these schemas and of those that they refer to, each behind what it needs.
@@ -96,9 +115,9 @@ impl Client {
         &self,
         references: &[Reference],
         asked: &mut HashSet<(String, u32)>,
-        others: &mut Vec<String>,
+        others: &mut Vec<Other>,
     ) -> Result<(), Trouble> {
-        for Reference { subject, version } in references {
+        for Reference { name, subject, version } in references {
             if !asked.insert((subject.clone(), *version)) {
                 continue;
             }
@@ -107,7 +126,7 @@ impl Client {
             }
             let found = self.get(&format!("/subjects/{}/versions/{version}", escaped(subject)))?;
             self.add_others(&found.references, asked, others)?;
-            others.push(found.schema);
+            others.push(Other { name: name.clone(), schema: found.schema });
         }
         Ok(())
     }

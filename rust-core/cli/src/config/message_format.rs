@@ -1,0 +1,70 @@
+//! The format of a broker's messages: the key `format` and the table of that name, checked with the fields.
+
+use std::path::Path;
+
+use ringmill_connect::{BinaryFormat, FieldSpec, MessageFormat};
+
+use super::avro::avro;
+use super::mistake::Mistake;
+use super::protobuf::protobuf;
+use super::raw::Table;
+
+/// The binary formats, what their tables may look like, and the keys of the files with their schemas.
+const BINARY: [(&str, &str, &str); 2] = [
+    ("avro", "{ schema_file = \"reading.avsc\" }", "schema_file"),
+    ("protobuf", "{ descriptor_file = \"plant.pb\", message = \"plant.Reading\" }", "descriptor_file"),
+];
+
+/// What a source's messages are; `None` if that cannot be known. `members`: the fields that take what stands beside them.
+pub fn message_format(
+    table: &Table,
+    fields: &[FieldSpec],
+    members: &[&str],
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<MessageFormat> {
+    let format = table.text("format").unwrap_or("json");
+    for (name, ..) in BINARY.iter().filter(|(name, ..)| *name != format) {
+        if let Some(entry) = table.entry(name) {
+            let message = format!("`{name}` has no effect without format = \"{name}\"");
+            mistakes.push(Mistake::at(entry.key_span, message));
+        }
+    }
+    let Some((name, example, file)) = BINARY.iter().find(|(name, ..)| *name == format) else {
+        return Some(MessageFormat::Json);
+    };
+    let Some(own) = table.table(name) else {
+        if !table.written.iter().any(|written| written == name) {
+            let message = format!("`format` is {name}, but there is no table `{name}`");
+            let mistake = Mistake::at(table.get("format")?.span, message);
+            mistakes.push(mistake.hint(format!("add {name} = {example}")));
+        }
+        return None;
+    };
+    let format = match *name {
+        "avro" => BinaryFormat::Avro(Box::new(avro(own, directory, mistakes)?)),
+        _ => BinaryFormat::Protobuf(Box::new(protobuf(own, directory, mistakes)?)),
+    };
+    check(&format, table, (own, file), (fields, members), mistakes);
+    Some(MessageFormat::Binary(format))
+}
+
+/// What of the schema does not fit a field is shown at the field.
+fn check(
+    format: &BinaryFormat,
+    table: &Table,
+    (own, file): (&Table, &str),
+    (fields, members): (&[FieldSpec], &[&str]),
+    mistakes: &mut Vec<Mistake>,
+) {
+    for misfit in format.misfits(fields, members) {
+        let field = misfit.field.as_ref().and_then(|name| table.table("fields")?.entry(name));
+        let schema = own.get(file).map(|file| file.span);
+        let place = field.map(|entry| entry.raw.span).or(schema).unwrap_or(table.span);
+        let mistake = match &misfit.field {
+            Some(name) => Mistake::at(place, format!("`{name}` does not fit the schema: {}", misfit.reason)),
+            None => Mistake::at(place, format!("`{file}`: {}", misfit.reason)),
+        };
+        mistakes.push(mistake.hint_maybe(misfit.hint));
+    }
+}

@@ -1,0 +1,158 @@
+//! Messages of the binary formats to rows.
+
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+use super::{
+    AvroSpec, FieldMisfit, ProtobufSpec, Records, TOO_LONG, Taken,
+    avro::{self, AvroReader},
+    column::{Column, Refusal, Row},
+    json::JsonDecoder,
+    paths::Paths,
+    protobuf::{self, Found, ProtobufReader},
+};
+use crate::{ConnectError, FieldSpec};
+
+/// A binary format of messages.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BinaryFormat {
+    /// one datum of Avro a message
+    Avro(Box<AvroSpec>),
+    /// one message of Protocol Buffers
+    Protobuf(Box<ProtobufSpec>),
+}
+
+impl BinaryFormat {
+    /// The name used in configurations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            BinaryFormat::Avro(_) => "avro",
+            BinaryFormat::Protobuf(_) => "protobuf",
+        }
+    }
+
+    /// What of the schema, if it is known already, does not fit these fields, of which `members` are not in messages but
+    /// beside them.
+    pub fn misfits(&self, fields: &[FieldSpec], members: &[&str]) -> Vec<FieldMisfit> {
+        match self {
+            BinaryFormat::Avro(spec) => spec.misfits(fields, members),
+            BinaryFormat::Protobuf(spec) => spec.misfits(fields, members),
+        }
+    }
+
+    /// Whether a message may have no bytes.
+    #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
+    pub(crate) fn may_be_empty(&self) -> bool {
+        matches!(self, BinaryFormat::Protobuf(spec) if matches!(**spec, ProtobufSpec::Plain(_)))
+    }
+}
+
+/// Decodes messages, and the JSON object with what the broker says of each.
+#[derive(Debug, Clone)]
+pub(crate) struct BinaryDecoder {
+    reader: Reader,
+    /// what was found in a message of Protobuf
+    found: Vec<Found>,
+    /// for the fields that take what stands beside a message
+    members: Option<JsonDecoder>,
+    record_bytes_max: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Reader {
+    Avro(AvroReader),
+    Protobuf(ProtobufReader),
+}
+
+/// How a message is read.
+pub(super) enum Reading {
+    /// by this program, behind so many bytes
+    By(Program, usize),
+    /// that is not known yet
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "there is no registry"))]
+    Later,
+    /// not at all, for this reason
+    Not(String),
+}
+
+/// Moves a message's values into a row.
+pub(super) enum Program {
+    Avro(Arc<avro::Program>),
+    Protobuf(Arc<protobuf::Program>),
+}
+
+impl BinaryDecoder {
+    /// `members`: the fields that take what stands beside a message.
+    pub fn new(
+        format: &BinaryFormat,
+        fields: &[FieldSpec],
+        members: &[&str],
+        record_bytes_max: usize,
+    ) -> Result<BinaryDecoder, ConnectError> {
+        let reader = match format {
+            BinaryFormat::Avro(spec) => Reader::Avro(AvroReader::new(spec, fields, members)?),
+            BinaryFormat::Protobuf(spec) => Reader::Protobuf(ProtobufReader::new(spec, fields, members)?),
+        };
+        let beside = fields.iter().enumerate().filter(|(_, field)| members.contains(&field.name.as_str()));
+        let members = if members.is_empty() { None } else { Some(JsonDecoder::of(beside, record_bytes_max)?) };
+        Ok(BinaryDecoder { reader, found: Vec::new(), members, record_bytes_max })
+    }
+
+    /// Makes a row or a dead letter of a message; `header` is the JSON object with what the broker says of it, or empty.
+    /// There is room for one of either.
+    pub fn decode(
+        &mut self,
+        header: &[u8],
+        message: &[u8],
+        records: &mut Records<'_, '_>,
+    ) -> Result<Taken, ConnectError> {
+        let shown = || Some(String::from_utf8_lossy(header)).filter(|header| !header.is_empty());
+        if message.len() > self.record_bytes_max {
+            let max = self.record_bytes_max;
+            records.refuse(&format!("{TOO_LONG} ({max} bytes)"), &message[..max], shown().as_deref());
+            return Ok(Taken::Whole);
+        }
+        let reading = match &mut self.reader {
+            Reader::Avro(reader) => reader.reading(message)?,
+            Reader::Protobuf(reader) => reader.reading(message)?,
+        };
+        let (program, before) = match reading {
+            Reading::By(program, before) => (program, before),
+            Reading::Later => return Ok(Taken::Later),
+            Reading::Not(reason) => {
+                records.refuse(&reason, message, shown().as_deref());
+                return Ok(Taken::Whole);
+            }
+        };
+        let beside = self.members.as_mut().map_or(Ok(()), |members| members.fill(header, &mut records.row));
+        let outcome = beside.and_then(|()| match &program {
+            Program::Avro(program) => avro::fill(program, message, before, &mut records.row),
+            Program::Protobuf(program) => protobuf::fill(program, message, before, &mut self.found, &mut records.row),
+        });
+        let ended = match outcome {
+            Ok(()) => records.end(Ok(()), 0, message),
+            Err(refusal) => records.end_with(Err(refusal), 0, message, shown().as_deref()),
+        };
+        Ok(if ended.is_ok() { Taken::Whole } else { Taken::Full })
+    }
+}
+
+/// The columns of the fields that are in messages, and where they stand there.
+pub(super) fn columns_within(fields: &[FieldSpec], members: &[&str]) -> Result<(Vec<Column>, Paths), Vec<FieldMisfit>> {
+    let within: Vec<(usize, &FieldSpec)> =
+        fields.iter().enumerate().filter(|(_, field)| !members.contains(&field.name.as_str())).collect();
+    let columns = within.iter().map(|(index, field)| Column::new(*index, field)).collect();
+    let places = within.iter().enumerate().map(|(place, (_, field))| (place, *field));
+    let paths = Paths::new(places).map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;
+    Ok((columns, paths))
+}
+
+/// A message is refused for this reason.
+#[cold]
+pub(super) fn refuse(row: &mut Row<'_>, reason: fmt::Arguments<'_>) -> Refusal {
+    row.reason.clear();
+    let _ = row.reason.write_fmt(reason);
+    Refusal::Misfit
+}

@@ -1,0 +1,248 @@
+//! Makes a program of a type and the columns.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use ringmill_wire::DataType;
+
+use super::{
+    program::{Absent, Action, Field, Message, Program, Source, Time},
+    schema::name_of,
+    value::{self, Constant, Scalar},
+    wire::WireType,
+};
+use crate::formats::{
+    FieldMisfit,
+    column::Column,
+    paths::{Paths, Target},
+};
+
+/// The program of a type for these columns, which stand at these paths; or what of the type does not fit them.
+pub(super) fn compile(
+    message: &MessageDescriptor,
+    paths: &Paths,
+    columns: &[Column],
+) -> Result<Program, Vec<FieldMisfit>> {
+    let sources = vec![Source::Nothing; columns.len()];
+    let mut compiler = Compiler { paths, columns, sources, messages: Vec::new(), slots: 0, misfits: Vec::new() };
+    compiler.message(message, 0, None);
+    if !compiler.misfits.is_empty() {
+        return Err(compiler.misfits);
+    }
+    let columns = columns.iter().cloned().zip(compiler.sources).collect();
+    Ok(Program { messages: compiler.messages, columns, slots: compiler.slots })
+}
+
+struct Compiler<'c> {
+    paths: &'c Paths,
+    columns: &'c [Column],
+    sources: Vec<Source>,
+    messages: Vec<Message>,
+    slots: usize,
+    misfits: Vec<FieldMisfit>,
+}
+
+/// The fields of a message that are not just passed over, by their numbers, each with its slots.
+type Fields = BTreeMap<u32, (Field, Range<usize>)>;
+
+impl Compiler<'_> {
+    fn slot(&mut self) -> usize {
+        self.slots += 1;
+        self.slots - 1
+    }
+
+    /// A message with columns in it, which is noted in this slot.
+    fn message(&mut self, message: &MessageDescriptor, path: usize, slot: Option<usize>) -> usize {
+        let index = self.begin(slot);
+        let mut fields = Fields::new();
+        for child in &self.paths.node(path).children {
+            let Some(field) = message.get_field_by_name(&child.key) else {
+                self.absent(message, &child.key, child.target);
+                continue;
+            };
+            let own = self.slot();
+            if let Some(action) = self.field(&field, child.target, own, slot) {
+                add(&mut fields, &field, action, own..self.slots);
+            }
+        }
+        self.end(index, message, fields);
+        index
+    }
+
+    /// Messages are in the order in which they are entered.
+    fn begin(&mut self, slot: Option<usize>) -> usize {
+        self.messages.push(Message { slot, fields: Box::default(), required: Box::default() });
+        self.messages.len() - 1
+    }
+
+    /// Adds what nobody declared and yet matters: required fields, and other members of oneofs.
+    fn end(&mut self, index: usize, message: &MessageDescriptor, mut fields: Fields) {
+        let members = message.oneofs().map(|oneof| oneof.fields().collect::<Vec<_>>());
+        let members: Vec<Vec<FieldDescriptor>> = members
+            .filter(|members| members.len() > 1 && members.iter().any(|field| fields.contains_key(&field.number())))
+            .collect();
+        let required: Vec<FieldDescriptor> = message.fields().filter(FieldDescriptor::is_required).collect();
+        for field in members.iter().flatten().chain(&required) {
+            if !fields.contains_key(&field.number()) {
+                let own = self.slot();
+                add(&mut fields, field, Action::Pass, own..self.slots);
+            }
+        }
+        let slots: BTreeMap<u32, Range<usize>> =
+            fields.iter().map(|(number, (_, slots))| (*number, slots.clone())).collect();
+        for (field, others) in members.iter().flat_map(|members| members.iter().map(move |field| (field, members))) {
+            let others = others.iter().filter(|other| *other != field);
+            if let Some((entry, _)) = fields.get_mut(&field.number()) {
+                entry.cleared = others.map(|other| slots[&other.number()].clone()).collect();
+            }
+        }
+        let required = required.iter().map(|field| (slots[&field.number()].start, field.full_name().into()));
+        self.messages[index].required = required.collect();
+        self.messages[index].fields = fields.into_values().map(|(field, _)| field).collect();
+    }
+
+    /// What is done with a field that leads to columns, which is noted in `own`; `around` is the slot of its message.
+    fn field(&mut self, field: &FieldDescriptor, target: Target, own: usize, around: Option<usize>) -> Option<Action> {
+        let kind = field.kind();
+        let is_single = !field.is_map() && !field.is_list() && !field.is_group();
+        match (target, &kind) {
+            (Target::Column(column), Kind::Message(message)) if is_single => {
+                self.well_known(field, message, column, own)
+            }
+            (Target::Column(column), _) if is_single => self.scalar(field, column, own, around),
+            (Target::Node(below), Kind::Message(message)) if is_single => {
+                Some(Action::Enter(self.message(message, below, Some(own))))
+            }
+            (Target::Column(column), _) => {
+                self.refuse(field, column);
+                None
+            }
+            (Target::Node(below), _) => {
+                let reason = match is_single {
+                    true => format!("its path leads into {}, which has no fields", name_of(field)),
+                    false => format!("its path leads into {}, which is not one message", name_of(field)),
+                };
+                let misfits = &mut self.misfits;
+                self.paths.columns_below(below, &mut |column| {
+                    misfits.push(FieldMisfit::new(&self.columns[column].name, reason.clone()));
+                });
+                None
+            }
+        }
+    }
+
+    fn scalar(&mut self, field: &FieldDescriptor, column: usize, slot: usize, around: Option<usize>) -> Option<Action> {
+        let Some((scalar, to)) = value::conversion(&field.kind(), self.columns[column].data_type) else {
+            self.refuse(field, column);
+            return None;
+        };
+        let absent = match Constant::of(field.default_value()) {
+            Some(zero) if !field.supports_presence() && !field.is_required() => Absent::Zero(zero, around),
+            Some(default) if field.field_descriptor_proto().default_value.is_some() => Absent::Default(default),
+            _ => Absent::Null,
+        };
+        self.sources[column] = Source::Value { slot, scalar, to, absent };
+        Some(Action::Read(scalar.wire_type()))
+    }
+
+    /// A message of Google's that is one value.
+    fn well_known(
+        &mut self,
+        field: &FieldDescriptor,
+        message: &MessageDescriptor,
+        column: usize,
+        own: usize,
+    ) -> Option<Action> {
+        let data_type = self.columns[column].data_type;
+        let to = match (message.full_name(), data_type) {
+            ("google.protobuf.Timestamp", DataType::Timestamp(unit)) => Time::Timestamp(unit),
+            ("google.protobuf.Duration", DataType::Int64) => Time::DurationNanoseconds,
+            ("google.protobuf.Duration", DataType::Float64) => Time::DurationFloat,
+            (name, _) if value::is_wrapper(name) => return self.wrapper(field, message, column, own),
+            _ => {
+                self.refuse(field, column);
+                return None;
+            }
+        };
+        // Whoever calls their own message so has other fields, perhaps.
+        let parts = [message.get_field(1), message.get_field(2)];
+        let [Some(seconds), Some(nanoseconds)] = parts else {
+            self.refuse(field, column);
+            return None;
+        };
+        if Scalar::of(&seconds.kind()) != Some(Scalar::Int64) || Scalar::of(&nanoseconds.kind()) != Some(Scalar::Int32)
+        {
+            self.refuse(field, column);
+            return None;
+        }
+        let index = self.begin(Some(own));
+        let slots = [own, self.slot(), self.slot()];
+        let mut fields = Fields::new();
+        add(&mut fields, &seconds, Action::Read(WireType::Varint), slots[1]..slots[2]);
+        add(&mut fields, &nanoseconds, Action::Read(WireType::Varint), slots[2]..self.slots);
+        self.end(index, message, fields);
+        self.sources[column] = Source::Time { slots, to };
+        Some(Action::Enter(index))
+    }
+
+    fn wrapper(
+        &mut self,
+        field: &FieldDescriptor,
+        message: &MessageDescriptor,
+        column: usize,
+        own: usize,
+    ) -> Option<Action> {
+        let inner = message.get_field(1).filter(|inner| {
+            !inner.is_list() && value::conversion(&inner.kind(), self.columns[column].data_type).is_some()
+        });
+        let Some(inner) = inner else {
+            self.refuse(field, column);
+            return None;
+        };
+        let index = self.begin(Some(own));
+        let slot = self.slot();
+        let action = self.scalar(&inner, column, slot, Some(own))?;
+        let mut fields = Fields::new();
+        add(&mut fields, &inner, action, slot..self.slots);
+        self.end(index, message, fields);
+        Some(Action::Enter(index))
+    }
+
+    /// The columns below a key that the message has no field for; they must take nulls.
+    fn absent(&mut self, message: &MessageDescriptor, key: &str, target: Target) {
+        let mut below = Vec::new();
+        match target {
+            Target::Column(column) => below.push(column),
+            Target::Node(node) => self.paths.columns_below(node, &mut |column| below.push(column)),
+        }
+        for column in below.into_iter().map(|column| &self.columns[column]).filter(|column| !column.nullable) {
+            let names: Vec<String> = message.fields().map(|field| field.name().to_owned()).collect();
+            let reason = format!("the message {} has no field {key:?}", message.full_name());
+            let misfit = FieldMisfit::new(&column.name, reason);
+            self.misfits.push(misfit.hint(format!("it has {}; a nullable field may be missing", names.join(", "))));
+        }
+    }
+
+    fn refuse(&mut self, field: &FieldDescriptor, column: usize) {
+        let Column { name, data_type, .. } = &self.columns[column];
+        let reason = match field.is_map() || field.is_list() {
+            true => format!("the schema has {}, which cannot be a column", name_of(field)),
+            false => format!("it is {data_type}, and the schema has {}", name_of(field)),
+        };
+        let hint = match (value::natural(field), field.kind()) {
+            (Some(natural), _) => Some(format!("declare {name} = \"{natural}\"")),
+            (None, Kind::Message(message)) if !field.is_map() && !field.is_list() && !field.is_group() => {
+                let inner = message.fields().next();
+                inner.map(|inner| format!("{name} = {{ type = …, path = \"/…/{}\" }} is a field of it", inner.name()))
+            }
+            _ => None,
+        };
+        self.misfits.push(FieldMisfit::new(name, reason).hint_maybe(hint));
+    }
+}
+
+fn add(fields: &mut Fields, field: &FieldDescriptor, action: Action, slots: Range<usize>) {
+    let number = field.number();
+    let name = field.full_name().into();
+    fields.insert(number, (Field { number, name, slot: slots.start, action, cleared: Box::default() }, slots));
+}

@@ -1,0 +1,102 @@
+//! Real connections to a schema registry of the test's own.
+
+use super::{ProtobufSpec, ProtobufTypes, tests};
+use crate::{
+    formats::{
+        BinaryDecoder, BinaryFormat,
+        registry::testing::{Server, decode, message},
+    },
+    testing::fields,
+};
+
+fn decoder(server: &Server, columns: &[&str], name: Option<&str>) -> BinaryDecoder {
+    let spec = ProtobufSpec::Registry(server.spec.clone(), name.map(str::to_owned));
+    BinaryDecoder::new(&BinaryFormat::Protobuf(Box::new(spec)), &fields(columns), &[], 1 << 12).unwrap()
+}
+
+/// What the registry says of a schema.
+fn found(schema: &str, references: &[(&str, &str, u32)]) -> String {
+    let reference = |(name, subject, version): &(&str, &str, u32)| serde_json::json!({ "name": name, "subject": subject, "version": version });
+    let references: Vec<_> = references.iter().map(reference).collect();
+    serde_json::json!({ "schema": schema, "schemaType": "PROTOBUF", "references": references }).to_string()
+}
+
+const TEXT: &str = "syntax = \"proto3\"; package plant;
+    message Reading { map<string, int32> labels = 1; int64 a = 2; message Other { bool x = 1; } message Inner { int64 a = 1; } }
+    message Alarm { string a = 1; }";
+
+#[test]
+fn a_message_says_its_schema_and_which_of_its_types_it_is() {
+    let server = Server::with(&[]);
+    server.answer("/schemas/ids/1", "200 OK", &found(TEXT, &[]));
+    let reading = ProtobufTypes::parse(&tests::compiled(TEXT)).unwrap().message("plant.Reading").unwrap();
+    let datum = tests::written(reading.message(), "a: 7");
+    let with = |indexes: &[u8], datum: &[u8]| message(1, &[indexes, datum].concat());
+    let messages = [
+        with(b"\x00", &datum),
+        with(b"\x02\x00", &datum),
+        // Of a map's entry there is nothing in the text.
+        with(b"\x04\x00\x02", b"\x08\x05"),
+        with(b"\x02\x02", b"\x0a\x01x"),
+        with(b"\x02\x06", b""),
+        with(b"\x04\x00\x08", b""),
+        with(b"\x01", b""),
+        with(b"\xfe\x01", b""),
+        with(b"", b""),
+        b"\x01\x00\x00\x00\x01\x00".to_vec(),
+    ];
+    let columns = ["a:int64"];
+    let (rows, reasons) = decode(&mut decoder(&server, &columns, None), &columns, &messages, || {}).unwrap();
+    assert_eq!(rows, "{\"a\":7}\n{\"a\":7}\n{\"a\":5}\n");
+    let indexes = "behind the number of its schema there is no valid list of message indexes";
+    let expected = [
+        "schema 1 of the registry does not fit: field \"a\": it is int64, and the schema has string",
+        "schema 1 of the registry has no message [3]",
+        "schema 1 of the registry has no message [0, 4]",
+        indexes,
+        indexes,
+        indexes,
+        "it is not in the wire format of a schema registry, which begins with 00 and four bytes",
+    ];
+    assert_eq!(reasons, expected);
+    let mut named = decoder(&server, &columns, Some("plant.Reading"));
+    let (rows, reasons) = decode(&mut named, &columns, &messages[1..4], || {}).unwrap();
+    assert_eq!(rows, "{\"a\":7}\n");
+    let other = |name: &str| format!("it is plant.{name}, and only plant.Reading is read");
+    assert_eq!(reasons, [other("Reading.Inner"), other("Alarm")]);
+    assert_eq!(server.asked(), ["/schemas/ids/1"; 2], "each decoder asks once");
+}
+
+#[test]
+fn what_a_schema_imports_is_asked_for_or_known() {
+    let server = Server::with(&[]);
+    let root = "syntax = \"proto3\"; import \"plant/site.proto\"; import \"google/protobuf/timestamp.proto\";
+        message Reading { plant.Site site = 1; google.protobuf.Timestamp at = 2; }";
+    let site = "syntax = \"proto3\"; package plant; import \"unit.proto\"; message Site { Unit unit = 1; }";
+    let unit = "syntax = \"proto3\"; package plant; enum Unit { K = 0; C = 1; }";
+    server.answer("/schemas/ids/1", "200 OK", &found(root, &[("plant/site.proto", "of site", 3)]));
+    server.answer("/subjects/of%20site/versions/3", "200 OK", &found(site, &[("unit.proto", "unit", 1)]));
+    server.answer("/subjects/unit/versions/1", "200 OK", &found(unit, &[]));
+    let columns = ["unit:utf8@/site/unit", "at:timestamp[s]?"];
+    let messages = [message(1, b"\x00\x0a\x02\x08\x01\x12\x02\x08\x05")];
+    let (rows, reasons) = decode(&mut decoder(&server, &columns, None), &columns, &messages, || {}).unwrap();
+    assert_eq!((rows.as_str(), reasons), ("{\"unit\":\"C\",\"at\":\"1970-01-01T00:00:05Z\"}\n", vec![]));
+}
+
+#[test]
+fn a_schema_that_is_none_makes_its_messages_dead_letters() {
+    let server = Server::with(&["\"int\""]);
+    server.answer("/schemas/ids/2", "200 OK", &found("syntax = \"proto3\"; message", &[]));
+    server.answer("/schemas/ids/3", "200 OK", &found("syntax = \"proto3\"; import \"gone.proto\";", &[]));
+    let deep = format!("syntax = \"proto2\"; {}{}", "message A {".repeat(100_000), "}".repeat(100_000));
+    server.answer("/schemas/ids/4", "200 OK", &found(&deep, &[]));
+    let columns = ["a:int64"];
+    let messages = [1, 2, 3, 4].map(|id| message(id, b"\x00"));
+    let (rows, reasons) = decode(&mut decoder(&server, &columns, None), &columns, &messages, || {}).unwrap();
+    assert_eq!(rows, "");
+    assert_eq!(reasons[0], "schema 1 of the registry is of AVRO, not of PROTOBUF");
+    assert!(reasons[1].starts_with("schema 2 of the registry cannot be read: "), "{}", reasons[1]);
+    assert!(reasons[2].contains("gone.proto"), "{}", reasons[2]);
+    let expected = "schema 4 of the registry cannot be read: its parts lie more than 200 deep in each other";
+    assert_eq!(reasons[3], expected);
+}
