@@ -77,15 +77,12 @@ impl ProtobufReader {
     }
 
     /// How this message is read.
-    #[cfg_attr(not(feature = "http"), expect(clippy::unnecessary_wraps, reason = "a registry may fail"))]
+    #[cfg_attr(not(feature = "http"), expect(unused_variables, clippy::unnecessary_wraps, reason = "no registry"))]
     pub fn reading(&mut self, message: &[u8]) -> Result<Reading, ConnectError> {
         match self {
             ProtobufReader::One(program) => Ok(Reading::By(message::Program::Protobuf(Arc::clone(program)), 0)),
             #[cfg(feature = "http")]
-            ProtobufReader::Registry(registered) => {
-                let _ = message;
-                registered.reading(message)
-            }
+            ProtobufReader::Registry(registered) => registered.reading(message),
         }
     }
 }

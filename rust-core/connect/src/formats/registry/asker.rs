@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -54,10 +55,13 @@ impl<T> Asker<T> {
         loop {
             match self.client.schema(id) {
                 Ok(schema) => {
-                    let known = match (self.make)(schema) {
-                        Ok(made) => Known::Found(Arc::new(made)),
-                        Err(reason) => Known::Refused(format!("schema {id} of the registry {reason}").into()),
-                    };
+                    // What reads a schema is not ours: one that makes it panic cannot be read, and holds up no other one.
+                    let made = panic::catch_unwind(AssertUnwindSafe(|| (self.make)(schema)));
+                    let known =
+                        match made.unwrap_or_else(|_| Err("cannot be read: it makes its reader panic".to_owned())) {
+                            Ok(made) => Known::Found(Arc::new(made)),
+                            Err(reason) => Known::Refused(format!("schema {id} of the registry {reason}").into()),
+                        };
                     lock(&self.shared.known).insert(id, known);
                     break;
                 }
