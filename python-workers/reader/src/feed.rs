@@ -1,22 +1,21 @@
 //! A source's end of a channel: requests for rows come in, batches go out.
 //!
 //! Which class is asked, and what it raises, is the business of `ringmill.source_worker`; here its rows are checked and
-//! written into the response slot, and what it says of where it stands is put behind them.
+//! written into the response slot ([`crate::answers`]), and what it says of where it stands is put behind them.
 #![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, WorkerEnd, monotonic_ns};
-use ringmill_wire::{BatchWriter, Template};
+use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, monotonic_ns};
 
+use crate::answers::Answers;
 use crate::attach::attach;
-use crate::output::{OutputPlan, Returned};
 use crate::schema::{PyCapacity, PyFields, template, value_error};
 
 /// See the module.
@@ -28,12 +27,7 @@ pub(crate) struct Feed {
 }
 
 struct State {
-    end: WorkerEnd,
-    template: Arc<Template>,
-    plan: OutputPlan,
-    writer: BatchWriter,
-    /// Response slots that hold a stamped region (a failure's text destroys it).
-    stamped: Vec<bool>,
+    answers: Answers,
     /// What is being answered, and since when.
     asked: Option<(Submission, u64)>,
 }
@@ -59,18 +53,14 @@ impl Feed {
     ) -> PyResult<Feed> {
         let template = template(outputs, capacity)?;
         let end = attach([request_fd, response_fd, doorbell_fd], wait, &template, &template)?;
-        if end.response_slot_bytes() < template.bytes() {
-            return Err(PyRuntimeError::new_err("the channel's slots are smaller than its batches"));
-        }
-        let plan = OutputPlan::new(py, subject, template.schema())?;
-        let (writer, stamped) = (BatchWriter::new(Arc::clone(&template)), vec![false; end.slots() as usize]);
-        let state = Mutex::new(State { end, template, plan, writer, stamped, asked: None });
+        let answers = Answers::new(py, end, template, subject)?;
+        let state = Mutex::new(State { answers, asked: None });
         Ok(Feed { current: AtomicU64::new(0), state })
     }
 
     /// Tell the core that rows may be asked for.
     fn ready(&self) -> PyResult<()> {
-        self.state()?.end.complete(&Completion::ready());
+        self.state()?.answers.end.complete(&Completion::ready());
         Ok(())
     }
 
@@ -83,7 +73,7 @@ impl Feed {
             return Err(PyRuntimeError::new_err("the last request is not answered yet"));
         }
         let violated = |error| PyRuntimeError::new_err(format!("the core broke the protocol: {error}"));
-        let end = &mut state.end;
+        let end = &mut state.answers.end;
         let submission = match end.poll().map_err(violated)? {
             Some(submission) => submission,
             None => match py.detach(|| end.wait(timeout)).map_err(violated)? {
@@ -120,33 +110,8 @@ impl Feed {
     fn answer(&self, columns: &Bound<'_, PyAny>, rows: usize, trailer: &[u8]) -> PyResult<()> {
         let mut state = self.state()?;
         let (submission, since_ns) = state.asked()?;
-        let memory = state.end.response_slot(submission.slot);
-        let room = state.end.response_slot_bytes() - state.template.bytes();
-        if trailer.len() > room || rows > submission.row_count as usize {
-            let message = format!("{rows} rows of {}, {} bytes of {room}", submission.row_count, trailer.len());
-            return Err(PyValueError::new_err(message));
-        }
-        let State { template, plan, writer, stamped, .. } = &mut *state;
-        // SAFETY: the response slot is as long as the template says (checked in `new`), is this process's to write, and
-        // belongs to this request until it is answered; it is stamped before it is opened.
-        unsafe {
-            if !std::mem::replace(&mut stamped[submission.slot as usize], true) {
-                template.stamp(memory.as_ptr());
-            }
-            writer.open(memory);
-        }
-        if rows > 0 {
-            plan.write(&Returned::Value(columns), rows, writer)?;
-        }
-        let closed = writer.close();
-        // SAFETY: the slot has room for the trailer behind the region (checked above).
-        unsafe {
-            let behind = memory.as_ptr().add(template.bytes());
-            behind.copy_from_nonoverlapping(trailer.as_ptr(), trailer.len());
-        }
-        let byte_length = (template.bytes() + trailer.len()) as u32;
-        let answer = Completion { row_count: closed.rows, ..Completion::result(&submission, byte_length) };
-        self.complete(&mut state, answer, since_ns);
+        state.answers.rows(&submission, columns, rows, trailer, since_ns)?;
+        self.note_answered(&mut state);
         Ok(())
     }
 
@@ -154,7 +119,8 @@ impl Feed {
     fn sought(&self) -> PyResult<()> {
         let mut state = self.state()?;
         let (submission, since_ns) = state.asked()?;
-        self.complete(&mut state, Completion::result(&submission, 0), since_ns);
+        state.answers.payload(Completion::result(&submission, 0), &[], since_ns);
+        self.note_answered(&mut state);
         Ok(())
     }
 
@@ -162,19 +128,17 @@ impl Feed {
     fn fail(&self, payload: &[u8]) -> PyResult<()> {
         let mut state = self.state()?;
         let (submission, since_ns) = state.asked()?;
-        let length = payload.len().min(state.end.response_slot_bytes());
-        state.stamped[submission.slot as usize] = false;
-        // SAFETY: the response slot is at least `length` long, and this process's to write until it is answered.
-        unsafe { state.end.response_slot(submission.slot).as_ptr().copy_from_nonoverlapping(payload.as_ptr(), length) };
+        let length = payload.len().min(state.answers.end.response_slot_bytes());
         let failed = Completion { kind: CompletionKind::Failed, ..Completion::result(&submission, length as u32) };
-        self.complete(&mut state, failed, since_ns);
+        state.answers.payload(failed, payload, since_ns);
+        self.note_answered(&mut state);
         Ok(())
     }
 
     /// Room for the payload of a failure.
     #[getter]
     fn failure_bytes_max(&self) -> PyResult<usize> {
-        Ok(self.state()?.end.response_slot_bytes())
+        Ok(self.state()?.answers.end.response_slot_bytes())
     }
 
     /// The number of the request that is being answered.
@@ -192,9 +156,7 @@ impl Feed {
         self.state.try_lock().map_err(|_| PyRuntimeError::new_err("another thread is using this channel"))
     }
 
-    fn complete(&self, state: &mut State, answer: Completion, since_ns: u64) {
-        let times = Completion { pickup_ns: since_ns, udf_start_ns: since_ns, udf_end_ns: monotonic_ns(), ..answer };
-        state.end.complete(&times);
+    fn note_answered(&self, state: &mut State) {
         state.asked = None;
         self.current.store(0, Ordering::Relaxed);
     }

@@ -2,9 +2,10 @@
 //!
 //! Conversions only: what a UDF is given ([`udf`], [`column`], [`batch`]), how long it may look at it ([`lease`]), what
 //! it may return ([`output`]) and have stored ([`keeper`]), and the loop that does all that for every batch
-//! ([`worker`]); and a source's end, which is asked for rows ([`feed`]). Which function runs, on which columns, is decided
+//! ([`worker`]); and the ends that are asked for rows, a source's ([`feed`]) and a producer's ([`sender`]). Which function runs, on which columns, is decided
 //! in the Python package around it.
 
+mod answers;
 mod arrow;
 mod attach;
 mod batch;
@@ -17,6 +18,7 @@ mod local;
 mod ndarray;
 mod output;
 mod schema;
+mod sender;
 mod udf;
 mod worker;
 
@@ -36,7 +38,9 @@ mod _reader {
     #[pymodule_export]
     use crate::local::{LocalChannel, make_batch, run_udf};
     #[pymodule_export]
-    use crate::output::OutputError;
+    use crate::output::{NoRoom, OutputError};
+    #[pymodule_export]
+    use crate::sender::Sender;
     #[pymodule_export]
     use crate::worker::Worker;
 }

@@ -13,7 +13,8 @@ name it in a pipeline file, and test it with :mod:`ringmill.testing`. What a UDF
 """
 
 from ._reader import Batch, ListColumn, StringColumn
-from .errors import DeclarationError, LoadError, OutputError, SchemaError
+from .errors import DeclarationError, Disconnected, Full, LoadError, OutputError, Refused, SchemaError
+from .producer import Producer, connect
 from .source import End, Rows, Source
 from .state import State
 from .types import (
@@ -41,10 +42,14 @@ __all__ = [
     "Batch",
     "DataType",
     "DeclarationError",
+    "Disconnected",
     "End",
+    "Full",
     "ListColumn",
     "LoadError",
     "OutputError",
+    "Producer",
+    "Refused",
     "Rows",
     "SchemaError",
     "Source",
@@ -52,6 +57,7 @@ __all__ = [
     "StringColumn",
     "binary",
     "bool_",
+    "connect",
     "float32",
     "float64",
     "int8",

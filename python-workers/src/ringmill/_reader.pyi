@@ -15,6 +15,7 @@ __all__ = [
     "Lease",
     "ListColumn",
     "LocalChannel",
+    "NoRoom",
     "OutputError",
     "StringColumn",
     "Worker",
@@ -167,6 +168,28 @@ class Feed:
     def failure_bytes_max(self) -> int: ...
     @property
     def current_batch(self) -> int | None: ...
+
+@final
+class Sender:
+    """A producer's end of a channel: it has rows, and sends them as far as the core has asked for any."""
+
+    def __new__(
+        cls,
+        *,
+        request_fd: int,
+        response_fd: int,
+        doorbell_fd: int,
+        wait: str,
+        subject: str,
+        outputs: _Fields,
+        capacity: _Capacity,
+    ) -> Sender: ...
+    def wait_free(self, slots: int, timeout: float) -> bool: ...
+    def send(self, columns: object, rows: int, trailer: bytes) -> None: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def is_drained(self) -> bool: ...
 
 @final
 class LocalChannel:

@@ -1,14 +1,14 @@
 """What Ringmill raises, so that a caller can tell one cause from another.
 
 :class:`DeclarationError` at decoration, :class:`SchemaError` before the first row, :class:`OutputError` for one
-batch. The last is made by the reader, which checks every result.
+batch; :class:`Full`, :class:`Disconnected` and :class:`Refused` where rows are sent. The last is made by the reader, which checks every result.
 """
 
 from __future__ import annotations
 
 from ._reader import OutputError
 
-__all__ = ["DeclarationError", "LoadError", "OutputError", "SchemaError"]
+__all__ = ["DeclarationError", "Disconnected", "Full", "LoadError", "OutputError", "Refused", "SchemaError"]
 
 
 class DeclarationError(TypeError):
@@ -21,3 +21,18 @@ class SchemaError(ValueError):
 
 class LoadError(ImportError):
     """``module:name`` of a pipeline file leads to no UDF, or no source."""
+
+
+class Full(Exception):
+    """A pipeline is behind, and a producer was not to wait (any longer)."""
+
+    sent: int = 0
+    """Rows of the call that were sent nevertheless."""
+
+
+class Disconnected(ConnectionError):
+    """The pipeline that rows were sent to has ended or died. Connect again: ``position`` then says where to go on."""
+
+
+class Refused(ConnectionError):
+    """A pipeline does not let a producer in, or has sent it away; the message says why."""

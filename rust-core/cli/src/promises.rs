@@ -22,6 +22,9 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
                     .to_owned(),
             ]
         }
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Producer(_), .. }) => {
+            vec!["what was sent is taken at most once, and a crash loses what it was made into".to_owned()]
+        }
         NodeKind::Udf(udf) => of_udf(node, udf, has_checkpoints),
         NodeKind::Sink(sink) => {
             let mut lines: Vec<String> = of_sink(sink, has_checkpoints).into_iter().map(str::to_owned).collect();
@@ -48,6 +51,13 @@ fn of_source(connector: &SourceConnector) -> &'static str {
         (Replay::Lost, SourceConnector::Python(_)) => {
             "it has no seek(): what was polled and is not in a checkpoint is lost in a crash, and what its process has made ahead \
              if that dies"
+        }
+        (Replay::Seekable, SourceConnector::Producer(_)) => {
+            "after a crash its producers are told the position of the newest checkpoint: each row once, if they go on behind it \
+             with the same rows"
+        }
+        (Replay::Lost, SourceConnector::Producer(_)) => {
+            "what was sent and is not in a checkpoint is lost in a crash; with replayable = true producers are told where to go on"
         }
         (Replay::Seekable, _) => "after a crash it is read again from the newest checkpoint on",
         (Replay::Lost, _) => "what was read after the newest checkpoint is lost in a crash: it comes only once",

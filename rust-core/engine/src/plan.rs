@@ -7,6 +7,7 @@
 mod build;
 pub mod dead_letter_store;
 pub mod provenance;
+mod producer;
 mod python;
 pub mod replay;
 pub mod retained;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::instruments::Instruments;
 use crate::profile::Profile;
 use crate::window::WindowSpec;
+pub use producer::ProducerSource;
 pub use python::{ClassDescription, PythonSource};
 use retained::RetainedSpec;
 
@@ -114,6 +116,8 @@ pub enum SourceConnector {
     Nats(NatsSpec),
     /// What a Python class has.
     Python(Box<PythonSource>),
+    /// What processes of others send.
+    Producer(Box<ProducerSource>),
     /// Stored dead letters; see [`replay`].
     Letters(LettersSpec),
 }
@@ -131,6 +135,7 @@ impl SourceConnector {
             SourceConnector::Mqtt(spec) => spec.replay(),
             SourceConnector::Nats(spec) => spec.replay(),
             SourceConnector::Python(source) => source.feed.replay(),
+            SourceConnector::Producer(source) => source.feed.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
         }
     }
@@ -158,6 +163,7 @@ impl SourceConnector {
             SourceConnector::Mqtt(spec) => spec.record_bytes_max,
             SourceConnector::Nats(spec) => spec.record_bytes_max,
             SourceConnector::Python(source) => source.feed.variable_bytes_max as usize,
+            SourceConnector::Producer(source) => source.feed.variable_bytes_max as usize,
             SourceConnector::Letters(spec) => spec.record_bytes_max,
         }
     }

@@ -14,11 +14,27 @@ create_exception!(
     "What a UDF returned does not fit what it declared; the message names UDF, column, expected and got."
 );
 
+create_exception!(
+    ringmill._reader,
+    NoRoom,
+    OutputError,
+    "Values of variable length need more room than a batch has for their column; fewer rows may fit."
+);
+
 impl OutputPlan {
     /// `UDF f: output 'score': expected …, got …`; without a column if `column` is empty.
     pub(super) fn wrong(&self, column: &str, expected: &str, got: &str) -> PyErr {
+        OutputError::new_err(self.told(column, expected, got))
+    }
+
+    /// The same where fewer rows may fit.
+    pub(super) fn no_room(&self, column: &str, expected: &str, got: &str) -> PyErr {
+        NoRoom::new_err(self.told(column, expected, got))
+    }
+
+    fn told(&self, column: &str, expected: &str, got: &str) -> String {
         let at = if column.is_empty() { String::new() } else { format!(" column {column:?}:") };
-        OutputError::new_err(format!("{}:{at} expected {expected}, got {got}", self.subject))
+        format!("{}:{at} expected {expected}, got {got}", self.subject)
     }
 
     /// An error of a conversion, with the place where it happened before it.

@@ -445,7 +445,7 @@ impl OutputPlan {
         writer.push_bytes(index, value).map_err(|Full| {
             let room = writer.template().capacity().variable_bytes_max;
             let expected = format!("at most {room} bytes of {} in a batch", field.data_type);
-            self.wrong(&field.name, &expected, &format!("more, in row {row}"))
+            self.no_room(&field.name, &expected, &format!("more, in row {row}"))
         })
     }
 }

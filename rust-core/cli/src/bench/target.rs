@@ -108,6 +108,7 @@ fn rate_of(connector: &SourceConnector) -> Option<f64> {
         SourceConnector::Mqtt(spec) => spec.rate,
         SourceConnector::Nats(spec) => spec.rate,
         SourceConnector::Python(source) => source.feed.rate,
+        SourceConnector::Producer(source) => source.feed.rate,
         SourceConnector::Letters(_) => None,
     }
 }
@@ -137,7 +138,8 @@ fn hold_sources(plan: &mut Plan, scratch: &Path, notes: &mut Vec<String>) -> Res
             | SourceConnector::Kafka(_)
             | SourceConnector::Mqtt(_)
             | SourceConnector::Nats(_)
-            | SourceConnector::Python(_) => {
+            | SourceConnector::Python(_)
+            | SourceConnector::Producer(_) => {
                 let hinted = Hinted::new(format!("{name}: there are no rows to send again and again"));
                 return Err(Failure::Run(hinted.hint("measure with a source that reads a file of such rows")));
             }

@@ -275,6 +275,12 @@ pub static SOURCES: &[Variant] = &[
         promise: EXACTLY,
         keys: PYTHON,
     },
+    Variant {
+        kind: "producer",
+        doc: "Rows that processes of this machine and user send through shared memory: `rm.connect`. Exactly once with `replayable`.",
+        promise: AT_MOST,
+        keys: PRODUCER,
+    },
 ];
 
 static GENERATOR: &[Key] = &[
@@ -392,6 +398,37 @@ static HTTP: &[Key] = &[
     FIELDS,
     RATE,
     RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
+static PRODUCER: &[Key] = &[
+    FIELDS,
+    optional(
+        "producers",
+        Kind::List(&Kind::Filled),
+        "Names of those that may send, each at a time from one process; each is a partition. Default: [\"default\"].",
+    ),
+    optional(
+        "replayable",
+        Kind::Boolean,
+        "Producers go on from the position that they are told when they connect, with the same rows in the same order: then each row counts once. Default: false, and what a crash loses is lost.",
+    ),
+    optional(
+        "end",
+        Kind::Choice(&["never", "closed"]),
+        "closed: a producer that closes was the last of its name, and the run ends when all have closed. never: the next one is waited for. Default: never.",
+    ),
+    RATE,
+    BATCH_ROWS,
+    BATCH_BYTES,
+    optional(
+        "slots",
+        Kind::PowerOfTwo(2, 1024),
+        "Micro-batches that a producer may send before they are taken; then it waits. Default: 8.",
+    ),
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,

@@ -20,6 +20,7 @@ mod mqtt;
 mod nats;
 pub mod paths;
 pub mod postgres;
+mod producer;
 mod protobuf;
 mod python;
 pub mod raw;

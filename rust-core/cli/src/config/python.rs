@@ -32,12 +32,7 @@ pub fn python_source(
         let hint = "write module:Class, for example \"numbers:Numbers\" for class Numbers in numbers.py";
         mistakes.push(Mistake::at(class.span, format!("`class`: `{text}` names no class")).hint(hint));
     }
-    for entry in table.children("fields") {
-        if let Some(path) = entry.raw.table().and_then(|field| field.entry("path")) {
-            let message = format!("`{}`: `path` has no effect here: the class gives columns by their names", entry.key);
-            mistakes.push(Mistake::at(path.key_span, message).hint("remove it"));
-        }
-    }
+    refuse_paths(table, "the class gives columns by their names", mistakes);
     let (rows_max, variable_bytes_max) = batch_room(table, mistakes);
     let feed = FedSpec {
         origin: text.to_owned(),
@@ -57,6 +52,16 @@ pub fn python_source(
         supervision,
         description: ClassDescription::default(),
     })
+}
+
+/// Refuses to say where in a record a field stands where there are no records.
+pub fn refuse_paths(table: &Table, reason: &str, mistakes: &mut Vec<Mistake>) {
+    for entry in table.children("fields") {
+        if let Some(path) = entry.raw.table().and_then(|field| field.entry("path")) {
+            let message = format!("`{}`: `path` has no effect here: {reason}", entry.key);
+            mistakes.push(Mistake::at(path.key_span, message).hint("remove it"));
+        }
+    }
 }
 
 /// Keyword arguments of the class, as a JSON object.

@@ -23,6 +23,7 @@ use super::mqtt::{mqtt, mqtt_sink};
 use super::nats::{nats, nats_sink};
 use super::paths;
 use super::postgres::postgres;
+use super::producer::producer_source;
 use super::python::{is_reference, python_source};
 use super::raw::{RawEntry, RawValue, Table};
 use super::retained::retained;
@@ -214,7 +215,9 @@ fn shards_default(nodes: &[NodeSpec], cores: usize) -> usize {
         .iter()
         .map(|node| match &node.kind {
             NodeKind::Udf(udf) => udf.workers,
-            NodeKind::Source(SourceSpec { connector: SourceConnector::Python(_), .. }) => 1,
+            NodeKind::Source(SourceSpec {
+                connector: SourceConnector::Python(_) | SourceConnector::Producer(_), ..
+            }) => 1,
             _ => 0,
         })
         .sum();
@@ -250,6 +253,10 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
             let places = (around.python.clone(), around.directory);
             let source = python_source(table, fields, supervision, places, around.mistakes)?;
             SourceConnector::Python(Box::new(source))
+        }
+        "producer" => {
+            let fields = fields(table, Format::Csv, around)?;
+            SourceConnector::Producer(Box::new(producer_source(table, fields, around.mistakes)))
         }
         _ => {
             let format = format_of(table).unwrap_or(Format::Json);

@@ -9,7 +9,7 @@ use crate::{check, good, node};
 /// Keys that a kind cannot do without.
 fn keys(variant: &Variant) -> &'static str {
     match variant.kind {
-        "generator" | "stdout" | "null" | "http" | "python" => "",
+        "generator" | "stdout" | "null" | "http" | "python" | "producer" => "",
         "file" => "path = \"x.csv\"\n",
         "stdin" => "fields = { a = \"int64\" }\n",
         "socket" => "path = \"in.sock\"\nfields = { a = \"int64\" }\n",
@@ -24,7 +24,7 @@ fn keys(variant: &Variant) -> &'static str {
 
 fn source(variant: &Variant) -> String {
     let more = match variant.kind {
-        "file" | "http" => "fields = { a = \"int64\" }\n",
+        "file" | "http" | "producer" => "fields = { a = \"int64\" }\n",
         "python" => "class = \"numbers:Numbers\"\nfields = { a = \"int64\" }\n",
         "nats" => "stream = \"S\"\nfields = { a = \"int64\" }\n",
         "kafka" | "mqtt" => "topics = [\"t\"]\nfields = { a = \"int64\" }\n",

@@ -77,6 +77,11 @@ pub trait Feed: Send {
 
     /// Nothing is taken any more.
     fn drain(&mut self);
+
+    /// A checkpoint is complete that covers what is before this position of the process. Never waits.
+    fn covered(&mut self, position: &str) {
+        let _ = position;
+    }
 }
 
 /// A partition to be opened.

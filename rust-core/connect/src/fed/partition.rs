@@ -203,4 +203,10 @@ impl Partition for FedPartition {
     fn drain(&mut self) {
         self.feed.drain();
     }
+
+    fn covered(&mut self, position: &Position) {
+        if let Some(position) = &position.opaque {
+            self.feed.covered(position);
+        }
+    }
 }

@@ -298,6 +298,7 @@ fn resolve_source(
         SourceConnector::Mqtt(spec) => spec.schema(),
         SourceConnector::Nats(spec) => spec.schema(),
         SourceConnector::Python(source) => source.feed.schema(),
+        SourceConnector::Producer(source) => source.feed.schema(),
         SourceConnector::Letters(spec) => spec.schema(),
     };
     let schema = match schema {

@@ -11,6 +11,8 @@ use super::client;
 
 /// The socket's name within the folder.
 pub(super) const SOCKET: &str = "channels.sock";
+/// The name of the socket to which producers connect.
+const PRODUCERS: &str = "producers.sock";
 /// A socket's path has room for 107 bytes; long pipeline names are cut to leave room for the rest.
 const NAME_BYTES_MAX: usize = 40;
 
@@ -59,6 +61,11 @@ impl RunFolder {
     /// Where the socket is.
     pub fn socket(&self) -> PathBuf {
         self.path.join(SOCKET)
+    }
+
+    /// Where producers connect, if the pipeline has a source for them.
+    pub fn producers_socket(&self) -> PathBuf {
+        self.path.join(PRODUCERS)
     }
 
     /// The pipeline's full name.

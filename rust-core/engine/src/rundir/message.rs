@@ -35,7 +35,7 @@ pub(super) struct ChannelMessage {
 }
 
 /// Sends one message, never raising SIGPIPE.
-pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[RawFd]) -> io::Result<()> {
+pub(crate) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[RawFd]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let control = [ControlMessage::ScmRights(descriptors)];
     let control = if descriptors.is_empty() { &control[..0] } else { &control[..] };

@@ -4,6 +4,8 @@
 //! and has the same user id (or is root) is handed a short greeting and, channel by channel, read-only descriptors
 //! of the two memory files. The folder goes with the run; what a killed run left behind is swept by the next one.
 //!
+//! Where the pipeline has sources for producers, they connect to `producers.sock` beside it (`runtime/producer`).
+//!
 //! The hot path knows nothing of this: a thread of its own sleeps on the socket, and looking reads memory only.
 //! It does not interpret what the files hold; [`ringmill_ring::inspect`] does.
 
@@ -15,6 +17,7 @@ mod server;
 pub use client::{ClientError, Run, connect};
 pub use folder::{RunEntry, RunFolder, list};
 pub use message::Greeting;
+pub(crate) use message::send;
 pub use server::{Directory, Server, serve};
 
 use std::os::fd::OwnedFd;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, FeedPlace, FileSink, Partition, Places, Resume, Waker};
+use ringmill_connect::{Encoder, FedSpec, FeedPlace, FileSink, Partition, Places, Resume, Waker};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -16,6 +16,7 @@ use super::graph::Graph;
 use super::operator::{DEAD_LETTERS, LATE, Operator, ROWS};
 use super::outputs::Outputs;
 use super::patience::with_space;
+use super::producer;
 use super::recovery::Durable;
 use super::retained::RetainedEncoder;
 use super::signal::ShardSignal;
@@ -112,6 +113,8 @@ impl<'a> Assembly<'a> {
                     SourceConnector::Nats(spec) => spec.open(&wakers, resume.as_deref()),
                     // Its processes are started with the workers.
                     SourceConnector::Python(_) => Ok(Vec::new()),
+                    // These connect while it runs.
+                    SourceConnector::Producer(_) => Ok(Vec::new()),
                     SourceConnector::Letters(spec) => spec.open(),
                 };
                 opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
@@ -162,16 +165,35 @@ impl<'a> Assembly<'a> {
             let NodeKind::Source(SourceSpec { connector: SourceConnector::Python(source), .. }) = &node.kind else {
                 continue;
             };
-            let records = self.start.partitions.get(&index);
-            let resume = records.map(|records| records.iter().map(resume).collect::<Vec<Resume<'_>>>());
             let place = |FeedStart { shard, partition, feed }| {
                 self.figures.entry((index, shard)).or_default().push(feed.figures());
                 FeedPlace { name: partition, shard, feed: Box::new(feed) }
             };
-            let opened = source.feed.open(started.into_iter().map(place).collect(), resume.as_deref());
-            for (shard, partition) in opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })? {
-                self.partitions.entry((index, shard)).or_default().push(partition);
+            let places = started.into_iter().map(place).collect();
+            self.open_feeds(index, &source.feed, places)?;
+        }
+        Ok(())
+    }
+
+    /// Makes partitions of the producers that may connect.
+    pub fn set_producers(&mut self, places: HashMap<usize, Vec<FeedPlace>>) -> Result<(), EngineError> {
+        for (index, places) in places {
+            if let NodeKind::Source(SourceSpec { connector: SourceConnector::Producer(source), .. }) =
+                &self.plan.nodes[index].kind
+            {
+                self.open_feeds(index, &source.feed, places)?;
             }
+        }
+        Ok(())
+    }
+
+    fn open_feeds(&mut self, index: usize, spec: &FedSpec, places: Vec<FeedPlace>) -> Result<(), EngineError> {
+        let records = self.start.partitions.get(&index);
+        let resume = records.map(|records| records.iter().map(resume).collect::<Vec<Resume<'_>>>());
+        let opened = spec.open(places, resume.as_deref());
+        let failed = |error| EngineError::Connect { node: self.plan.nodes[index].name.clone(), error };
+        for (shard, partition) in opened.map_err(failed)? {
+            self.partitions.entry((index, shard)).or_default().push(partition);
         }
         Ok(())
     }
@@ -445,6 +467,10 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     });
                     let bytes = u64::from(source.slots) * slot as u64;
                     budget.push((format!("{} rings, for each partition", node.name), bytes));
+                }
+                if let SourceConnector::Producer(source) = &source.connector {
+                    let bytes = producer::memory_bytes(node, source);
+                    budget.push((format!("{} rings, for each producer", node.name), bytes));
                 }
                 if let SourceConnector::File(file) = &source.connector {
                     let bytes = file.ahead_bytes();

@@ -9,6 +9,7 @@ use ringmill_failpoint::hit;
 use super::assemble::{Assembly, node_counts};
 use super::checkpoints::Checkpoints;
 use super::graph::Graph;
+use super::producer;
 use super::recovery::Durable;
 use super::shard::Shard;
 use super::signal::ShardSignal;
@@ -68,7 +69,13 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     let supervisor = workers.supervisor;
     assembly.set_workers(workers.links);
     let opened = assembly.set_feeds(workers.feeds);
-    let onlookers = show(plan, workers.handles);
+    let folder = run_folder(plan);
+    let listening = opened.and_then(|()| {
+        let producers = producer::listen(plan, &signals, folder.as_ref())?;
+        assembly.set_producers(producers.feeds).map(|()| producers.listener)
+    });
+    let (listener, opened) = listening.map_or_else(|error| (None, Err(error)), |listener| (listener, Ok(())));
+    let onlookers = folder.and_then(|folder| show(folder, workers.handles));
     if let (Some(onlookers), Some(supervisor)) = (&onlookers, &supervisor) {
         supervisor.set_directory(onlookers.directory());
     }
@@ -91,7 +98,7 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
         outcome = outcome.and(Err(EngineError::Aborted));
     }
     let usage = supervisor.map_or(Ok(WorkerUsage::default()), |supervisor| supervisor.finish())?;
-    drop(onlookers);
+    drop((listener, onlookers));
     if let Some(failure) = control.take_failure() {
         return Err(failure);
     }
@@ -113,11 +120,19 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     })
 }
 
-/// Lets `ringmill inspect` find the run; a run that cannot be shown still runs.
-fn show(plan: &Plan, channels: Vec<rundir::ChannelHandle>) -> Option<rundir::Server> {
+/// Where `ringmill inspect` and producers find the run; only producers cannot do without.
+fn run_folder(plan: &Plan) -> Option<rundir::RunFolder> {
     let base = plan.run_base.as_deref()?;
-    let served = rundir::RunFolder::create(base, &plan.name).and_then(|folder| rundir::serve(folder, channels));
-    served.inspect_err(|error| tracing::warn!("`ringmill inspect` will not find this run: {error}")).ok()
+    rundir::RunFolder::create(base, &plan.name).inspect_err(warn_unseen).ok()
+}
+
+/// Lets `ringmill inspect` see the run; one that cannot be shown still runs.
+fn show(folder: rundir::RunFolder, channels: Vec<rundir::ChannelHandle>) -> Option<rundir::Server> {
+    rundir::serve(folder, channels).inspect_err(warn_unseen).ok()
+}
+
+fn warn_unseen(error: &std::io::Error) {
+    tracing::warn!("`ringmill inspect` will not find this run: {error}");
 }
 
 fn ringer(signal: &Arc<ShardSignal>) -> ringmill_connect::Waker {

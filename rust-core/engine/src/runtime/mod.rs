@@ -16,6 +16,7 @@ mod launch;
 mod operator;
 mod outputs;
 mod patience;
+mod producer;
 mod recovery;
 mod restarts;
 mod retained;

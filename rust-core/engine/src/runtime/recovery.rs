@@ -408,6 +408,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
             let connector = match &source.connector {
                 // What its positions mean is the class's business.
                 SourceConnector::Python(source) => &format!("python {}", source.feed.origin),
+                SourceConnector::Producer(_) => "producer",
                 SourceConnector::Generator(_) => "generator",
                 SourceConnector::File(_) => "file",
                 SourceConnector::Stdin(_) => "stdin",

@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringmill_connect::{ConnectError, Fed, Feed, POSITION_BYTES_MAX};
-use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, monotonic_ns};
-use ringmill_wire::{HeapBatch, Template};
+use ringmill_ring::{Completion, CompletionKind, CoreEnd, Submission, SubmissionKind, monotonic_ns};
+use ringmill_wire::{HeapBatch, Template, WireError};
 use serde::Deserialize;
 
 use super::restarts::Verdict;
@@ -228,7 +228,7 @@ impl WorkerFeed {
             self.break_with(&format!("a position is longer than {POSITION_BYTES_MAX} bytes"));
             return Ok(None);
         }
-        if let Err(error) = self.copy(completion, into) {
+        if let Err(error) = copy_answer(&self.link.channel, &self.template, completion, into) {
             self.break_with(&format!("a batch that is not valid: {error}"));
             return Ok(None);
         }
@@ -242,14 +242,6 @@ impl WorkerFeed {
         let before = before.filter(|before| before.len() < POSITION_BYTES_MAX && self.at.is_none())?;
         self.at = Some(before.clone());
         Some(Fed::Stands(before))
-    }
-
-    #[allow(unsafe_code)]
-    fn copy(&self, completion: &Completion, into: &mut HeapBatch) -> Result<(), ringmill_wire::WireError> {
-        let memory = self.link.channel.response_memory(completion.slot);
-        // SAFETY: the response slot is longer than the template says (it was made so), and `copy_untrusted` is made for
-        // memory that another process may write.
-        unsafe { self.template.copy_untrusted(memory, completion.row_count, into) }
     }
 
     /// The class raised; what it said is in `bytes`.
@@ -443,6 +435,20 @@ impl Feed for WorkerFeed {
     fn drain(&mut self) {
         self.link.drain(0);
     }
+}
+
+/// Copies the micro-batch of an answer, whose channel has slots of [`slot_bytes`], and verifies it.
+#[allow(unsafe_code)]
+pub fn copy_answer(
+    channel: &CoreEnd,
+    template: &Template,
+    completion: &Completion,
+    into: &mut HeapBatch,
+) -> Result<(), WireError> {
+    let memory = channel.response_memory(completion.slot);
+    // SAFETY: the response slot is longer than the template says (it was made so), and `copy_untrusted` is made for
+    // memory that another process may write.
+    unsafe { template.copy_untrusted(memory, completion.row_count, into) }
 }
 
 /// Bytes of a source's request and response slots.
