@@ -32,6 +32,9 @@ _Capacity: TypeAlias = tuple[int, int]
 class OutputError(ValueError):
     """What a UDF returned does not fit what it declared; the message names UDF, column, expected and got."""
 
+class NoRoom(OutputError):
+    """Values of variable length need more room than a batch has for their column; fewer rows may fit."""
+
 @final
 class Lease:
     """The base of every array over a slot; the slot is not written while it is referred to."""

@@ -1,7 +1,8 @@
 """What Ringmill raises, so that a caller can tell one cause from another.
 
 :class:`DeclarationError` at decoration, :class:`SchemaError` before the first row, :class:`OutputError` for one
-batch; :class:`Full`, :class:`Disconnected` and :class:`Refused` where rows are sent. The last is made by the reader, which checks every result.
+batch; :class:`Full`, :class:`Disconnected` and :class:`Refused` where rows are sent. :class:`OutputError` is made by the
+reader, which checks every result.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Producer:
 
     @property
     def acknowledged(self) -> Any:
-        """The newest position that is known to be in a checkpoint; None if there is none. Checkpoints say so one interval later."""
+        """The newest position that is known to be in a checkpoint, which it is one interval later; None if there is none."""
         with self._lock:
             self._listen()
             return self._acknowledged
@@ -300,7 +300,9 @@ class Producer:
     def _await_checkpoint(self, deadline: float | None, timeout: float | None) -> None:
         if not self._is_durable:
             needed = "[checkpoint]" if self._is_replayable else "replayable = true"
-            raise ValueError(f"durable: the pipeline of source {self._source} says of no checkpoint what it has: it lacks {needed}")
+            raise ValueError(
+                f"durable: the pipeline of source {self._source} says of no checkpoint what it has: it lacks {needed}"
+            )
         while self._acknowledged_number < self._number:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0.0:
@@ -329,7 +331,9 @@ class Producer:
             except ConnectionError:
                 data = b""
             if not data:
-                self._over = Disconnected(f"the run of source {self._source} has ended or died: connect again, and go on from `position`")
+                self._over = Disconnected(
+                    f"the run of source {self._source} has ended or died: connect again, and go on from `position`"
+                )
                 return
             message = json.loads(data)
             if message["kind"] == "acknowledged":
@@ -368,10 +372,11 @@ def _find(pipeline: str) -> socket.socket | None:
     try:
         for path in _sockets(pipeline):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            connection.setblocking(False)
             try:
                 connection.connect(str(path))
-            except (FileNotFoundError, ConnectionRefusedError):
-                connection.close()  # a run that died, or has no source for producers
+            except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+                connection.close()  # a run that died, has no source for producers, or more at its door than it can let in
                 continue
             except BaseException:
                 connection.close()
@@ -399,7 +404,8 @@ def _sockets(pipeline: str) -> Iterator[Path]:
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise Refused(f"{folder} is not a folder that only this user can enter")
-    name = "".join(letter if letter.isascii() and letter.isalnum() or letter in "_-" else "_" for letter in pipeline)[:_NAME_MAX]
+    plain = (letter if (letter.isascii() and letter.isalnum()) or letter in "_-" else "_" for letter in pipeline)
+    name = "".join(plain)[:_NAME_MAX]
     for run in sorted(folder.iterdir()):
         start, _, process = run.name.rpartition("-")
         if start == name and process.isdigit():
@@ -493,7 +499,7 @@ def _piece(rows: Rows, start: int, stop: int, count: int) -> Rows:
 
 def _without_pandas(rows: Rows) -> Rows:
     """A pandas data frame as columns: its index is left out, and NaN of a float column stays the value that it is."""
-    if not type(rows).__module__.startswith("pandas."):
+    if type(rows).__module__.partition(".")[0] != "pandas":
         return rows
     columns = {}
     for name, column in rows.items():

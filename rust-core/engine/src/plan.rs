@@ -6,8 +6,8 @@
 
 mod build;
 pub mod dead_letter_store;
-pub mod provenance;
 mod producer;
+pub mod provenance;
 mod python;
 pub mod replay;
 pub mod retained;

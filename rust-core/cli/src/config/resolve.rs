@@ -216,7 +216,8 @@ fn shards_default(nodes: &[NodeSpec], cores: usize) -> usize {
         .map(|node| match &node.kind {
             NodeKind::Udf(udf) => udf.workers,
             NodeKind::Source(SourceSpec {
-                connector: SourceConnector::Python(_) | SourceConnector::Producer(_), ..
+                connector: SourceConnector::Python(_) | SourceConnector::Producer(_),
+                ..
             }) => 1,
             _ => 0,
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill::config::Config;
-use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, NatsLogin, NatsStart, TokenPlace};
+use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, NatsLogin, NatsStart, Replay, TokenPlace};
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
 use crate::{around, check, good, load, node};
@@ -341,6 +341,45 @@ fn a_python_source_is_a_class_with_its_options() {
     });
     assert_eq!(python.options, expected);
     assert_eq!(config.python.as_deref(), Some(Path::new("/bin/true")), "it needs an interpreter");
+}
+
+#[test]
+fn a_producer_source_names_who_may_send() {
+    let source = |keys: &str| {
+        let config = good(&around(&format!("kind = \"producer\"\nfields = {{ id = \"int64\" }}\n{keys}"), ""));
+        let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+        let SourceConnector::Producer(producer) = &source.connector else { panic!("producers") };
+        (**producer).clone()
+    };
+    let plain = source("");
+    assert_eq!((&plain.names[..], plain.slots, plain.is_ended_by_closing), (&["default".to_owned()][..], 8, false));
+    assert_eq!((plain.feed.replay(), plain.feed.rows_max), (Replay::Lost, 1024));
+    let other = source("producers = [\"a\", \"b\"]\nreplayable = true\nend = \"closed\"\nslots = 2\nbatch_rows = 10");
+    assert_eq!(
+        (&other.names[..], other.slots, other.is_ended_by_closing),
+        (&["a".to_owned(), "b".to_owned()][..], 2, true)
+    );
+    assert_eq!((other.feed.replay(), other.feed.rows_max), (Replay::Seekable, 10));
+}
+
+#[test]
+fn mistakes_of_a_producer_source_are_named_with_their_lines() {
+    check(
+        &around(
+            "kind = \"producer\"\nfields = { id = { type = \"int64\", path = \"/id\" } }\nproducers = [\"a\", \"b\", \"a\"]\nend = \"later\"\nslots = 3",
+            "",
+        ),
+        &[
+            "p.toml:3:35: `id`: `path` has no effect here: producers give columns by their names (remove it)",
+            "p.toml:4:13: `producers` names `a` twice (each producer is a partition with a name of its own)",
+            "p.toml:5:7: `end` is `later`, but should be one of never, closed",
+            "p.toml:6:9: `slots` must be a power of two (use 2 or 4)",
+        ],
+    );
+    check(
+        &around("kind = \"producer\"\nfields = { id = \"int64\" }\nproducers = []", ""),
+        &["p.toml:4:13: `producers` is empty, so nobody could send (leave it out for a single producer, \"default\")"],
+    );
 }
 
 #[test]

@@ -194,7 +194,9 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                     (form, &nats.fields, nats.record_bytes_max)
                 }
                 SourceConnector::Python(source) => (json, &source.feed.fields, source.feed.variable_bytes_max as usize),
-                SourceConnector::Producer(source) => (json, &source.feed.fields, source.feed.variable_bytes_max as usize),
+                SourceConnector::Producer(source) => {
+                    (json, &source.feed.fields, source.feed.variable_bytes_max as usize)
+                }
                 SourceConnector::Generator(_) | SourceConnector::Letters(_) => {
                     return Err(format!("{} makes its rows, and they are always right", node.name));
                 }

@@ -101,8 +101,7 @@ impl ProducerFeed {
             return;
         };
         tracing::info!(producer = %self.parts.name, pid, "a producer has connected");
-        self.attached =
-            Some(Attached { connection, pid, channel, number: 0, has_closed: false, is_gone: false });
+        self.attached = Some(Attached { connection, pid, channel, number: 0, has_closed: false, is_gone: false });
         self.ask();
         self.parts.seat.welcome(connection, self.at.clone(), self.acknowledged.clone());
     }
@@ -170,7 +169,8 @@ impl ProducerFeed {
         if trailer.after.is_none() && self.parts.is_replayable {
             return Err("a batch came without a position".to_owned());
         }
-        copy_answer(channel, template, completion, into).map_err(|error| format!("a batch that is not valid: {error}"))?;
+        copy_answer(channel, template, completion, into)
+            .map_err(|error| format!("a batch that is not valid: {error}"))?;
         Ok(trailer)
     }
 

@@ -176,9 +176,8 @@ impl Door {
             polled.push(PollFd::new(connection.socket.as_fd(), PollFlags::POLLIN | more));
         }
         // A millisecond more than is left, so that it is over then.
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = left
+            .map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX));
         match poll(&mut polled, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
@@ -263,15 +262,16 @@ impl Door {
 
     /// Gives a place, and a channel, to who has said a hello.
     fn seat(&mut self, number: u64, hello: &[u8]) -> Result<(), Refusal> {
-        let hello: Hello =
-            serde_json::from_slice(hello).map_err(|error| refusal(format!("its message is not understood: {error}")))?;
+        let hello: Hello = serde_json::from_slice(hello)
+            .map_err(|error| refusal(format!("its message is not understood: {error}")))?;
         let index = self.house.find(&hello)?;
         let place = &self.house.places[index];
         if let Some(other) = self.seated_at(index).and_then(|other| self.connections.get(&other)) {
             let (producer, pid) = (&place.producer, other.pid);
             return Err(refusal(format!("producer {producer:?} is connected already, as process {pid}")));
         }
-        let failed = |error: RingError| Refusal { reason: format!("failed to make its channel: {error}"), is_passing: true };
+        let failed =
+            |error: RingError| Refusal { reason: format!("failed to make its channel: {error}"), is_passing: true };
         let channel = place.channel().map_err(failed)?;
         let files = channel.worker_fds().map_err(failed)?;
         if let Some(connection) = self.connections.get_mut(&number) {
@@ -295,7 +295,8 @@ impl Door {
     /// Tells the connections what their feeds have said.
     fn pass_replies_on(&mut self) {
         for index in 0..self.house.places.len() {
-            let Replies { welcome, acknowledged, refusal: dismissal, is_closed } = self.house.places[index].seat.replies();
+            let Replies { welcome, acknowledged, refusal: dismissal, is_closed } =
+                self.house.places[index].seat.replies();
             if let Some((number, position, covered)) = welcome {
                 self.welcome(number, index, position.as_deref(), covered.as_deref());
             }
