@@ -169,11 +169,12 @@ class Producer:
             rows = _without_pandas(rows)
             count = _count(self._source, rows)
             behind = self._position_behind(count, position)
+            if count == 0 and position is None:
+                return
             skipped = min(self._skip, count)
-            if count == skipped and (count > 0 or position is None):
-                if count > 0:
-                    self._skip -= skipped
-                    self._position, self._behind = behind, self._skip
+            if skipped == count and self._skip > 0:
+                self._skip -= skipped
+                self._position, self._behind = behind, self._skip
                 return
             self._send_pieces(rows, count, skipped, behind, deadline, is_counted=position is None)
 
@@ -232,7 +233,7 @@ class Producer:
         last = 0 if self._position is None else self._position
         if not isinstance(last, int):
             raise ValueError(f"position: expected one, since the last was {last!r:.80}, from which rows cannot be counted on")
-        return last + count
+        return last + self._behind - self._skip + count
 
     def _send_pieces(self, rows: Rows, count: int, start: int, behind: Any, deadline: float | None, *, is_counted: bool) -> None:
         first, size = start, self._rows_max

@@ -22,6 +22,7 @@ struct Script {
     at: Option<String>,
     sought: Option<String>,
     is_drained: bool,
+    covered: Option<String>,
 }
 
 struct Scripted(Arc<Mutex<Script>>);
@@ -59,6 +60,10 @@ impl Feed for Scripted {
 
     fn drain(&mut self) {
         lock(&self.0).is_drained = true;
+    }
+
+    fn covered(&mut self, position: &str) {
+        lock(&self.0).covered = Some(position.to_owned());
     }
 }
 
@@ -191,5 +196,15 @@ fn a_checkpoint_s_position_that_no_process_could_be_told_is_refused() {
         let error = opened.err().map(|error| error.to_string());
         assert_eq!(error.is_some(), is_refused);
         assert!(error.is_none_or(|error| error.contains("its position has 16384 bytes")));
+    }
+}
+
+#[test]
+fn a_complete_checkpoint_is_told_to_the_process_in_its_own_words() {
+    let (mut partition, script) = open(&spec(true), &BATCHES, None);
+    for (_, position) in read(&mut *partition, 2) {
+        partition.covered(&position);
+        assert!(position.opaque.is_some());
+        assert_eq!(lock(&script).covered, position.opaque);
     }
 }
