@@ -53,6 +53,13 @@ fn script(job: &Job, text: &str) -> String {
     said
 }
 
+/// Fails if a producer has ended that should go on.
+fn check_running(job: &Job, producers: &mut [Child], log: &str) {
+    for producer in producers {
+        assert!(producer.try_wait().expect("a child can be waited for").is_none(), "{}", job.read(log));
+    }
+}
+
 /// Sends numbers from where it is told to on, in batches of any size, until the file `most` says that it is enough.
 ///
 /// Producer `a` counts its rows; producer `b` has positions of its own, in steps that are longer than a batch.
@@ -114,15 +121,22 @@ fn producers_killed_at_random_are_told_where_to_go_on_and_no_row_is_lost_or_repe
     let mut producers: Vec<Child> = names.iter().map(|name| start(&job, "send.py", &[name, "0"], "sent")).collect();
     for round in Progress::over("kills of a producer", wanted) {
         let shown = length(&job);
-        until(&mut core, || length(&job) > shown);
+        until(&mut core, || {
+            check_running(&job, &mut producers, "sent");
+            length(&job) > shown
+        });
         std::thread::sleep(chance.between(Duration::ZERO, Duration::from_millis(60)));
         let victim = chance.below(2) as usize;
         kill_now(producers[victim].id() as i32);
         producers[victim].wait().unwrap();
+        let connected = format!("a producer has connected producer=numbers/{}", names[victim]);
+        let connections = |job: &Job| job.read("log").matches(&connected).count();
+        let before = connections(&job);
         producers[victim] = start(&job, "send.py", &[names[victim], &round.to_string()], "sent");
-        // The successor has come.
-        let connections = |job: &Job| job.read("log").matches("a producer has connected").count() as u64;
-        until(&mut core, || connections(&job) >= round + 2);
+        until(&mut core, || {
+            check_running(&job, &mut producers, "sent");
+            connections(&job) > before
+        });
     }
     let counts = check_prefixes(&job.whole_rows("out.ndjson"));
     let most = counts.values().max().unwrap() + 5_000;
@@ -532,12 +546,15 @@ except rm.Disconnected as error:
     print(error)
 ",
     );
-    let mut silent = start(&job, "silent.py", &[], "said");
-    until(&mut core, || job.path("durable").exists());
+    let mut silent = [start(&job, "silent.py", &[], "said")];
+    until(&mut core, || {
+        check_running(&job, &mut silent, "said");
+        job.path("durable").exists()
+    });
     terminate(&core);
     let ended = job.wait(core);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(silent.wait().unwrap().success(), "{}", job.read("said"));
+    assert!(silent[0].wait().unwrap().success(), "{}", job.read("said"));
     let said = job.read("said");
     assert!(said.contains("is ending and takes no more rows") || said.contains("has ended or died"), "{said}");
     assert_eq!(check_prefixes(&job.rows("out.ndjson")), BTreeMap::from([("p".to_owned(), 7)]));
