@@ -427,7 +427,7 @@ static PRODUCER: &[Key] = &[
     optional(
         "slots",
         Kind::PowerOfTwo(2, 1024),
-        "Micro-batches that a producer may send before they are taken; then it waits. Default: 8.",
+        "Micro-batches that a producer may send before they are taken; then it waits. Default: 16.",
     ),
     EVENT_TIME,
     OUT_OF_ORDERNESS,

@@ -8,7 +8,7 @@ use super::python::refuse_paths;
 use super::raw::Table;
 use super::resolve::batch_room;
 
-const SLOTS: i64 = 8;
+const SLOTS: i64 = 16;
 /// The producer of a source that names none, and of `rm.connect` without `producer`.
 const DEFAULT: &str = "default";
 

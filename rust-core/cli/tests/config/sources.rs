@@ -352,7 +352,7 @@ fn a_producer_source_names_who_may_send() {
         (**producer).clone()
     };
     let plain = source("");
-    assert_eq!((&plain.names[..], plain.slots, plain.is_ended_by_closing), (&["default".to_owned()][..], 8, false));
+    assert_eq!((&plain.names[..], plain.slots, plain.is_ended_by_closing), (&["default".to_owned()][..], 16, false));
     assert_eq!((plain.feed.replay(), plain.feed.rows_max), (Replay::Lost, 1024));
     let other = source("producers = [\"a\", \"b\"]\nreplayable = true\nend = \"closed\"\nslots = 2\nbatch_rows = 10");
     assert_eq!(
