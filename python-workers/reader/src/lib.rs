@@ -38,7 +38,7 @@ mod _reader {
     #[pymodule_export]
     use crate::local::{LocalChannel, make_batch, run_udf};
     #[pymodule_export]
-    use crate::output::{NoRoom, OutputError};
+    use crate::output::OutputError;
     #[pymodule_export]
     use crate::sender::Sender;
     #[pymodule_export]

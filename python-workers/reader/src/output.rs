@@ -9,7 +9,7 @@ mod error;
 mod write;
 
 pub(crate) use distribute::Returned;
-pub(crate) use error::{NoRoom, OutputError, describe};
+pub(crate) use error::{OutputError, describe};
 
 use std::sync::Arc;
 

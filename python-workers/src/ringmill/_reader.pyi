@@ -15,7 +15,6 @@ __all__ = [
     "Lease",
     "ListColumn",
     "LocalChannel",
-    "NoRoom",
     "OutputError",
     "StringColumn",
     "Worker",
@@ -31,9 +30,6 @@ _Capacity: TypeAlias = tuple[int, int]
 
 class OutputError(ValueError):
     """What a UDF returned does not fit what it declared; the message names UDF, column, expected and got."""
-
-class NoRoom(OutputError):
-    """Values of variable length need more room than a batch has for their column; fewer rows may fit."""
 
 @final
 class Lease:

@@ -172,8 +172,8 @@ class Producer:
             if count == 0 and position is None:
                 return
             skipped = min(self._skip, count)
-            if skipped == count and self._skip > 0:
-                self._skip -= skipped
+            self._skip -= skipped
+            if skipped == count and (count > 0 or self._skip > 0):
                 self._position, self._behind = behind, self._skip
                 return
             self._send_pieces(rows, count, skipped, behind, deadline, is_counted=position is None)
@@ -236,13 +236,13 @@ class Producer:
         return last + self._behind - self._skip + count
 
     def _send_pieces(self, rows: Rows, count: int, start: int, behind: Any, deadline: float | None, *, is_counted: bool) -> None:
-        first, size = start, self._rows_max
+        size = self._rows_max
         try:
             if count > size or start > 0:
                 _check_lengths(self._source, rows, count)
             while start < count or count == 0:
                 if not self._wait(1, deadline):
-                    raise Full(f"the pipeline is behind: {start - first} of {count - first} rows were sent")
+                    raise Full(f"the pipeline is behind: {start} of {count} rows are sent")
                 stop = min(start + size, count)
                 if stop == count:
                     position, further = behind, 0
@@ -252,8 +252,9 @@ class Producer:
                     position, further = self._position, self._behind + stop - start
                 try:
                     self._send_piece(_piece(rows, start, stop, count), stop - start, position, further)
-                except _reader.NoRoom:
-                    if stop - start == 1:
+                except OutputError as error:
+                    # A batch's room for texts is full: fewer rows may fit.
+                    if stop - start == 1 or not getattr(error, "fewer_may_fit", False):
                         raise
                     size = (stop - start) // 2
                     continue
@@ -261,7 +262,7 @@ class Producer:
                 if count == 0:
                     return
         except (Full, OutputError) as error:
-            error.sent = start - first  # type: ignore[union-attr]
+            error.sent = start  # type: ignore[union-attr]
             raise
 
     def _send_piece(self, rows: Rows, count: int, position: Any, behind: int) -> None:

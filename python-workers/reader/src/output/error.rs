@@ -3,6 +3,7 @@
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::create_exception;
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::OutputPlan;
@@ -14,27 +15,19 @@ create_exception!(
     "What a UDF returned does not fit what it declared; the message names UDF, column, expected and got."
 );
 
-create_exception!(
-    ringmill._reader,
-    NoRoom,
-    OutputError,
-    "Values of variable length need more room than a batch has for their column; fewer rows may fit."
-);
-
 impl OutputPlan {
     /// `UDF f: output 'score': expected …, got …`; without a column if `column` is empty.
     pub(super) fn wrong(&self, column: &str, expected: &str, got: &str) -> PyErr {
-        OutputError::new_err(self.told(column, expected, got))
-    }
-
-    /// The same where fewer rows may fit.
-    pub(super) fn no_room(&self, column: &str, expected: &str, got: &str) -> PyErr {
-        NoRoom::new_err(self.told(column, expected, got))
-    }
-
-    fn told(&self, column: &str, expected: &str, got: &str) -> String {
         let at = if column.is_empty() { String::new() } else { format!(" column {column:?}:") };
-        format!("{}:{at} expected {expected}, got {got}", self.subject)
+        OutputError::new_err(format!("{}:{at} expected {expected}, got {got}", self.subject))
+    }
+
+    /// The same where a column needs more room than a batch has: `fewer_may_fit` is then true of the error.
+    pub(super) fn no_room(&self, column: &str, expected: &str, got: &str) -> PyErr {
+        let error = self.wrong(column, expected, got);
+        // Without it the rows are refused as a whole, which is what others do anyway.
+        let _ = Python::attach(|py| error.value(py).setattr(intern!(py, "fewer_may_fit"), true));
+        error
     }
 
     /// An error of a conversion, with the place where it happened before it.
