@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -17,9 +18,11 @@ def test_a_producer_that_is_started_again_sends_what_is_missing(
     readings = np.zeros(100_000, [("sensor", "i4"), ("celsius", "f8")])
     readings["celsius"] = np.arange(100_000) % 40
     np.save(folder / "readings.npy", readings)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    # Not in the test's own folder: the path of a socket has room for 107 bytes.
+    runtime = tempfile.TemporaryDirectory()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime.name)
     runs: list[Run] = []
-    pipeline = threading.Thread(target=lambda: runs.append(run(folder, "sources.readings.rate=200_000")))
+    pipeline = threading.Thread(target=lambda: runs.append(run(folder, "sources.readings.rate=50_000")), daemon=True)
     pipeline.start()
     first = start(folder)
     hot = folder / "hot.ndjson"

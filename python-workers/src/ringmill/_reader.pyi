@@ -16,6 +16,7 @@ __all__ = [
     "ListColumn",
     "LocalChannel",
     "OutputError",
+    "Sender",
     "StringColumn",
     "Worker",
     "make_batch",

@@ -72,15 +72,19 @@ pub fn listen(plan: &Plan, signals: &[Arc<ShardSignal>], folder: Option<&RunFold
         }
     }
     if !places.is_empty() {
-        let failed = |error| EngineError::system("listen to producers in the run's folder", error);
-        let folder = folder.ok_or_else(|| failed(std::io::Error::other("the run has none")))?;
+        let folder = folder.ok_or_else(|| {
+            let none = std::io::Error::other("it has none, or none that this user alone can enter");
+            EngineError::system("listen to producers in the run's folder", none)
+        })?;
+        let path = folder.producers_socket();
+        let failed = |error| EngineError::system(format!("listen to producers at {}", path.display()), error);
         let house = House {
             pipeline: plan.name.clone(),
             wait: plan.worker_wait(),
             has_checkpoints: plan.checkpoint.is_some(),
             places,
         };
-        producers.listener = Some(Listener::start(&folder.producers_socket(), house, bell).map_err(failed)?);
+        producers.listener = Some(Listener::start(&path, house, bell).map_err(failed)?);
     }
     Ok(producers)
 }
