@@ -45,9 +45,9 @@ _PAUSE = 0.05
 def connect(pipeline: str, *, producer: str = "default", source: str | None = None, connect_timeout: float = 10.0) -> Producer:
     """Connect to a running pipeline of this user, as one of the producers that its source names.
 
-    ``pipeline`` is its ``name`` (the file's, without ``.toml``, unless it says otherwise), ``source`` the one that is meant
-    where several are for producers. A run that is not there yet, or ends just now, is waited for up to ``connect_timeout``
-    seconds, and so is room for what an earlier producer of this name has sent.
+    ``pipeline`` is its ``name``: what its file says, else the file's name without ``.toml``, or, for ``pipeline.toml``, its
+    folder's. ``source`` is the one that is meant where several are for producers. A run that is not there yet, or ends just
+    now, is waited for up to ``connect_timeout`` seconds, and so is room for what an earlier producer of this name has sent.
 
     Raises :class:`Refused` with the reason if the run does not let this producer in (it is connected already, there is no
     producer or source of that name, another user's run) and :class:`TimeoutError` if there was no run.

@@ -23,7 +23,7 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
             ]
         }
         NodeKind::Source(SourceSpec { connector: SourceConnector::Producer(_), .. }) => {
-            vec!["what was sent is taken at most once, and a crash loses what it was made into".to_owned()]
+            vec!["what was sent counts at most once: a crash loses it".to_owned()]
         }
         NodeKind::Udf(udf) => of_udf(node, udf, has_checkpoints),
         NodeKind::Sink(sink) => {
