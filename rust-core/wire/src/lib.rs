@@ -11,6 +11,7 @@
 //!
 //! This crate maps no memory and knows nothing of rings, Python or configuration.
 
+mod block;
 mod copy;
 mod data_type;
 mod error;
@@ -39,6 +40,7 @@ mod untrusted;
 mod view;
 mod writer;
 
+pub use block::BlockHead;
 pub use data_type::{DataType, ListItem, TimeUnit, UnknownDataType};
 pub use error::{Full, WireError};
 pub use fixed::{Fixed, Plain};

@@ -79,7 +79,8 @@ impl Template {
         writer.rows = lengths.rows();
     }
 
-    fn verify_copy(&self, lengths: &Lengths, out: &mut HeapBatch) -> Result<(), WireError> {
+    /// Judges what was copied into `out` with these lengths.
+    pub(crate) fn verify_copy(&self, lengths: &Lengths, out: &mut HeapBatch) -> Result<(), WireError> {
         for (index, field) in self.schema().fields.iter().enumerate() {
             let column = out.view().column(index);
             if field.nullable && lengths.columns()[index].null_count > 0 {
