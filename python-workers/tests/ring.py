@@ -5,8 +5,8 @@ from typing import Any
 
 from ringmill import types
 from ringmill._reader import Batch, LocalChannel, Worker
+from ringmill.failure import failure_payload
 from ringmill.udf import declaration_of
-from ringmill.worker import failure_payload
 
 
 class Ring:

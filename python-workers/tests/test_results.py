@@ -14,7 +14,7 @@ from ring import Ring
 
 import ringmill as rm
 from ringmill import testing
-from ringmill.worker import failure_payload
+from ringmill.failure import failure_payload
 
 X = {"x": rm.float64}
 THREE = {"x": np.array([1.0, 2.0, 3.0])}

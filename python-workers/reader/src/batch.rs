@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use numpy::PyArray1;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -21,6 +22,16 @@ pub(crate) struct Batch {
     schema: Arc<Schema>,
     rows: usize,
     columns: Box<[ColumnParts]>,
+    identity: Identity,
+}
+
+/// What tells the rows of a sink's batch from all others, however often they come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    /// Empty: they are a function's.
+    pub id: String,
+    /// The number of the first row; the others follow.
+    pub first: u64,
 }
 
 // SAFETY: as for `Column`.
@@ -32,7 +43,12 @@ impl Batch {
     /// # Safety
     /// As for [`Column::new`], for each of `columns`, which have `rows` rows and the types of `schema`.
     pub(crate) unsafe fn new(lease: Py<Lease>, schema: Arc<Schema>, rows: usize, columns: Box<[ColumnParts]>) -> Batch {
-        Batch { lease, schema, rows, columns }
+        Batch { lease, schema, rows, columns, identity: Identity::default() }
+    }
+
+    /// The same batch, whose rows have an identity.
+    pub(crate) fn identified(self, identity: Identity) -> Batch {
+        Batch { identity, ..self }
     }
 
     /// The columns' names and types.
@@ -71,6 +87,18 @@ impl Batch {
     #[getter]
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.schema.fields.iter().map(|field| &field.name))
+    }
+
+    /// In a sink, what the identities of its rows begin with; empty in a function.
+    #[getter]
+    fn id(&self) -> &str {
+        &self.identity.id
+    }
+
+    /// In a sink, the number of each row, which with `id` is the same whenever the row comes again: uint64, shape (rows,).
+    #[getter]
+    fn row_numbers<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_iter(py, (self.identity.first..).take(self.rows))
     }
 
     /// As a `pyarrow.RecordBatch`.

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use ringmill_wire::{BatchView, BatchWriter, Capacity, HeapBatch, Template};
 
+use crate::batch::Identity;
 use crate::lease::{Lease, ResponseRoom};
 use crate::output::Returned;
 use crate::udf::{ResponseMemory, Udf};
@@ -44,7 +45,7 @@ pub(crate) fn run(
     py: Python<'_>,
     udf: &Udf,
     template: &Arc<Template>,
-    view: &BatchView<'_>,
+    (view, identity): (&BatchView<'_>, Identity),
     writer: &mut BatchWriter,
     mut around_call: impl FnMut(Moment),
 ) -> PyResult<()> {
@@ -56,6 +57,7 @@ pub(crate) fn run(
     let response = ResponseMemory(room.start());
     let lease = Py::new(py, Lease::over_heap(batch, Some(room)))?;
     let mut views = udf.views(lease);
+    views.identity = identity;
     // SAFETY: the lease owns the copied batch, which nobody writes any more, and the room, which is as large as a
     // response and known to nobody else.
     let call = unsafe { udf.prepare(py, &mut views, &parts, rows, response)? };

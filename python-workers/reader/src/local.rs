@@ -15,7 +15,7 @@ use pyo3::types::{PyBytes, PyDict};
 use ringmill_ring::{ChannelConfig, CompletionKind, CoreEnd, Doorbell, Submission, SubmissionKind, monotonic_ns};
 use ringmill_wire::{BatchWriter, HeapBatch, Template};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Identity};
 use crate::copied;
 use crate::lease::Lease;
 use crate::output::{OutputPlan, Returned};
@@ -25,9 +25,10 @@ use crate::udf::{Binding, Udf};
 /// Room for a failure's text, however small the batches of a test are.
 const FAILURE_BYTES: usize = 16 << 10;
 
-/// A batch in memory of this process, with the given columns (a dict, or an Arrow table), of `rows` rows.
+/// A batch in memory of this process, with the given columns (a dict, or an Arrow table), of `rows` rows; of a sink if its
+/// rows have an `identity`, what it begins with and the first number.
 #[pyfunction]
-#[pyo3(signature = (fields, columns, rows, capacity, subject="batch"))]
+#[pyo3(signature = (fields, columns, rows, capacity, subject="batch", identity=None))]
 pub(crate) fn make_batch<'py>(
     py: Python<'py>,
     fields: PyFields,
@@ -35,12 +36,14 @@ pub(crate) fn make_batch<'py>(
     rows: usize,
     capacity: PyCapacity,
     subject: &str,
+    identity: Option<(String, u64)>,
 ) -> PyResult<Bound<'py, Batch>> {
     let template = template(fields, capacity)?;
     let plan = OutputPlan::new(py, subject.to_owned(), template.schema())?;
     let mut batch = Box::new(HeapBatch::new(Arc::clone(&template)));
     plan.write(&Returned::Value(columns), rows, batch.writer())?;
-    into_batch(py, &template, batch)
+    let identity = identity.map(|(id, first)| Identity { id, first }).unwrap_or_default();
+    into_batch(py, &template, batch, identity)
 }
 
 /// Runs a UDF on a copy of `batch`, checked and converted as in a worker; returns its columns.
@@ -64,17 +67,23 @@ pub(crate) fn run_udf<'py>(
     let binding = Binding { udf, name, mode, arguments, out };
     let udf = Udf::new(py, binding, Arc::clone(input.schema()), Arc::clone(&output))?;
     let mut response = Box::new(HeapBatch::new(Arc::clone(&output)));
-    copied::run(py, &udf, &Arc::new(input), &view, response.writer(), |_| ())?;
-    into_batch(py, &output, response)
+    copied::run(py, &udf, &Arc::new(input), (&view, Identity::default()), response.writer(), |_| ())?;
+    into_batch(py, &output, response, Identity::default())
 }
 
-fn into_batch<'py>(py: Python<'py>, template: &Template, batch: Box<HeapBatch>) -> PyResult<Bound<'py, Batch>> {
+fn into_batch<'py>(
+    py: Python<'py>,
+    template: &Template,
+    batch: Box<HeapBatch>,
+    identity: Identity,
+) -> PyResult<Bound<'py, Batch>> {
     let mut parts = Vec::new();
     batch.view().parts(&mut parts);
     let (rows, schema) = (batch.rows() as usize, Arc::clone(template.schema()));
     let lease = Py::new(py, Lease::over_heap(batch, None))?;
     // SAFETY: the lease owns the batch, and nobody writes it any more.
-    Bound::new(py, unsafe { Batch::new(lease, schema, rows, parts.into()) })
+    let batch = unsafe { Batch::new(lease, schema, rows, parts.into()) };
+    Bound::new(py, batch.identified(identity))
 }
 
 /// The core's end of a channel.
@@ -335,7 +344,7 @@ impl LocalChannel {
             self.response.copy_untrusted(core.response_memory(completion.slot), completion.row_count, &mut batch)
         };
         copied.map_err(|error| PyRuntimeError::new_err(format!("a result that is not valid: {error}")))?;
-        into_batch(py, &self.response, batch)
+        into_batch(py, &self.response, batch, Identity::default())
     }
 }
 

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use ringmill_wire::{ColumnParts, Field, Schema, Template};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Identity};
 use crate::column::Column;
 use crate::lease::Lease;
 use crate::ndarray::{View, ViewState, descriptor, reference_count};
@@ -66,6 +66,8 @@ pub(crate) struct Binding {
 /// The arrays over one slot pair that may be handed out again, and the lease they all have as base.
 pub(crate) struct SlotViews {
     pub lease: Py<Lease>,
+    /// Of the rows that they are next over.
+    pub identity: Identity,
     arguments: Vec<Option<View>>,
     out: Vec<Option<View>>,
 }
@@ -157,6 +159,7 @@ impl Udf {
             let lease = views.lease.clone_ref(py);
             // SAFETY: by the contract of `prepare`.
             let batch = unsafe { Batch::new(lease, Arc::clone(&self.input), rows, parts.into()) };
+            let batch = batch.identified(std::mem::take(&mut views.identity));
             return Ok(vec![Bound::new(py, batch)?.into_any()]);
         };
         let mut arguments = Vec::with_capacity(columns.len() + 1);
@@ -226,7 +229,7 @@ impl Udf {
         };
         let out = if self.writes_in_place() { self.plan.columns.len() } else { 0 };
         let none = |count| std::iter::repeat_with(|| None).take(count).collect();
-        SlotViews { lease, arguments: none(arguments), out: none(out) }
+        SlotViews { lease, identity: Identity::default(), arguments: none(arguments), out: none(out) }
     }
 
     /// After a call: whether user code holds on to anything of the slot pair. Arrays that it altered but let go are

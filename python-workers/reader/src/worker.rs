@@ -17,6 +17,7 @@ use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, Work
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, Lengths, Template};
 
 use crate::attach::attach;
+use crate::batch::Identity;
 use crate::copied::{self, Moment};
 use crate::keeper::Keeper;
 use crate::lease::{Lease, Returned as ReturnedSlots};
@@ -306,10 +307,11 @@ impl Job {
     ) -> PyResult<()> {
         let Job { udf, slots, writer, parts, leases, .. } = self;
         let rows = submission.row_count as usize;
+        let identity = identity(end, request, submission);
         if leases.copying {
             // SAFETY: `parts` came out of this request slot just now, and are valid as long as it is not answered.
             let view = unsafe { BatchView::from_parts(request.schema(), rows, parts) };
-            return copied::run(py, udf, request, &view, writer, |moment| match moment {
+            return copied::run(py, udf, request, (&view, identity), writer, |moment| match moment {
                 Moment::Before => times.udf_start_ns = monotonic_ns(),
                 Moment::After => times.udf_end_ns = monotonic_ns(),
             });
@@ -322,6 +324,7 @@ impl Job {
                 none.insert(udf.views(Py::new(py, lease)?))
             }
         };
+        views.identity = identity;
         let response = ResponseMemory(end.response_slot(submission.slot));
         // SAFETY: the lease keeps the mapping, and `publish` keeps the slot from being used again while anything made
         // from the lease is alive. The core never writes a request slot that is in flight or leased.
@@ -397,4 +400,18 @@ impl Job {
         }
         Ok(())
     }
+}
+
+/// What a sink's rows are told by: it stands behind the micro-batch. Empty in a function's batch.
+fn identity(end: &WorkerEnd, request: &Template, submission: &Submission) -> Identity {
+    let length = (submission.byte_length as usize).saturating_sub(request.bytes());
+    if length < size_of::<u64>() {
+        return Identity::default();
+    }
+    // SAFETY: the core wrote so many bytes, within the slot (checked by `poll`), and leaves them alone until the batch is
+    // answered.
+    let bytes = unsafe { std::slice::from_raw_parts(end.request_memory(submission.slot).add(request.bytes()), length) };
+    let (first, id) = bytes.split_at(size_of::<u64>());
+    let first = first.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    Identity { id: String::from_utf8_lossy(id).into_owned(), first }
 }

@@ -13,8 +13,9 @@ name it in a pipeline file, and test it with :mod:`ringmill.testing`. What a UDF
 """
 
 from ._reader import Batch, ListColumn, StringColumn
-from .errors import DeclarationError, Disconnected, Full, LoadError, OutputError, Refused, SchemaError
+from .errors import DeclarationError, Disconnected, Full, LoadError, OutputError, Refused, Retry, SchemaError
 from .producer import Producer, connect
+from .sink import Sink
 from .source import End, Rows, Source
 from .state import State
 from .types import (
@@ -50,8 +51,10 @@ __all__ = [
     "OutputError",
     "Producer",
     "Refused",
+    "Retry",
     "Rows",
     "SchemaError",
+    "Sink",
     "Source",
     "State",
     "StringColumn",

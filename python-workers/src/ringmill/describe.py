@@ -1,4 +1,4 @@
-"""``python -m ringmill.describe``: tells the core what the UDFs and sources of a pipeline take and return.
+"""``python -m ringmill.describe``: tells the core what the UDFs, sources and sinks of a pipeline take and return.
 
 Reads ``{"functions": [{"step", "role", "function", "directory", "options"}, ...]}`` from standard input and writes
 ``{"functions": [...]}`` with one answer for each to standard output, in order. What the users' modules print while
@@ -18,7 +18,7 @@ import sys
 import traceback
 from typing import Any
 
-from .loading import load, load_source
+from .loading import load, load_sink, load_source
 from .source import Source, has_partitions, has_seek, partitions_of
 from .udf import Declaration
 
@@ -32,6 +32,8 @@ def describe(
     try:
         if role == "source":
             return {"step": step, "ok": True, **_source_fields(load_source(function, directory, options or {}))}
+        if role == "sink":
+            return {"step": step, "ok": True, "name": load_sink(function, directory, options or {}).__name__}
         declaration = load(function, directory)
     except (KeyboardInterrupt, GeneratorExit):
         raise

@@ -1,15 +1,15 @@
 """What Ringmill raises, so that a caller can tell one cause from another.
 
 :class:`DeclarationError` at decoration, :class:`SchemaError` before the first row, :class:`OutputError` for one
-batch; :class:`Full`, :class:`Disconnected` and :class:`Refused` where rows are sent. :class:`OutputError` is made by the
-reader, which checks every result.
+batch; :class:`Full`, :class:`Disconnected` and :class:`Refused` where rows are sent; :class:`Retry` is for sinks to raise.
+:class:`OutputError` is made by the reader, which checks every result.
 """
 
 from __future__ import annotations
 
 from ._reader import OutputError
 
-__all__ = ["DeclarationError", "Disconnected", "Full", "LoadError", "OutputError", "Refused", "SchemaError"]
+__all__ = ["DeclarationError", "Disconnected", "Full", "LoadError", "OutputError", "Refused", "Retry", "SchemaError"]
 
 
 class DeclarationError(TypeError):
@@ -21,7 +21,7 @@ class SchemaError(ValueError):
 
 
 class LoadError(ImportError):
-    """``module:name`` of a pipeline file leads to no UDF, or no source."""
+    """``module:name`` of a pipeline file leads to no UDF, no source, or no sink."""
 
 
 class Full(Exception):
@@ -37,3 +37,10 @@ class Disconnected(ConnectionError):
 
 class Refused(ConnectionError):
     """A pipeline does not let a producer in, or has sent it away; the message says why."""
+
+
+class Retry(Exception):  # noqa: N818 (a request, not an error)
+    """Raised by a sink's ``write()``: its target is away or busy, and the rows are to come again later.
+
+    The pipeline says why, once, and tries again after 0.25 s, then later and later up to 10 s, for as long as it takes.
+    """

@@ -15,10 +15,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from .errors import LoadError
+from .sink import Sink, check_sink
 from .source import Source, check_source
 from .udf import Declaration, declaration_of
 
-__all__ = ["load", "load_source"]
+__all__ = ["load", "load_sink", "load_source"]
 
 _directory: str | None = None
 """The directory that stands first in sys.path on behalf of :func:`load`."""
@@ -43,6 +44,18 @@ def load_source(reference: str, directory: str, options: Mapping[str, Any]) -> t
     Raises :class:`LoadError` if there is none; whatever the module itself raises passes through.
     """
     return check_source(_find(reference, directory, "sources", _is_source), reference, options)
+
+
+def load_sink(reference: str, directory: str, options: Mapping[str, Any]) -> type[Sink]:
+    """Import the class ``reference`` (``"module:Class"``), a sink that takes these options.
+
+    Raises :class:`LoadError` if there is none; whatever the module itself raises passes through.
+    """
+    return check_sink(_find(reference, directory, "sinks", _is_sink), reference, options)
+
+
+def _is_sink(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Sink) and value is not Sink
 
 
 def _is_source(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Runs UDFs and reads sources in a test: with the checks and conversions of a worker, and with no core.
+"""Runs UDFs, reads sources and feeds sinks in a test: with the checks and conversions of a worker, and with no core.
 
 ::
 
@@ -13,6 +13,9 @@
 
     def test_every_row_comes_once_wherever_the_source_is_interrupted():
         testing.assert_seekable(Numbers, {"number": rm.int64}, options={"count": 1000})
+
+    def test_rows_that_come_again_change_nothing(tmp_path):
+        testing.deliver(Alerts, {"device": ["a", "b"]}, options={"path": str(tmp_path / "alerts.db")})
 
 The function gets read-only arrays over memory laid out as in a ring, and what it returns is checked as there.
 """
@@ -32,11 +35,23 @@ import numpy.typing as npt
 from . import _reader, types
 from ._reader import Batch, ListColumn, StringColumn
 from .keyed import KeyedState, check_columns, key_columns
+from .sink import Sink, check_sink
 from .source import End, Source, check_source, has_seek, position_text, row_count
 from .types import DataType
 from .udf import Declaration, Field, declaration_of
 
-__all__ = ["Columns", "Polled", "Result", "assert_row_wise", "assert_seekable", "batch", "is_row_wise", "poll", "run"]
+__all__ = [
+    "Columns",
+    "Polled",
+    "Result",
+    "assert_row_wise",
+    "assert_seekable",
+    "batch",
+    "deliver",
+    "is_row_wise",
+    "poll",
+    "run",
+]
 
 Columns = Mapping[str, Any] | Batch
 """Columns by name: arrays, lists, or Arrow data; or a batch."""
@@ -105,6 +120,29 @@ def batch(columns: Mapping[str, Any], *, schema: Mapping[str, DataType] | None =
     rows = max((len(value) for value in values.values()), default=0)
     room = max((_bytes_of(value) for value in values.values()), default=0)
     return _reader.make_batch(_fields(fields), dict(values), rows, (max(rows, 1), room))
+
+
+def deliver(
+    sink: type[Sink],
+    columns: Columns,
+    *,
+    schema: Mapping[str, DataType] | None = None,
+    options: Mapping[str, Any] | None = None,
+    rows_max: int = 8192,
+    row_id: str = "test/1",
+) -> None:
+    """Give a sink these rows as its process would: ``setup()``, ``write()`` for each ``rows_max`` of them, ``close()``.
+
+    Their identities are ``row_id`` and the numbers from 0 on. Given again, also with another ``rows_max``, they are the same
+    rows, and what the sink writes to should be as before: that is what ``idempotent = true`` says. Types are taken from
+    ``schema``, else from the data. Raises whatever the class raises.
+    """
+    given = columns if isinstance(columns, Batch) else batch(columns, schema=schema)
+    taker = check_sink(sink, sink.__name__, options or {})(**(options or {}))
+    taker.setup()
+    for start in range(0, len(given), rows_max):
+        taker.write(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
+    taker.close()
 
 
 class Polled(NamedTuple):
@@ -356,13 +394,18 @@ def _callable(udf: Any, declaration: Declaration) -> Any:
 
 
 def _slice(
-    given: Batch, start: int, end: int, more: Mapping[str, Any] | None = None, types_of_more: Mapping[str, DataType] | None = None
+    given: Batch,
+    start: int,
+    end: int,
+    more: Mapping[str, Any] | None = None,
+    types_of_more: Mapping[str, DataType] | None = None,
+    row_id: str = "",
 ) -> Batch:
     """Some rows, and further columns that were made for them."""
     values = {name: given[name][start:end] for name in given.columns} | dict(more or {})
     room = max((_bytes_of(value) for value in values.values()), default=0)
     fields = _fields({**given.schema, **(types_of_more or {})})
-    return _reader.make_batch(fields, values, end - start, (max(end - start, 1), room))
+    return _reader.make_batch(fields, values, end - start, (max(end - start, 1), room), identity=(row_id, start))
 
 
 def _fields(schema: Mapping[str, DataType]) -> list[tuple[str, str, bool]]:

@@ -1,9 +1,9 @@
 """``python -m ringmill.worker --config JSON``: one worker process, started by the core and by nothing else.
 
-A source's process is :mod:`ringmill.source_worker`'s business. A UDF's attaches to its channel, imports the UDF, checks it
-against the columns it will be given, runs ``setup()``, reports ready, and then hands itself to the reader, which answers
-batches until the core drains it (exit status 0). What prevents that is written to the log pipe as one ``fatal`` record (exit
-status 3).
+A source's process is :mod:`ringmill.source_worker`'s business, and a sink's :mod:`ringmill.sink_worker`'s. A UDF's attaches
+to its channel, imports the UDF, checks it against the columns it will be given, runs ``setup()``, reports ready, and then hands
+itself to the reader, which answers batches until the core drains it (exit status 0). What prevents that is written to the log
+pipe as one ``fatal`` record (exit status 3).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import _reader, source_worker, types
+from . import _reader, sink_worker, source_worker, types
+from .failure import failure_payload, one_line
 from .loading import load
 from .udf import Declaration
 from .worker_log import WorkerLog
 
-__all__ = ["failure_payload", "main", "run"]
+__all__ = ["main", "run"]
 
 EXIT_CANNOT_WORK = 3
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(config, log)
     except BaseException as error:
-        log.write("fatal", _one_line(error), traceback="".join(traceback.format_exception(error)))
+        log.write("fatal", one_line(error), traceback="".join(traceback.format_exception(error)))
         return EXIT_CANNOT_WORK
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -71,6 +72,9 @@ def run(config: Mapping[str, Any], log: WorkerLog) -> None:
         output_capacity=_capacity(config["output_capacity"]),
     )
     log.current_batch = lambda: worker.current_batch
+    if config.get("role") == "sink":
+        sink_worker.run(config, worker, log)
+        return
     declaration = load(config["function"], config["directory"])
     _check(declaration, config)
     udf: Any = declaration.instantiate()
@@ -90,36 +94,6 @@ def run(config: Mapping[str, Any], log: WorkerLog) -> None:
     gc.freeze()
     worker.ready()
     worker.run()
-
-
-def failure_payload(error: BaseException, bytes_max: int) -> bytes:
-    """What the core is told of an exception: JSON with ``error`` and ``traceback``, within ``bytes_max``."""
-    message, trace = _one_line(error), "".join(traceback.format_exception(error))
-    while True:
-        payload = json.dumps({"error": message, "traceback": trace}).encode()
-        if len(payload) <= bytes_max:
-            return payload
-        # Escaping makes the JSON longer than its text by an unknown factor, so cut until it fits: first the traceback,
-        # whose end matters most, then the message, whose beginning does.
-        if trace:
-            trace = _ellipsis(trace[-len(trace) * 2 // 3 :], at_start=True)
-        elif message:
-            message = _ellipsis(message[: len(message) * 2 // 3], at_start=False)
-        else:
-            return b""
-
-
-def _ellipsis(text: str, *, at_start: bool) -> str:
-    if len(text) < 16:
-        return ""
-    return "..." + text[3:] if at_start else text[:-3] + "..."
-
-
-def _one_line(error: BaseException) -> str:
-    """The exception as the last lines of a traceback show it, without the module of our own exceptions."""
-    text = "".join(traceback.format_exception_only(error)).strip()
-    module = type(error).__module__
-    return text.removeprefix(f"{module}.") if module.startswith("ringmill.") else text
 
 
 def _check(declaration: Declaration, config: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ringmill_engine::Plan;
 use ringmill_engine::describe::{DescribeError, Description, FunctionRef, Role, describe};
-use ringmill_engine::plan::{NodeKind, PipelineSpec, SourceConnector, SourceSpec};
+use ringmill_engine::plan::{NodeKind, PipelineSpec, SinkSpec, SourceConnector, SourceSpec};
 
 use crate::arguments::ConfigArguments;
 use crate::config::guarantee::refusal;
@@ -68,6 +68,13 @@ fn describe_functions(config: &mut Config) -> Result<(), Failure> {
                 directory: source.directory.clone(),
                 options: source.options.clone(),
             }),
+            NodeKind::Sink(SinkSpec::Python(sink)) => Some(FunctionRef {
+                step: node.name.clone(),
+                role: Role::Sink,
+                function: sink.outlet.origin.clone(),
+                directory: sink.directory.clone(),
+                options: sink.options.clone(),
+            }),
             _ => None,
         })
         .collect();
@@ -98,7 +105,7 @@ fn describe_functions(config: &mut Config) -> Result<(), Failure> {
 }
 
 fn import_mistake(config: &Config, step: &str, error: DescribeError, details: &mut Vec<String>) -> Mistake {
-    let is_class = config.nodes.iter().any(|node| node.name == step && matches!(node.kind, NodeKind::Source(_)));
+    let is_class = config.nodes.iter().any(|node| node.name == step && !matches!(node.kind, NodeKind::Udf(_)));
     let key = if is_class { "class" } else { "function" };
     // The package's own errors say all there is to say; a traceback into the package would only bury it.
     if let Some((_, message)) = error.message.strip_prefix("ringmill.errors.").and_then(|text| text.split_once(": ")) {

@@ -97,6 +97,13 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
             "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted \
              one again, with the same Idempotency-Key",
         ),
+        (true, Promise::ExactlyOnce, SinkSpec::Python(_)) => Some(
+            "exactly once, as the class makes the same of rows that come again: it is given them when their checkpoint is complete",
+        ),
+        (true, _, SinkSpec::Python(_)) => Some(
+            "at least once: the class is given rows when their checkpoint is complete, and after a crash those of the interrupted \
+             one again, with the same identities",
+        ),
         (true, _, SinkSpec::Nats(_)) => Some(
             "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted one \
              again, with the same Nats-Msg-Id, so that the stream drops those that it has had within its duplicate_window",
@@ -110,6 +117,9 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
             Some("every run writes its rows, each in the place of the one with its key")
         }
         (false, _, SinkSpec::Http(_) | SinkSpec::Nats(_)) => Some("rows are sent as they come, again by every run"),
+        (false, _, SinkSpec::Python(_)) => {
+            Some("the class is given rows as they come, with other identities in every run")
+        }
         (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }

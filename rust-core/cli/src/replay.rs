@@ -128,6 +128,7 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         | SinkSpec::Mqtt(_)
         | SinkSpec::Nats(_)
         | SinkSpec::Http(_)
+        | SinkSpec::Python(_)
         | SinkSpec::Retained(_)
         | SinkSpec::Null => OutputFormat::Json,
     };

@@ -1,4 +1,4 @@
-//! Rows that are sent to a server which is told by keys what it has taken already.
+//! Rows that are sent to a server, or handed to a process, which is told by keys what it has taken already.
 //!
 //! With checkpoints the rows of an epoch are staged, and sent when it is committed; what is sent again after a crash has the
 //! same keys. Without, or if they are to be sent at once, rows are sent as they come, and keys only say what the same run
@@ -49,6 +49,9 @@ pub(crate) trait Courier: Send {
     /// one. Keys begin with `key`.
     fn send(&mut self, key: &str, rows: impl BufRead, terms: Self::Terms, done: &mut u64) -> Result<(), ConnectError>;
 
+    /// Nothing follows.
+    fn finish(&mut self) {}
+
     /// What goes into the checkpoint.
     fn staged(rows: Sealed, writer: String, terms: Self::Terms) -> Staged;
 
@@ -97,6 +100,7 @@ impl<C: Courier> Writer for ChunkWriter<C> {
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
+        self.courier.finish();
         Ok(())
     }
 }
@@ -244,6 +248,7 @@ impl<C: Courier> Writer for EpochWriter<C> {
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
+        self.courier.finish();
         Ok(())
     }
 }

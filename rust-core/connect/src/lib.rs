@@ -3,7 +3,8 @@
 //! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
 //! [`KafkaSpec`], [`NatsSpec`], [`FedSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
 //! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
-//! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`].
+//! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`], and an [`OutletSink`] hands rows
+//! to a process.
 //!
 //! A source says by [`Replay`] whether it can continue from a checkpoint, a sink by [`Promise`] what a recovery does to
 //! its output; one that comes only once is read through a [`Journal`]. How rows are shown exactly once stands in [`Writer`]'s module.
@@ -16,9 +17,7 @@
 //!
 //! It does not know windows, rings or configuration files.
 
-#[cfg(any(feature = "http", feature = "nats", feature = "postgres"))]
 mod backoff;
-#[cfg(any(feature = "http", feature = "nats"))]
 mod courier;
 mod dead_letter;
 mod disk;
@@ -42,6 +41,7 @@ mod mqtt;
 mod nats;
 mod null;
 pub mod open_loop;
+mod outlet;
 mod pace;
 mod partition;
 mod places;
@@ -80,6 +80,7 @@ pub use letters::{
 pub use mqtt::{Broker, MqttSink, MqttSpec};
 pub use nats::{NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 pub use null::Checksum;
+pub use outlet::{Outlet, OutletSink};
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};
 pub use postgres::{PostgresSink, Tls, WriteMode};

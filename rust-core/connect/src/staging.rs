@@ -98,6 +98,15 @@ pub(crate) enum Staged {
         /// what their ids begin with
         writer: String,
     },
+    /// rows for a process of their own
+    Python {
+        #[serde(flatten)]
+        rows: Sealed,
+        /// what their identities begin with
+        writer: String,
+        /// the hash of their schema
+        schema: u64,
+    },
     /// rows for a table of a server
     Postgres {
         #[serde(flatten)]
@@ -137,7 +146,7 @@ impl Staged {
         match self {
             Staged::File { rows, .. } | Staged::Parts { rows, .. } => rows,
             Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } => rows,
-            Staged::Nats { rows, .. } | Staged::Postgres { rows, .. } => rows,
+            Staged::Nats { rows, .. } | Staged::Python { rows, .. } | Staged::Postgres { rows, .. } => rows,
         }
     }
 
@@ -149,6 +158,7 @@ impl Staged {
             Staged::Sqlite { .. } => "an SQLite table",
             Staged::Http { .. } => "a server that takes requests",
             Staged::Nats { .. } => "a NATS stream",
+            Staged::Python { .. } => "a Python class",
             Staged::Postgres { .. } => "a PostgreSQL table",
         }
     }

@@ -19,6 +19,8 @@ pub enum Role {
     Udf,
     /// `rm.Source`
     Source,
+    /// `rm.Sink`
+    Sink,
 }
 
 /// A function or class named in a configuration.
@@ -69,7 +71,7 @@ struct Answer {
 pub enum Description {
     /// Of a UDF.
     Udf(UdfDescription),
-    /// Of a source.
+    /// Of a source or a sink.
     Class(ClassDescription),
 }
 
@@ -159,7 +161,7 @@ fn read_answer(answer: Answer, role: Role) -> Result<Description, DescribeError>
     }
     let description = match role {
         Role::Udf => serde_json::from_value(answer.rest).map(Description::Udf),
-        Role::Source => serde_json::from_value(answer.rest).map(Description::Class),
+        Role::Source | Role::Sink => serde_json::from_value(answer.rest).map(Description::Class),
     };
     description.map_err(|error| DescribeError {
         message: format!("its description is not understood: {error}"),

@@ -31,7 +31,7 @@ use crate::instruments::Instruments;
 use crate::profile::Profile;
 use crate::window::WindowSpec;
 pub use producer::ProducerSource;
-pub use python::{ClassDescription, PythonSource};
+pub use python::{ClassDescription, PythonSink, PythonSource};
 use retained::RetainedSpec;
 
 /// Which of a node's streams is meant.
@@ -351,6 +351,8 @@ pub enum SinkSpec {
     Nats(NatsSink),
     /// A server that takes requests.
     Http(HttpSink),
+    /// A Python class.
+    Python(Box<PythonSink>),
     /// The store of a step's retained results; see [`retained`].
     Retained(RetainedSpec),
     /// Standard output.
@@ -371,6 +373,7 @@ impl SinkSpec {
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Mqtt(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Nats(sink) => sink.encoder(schema).map(Some),
+            SinkSpec::Python(sink) => Ok(Some(sink.outlet.encoder())),
         }
     }
 
@@ -385,6 +388,7 @@ impl SinkSpec {
             SinkSpec::Mqtt(sink) => sink.promise(),
             SinkSpec::Nats(sink) => sink.promise(),
             SinkSpec::Http(sink) => sink.promise(),
+            SinkSpec::Python(sink) => sink.outlet.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),
         }
     }
@@ -395,11 +399,11 @@ impl SinkSpec {
     }
 
     /// Whether what it showed cannot be taken back when a run goes on from an older checkpoint. A null sink shows
-    /// nothing; requests and messages with ids are bound to their epochs whatever their server makes of them.
+    /// nothing; requests, messages with ids and rows for a class are bound to their epochs whatever their server makes of them.
     pub fn is_bound(&self) -> bool {
         match self {
             SinkSpec::Null => false,
-            SinkSpec::Http(_) | SinkSpec::Nats(_) => true,
+            SinkSpec::Http(_) | SinkSpec::Nats(_) | SinkSpec::Python(_) => true,
             sink => sink.promise() == Promise::ExactlyOnce,
         }
     }

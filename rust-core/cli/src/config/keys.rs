@@ -434,14 +434,21 @@ static PRODUCER: &[Key] = &[
     IDLE_TIMEOUT,
     MAX_FUTURE,
 ];
+const CLASS: Key = needed("class", Kind::Filled, "module:Class; the module lies beside this file or can be imported.");
+const OPTIONS: Key = optional(
+    "options",
+    Kind::Anything,
+    "Keyword arguments of the class. Passwords are better named by an environment variable that the class reads. Default: none.",
+);
+const PROCESS_RESTARTS_MAX: Key = optional(
+    "restarts_max",
+    Kind::Integer(0, 10_000),
+    "Restarts of one process within a minute; one more death ends the run. Default: 10.",
+);
 
 static PYTHON: &[Key] = &[
-    needed("class", Kind::Filled, "module:Class; the module lies beside this file or can be imported."),
-    optional(
-        "options",
-        Kind::Anything,
-        "Keyword arguments of the class. Passwords are better named by an environment variable that the class reads. Default: none.",
-    ),
+    CLASS,
+    OPTIONS,
     FIELDS,
     RATE,
     BATCH_ROWS,
@@ -469,11 +476,7 @@ static PYTHON: &[Key] = &[
     ),
     MEMORY_LIMIT,
     RESTART_BACKOFF,
-    optional(
-        "restarts_max",
-        Kind::Integer(0, 10_000),
-        "Restarts of one process within a minute; one more death ends the run. Default: 10.",
-    ),
+    PROCESS_RESTARTS_MAX,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -654,8 +657,49 @@ pub static SINKS: &[Variant] = &[
         promise: AT_LEAST,
         keys: HTTP_SINK,
     },
+    Variant {
+        kind: "python",
+        doc: "A Python class, `rm.Sink`, in a process of its own; exactly once if it is `idempotent`.",
+        promise: AT_LEAST,
+        keys: PYTHON_SINK,
+    },
     Variant { kind: "stdout", doc: "Standard output.", promise: AT_LEAST, keys: STDOUT },
     Variant { kind: "null", doc: "Counts rows and checksums every column.", promise: EXACTLY, keys: NULL },
+];
+
+static PYTHON_SINK: &[Key] = &[
+    INPUTS,
+    CLASS,
+    OPTIONS,
+    optional(
+        "idempotent",
+        Kind::Boolean,
+        "Whether the class makes the same of rows that come again, by their identities or by an upsert. Then the sink is exactly once, with [checkpoint]. Default: false.",
+    ),
+    optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a batch. Default: 8192."),
+    optional(
+        "batch_bytes",
+        Kind::Size,
+        "Room in a batch for each column of variable length; a longer value ends the run. Default: 64 bytes for each row.",
+    ),
+    optional(
+        "retries",
+        Kind::Integer(0, 1000),
+        "How often a batch for which write() raised is tried again, later and later, before the run ends; counted anew after each success. An rm.Retry is not counted. Default: 0.",
+    ),
+    optional(
+        "timeout",
+        Kind::Length,
+        "A process that takes longer for a write() is killed and replaced; at least 10ms. Default: none.",
+    ),
+    optional(
+        "start_timeout",
+        Kind::Length,
+        "A process that is not ready so long after its start (imports, __init__, setup()) is killed and replaced; at least 1s. Default: 60s.",
+    ),
+    MEMORY_LIMIT,
+    RESTART_BACKOFF,
+    PROCESS_RESTARTS_MAX,
 ];
 
 static FILE_SINK: &[Key] = &[

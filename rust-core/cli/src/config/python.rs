@@ -1,15 +1,17 @@
-//! The keys of sources that are Python classes, checked together.
+//! The keys of sources and sinks that are Python classes, checked together.
 
 use std::path::{Path, PathBuf};
 
-use ringmill_connect::{FedSpec, FieldSpec};
-use ringmill_engine::plan::{ClassDescription, PythonSource, Supervision};
+use ringmill_connect::{FedSpec, FieldSpec, OutletSink};
+use ringmill_engine::plan::{ClassDescription, PythonSink, PythonSource, Supervision};
 
 use super::mistake::Mistake;
 use super::raw::{RawValue, Table};
-use super::resolve::batch_room;
+use super::resolve::{batch_room, batch_room_of};
 
 const SLOTS: i64 = 4;
+/// What a class does with a batch, a transaction as a rule, costs more than what the ring does.
+const SINK_BATCH_ROWS: i64 = 8192;
 
 /// Whether a text is `module:name`.
 pub fn is_reference(text: &str) -> bool {
@@ -26,12 +28,7 @@ pub fn python_source(
     (python, directory): (PathBuf, &Path),
     mistakes: &mut Vec<Mistake>,
 ) -> Option<PythonSource> {
-    let class = table.get("class")?;
-    let text = class.text()?;
-    if !is_reference(text) {
-        let hint = "write module:Class, for example \"numbers:Numbers\" for class Numbers in numbers.py";
-        mistakes.push(Mistake::at(class.span, format!("`class`: `{text}` names no class")).hint(hint));
-    }
+    let text = class(table, mistakes)?;
     refuse_paths(table, "the class gives columns by their names", mistakes);
     let (rows_max, variable_bytes_max) = batch_room(table, mistakes);
     let feed = FedSpec {
@@ -62,6 +59,35 @@ pub fn refuse_paths(table: &Table, reason: &str, mistakes: &mut Vec<Mistake>) {
             mistakes.push(Mistake::at(path.key_span, message).hint("remove it"));
         }
     }
+}
+
+/// Reads the table of a sink; `None` if it lacks what every such sink needs.
+pub fn python_sink(
+    table: &Table,
+    supervision: Supervision,
+    (python, directory): (PathBuf, &Path),
+    mistakes: &mut Vec<Mistake>,
+) -> Option<PythonSink> {
+    let text = class(table, mistakes)?;
+    let (rows_max, variable_bytes_max) = batch_room_of(table, SINK_BATCH_ROWS, mistakes);
+    let outlet = OutletSink {
+        origin: text.to_owned(),
+        rows_max,
+        variable_bytes_max,
+        is_idempotent: table.boolean("idempotent").unwrap_or(false),
+    };
+    Some(PythonSink { outlet, directory: directory.to_owned(), python, options: options(table), supervision })
+}
+
+/// The class that a table names.
+fn class<'a>(table: &'a Table, mistakes: &mut Vec<Mistake>) -> Option<&'a str> {
+    let class = table.get("class")?;
+    let text = class.text()?;
+    if !is_reference(text) {
+        let hint = "write module:Class, for example \"numbers:Numbers\" for class Numbers in numbers.py";
+        mistakes.push(Mistake::at(class.span, format!("`class`: `{text}` names no class")).hint(hint));
+    }
+    Some(text)
 }
 
 /// Keyword arguments of the class, as a JSON object.

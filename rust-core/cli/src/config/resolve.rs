@@ -24,7 +24,7 @@ use super::nats::{nats, nats_sink};
 use super::paths;
 use super::postgres::postgres;
 use super::producer::producer_source;
-use super::python::{is_reference, python_source};
+use super::python::{is_reference, python_sink, python_source};
 use super::raw::{RawEntry, RawValue, Table};
 use super::retained::retained;
 use super::suggest::did_you_mean;
@@ -110,7 +110,7 @@ pub fn resolve(
 }
 
 fn find_python(root: &Table, directory: &Path, machine: &Machine, mistakes: &mut Vec<Mistake>) -> Option<PathBuf> {
-    let entries = ["sources", "steps"].into_iter().flat_map(|section| root.children(section));
+    let entries = ["sources", "steps", "sinks"].into_iter().flat_map(|section| root.children(section));
     let is_python = |kind: &str| matches!(kind, "udf" | "python");
     let first = entries.into_iter().find(|entry| entry.raw.table().is_some_and(|table| is_python(table.kind)))?;
     let configured = root.table("pipeline").and_then(|table| table.get("python"));
@@ -218,7 +218,8 @@ fn shards_default(nodes: &[NodeSpec], cores: usize) -> usize {
             NodeKind::Source(SourceSpec {
                 connector: SourceConnector::Python(_) | SourceConnector::Producer(_),
                 ..
-            }) => 1,
+            })
+            | NodeKind::Sink(SinkSpec::Python(_)) => 1,
             _ => 0,
         })
         .sum();
@@ -580,7 +581,12 @@ fn udf(table: &Table, around: &mut Surroundings<'_>) -> Option<UdfSpec> {
 
 /// Rows of a micro-batch, and its room for each column of variable length.
 pub(super) fn batch_room(table: &Table, mistakes: &mut Vec<Mistake>) -> (u32, u32) {
-    let batch_rows = table.integer("batch_rows").unwrap_or(BATCH_ROWS);
+    batch_room_of(table, BATCH_ROWS, mistakes)
+}
+
+/// The same with another number of rows, if nothing is configured.
+pub(super) fn batch_room_of(table: &Table, rows_default: i64, mistakes: &mut Vec<Mistake>) -> (u32, u32) {
+    let batch_rows = table.integer("batch_rows").unwrap_or(rows_default);
     let variable_default = (batch_rows.unsigned_abs() * VARIABLE_BYTES_PER_ROW).min(VARIABLE_BYTES_MAX);
     let variable_bytes = table.size("batch_bytes").unwrap_or(variable_default);
     if variable_bytes > VARIABLE_BYTES_MAX {
@@ -651,6 +657,11 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
         "kafka" => kafka_sink(table, around.directory, around.mistakes).map(SinkSpec::Kafka),
         "mqtt" => mqtt_sink(table, around.directory, around.mistakes).map(SinkSpec::Mqtt),
         "nats" => nats_sink(table, around.directory, around.mistakes).map(SinkSpec::Nats),
+        "python" => {
+            let supervision = supervision(table, around);
+            let places = (around.python.clone(), around.directory);
+            python_sink(table, supervision, places, around.mistakes).map(|sink| SinkSpec::Python(Box::new(sink)))
+        }
         "http" => http_sink(table, around.directory, around.mistakes).map(SinkSpec::Http),
         "stdout" => {
             Some(SinkSpec::Stdout { format: format_named(table, table.text("format")).unwrap_or(OutputFormat::Json) })

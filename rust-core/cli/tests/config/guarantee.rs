@@ -37,6 +37,7 @@ fn sink(variant: &Variant) -> String {
     let more = match variant.kind {
         "kafka" | "mqtt" => "topic = \"t\"\n",
         "http" => "url = \"http://alerts/rows\"\n",
+        "python" => "class = \"alerts:Alerts\"\n",
         "nats" => "stream = \"S\"\nsubject = \"a\"\n",
         _ => "",
     };

@@ -1,8 +1,8 @@
-//! Python classes that are sources, in processes of their own.
+//! Python classes that are sources or sinks, in processes of their own.
 
 use std::path::PathBuf;
 
-use ringmill_connect::FedSpec;
+use ringmill_connect::{FedSpec, OutletSink};
 use serde::{Deserialize, Serialize};
 
 use super::Supervision;
@@ -32,6 +32,21 @@ impl PythonSource {
         self.feed.is_seekable = description.seek;
         self.description = description;
     }
+}
+
+/// A class `rm.Sink` and how it is run: one process, whatever the number of shards.
+#[derive(Clone, Debug)]
+pub struct PythonSink {
+    /// Its batches; `origin` is the class, `module:Class`.
+    pub outlet: OutletSink,
+    /// Folder that is put first on the process's module search path.
+    pub directory: PathBuf,
+    /// The Python interpreter.
+    pub python: PathBuf,
+    /// Keyword arguments of the class: a JSON object.
+    pub options: serde_json::Value,
+    /// How its process is watched.
+    pub supervision: Supervision,
 }
 
 /// What a Python class says about itself (`python -m ringmill.describe`).

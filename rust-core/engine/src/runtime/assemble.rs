@@ -28,7 +28,8 @@ use super::udf::{KeyedState, Tracing, UdfOperator, UdfParts};
 use super::window::WindowNode;
 use super::worker_feed::{FeedFigures, slot_bytes};
 use super::worker_link::WorkerLink;
-use super::workers::{FAILURE_BYTES, FeedStart, feed_template, udf_layouts};
+use super::worker_outlet::{WorkerOutlet, request_bytes};
+use super::workers::{FAILURE_BYTES, FeedStart, SINK_SLOTS, feed_template, udf_layouts};
 use super::writer_thread::{WriterLane, WriterThread, chunk_memory_bytes};
 use crate::error::EngineError;
 use crate::expression::Expression;
@@ -67,6 +68,8 @@ pub struct Assembly<'a> {
     links: HashMap<(usize, usize), Vec<WorkerLink>>,
     /// Of the sources' processes.
     figures: HashMap<(usize, usize), Vec<FeedFigures>>,
+    /// The processes of sinks, by index in the plan.
+    outlets: HashMap<usize, WorkerOutlet>,
     /// What the tags of traced rows stand for.
     places: Arc<Places>,
     /// By shard, where each node sits in the graph.
@@ -128,7 +131,7 @@ impl<'a> Assembly<'a> {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
         }
-        let (lanes, exchanges, links, figures, places, seats) = Default::default();
+        let (lanes, exchanges, links, figures, outlets, places, seats) = Default::default();
         Ok(Self {
             plan,
             signals,
@@ -138,6 +141,7 @@ impl<'a> Assembly<'a> {
             exchanges,
             links,
             figures,
+            outlets,
             places,
             seats,
             threads: Vec::new(),
@@ -151,7 +155,7 @@ impl<'a> Assembly<'a> {
         checkpoints: Option<(&Durable, &Sender<Message>)>,
     ) -> Result<Vec<Sender<SinkCommand>>, EngineError> {
         let mut outputs = Outputs::default();
-        let opened = outputs.open(self.plan, self.signals, control, checkpoints);
+        let opened = outputs.open(self.plan, self.signals, control, checkpoints, &self.outlets);
         self.threads.append(&mut outputs.threads);
         opened?;
         self.lanes = outputs.lanes;
@@ -198,6 +202,23 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
+    /// Takes the sinks' processes over.
+    pub fn set_outlets(&mut self, outlets: HashMap<usize, WorkerOutlet>) {
+        self.outlets = outlets;
+    }
+
+    /// Waits until the sinks' processes are ready, or one of them could not start.
+    pub fn await_outlets(&self, control: &Control) -> Result<(), EngineError> {
+        for outlet in self.outlets.values() {
+            while !outlet.await_ready()? {
+                if control.is_aborted() {
+                    return Err(EngineError::Aborted);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the workers over.
     pub fn set_workers(&mut self, links: HashMap<(usize, usize), Vec<WorkerLink>>) {
         self.links = links;
@@ -237,7 +258,11 @@ impl<'a> Assembly<'a> {
             for (index, node) in self.plan.nodes.iter().enumerate() {
                 let (NodeKind::Sink(sink), Some(lanes)) = (&node.kind, self.lanes.get_mut(&index)) else { continue };
                 let target = SinkTarget::Writer { encoder: sink_encoder(node, sink)?, lane: lanes.remove(0) };
-                let operator = SinkOperator::new(node.name.clone(), target, node.inputs.len());
+                let mut operator = SinkOperator::new(node.name.clone(), target, node.inputs.len());
+                // One shard shows the process, which all of them share.
+                if let Some(outlet) = self.outlets.get(&index).filter(|_| shard == 0) {
+                    operator.set_process(outlet.figures());
+                }
                 let seat = graph.add(Box::new(operator), index, true);
                 connect_inputs(graph, &self.seats[shard], node, seat);
             }
@@ -489,6 +514,11 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                 ("chunks", shards * chunk_memory_bytes())
             }
             NodeKind::Sink(sink) => {
+                if let SinkSpec::Python(sink) = sink {
+                    let slot = sink.outlet.template(&node.schema).map_or(0, |template| request_bytes(&template));
+                    let bytes = u64::from(SINK_SLOTS) * (slot + FAILURE_BYTES) as u64;
+                    budget.push((format!("{} ring", node.name), bytes));
+                }
                 if let SinkSpec::File { path, format } = sink {
                     let bytes = FileSink { path: path.clone(), format: *format }.memory_bytes();
                     budget.extend((bytes > 0).then(|| (format!("{} open files, at most", node.name), bytes)));

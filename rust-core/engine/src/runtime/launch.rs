@@ -68,6 +68,7 @@ fn run_to_end(plan: &Plan, control: &Arc<Control>) -> Result<Summary, EngineErro
     let workers_started = workers.handles.len() as u64;
     let supervisor = workers.supervisor;
     assembly.set_workers(workers.links);
+    assembly.set_outlets(workers.outlets);
     let opened = assembly.set_feeds(workers.feeds);
     let folder = run_folder(plan);
     let listening = opened.and_then(|()| {
@@ -152,6 +153,7 @@ fn run_shards(
     let early = durable.as_deref().filter(|durable| durable.goes_on());
     let restored = early.map(|durable| durable.restore(&mut graphs, control)).transpose()?;
     await_ready(&mut graphs, signals, control)?;
+    assembly.await_outlets(control)?;
     durable.as_deref_mut().map_or(Ok(()), |durable| durable.settle(control))?;
     let durable = durable.as_deref();
     let stores = match (restored, durable) {

@@ -35,6 +35,7 @@ mod window;
 mod worker_feed;
 mod worker_link;
 mod worker_log;
+mod worker_outlet;
 mod workers;
 mod writer_thread;
 

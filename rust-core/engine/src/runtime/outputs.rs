@@ -12,6 +12,7 @@ use super::patience::with_space;
 use super::recovery::Durable;
 use super::retained;
 use super::signal::ShardSignal;
+use super::worker_outlet::WorkerOutlet;
 use super::writer_thread::{CommitLink, WriterLane, WriterThread, start_writer};
 use crate::error::EngineError;
 use crate::metrics::Control;
@@ -50,9 +51,11 @@ impl Outputs {
         signals: &[Arc<ShardSignal>],
         control: &Arc<Control>,
         checkpoints: Option<(&Durable, &Sender<Message>)>,
+        outlets: &HashMap<usize, WorkerOutlet>,
     ) -> Result<(), EngineError> {
         for (number, (index, node, sink)) in writing_sinks(plan).enumerate() {
-            let open = || open_writer(plan, node, sink, checkpoints.map(|(durable, _)| durable), control);
+            let outlet = outlets.get(&index);
+            let open = || open_writer(plan, (node, sink, outlet), checkpoints.map(|(durable, _)| durable), control);
             let writer = with_space(control, &format!("sink {}", node.name), open)?;
             let commits = checkpoints.map(|(durable, reports)| {
                 let (sender, commands) = bounded(COMMANDS);
@@ -71,8 +74,7 @@ impl Outputs {
 
 fn open_writer(
     plan: &Plan,
-    node: &Node,
-    sink: &SinkSpec,
+    (node, sink, outlet): (&Node, &SinkSpec, Option<&WorkerOutlet>),
     durable: Option<&Durable>,
     control: &Control,
 ) -> Result<Box<dyn Writer>, EngineError> {
@@ -98,6 +100,10 @@ fn open_writer(
         SinkSpec::Mqtt(sink) => sink.open(),
         SinkSpec::Nats(sink) => sink.open(transactions.as_ref()),
         SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref()),
+        SinkSpec::Python(sink) => {
+            let outlet = outlet.ok_or_else(|| EngineError::Internal(format!("{} has no process", node.name)))?;
+            sink.outlet.open(&node.schema, Box::new(outlet.clone()), transactions.as_ref())
+        }
         SinkSpec::Retained(spec) => {
             let folder = durable.map(|durable| durable.folder.retained(&spec.step));
             let (Some(folder), Some(transactions)) = (folder, &transactions) else {

@@ -435,6 +435,8 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SinkSpec::Nats(sink) => format!("nats stream {}", sink.stream),
                 // A server may move, and so may what it takes.
                 SinkSpec::Http(_) => "requests".to_owned(),
+                // What it makes of its rows is the class's business.
+                SinkSpec::Python(sink) => format!("python {}", sink.outlet.origin),
                 // A database may move to another host; what it has of us is looked at when it is opened.
                 SinkSpec::Postgres(sink) => format!("postgres table {}.{}", sink.schema, sink.table),
                 SinkSpec::Retained(spec) => format!("retained results of {}", spec.step),

@@ -16,9 +16,9 @@ use crate::profile::{Profile, be_preferred};
 
 /// How long an idle shard spins before it gives way, with `wait = "adaptive"`: longer than nearly all answers of a busy
 /// worker, shorter than a scheduler's tick.
-const SPIN_NS: u64 = 50_000;
+pub(super) const SPIN_NS: u64 = 50_000;
 /// How long it then yields before it sleeps.
-const YIELD_NS: u64 = 50_000;
+pub(super) const YIELD_NS: u64 = 50_000;
 /// Longest sleep, and the distance between two posts of figures.
 const POST_NS: u64 = 100_000_000;
 

@@ -3,16 +3,19 @@
 //! Rows become bytes on the shard's thread; the bytes go to the sink's writer thread, each chunk with the epoch of its
 //! rows and the barrier behind them. The null sink needs no thread; its sum is state like that of any step.
 
+use std::sync::PoisonError;
+
 use ringmill_connect::{Checksum, Encoder};
 use ringmill_ring::monotonic_ns;
 use ringmill_state::{EntryKey, KEY_GROUPS, NodeId};
 use ringmill_wire::BatchView;
 
 use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, ShardContext};
+use super::worker_feed::FeedFigures;
 use super::writer_thread::{CHUNK_BYTES, WriterLane};
 use crate::error::EngineError;
 use crate::instruments::{Instruments, ProbeLane};
-use crate::metrics::{NodeCounts, Stage, StageHistograms};
+use crate::metrics::{NodeCounts, Stage, StageHistograms, WorkerSnapshot};
 
 /// Where a sink node's rows go.
 pub enum SinkTarget {
@@ -52,6 +55,8 @@ pub struct SinkOperator {
     /// The last epoch that was ended here.
     epoch: u64,
     rows: u64,
+    /// Of the process behind it, for one shard of the run.
+    process: Option<FeedFigures>,
 }
 
 impl NullTarget {
@@ -115,7 +120,12 @@ impl NullTarget {
 impl SinkOperator {
     /// Writes to `target`.
     pub fn new(name: String, target: SinkTarget, inputs: usize) -> Self {
-        Self { name, target, inputs: InputMarks::new(inputs), mark: Mark::START, epoch: 0, rows: 0 }
+        Self { name, target, inputs: InputMarks::new(inputs), mark: Mark::START, epoch: 0, rows: 0, process: None }
+    }
+
+    /// The sink has a process with these figures.
+    pub fn set_process(&mut self, figures: FeedFigures) {
+        self.process = Some(figures);
     }
 
     /// The checksum of a null sink.
@@ -211,6 +221,13 @@ impl Operator for SinkOperator {
             SinkTarget::Writer { lane, .. } => lane.open.as_ref().is_none_or(|chunk| chunk.rows == 0),
         };
         self.mark.end && self.mark.barrier == self.epoch && is_sent
+    }
+
+    fn workers(&self, workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {
+        let Some(figures) = &self.process else { return next };
+        workers.resize_with(workers.len().max(next + 1), WorkerSnapshot::default);
+        workers[next].clone_from(&figures.lock().unwrap_or_else(PoisonError::into_inner));
+        next + 1
     }
 
     fn epoch_passed(&self) -> u64 {

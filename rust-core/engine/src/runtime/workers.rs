@@ -1,4 +1,4 @@
-//! Makes the channels of all UDF steps and Python sources, and starts their workers.
+//! Makes the channels of all UDF steps, Python sources and Python sinks, and starts their workers.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -13,14 +13,20 @@ use super::signal::ShardSignal;
 use super::supervisor::{Supervisor, WorkerPost, WorkerSpec};
 use super::worker_feed::{FeedParts, WorkerFeed, slot_bytes};
 use super::worker_link::{LinkParts, WorkerLink};
+use super::worker_outlet::{OutletParts, WorkerOutlet, request_bytes};
 use crate::describe;
 use crate::error::EngineError;
 use crate::metrics::Control;
-use crate::plan::{Node, NodeKind, Plan, PythonSource, RestartSpec, SourceConnector, SourceSpec, Supervision, UdfSpec};
+use crate::plan::{
+    Node, NodeKind, Plan, PythonSink, PythonSource, RestartSpec, SinkSpec, SourceConnector, SourceSpec, Supervision,
+    UdfSpec,
+};
 use crate::rundir::ChannelHandle;
 
 /// Least room of a response slot: a failure's message and traceback travel in it, however small the batch.
 pub const FAILURE_BYTES: usize = 16 << 10;
+/// Slots of a sink's ring. One is in use at a time; a class that keeps arrays of half of them is given copies.
+pub const SINK_SLOTS: u32 = 4;
 /// The environment variable in which a class finds its options; it is taken away before the class is imported.
 const OPTIONS_VARIABLE: &str = "RINGMILL_OPTIONS";
 /// Largest batches for which a replay log has room at least: with so many, one that is not half full takes any other.
@@ -61,11 +67,14 @@ pub fn udf_layouts(node: &Node) -> Result<Option<(&UdfSpec, UdfLayouts)>, Engine
 }
 
 /// All workers, on their way.
+#[derive(Default)]
 pub struct Workers {
     /// By plan node and shard.
     pub links: HashMap<(usize, usize), Vec<WorkerLink>>,
     /// By plan node.
     pub feeds: HashMap<usize, Vec<FeedStart>>,
+    /// By plan node.
+    pub outlets: HashMap<usize, WorkerOutlet>,
     /// Lives until the run ends.
     pub supervisor: Option<Supervisor>,
     /// For `ringmill inspect`.
@@ -92,6 +101,8 @@ struct Starting {
     post: Arc<WorkerPost>,
     restart: RestartSpec,
     handle: (OwnedFd, OwnedFd),
+    /// Wakes whoever drives it.
+    signal: Arc<ShardSignal>,
 }
 
 /// Starts every worker of the plan; their links say when they are ready.
@@ -116,6 +127,11 @@ pub fn start_workers(
                 add(one, spec)?;
             }
         }
+        if let NodeKind::Sink(SinkSpec::Python(sink)) = &node.kind {
+            let (one, mut spec) = prepare_outlet(plan, node, sink, index)?;
+            spec.cpu = cpus.next();
+            add(one, spec)?;
+        }
         let Some((udf, layouts)) = udf_layouts(node)? else { continue };
         for (shard, signal) in signals.iter().enumerate() {
             for worker in 0..udf.workers {
@@ -129,33 +145,49 @@ pub fn start_workers(
         }
     }
     if specs.is_empty() {
-        return Ok(Workers { links: HashMap::new(), feeds: HashMap::new(), supervisor: None, handles: Vec::new() });
+        return Ok(Workers::default());
     }
     let supervisor = Supervisor::start(specs, control)?;
-    let mut links: HashMap<(usize, usize), Vec<WorkerLink>> = HashMap::new();
-    let mut feeds: HashMap<usize, Vec<FeedStart>> = HashMap::new();
-    let mut handles = Vec::with_capacity(starting.len());
+    started(plan, starting, supervisor)
+}
+
+/// What shards and sinks drive the processes through.
+fn started(plan: &Plan, starting: Vec<Starting>, supervisor: Supervisor) -> Result<Workers, EngineError> {
+    let mut workers = Workers::default();
     for (place, one) in starting.into_iter().enumerate() {
         let (request, response) = one.handle;
-        handles.push(ChannelHandle { name: one.name.clone(), pid: one.post.pid(), request, response });
-        let Starting { node, shard, partition, name, channel, post, restart, .. } = one;
+        workers.handles.push(ChannelHandle { name: one.name.clone(), pid: one.post.pid(), request, response });
+        let Starting { node: index, shard, partition, name, channel, post, restart, signal, .. } = one;
+        let node = &plan.nodes[index];
         let link = LinkParts { name, channel, post, desk: supervisor.desk(), place, restart };
         let link = WorkerLink::new(link);
-        match (partition, python_source(plan, &plan.nodes[node])) {
-            (Some(partition), Some(source)) => {
+        match (&node.kind, partition, python_source(plan, node)) {
+            (_, Some(partition), Some(source)) => {
                 let feed = WorkerFeed::new(FeedParts {
                     link,
                     origin: source.feed.origin.clone(),
-                    template: feed_template(&plan.nodes[node], source)?,
+                    template: feed_template(node, source)?,
                     supervision: source.supervision,
                     is_seekable: source.feed.is_seekable,
                 });
-                feeds.entry(node).or_default().push(FeedStart { shard, partition, feed });
+                workers.feeds.entry(index).or_default().push(FeedStart { shard, partition, feed });
             }
-            _ => links.entry((node, shard)).or_default().push(link),
+            (NodeKind::Sink(SinkSpec::Python(sink)), ..) => {
+                let outlet = WorkerOutlet::new(OutletParts {
+                    link,
+                    origin: sink.outlet.origin.clone(),
+                    template: outlet_template(node, sink)?,
+                    supervision: sink.supervision,
+                    wait: plan.wait,
+                    signal,
+                });
+                workers.outlets.insert(index, outlet);
+            }
+            _ => workers.links.entry((index, shard)).or_default().push(link),
         }
     }
-    Ok(Workers { links, feeds, supervisor: Some(supervisor), handles })
+    workers.supervisor = Some(supervisor);
+    Ok(workers)
 }
 
 #[allow(unsafe_code)]
@@ -213,7 +245,8 @@ fn prepare(
     };
     let restart = udf.supervision.restart;
     let name = name.to_owned();
-    Ok((Starting { node: index, shard, partition: None, name, channel, post, restart, handle }, spec))
+    let signal = signal.clone();
+    Ok((Starting { node: index, shard, partition: None, name, channel, post, restart, handle, signal }, spec))
 }
 
 /// The node's class, if it is a source in Python that is read.
@@ -299,8 +332,77 @@ fn prepare_feed(
         post: post.clone(),
         signal: signals[shard].clone(),
     };
-    let partition = Some(partition);
-    Ok((Starting { node: index, shard, partition, name, channel, post, restart, handle }, spec))
+    let (partition, signal) = (Some(partition), signals[shard].clone());
+    Ok((Starting { node: index, shard, partition, name, channel, post, restart, handle, signal }, spec))
+}
+
+fn outlet_template(node: &Node, sink: &PythonSink) -> Result<Arc<Template>, EngineError> {
+    let template = sink.outlet.template(&node.schema);
+    template.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
+}
+
+#[allow(unsafe_code)]
+fn prepare_outlet(
+    plan: &Plan,
+    node: &Node,
+    sink: &PythonSink,
+    index: usize,
+) -> Result<(Starting, WorkerSpec), EngineError> {
+    // No shard's: the sink's writer thread drives it.
+    let (shard, name) = (0, format!("{}/0/0", node.name));
+    let failed = |error| EngineError::Channel { worker: name.clone(), error };
+    let template = outlet_template(node, sink)?;
+    let nothing =
+        Template::new(Arc::default(), Capacity { rows_max: template.capacity().rows_max, variable_bytes_max: 0 });
+    let nothing = nothing.map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
+    let channel = CoreEnd::create(&ChannelConfig {
+        slots: SINK_SLOTS,
+        request_slot_bytes: request_bytes(&template),
+        response_slot_bytes: nothing.bytes().max(FAILURE_BYTES),
+        schema_hash: template.hash(),
+        response_schema_hash: nothing.hash(),
+        generation: 1,
+    })
+    .map_err(failed)?;
+    for slot in 0..SINK_SLOTS {
+        // SAFETY: the slot is longer than the template says and 64-byte aligned, and no worker has been given it yet.
+        unsafe { template.stamp(channel.slot_memory(slot).as_ptr()) };
+    }
+    let (post, signal) = (Arc::new(WorkerPost::default()), Arc::new(ShardSignal::new().map_err(failed)?));
+    let handle = channel.worker_fds().map_err(failed)?;
+    let config = json!({
+        "role": describe::Role::Sink,
+        "step": node.name,
+        "worker": name,
+        "function": sink.outlet.origin,
+        "directory": sink.directory,
+        "wait": plan.worker_wait(),
+        "input": template.schema(),
+        "output": nothing.schema(),
+        "capacity": template.capacity(),
+        "output_capacity": nothing.capacity(),
+        "shard": shard,
+        "index": 0,
+    });
+    let doorbell = signal.doorbell().try_clone().map_err(failed)?;
+    let Supervision { memory_bytes_max, restart, .. } = sink.supervision;
+    let mut environment = plan.worker_environment.clone();
+    // Not among the arguments, which everybody on the machine can read.
+    environment.push((OPTIONS_VARIABLE.to_owned(), sink.options.to_string()));
+    let spec = WorkerSpec {
+        name: name.clone(),
+        python: sink.python.clone(),
+        config,
+        environment,
+        doorbell,
+        cpu: None,
+        profile: plan.profile,
+        memory_bytes_max,
+        response: channel.response_layout(),
+        post: post.clone(),
+        signal: signal.clone(),
+    };
+    Ok((Starting { node: index, shard, partition: None, name, channel, post, restart, handle, signal }, spec))
 }
 
 impl Starting {

@@ -1,0 +1,115 @@
+"""What a class `rm.Sink` is given, how it is checked, and how it is fed in a test."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ringmill as rm
+from ringmill import testing
+from ringmill.describe import describe
+from ringmill.sink import check_sink
+from ringmill.sink_worker import _failure, _taking
+
+
+class Gathers(rm.Sink):
+    """Keeps what it is given where a test can see it."""
+
+    given: list[Any]
+
+    def __init__(self, given: list[Any]) -> None:
+        self.given = given
+
+    def setup(self) -> None:
+        self.given.append("setup")
+
+    def write(self, batch: rm.Batch) -> None:
+        self.given.append(batch)
+
+    def close(self) -> None:
+        self.given.append("close")
+
+
+def test_rows_come_in_batches_between_setup_and_close_and_keep_their_identities() -> None:
+    given: list[Any] = []
+    columns = {"number": np.arange(10), "text": [str(number) for number in range(10)]}
+    testing.deliver(Gathers, columns, options={"given": given}, rows_max=4, row_id="a/7")
+    assert (given[0], given[-1]) == ("setup", "close")
+    batches = given[1:-1]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert [batch.id for batch in batches] == ["a/7"] * 3
+    numbers = [batch.row_numbers for batch in batches]
+    assert {array.dtype for array in numbers} == {np.dtype(np.uint64)}
+    assert np.concatenate(numbers).tolist() == list(range(10))
+    assert [text for batch in batches for text in batch["text"]] == columns["text"]
+    assert not batches[0]["number"].flags.writeable
+
+
+def test_types_are_those_of_the_schema_and_nulls_are_masked() -> None:
+    given: list[Any] = []
+    schema = {"value": rm.nullable(rm.float64)}
+    testing.deliver(Gathers, {"value": np.ma.array([1.5, 0.0], mask=[False, True])}, schema=schema, options={"given": given})
+    value = given[1]["value"]
+    assert (value.dtype, value.mask.tolist()) == (np.dtype(np.float64), [False, True])
+
+
+def test_no_rows_are_no_batch() -> None:
+    given: list[Any] = []
+    testing.deliver(Gathers, {"value": np.zeros(0)}, options={"given": given})
+    assert given == ["setup", "close"]
+
+
+def test_a_batch_of_a_function_has_no_identity() -> None:
+    batch = testing.batch({"x": [1.0, 2.0]})
+    assert batch.id == ""
+    assert batch.row_numbers.tolist() == [0, 1]
+
+
+class Silent(rm.Sink):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        (Silent, {}, r"sink Silent has no write\(self, batch\)"),
+        (print, {}, "m:name is not a sink: derive a class from rm.Sink"),
+        (rm.Source, {}, "m:name is not a sink"),
+        (Gathers, {}, "sink Gathers does not take these options: missing a required argument: 'given'"),
+        (Gathers, {"given": [], "more": 1}, "sink Gathers does not take these options: .*'more'"),
+    ],
+)
+def test_what_is_no_sink_is_refused(target: object, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(rm.LoadError, match=message):
+        check_sink(target, "m:name", options)
+
+
+def test_a_write_that_returns_something_is_told_so() -> None:
+    class Returns(rm.Sink):
+        def write(self, batch: rm.Batch) -> int:  # type: ignore[override]
+            return len(batch)
+
+    take = _taking(Returns())
+    with pytest.raises(rm.OutputError, match=r"sink Returns: write\(\): expected None, got int 2"):
+        take(testing.batch({"x": [1.0, 2.0]}))
+    assert _taking(Gathers([]))(testing.batch({"x": [1.0]})) == {}
+
+
+def test_a_retry_is_told_apart_from_a_mistake() -> None:
+    told = json.loads(_failure(rm.Retry("the server is away"), 4096))
+    assert (told["error"], told["is_retry"]) == ("the server is away", True)
+    assert json.loads(_failure(rm.Retry(), 4096))["error"] == "rm.Retry"
+    told = json.loads(_failure(ValueError("no"), 4096))
+    assert told["error"] == "ValueError: no"
+    assert "is_retry" not in told
+
+
+def test_a_sink_is_described_by_its_name() -> None:
+    answer = describe("out", f"{__name__}:Gathers", ".", "sink", {"given": []})
+    assert answer == {"step": "out", "ok": True, "name": "Gathers"}
+    answer = describe("out", f"{__name__}:Gather", ".", "sink")
+    assert answer["ok"] is False
+    assert "did you mean 'Gathers'?" in answer["error"]
