@@ -39,7 +39,7 @@ class Refused(ConnectionError):
     """A pipeline does not let a producer in, or has sent it away; the message says why."""
 
 
-class Retry(Exception):  # noqa: N818 (a request, not an error)
+class Retry(Exception):
     """Raised by a sink's ``write()``: its target is away or busy, and the rows are to come again later.
 
     The pipeline says why, once, and tries again after 0.25 s, then later and later up to 10 s, for as long as it takes.
