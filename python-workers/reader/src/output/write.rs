@@ -161,7 +161,10 @@ impl OutputPlan {
         let field = &self.columns[index].field;
         let Some(first) = nulls.first() else { return Ok(()) };
         if !field.nullable {
-            let expected = format!("{} without nulls (declare it rm.nullable(...) to allow them)", field.data_type);
+            let expected = format!(
+                "{} without nulls (they are allowed by rm.nullable(...), or nullable = true in a pipeline's fields)",
+                field.data_type
+            );
             return Err(self.wrong(
                 &field.name,
                 &expected,
@@ -436,7 +439,10 @@ impl OutputPlan {
         let field = &self.columns[index].field;
         let Some(value) = value else {
             if !field.nullable {
-                let expected = format!("{} without nulls (declare it rm.nullable(...) to allow them)", field.data_type);
+                let expected = format!(
+                    "{} without nulls (they are allowed by rm.nullable(...), or nullable = true in a pipeline's fields)",
+                    field.data_type
+                );
                 return Err(self.wrong(&field.name, &expected, &format!("a null in row {row}")));
             }
             writer.push_null(index);

@@ -16,9 +16,8 @@ use ringmill_ring::{Completion, CompletionKind, CoreEnd, Submission, SubmissionK
 use ringmill_wire::{HeapBatch, Template, WireError};
 use serde::Deserialize;
 
-use super::restarts::Verdict;
 use super::supervisor::Death;
-use super::worker_link::{SHORTAGE_NS, Sentence, State, WorkerLink};
+use super::worker_link::{Burial, State, WorkerLink};
 use crate::error::EngineError;
 use crate::metrics::WorkerSnapshot;
 use crate::plan::Supervision;
@@ -281,64 +280,17 @@ impl WorkerFeed {
 
     /// Draws the consequences of a death.
     fn bury(&mut self, death: Death, now_ns: u64) -> Result<(), ConnectError> {
-        let unanswered = match self.link.replace() {
-            Ok(unanswered) => unanswered,
-            Err(error) => {
-                tracing::warn!(worker = %self.link.name, "cannot make room for its successor yet: {error}");
-                self.link.put_off(death, now_ns);
-                return Ok(());
-            }
-        };
-        for resubmission in &unanswered {
-            self.link.channel.release(resubmission.submission.slot);
+        match self.link.bury(death, "source's", now_ns) {
+            Burial::Later => return Ok(()),
+            Burial::Done => {}
+            Burial::Last { reason, detail } => return Err(self.refuse(reason, detail)),
         }
         self.asked.clear();
-        self.link.in_flight = 0;
         self.attempt += 1;
         (self.not_before_ns, self.pause_ns) = (0, 0);
-        let reason = self.link.sentence.take().map_or(death.how, |sentence| sentence.reason);
-        tracing::warn!(worker = %self.link.name, pid = death.pid, "a source's process {reason}");
-        self.link.state = match self.link.restarts.note_death(now_ns, &reason, false) {
-            Verdict::StartAt(at_ns) => State::Restarting { at_ns },
-            Verdict::Failed => {
-                self.link.state = State::Failed;
-                let reason =
-                    format!("its process {} is not started again: {}", self.link.name, self.link.restarts.story());
-                return Err(self.refuse(reason, death.detail));
-            }
-        };
         self.go_astray();
         self.note();
         Ok(())
-    }
-
-    fn start_if_due(&mut self, now_ns: u64) {
-        let State::Restarting { at_ns } = self.link.state else { return };
-        if at_ns > now_ns {
-            return;
-        }
-        if let Err(error) = self.link.start() {
-            tracing::warn!(worker = %self.link.name, "cannot be started yet: {error}");
-            self.link.state = State::Restarting { at_ns: now_ns + SHORTAGE_NS };
-        }
-        self.note();
-    }
-
-    /// Has a process killed that takes too long, for an answer or for getting ready.
-    fn watch_deadlines(&mut self, now_ns: u64) {
-        let starting = self.link.start_deadline_ns();
-        let timeout_ns = self.supervision.timeout_ns;
-        let deadline_ns = starting.or(timeout_ns.and_then(|timeout_ns| self.link.deadline_ns(timeout_ns)));
-        if deadline_ns.is_none_or(|deadline_ns| now_ns <= deadline_ns) {
-            return;
-        }
-        let reason = match timeout_ns {
-            Some(timeout_ns) if starting.is_none() => {
-                format!("gave no answer within {} and was killed", in_words(timeout_ns))
-            }
-            _ => format!("was killed: {}", self.link.late_start()),
-        };
-        self.link.condemn(Sentence { reason, has_suspect: false, is_expected: false });
     }
 
     /// Asks for as much as there is room for.
@@ -414,8 +366,10 @@ impl Feed for WorkerFeed {
         if let Some(death) = self.death.take() {
             self.bury(death, now_ns)?;
         }
-        self.start_if_due(now_ns);
-        self.watch_deadlines(now_ns);
+        if self.link.start_if_due(now_ns) {
+            self.note();
+        }
+        self.link.watch_deadlines(self.supervision.timeout_ns, now_ns);
         self.ask(now_ns);
         Ok(match self.link.state {
             State::Restarting { at_ns } if at_ns > now_ns => Fed::Until(at_ns),

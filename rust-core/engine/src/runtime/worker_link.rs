@@ -1,6 +1,6 @@
 //! The core's side of one worker: its channel, whether it works, and how long it has been at its oldest batch.
 //!
-//! Decides nothing about batches; that is the business of those who have one ([`super::udf`], [`super::worker_feed`]).
+//! Decides nothing about batches; that is the business of those who have one ([`super::udf`], [`super::worker_feed`], [`super::worker_outlet`]).
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use ringmill_ring::{
     SubmissionKind, monotonic_ns,
 };
 
-use super::restarts::Restarts;
+use super::restarts::{Restarts, Verdict};
 use super::supervisor::{Death, Desk, WorkerPost};
 use crate::error::EngineError;
 use crate::metrics::{WorkerCondition, WorkerSnapshot};
@@ -43,6 +43,16 @@ pub(super) struct Sentence {
     pub has_suspect: bool,
     /// The death counts for nothing.
     pub is_expected: bool,
+}
+
+/// What follows a death.
+pub(super) enum Burial {
+    /// There is no memory for a successor yet.
+    Later,
+    /// What was asked is void; a successor is on its way, or will be.
+    Done,
+    /// There is no successor.
+    Last { reason: String, detail: Option<String> },
 }
 
 /// The core's side of one worker.
@@ -334,6 +344,64 @@ impl WorkerLink {
         (self.state, self.since_ns) = (State::Starting, monotonic_ns());
         self.starts += 1;
         Ok(())
+    }
+
+    /// Orders the next process, if it is time for one; says whether it was.
+    pub(super) fn start_if_due(&mut self, now_ns: u64) -> bool {
+        let State::Restarting { at_ns } = self.state else { return false };
+        if at_ns > now_ns {
+            return false;
+        }
+        if let Err(error) = self.start() {
+            tracing::warn!(worker = %self.name, "cannot be started yet: {error}");
+            self.state = State::Restarting { at_ns: now_ns + SHORTAGE_NS };
+        }
+        true
+    }
+
+    /// Has it killed if it takes too long, for an answer (where that has a limit) or for getting ready.
+    pub(super) fn watch_deadlines(&mut self, timeout_ns: Option<u64>, now_ns: u64) {
+        let starting = self.start_deadline_ns();
+        let deadline_ns = starting.or(timeout_ns.and_then(|timeout_ns| self.deadline_ns(timeout_ns)));
+        if deadline_ns.is_none_or(|deadline_ns| now_ns <= deadline_ns) {
+            return;
+        }
+        let reason = match timeout_ns {
+            Some(timeout_ns) if starting.is_none() => {
+                format!("gave no answer within {} and was killed", in_words(timeout_ns))
+            }
+            _ => format!("was killed: {}", self.late_start()),
+        };
+        self.condemn(Sentence { reason, has_suspect: false, is_expected: false });
+    }
+
+    /// Draws the consequences of the death of a process whose unanswered requests are void, `whose` it was.
+    pub(super) fn bury(&mut self, death: Death, whose: &str, now_ns: u64) -> Burial {
+        let unanswered = match self.replace() {
+            Ok(unanswered) => unanswered,
+            Err(error) => {
+                tracing::warn!(worker = %self.name, "cannot make room for its successor yet: {error}");
+                self.put_off(death, now_ns);
+                return Burial::Later;
+            }
+        };
+        for resubmission in &unanswered {
+            self.channel.release(resubmission.submission.slot);
+        }
+        self.in_flight = 0;
+        let reason = self.sentence.take().map_or(death.how, |sentence| sentence.reason);
+        tracing::warn!(worker = %self.name, pid = death.pid, "a {whose} process {reason}");
+        match self.restarts.note_death(now_ns, &reason, false) {
+            Verdict::StartAt(at_ns) => {
+                self.state = State::Restarting { at_ns };
+                Burial::Done
+            }
+            Verdict::Failed => {
+                self.state = State::Failed;
+                let reason = format!("its process {} is not started again: {}", self.name, self.restarts.story());
+                Burial::Last { reason, detail: death.detail }
+            }
+        }
     }
 
     /// Tells it that nothing follows, once.

@@ -16,15 +16,13 @@ use ringmill_ring::{CompletionKind, Submission, SubmissionKind, Wait, monotonic_
 use ringmill_wire::{BatchView, BatchWriter, Template};
 use serde::Deserialize;
 
-use super::restarts::Verdict;
 use super::shard::{SPIN_NS, YIELD_NS};
 use super::signal::ShardSignal;
 use super::supervisor::Death;
 use super::worker_feed::FeedFigures;
-use super::worker_link::{SHORTAGE_NS, Sentence, State, WorkerLink};
+use super::worker_link::{Burial, WorkerLink};
 use crate::error::EngineError;
 use crate::plan::Supervision;
-use crate::time::in_words;
 
 /// What follows the micro-batch in a request slot: the number of the first row, and a name with time, process, epoch and
 /// checksum, which is much shorter.
@@ -210,12 +208,14 @@ impl Process {
             return Ok(Some(news));
         }
         if let Some(death) = self.death.take() {
-            let is_buried = self.bury(death, now_ns)?;
+            let is_buried = self.bury(death, now_ns);
             self.note();
-            return Ok(is_buried.then_some(News::Died));
+            return Ok(is_buried?.then_some(News::Died));
         }
-        self.start_if_due(now_ns);
-        self.watch_deadlines(now_ns);
+        if self.link.start_if_due(now_ns) {
+            self.note();
+        }
+        self.link.watch_deadlines(self.supervision.timeout_ns, now_ns);
         Ok(None)
     }
 
@@ -270,60 +270,13 @@ impl Process {
 
     /// Draws the consequences of a death; `false`: there is no memory for a successor yet.
     fn bury(&mut self, death: Death, now_ns: u64) -> Result<bool, ConnectError> {
-        let unanswered = match self.link.replace() {
-            Ok(unanswered) => unanswered,
-            Err(error) => {
-                tracing::warn!(worker = %self.link.name, "cannot make room for its successor yet: {error}");
-                self.link.put_off(death, now_ns);
-                return Ok(false);
+        match self.link.bury(death, "sink's", now_ns) {
+            Burial::Later => Ok(false),
+            Burial::Done => Ok(true),
+            Burial::Last { reason, detail } => {
+                Err(ConnectError::Process { origin: self.origin.clone(), reason, detail })
             }
-        };
-        for resubmission in &unanswered {
-            self.link.channel.release(resubmission.submission.slot);
         }
-        self.link.in_flight = 0;
-        let reason = self.link.sentence.take().map_or(death.how, |sentence| sentence.reason);
-        tracing::warn!(worker = %self.link.name, pid = death.pid, "a sink's process {reason}");
-        self.link.state = match self.link.restarts.note_death(now_ns, &reason, false) {
-            Verdict::StartAt(at_ns) => State::Restarting { at_ns },
-            Verdict::Failed => {
-                self.link.state = State::Failed;
-                self.note();
-                let (worker, story) = (&self.link.name, self.link.restarts.story());
-                let reason = format!("its process {worker} is not started again: {story}");
-                return Err(ConnectError::Process { origin: self.origin.clone(), reason, detail: death.detail });
-            }
-        };
-        Ok(true)
-    }
-
-    fn start_if_due(&mut self, now_ns: u64) {
-        let State::Restarting { at_ns } = self.link.state else { return };
-        if at_ns > now_ns {
-            return;
-        }
-        if let Err(error) = self.link.start() {
-            tracing::warn!(worker = %self.link.name, "cannot be started yet: {error}");
-            self.link.state = State::Restarting { at_ns: now_ns + SHORTAGE_NS };
-        }
-        self.note();
-    }
-
-    /// Has a process killed that takes too long, for an answer or for getting ready.
-    fn watch_deadlines(&mut self, now_ns: u64) {
-        let starting = self.link.start_deadline_ns();
-        let timeout_ns = self.supervision.timeout_ns;
-        let deadline_ns = starting.or(timeout_ns.and_then(|timeout_ns| self.link.deadline_ns(timeout_ns)));
-        if deadline_ns.is_none_or(|deadline_ns| now_ns <= deadline_ns) {
-            return;
-        }
-        let reason = match timeout_ns {
-            Some(timeout_ns) if starting.is_none() => {
-                format!("gave no answer within {} and was killed", in_words(timeout_ns))
-            }
-            _ => format!("was killed: {}", self.link.late_start()),
-        };
-        self.link.condemn(Sentence { reason, has_suspect: false, is_expected: false });
     }
 
     /// Waits for news, having done so since a moment, as the run is to wait.
