@@ -2,12 +2,15 @@
 
 use crate::error::{FileRole, RingError};
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A memory file in this process's address space. Hands out addresses, never references: another process may
 /// write what lies behind them.
 pub(crate) struct Mapping {
-    memory: MmapRaw,
+    memory: ManuallyDrop<MmapRaw>,
+    /// The process that has it: a forked child has not.
+    process: u32,
 }
 
 impl Mapping {
@@ -32,12 +35,23 @@ impl Mapping {
         let memory = mapped.map_err(failed("mmap"))?;
         // A forked child must not become a second writer, nor keep the memory alive.
         memory.advise(Advice::DontFork).map_err(failed("madvise"))?;
-        Ok(Mapping { memory })
+        Ok(Mapping { memory: ManuallyDrop::new(memory), process: std::process::id() })
     }
 
     /// First byte; page-aligned.
     #[inline]
     pub fn base(&self) -> *mut u8 {
         self.memory.as_mut_ptr()
+    }
+}
+
+impl Drop for Mapping {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // In a forked child nothing is mapped there, or by now something of the child's own, which must stay.
+        if std::process::id() == self.process {
+            // SAFETY: dropped here, once, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
     }
 }
