@@ -130,7 +130,7 @@ struct Connection {
     place: Option<usize>,
     /// Descriptors that it is given when it is welcome.
     files: Option<(OwnedFd, OwnedFd)>,
-    /// A position that could not be said yet.
+    /// A position that could not be said yet; none before it is welcome.
     acknowledged: Option<String>,
 }
 
@@ -195,6 +195,11 @@ impl Door {
 
     fn is_seated(&self, number: u64) -> bool {
         self.connections.get(&number).is_some_and(|connection| connection.place.is_some())
+    }
+
+    /// Whether it has its memory.
+    fn is_welcomed(&self, number: u64) -> bool {
+        self.connections.get(&number).is_some_and(|connection| connection.files.is_none())
     }
 
     /// The connection that has this place.
@@ -283,9 +288,7 @@ impl Door {
     }
 
     fn refuse_if_closed(&mut self, place: usize, is_closed: bool) {
-        let waiting = self.seated_at(place).filter(|number| {
-            is_closed && self.connections.get(number).is_some_and(|connection| connection.files.is_some())
-        });
+        let waiting = self.seated_at(place).filter(|number| is_closed && !self.is_welcomed(*number));
         if let Some(number) = waiting {
             let reason = "the pipeline takes no more rows from this producer".to_owned();
             self.send_away(number, &Refusal { reason, is_passing: true });
@@ -300,7 +303,9 @@ impl Door {
             if let Some((number, position, covered)) = welcome {
                 self.welcome(number, index, position.as_deref(), covered.as_deref());
             }
-            if let (Some(position), Some(number)) = (acknowledged, self.seated_at(index)) {
+            // Who is not welcome yet is told then.
+            let welcomed = self.seated_at(index).filter(|number| self.is_welcomed(*number));
+            if let (Some(position), Some(number)) = (acknowledged, welcomed) {
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.acknowledged = Some(position);
                 }
@@ -338,8 +343,7 @@ impl Door {
     /// Says what is acknowledged, unless the socket is full: then when it is not.
     fn say_acknowledged(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        // Not before it is welcome.
-        let Some(position) = connection.acknowledged.take_if(|_| connection.files.is_none()) else { return };
+        let Some(position) = connection.acknowledged.take() else { return };
         let reply = Reply::Acknowledged { position: &position };
         if let Err(error) = send(connection.socket.as_fd(), &reply, &[])
             && error.kind() == io::ErrorKind::WouldBlock
