@@ -66,6 +66,10 @@ pub trait Feed: Send {
     /// The next rows are those behind `position`. Before the first [`take`](Feed::take).
     fn seek(&mut self, position: String);
 
+    /// At the checkpoint that is gone on from it had had its last batch, and others of the source had not. Before the
+    /// first [`take`](Feed::take).
+    fn resume_ended(&mut self) {}
+
     /// The next batch, copied into `into`, whose rows before are gone.
     fn take(&mut self, into: &mut HeapBatch, now_ns: u64) -> Result<Fed, ConnectError>;
 
@@ -118,13 +122,18 @@ impl FedSpec {
             let reason = format!("{} has the partitions {}; --fresh begins anew", self.origin, names.join(", "));
             return Err(gone.refuse(reason));
         }
-        let open = |place: FeedPlace| {
+        let is_over = resume.iter().all(|earlier| earlier.ended);
+        let open = |mut place: FeedPlace| {
             let earlier = resume.iter().find(|earlier| earlier.name == place.name);
             let position = earlier.map(Resume::position).transpose()?;
             let length = position.as_ref().and_then(|position| position.opaque.as_ref()).map_or(0, |text| text.len());
             if let Some(earlier) = earlier.filter(|_| length >= POSITION_BYTES_MAX) {
                 let reason = format!("its position has {length} bytes, and less than {POSITION_BYTES_MAX} can be");
                 return Err(earlier.refuse(reason));
+            }
+            // All of them ended: that run is over, and this one begins behind it.
+            if earlier.is_some_and(|earlier| earlier.ended) && !is_over {
+                place.feed.resume_ended();
             }
             let shard = place.shard;
             let partition = FedPartition::new(self, place, position.unwrap_or_default())?;

@@ -23,6 +23,7 @@ struct Script {
     sought: Option<String>,
     is_drained: bool,
     covered: Option<String>,
+    had_ended: bool,
 }
 
 struct Scripted(Arc<Mutex<Script>>);
@@ -34,6 +35,10 @@ impl Feed for Scripted {
 
     fn seek(&mut self, position: String) {
         lock(&self.0).sought = Some(position);
+    }
+
+    fn resume_ended(&mut self) {
+        lock(&self.0).had_ended = true;
     }
 
     fn take(&mut self, into: &mut HeapBatch, _: u64) -> Result<Fed, ConnectError> {
@@ -206,5 +211,22 @@ fn a_complete_checkpoint_is_told_to_the_process_in_its_own_words() {
         partition.covered(&position);
         assert!(position.opaque.is_some());
         assert_eq!(lock(&script).covered, position.opaque);
+    }
+}
+
+#[test]
+fn one_that_had_ended_while_others_had_not_is_told_so() {
+    let position = serde_json::to_value(Position::default()).unwrap();
+    for ended in [[true, true], [true, false], [false, true], [false, false]] {
+        let names = ["0", "1"];
+        let resume = [0, 1].map(|index| Resume { name: names[index], position: &position, ended: ended[index] });
+        let scripts: [Arc<Mutex<Script>>; 2] = Default::default();
+        let place = |index: usize| {
+            let feed = Box::new(Scripted(Arc::clone(&scripts[index])));
+            FeedPlace { name: names[index].to_owned(), shard: 0, feed }
+        };
+        spec(true).open(vec![place(0), place(1)], Some(&resume)).unwrap();
+        let told = scripts.each_ref().map(|script| lock(script).had_ended);
+        assert_eq!(told, if ended == [true, true] { [false, false] } else { ended });
     }
 }

@@ -41,6 +41,8 @@ pub struct ProducerFeed {
     at: Option<String>,
     /// Where it stood at the newest checkpoint.
     acknowledged: Option<String>,
+    /// Its last producer closed in an earlier run.
+    has_ended: bool,
     is_drained: bool,
     bytes: Vec<u8>,
 }
@@ -77,6 +79,7 @@ impl ProducerFeed {
             arriving: None,
             at: None,
             acknowledged: None,
+            has_ended: false,
             is_drained: false,
             bytes: Vec::new(),
         }
@@ -197,7 +200,15 @@ impl Feed for ProducerFeed {
         self.at = Some(position);
     }
 
+    fn resume_ended(&mut self) {
+        self.has_ended = self.parts.is_ended_by_closing;
+    }
+
     fn take(&mut self, into: &mut HeapBatch, _: u64) -> Result<Fed, ConnectError> {
+        if self.has_ended {
+            into.clear();
+            return Ok(Fed::Batch { before: None, after: self.at.clone(), is_last: true });
+        }
         // Before the ring is looked at: who is known to be gone by now has published everything.
         self.hear_news();
         match self.next(into) {
