@@ -20,7 +20,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -77,7 +77,8 @@ class Producer:
     **Going on exactly.** Where the source says ``replayable = true``, :attr:`position` tells behind which row the pipeline
     goes on: read your own log from there, and each row counts once, whichever process was killed. A position is what was
     given with ``send(…, position=…)`` (any JSON value of at most 16 KiB), or else the number of rows sent so far, over all
-    connections. What is before :attr:`acknowledged` is in a checkpoint, and never asked for again.
+    connections. What is before :attr:`acknowledged` is in a checkpoint; it is asked for again only if that checkpoint's files
+    are damaged later, and an older one is gone on from.
 
     ::
 
@@ -155,8 +156,8 @@ class Producer:
 
         Columns and types are those of the source (or such as convert without loss), with nulls where it says ``nullable``;
         what does not fit raises :class:`OutputError` that names the column. Any number of rows may be sent at once. They go
-        into the pipeline in pieces of ``batch_rows``, and an error that is met in a later piece has the attribute ``sent``:
-        how many rows went before it.
+        into the pipeline in pieces of ``batch_rows``, and what is raised in a later piece, be it ``KeyboardInterrupt``, has
+        the attribute ``sent``: how many rows went before it.
 
         ``position`` is where the producer stands behind these rows; counted in rows if it is not given. Waits while the
         pipeline is behind, up to ``timeout`` seconds; then, or at once if ``block`` is false, raises :class:`Full`, whose
@@ -261,8 +262,10 @@ class Producer:
                 start = stop
                 if count == 0:
                     return
-        except (Full, OutputError) as error:
-            error.sent = start  # type: ignore[union-attr]
+        except ConnectionError:
+            raise
+        except BaseException as error:
+            error.sent = start  # type: ignore[attr-defined]
             raise
 
     def _send_piece(self, rows: Rows, count: int, position: Any, behind: int) -> None:
@@ -479,24 +482,39 @@ def _count(source: str, rows: Rows) -> int:
 
 def _check_lengths(source: str, rows: Rows, count: int) -> None:
     """A slice of columns of different lengths would hide that they are."""
-    columns = rows.items() if isinstance(rows, Mapping) else enumerate(rows) if isinstance(rows, tuple) else ()
+    columns: Iterable[tuple[Any, Any]] = ()
+    if isinstance(rows, Mapping):
+        columns = rows.items()
+    elif isinstance(rows, tuple):
+        columns = enumerate(rows)
     for name, values in columns:
-        if len(values) != count:
-            raise OutputError(f"source {source}: column {name!r}: expected {count} rows, got {len(values)}")
+        try:
+            length = len(values)
+            values[:0]
+        except TypeError:
+            message = f"source {source}: column {name!r}: expected values, one for each row, got {values!r:.80}"
+            raise OutputError(message) from None
+        if length != count:
+            raise OutputError(f"source {source}: column {name!r}: expected {count} rows, got {length}")
 
 
 def _piece(rows: Rows, start: int, stop: int, count: int) -> Rows:
     if isinstance(rows, Mapping):
         if stop - start == count:
             return rows if isinstance(rows, dict) else dict(rows)
-        return {name: values[start:stop] for name, values in rows.items()}
+        return {name: _cut(values, start, stop) for name, values in rows.items()}
     if stop - start == count:
         return rows
     if isinstance(rows, tuple):
-        return tuple(values[start:stop] for values in rows)
+        return tuple(_cut(values, start, stop) for values in rows)
     if hasattr(rows, "slice"):
         return rows.slice(start, stop - start)
     return rows[start:stop]
+
+
+def _cut(values: Any, start: int, stop: int) -> Any:
+    # A pandas column by its rows, whatever it has for an index.
+    return getattr(values, "iloc", values)[start:stop]
 
 
 def _without_pandas(rows: Rows) -> Rows:
