@@ -348,6 +348,8 @@ told(rm.OutputError, lambda: a.send({'number': np.arange(5000), 'producer': ['a'
 told(rm.OutputError, lambda: a.send({'number': n}))
 told(rm.OutputError, lambda: a.send(7))
 told(ValueError, lambda: a.send({'number': n, 'producer': ['a'] * 3}, position=7))
+for wrong in ({1}, 5, (x for x in n)):
+    told(rm.OutputError, lambda: a.send({'number': np.arange(5000), 'producer': wrong}))
 told(ValueError, lambda: a.flush(durable=True))
 assert a.position is None and a.acknowledged is None
 a.send({'number': n, 'producer': ['a'] * 3})
@@ -366,6 +368,9 @@ told(ValueError, lambda: a.send({'number': n, 'producer': ['a'] * 3}))
         "source numbers: column \"number\": expected int64, got float64",
         "source numbers: column \"producer\": expected 3 rows, got 2",
         "source numbers: column 'producer': expected 5000 rows, got 6000",
+        "source numbers: column 'producer': expected values, one for each row, got {1}",
+        "source numbers: column 'producer': expected values, one for each row, got 5",
+        "source numbers: column 'producer': expected values, one for each row, got <generator",
         "source numbers: column \"producer\": expected a column of that name",
         "source numbers: send(): expected columns by name, a table or a data frame, got 7",
         "source numbers keeps no positions: set replayable = true there",
@@ -612,4 +617,150 @@ with rm.connect('pipeline') as producer:
     );
     job.wait(core).report();
     assert_eq!(check_prefixes(&job.rows("out.ndjson")), BTreeMap::from([("p".to_owned(), 9)]));
+}
+
+#[test]
+fn a_forked_child_that_drops_its_copy_keeps_its_own_memory() {
+    let job = Job::new(&pipeline("end = \"closed\"\n"), "");
+    let core = job.start(&[]);
+    script(
+        &job,
+        "
+import gc, os
+producer = rm.connect('pipeline')
+producer.send({'number': np.arange(5), 'producer': ['p'] * 5})
+child = os.fork()
+if child == 0:
+    # Some of it comes to lie where the rings were.
+    own = [np.ones(size) for size in [30_000] * 400 + [200_000] * 20]
+    del producer
+    gc.collect()
+    os._exit(3 if sum(one.sum() for one in own) == 16_000_000 else 4)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+producer.send({'number': np.arange(5, 7), 'producer': ['p'] * 2})
+producer.close()
+",
+    );
+    job.wait(core).report();
+    assert_eq!(check_prefixes(&job.rows("out.ndjson")), BTreeMap::from([("p".to_owned(), 7)]));
+}
+
+#[test]
+fn who_waits_for_the_rows_of_an_earlier_producer_costs_nothing_whatever_checkpoints_say_meanwhile() {
+    let keys = "replayable = true\nrate = 20\nbatch_rows = 16\n";
+    let job = Job::new(&[&pipeline(keys), CHECKPOINT].concat(), "");
+    let mut core = job.command(&[]).stderr(File::create(job.path("log")).unwrap()).spawn().unwrap();
+    // The rows last for ten seconds.
+    script(
+        &job,
+        "
+import os
+producer = rm.connect('pipeline')
+producer.send({'number': np.arange(200), 'producer': ['p'] * 200})
+os._exit(0)
+",
+    );
+    let threads = std::fs::read_dir(format!("/proc/{}/task", core.id())).unwrap();
+    let listener = threads.map(|thread| thread.unwrap().path()).find(|thread| {
+        std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("ringmill-produc"))
+    });
+    let listener = listener.expect("somebody listens");
+    let ticks = || {
+        let figures = std::fs::read_to_string(listener.join("stat")).unwrap();
+        let times = figures.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+        times.map(|time| time.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    job.write("second.py", "import ringmill as rm\nrm.connect('pipeline', connect_timeout=60).close()\n");
+    let mut second = [start(&job, "second.py", &[], "said")];
+    let (state, before, mut checkpoints, mut newest) = (job.path("state"), ticks(), 0, 0);
+    until(&mut core, || {
+        check_running(&job, &mut second, "said");
+        let known = newest_checkpoint(&state);
+        checkpoints += u64::from(known > std::mem::replace(&mut newest, known));
+        checkpoints == 60
+    });
+    let used = ticks() - before;
+    assert!(used < 20, "the listening thread has used {used} hundredths of a second while there was nothing to do");
+    assert_eq!(job.end(core).code, Some(0), "{}", job.read("log"));
+    kill_now(second[0].id() as i32);
+    second[0].wait().unwrap();
+}
+
+#[test]
+fn who_has_closed_is_remembered_when_the_core_is_killed_as_long_as_others_have_not() {
+    let keys = "producers = [\"a\", \"b\"]\nreplayable = true\nend = \"closed\"\n";
+    let job = Job::new(&[&pipeline(keys), CHECKPOINT].concat(), "");
+    let core = job.start(&[]);
+    script(
+        &job,
+        "
+with rm.connect('pipeline', producer='a') as a:
+    a.send({'number': np.arange(20), 'producer': ['a'] * 20})
+b = rm.connect('pipeline', producer='b')
+for first in (0, 20):
+    # The second time a checkpoint is awaited that was begun behind the closing.
+    b.send({'number': np.arange(first, first + 20), 'producer': ['b'] * 20})
+    b.flush(durable=True)
+",
+    );
+    kill_now(core.id() as i32);
+    job.wait(core);
+    let core = job.start(&[]);
+    let said = script(
+        &job,
+        "
+with rm.connect('pipeline', producer='b') as b:
+    assert b.position == 40
+    try:
+        rm.connect('pipeline', producer='a', connect_timeout=1.0)
+    except TimeoutError as error:
+        print(error)
+",
+    );
+    assert!(said.contains("the pipeline takes no more rows from this producer"), "{said}");
+    job.wait(core).report();
+    let counts = BTreeMap::from([("a", 20), ("b", 40)].map(|(name, count)| (name.to_owned(), count)));
+    assert_eq!(check_prefixes(&job.rows("out.ndjson")), counts);
+    // All have closed: the next run is for more of all.
+    let core = job.start(&[]);
+    script(
+        &job,
+        "
+for name, at in (('a', 20), ('b', 40)):
+    with rm.connect('pipeline', producer=name) as producer:
+        assert producer.position == at
+        producer.send({'number': np.array([at]), 'producer': [name]})
+",
+    );
+    job.wait(core).report();
+    let counts = BTreeMap::from([("a", 21), ("b", 41)].map(|(name, count)| (name.to_owned(), count)));
+    assert_eq!(check_prefixes(&job.rows("out.ndjson")), counts);
+}
+
+#[test]
+fn an_interrupted_send_says_how_much_went_and_goes_on_from_there() {
+    let job =
+        Job::new(&pipeline("batch_rows = 10\nslots = 2\nrate = 2_000\nend = \"closed\"\nreplayable = true\n"), "");
+    let core = job.start(&[]);
+    script(
+        &job,
+        "
+import signal
+def rows(first, end):
+    return {'number': np.arange(first, end), 'producer': ['p'] * (end - first)}
+
+with rm.connect('pipeline') as producer:
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        producer.send(rows(0, 2_000), position='end')
+        raise AssertionError('2,000 rows take a second')
+    except KeyboardInterrupt as interrupt:
+        sent = interrupt.sent
+    assert 0 < sent < 2_000 and producer.position is None
+    producer.send(rows(sent, 2_000), position='end')
+",
+    );
+    job.wait(core).report();
+    assert_eq!(check_prefixes(&job.rows("out.ndjson")), BTreeMap::from([("p".to_owned(), 2_000)]));
 }
