@@ -16,7 +16,7 @@ use super::RegistrySpec;
 use crate::{ConnectError, http::client};
 
 const CONTENT: &str = "application/vnd.schemaregistry.v1+json, application/json";
-/// A longer answer is none.
+/// A longer answer is none, and what a schema refers to is no longer together.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// What is told of an answer's body.
 const TOLD_BYTES: usize = 300;
@@ -78,6 +78,15 @@ struct Reference {
     version: u32,
 }
 
+/// The schemas that one refers to, as far as they were asked for.
+#[derive(Default)]
+struct Gathered {
+    asked: HashSet<(String, u32)>,
+    others: Vec<Other>,
+    /// of their texts
+    bytes: u64,
+}
+
 #[derive(Deserialize)]
 struct Refusal {
     error_code: u32,
@@ -105,28 +114,27 @@ impl Client {
         if kind != self.kind {
             return Err(Trouble::Gone(format!("schema {id} of the registry is of {kind}, not of {}", self.kind)));
         }
-        let mut others = Vec::new();
-        self.add_others(&found.references, &mut HashSet::new(), &mut others)?;
-        Ok(Schema { schema: found.schema, others })
+        let mut gathered = Gathered::default();
+        self.add_others(&found.references, &mut gathered)?;
+        Ok(Schema { schema: found.schema, others: gathered.others })
     }
 
     /// Adds the texts of these schemas and of those that they refer to, each behind what it needs.
-    fn add_others(
-        &self,
-        references: &[Reference],
-        asked: &mut HashSet<(String, u32)>,
-        others: &mut Vec<Other>,
-    ) -> Result<(), Trouble> {
+    fn add_others(&self, references: &[Reference], gathered: &mut Gathered) -> Result<(), Trouble> {
         for Reference { name, subject, version } in references {
-            if !asked.insert((subject.clone(), *version)) {
+            if !gathered.asked.insert((subject.clone(), *version)) {
                 continue;
             }
-            if asked.len() > REFERENCES_MAX {
+            if gathered.asked.len() > REFERENCES_MAX {
                 return Err(Trouble::Gone(format!("it refers to more than {REFERENCES_MAX} other schemas")));
             }
             let found = self.get(&format!("/subjects/{}/versions/{version}", escaped(subject)))?;
-            self.add_others(&found.references, asked, others)?;
-            others.push(Other { name: name.clone(), schema: found.schema });
+            gathered.bytes += found.schema.len() as u64;
+            if gathered.bytes > ANSWER_BYTES_MAX {
+                return Err(Trouble::Gone(format!("it refers to more than {} MiB of others", ANSWER_BYTES_MAX >> 20)));
+            }
+            self.add_others(&found.references, gathered)?;
+            gathered.others.push(Other { name: name.clone(), schema: found.schema });
         }
         Ok(())
     }
