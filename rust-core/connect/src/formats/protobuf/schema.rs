@@ -1,8 +1,10 @@
 //! Types of messages.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, panic, path::Path, sync::Arc};
 
-use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{
+    DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, prost::Message, prost_types::FileDescriptorSet,
+};
 
 /// What a descriptor set says of types.
 #[derive(Clone)]
@@ -15,9 +17,18 @@ pub struct ProtobufTypes {
 impl ProtobufTypes {
     /// Reads a set, as `protoc --include_imports --descriptor_set_out=FILE` writes it; the error says what is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<ProtobufTypes, String> {
-        let pool = DescriptorPool::decode(bytes).map_err(|error| {
-            format!("{error}: it has to be what protoc --include_imports --descriptor_set_out writes")
-        })?;
+        const MADE_BY: &str = "it has to be what protoc --include_imports --descriptor_set_out writes";
+        let set = FileDescriptorSet::decode(bytes).map_err(|error| format!("{error}: {MADE_BY}"))?;
+        if let Some(file) = set.file.iter().find(|file| !["", "proto2", "proto3"].contains(&file.syntax())) {
+            let (name, syntax) = (file.name(), file.syntax());
+            return Err(format!("{name} has syntax {syntax:?}, and only files with proto2 or proto3 are read"));
+        }
+        // What builds the types is not ours, and not made for sets that no compiler wrote.
+        let built = panic::catch_unwind(|| DescriptorPool::decode(bytes));
+        let pool = match built {
+            Ok(built) => built.map_err(|error| format!("{error}: {MADE_BY}"))?,
+            Err(_) => return Err(format!("it makes its reader panic: {MADE_BY}")),
+        };
         Ok(ProtobufTypes { bytes: bytes.into(), pool })
     }
 
