@@ -1,8 +1,8 @@
 //! Makes a program of a type and the columns.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor};
 use ringmill_wire::DataType;
 
 use super::{
@@ -16,6 +16,9 @@ use crate::formats::{
     column::Column,
     paths::{Paths, Target},
 };
+
+/// So many fields of a message are named in a hint.
+const NAMES_MAX: usize = 20;
 
 /// The program of a type for these columns, which stand at these paths; or what of the type does not fit them.
 pub(super) fn compile(
@@ -77,28 +80,43 @@ impl Compiler<'_> {
 
     /// Adds what nobody declared and yet matters: required fields, and other members of oneofs.
     fn end(&mut self, index: usize, message: &MessageDescriptor, mut fields: Fields) {
-        let members = message.oneofs().map(|oneof| oneof.fields().collect::<Vec<_>>());
-        let members: Vec<Vec<FieldDescriptor>> = members
-            .filter(|members| members.len() > 1 && members.iter().any(|field| fields.contains_key(&field.number())))
-            .collect();
         let required: Vec<FieldDescriptor> = message.fields().filter(FieldDescriptor::is_required).collect();
-        for field in members.iter().flatten().chain(&required) {
+        for field in &required {
             if !fields.contains_key(&field.number()) {
                 let own = self.slot();
-                add(&mut fields, field, Action::Pass, own..self.slots);
+                add(&mut fields, field, pass(field), own..self.slots);
             }
         }
-        let slots: BTreeMap<u32, Range<usize>> =
-            fields.iter().map(|(number, (_, slots))| (*number, slots.clone())).collect();
-        for (field, others) in members.iter().flat_map(|members| members.iter().map(move |field| (field, members))) {
-            let others = others.iter().filter(|other| *other != field);
-            if let Some((entry, _)) = fields.get_mut(&field.number()) {
-                entry.cleared = others.map(|other| slots[&other.number()].clone()).collect();
-            }
-        }
-        let required = required.iter().map(|field| (slots[&field.number()].start, field.full_name().into()));
+        let required = required.iter().map(|field| (fields[&field.number()].1.start, field.full_name().into()));
         self.messages[index].required = required.collect();
+        message.oneofs().for_each(|oneof| self.oneof(&oneof, &mut fields));
         self.messages[index].fields = fields.into_values().map(|(field, _)| field).collect();
+    }
+
+    /// Each member takes the place of all others. There may be very many, of which few lead to columns.
+    fn oneof(&mut self, oneof: &OneofDescriptor, fields: &mut Fields) {
+        let declared: Vec<(u32, Range<usize>)> =
+            oneof.fields().filter_map(|field| Some((field.number(), fields.get(&field.number())?.1.clone()))).collect();
+        if declared.is_empty() || oneof.fields().len() < 2 {
+            return;
+        }
+        for (number, _) in &declared {
+            let others = declared.iter().filter(|(other, _)| other != number).map(|(_, slots)| slots.clone());
+            if let Some((field, _)) = fields.get_mut(number) {
+                field.cleared = others.collect();
+            }
+        }
+        let all: Arc<[Range<usize>]> = declared.into_iter().map(|(_, slots)| slots).collect();
+        // Whether one of the others is there nobody asks.
+        let shared = self.slot();
+        for member in oneof.fields() {
+            if !fields.contains_key(&member.number()) {
+                add(fields, &member, pass(&member), shared..shared + 1);
+                if let Some((field, _)) = fields.get_mut(&member.number()) {
+                    field.cleared = Arc::clone(&all);
+                }
+            }
+        }
     }
 
     /// What is done with a field that leads to columns, which is noted in `own`; `around` is the slot of its message.
@@ -216,10 +234,12 @@ impl Compiler<'_> {
             Target::Node(node) => self.paths.columns_below(node, &mut |column| below.push(column)),
         }
         for column in below.into_iter().map(|column| &self.columns[column]).filter(|column| !column.nullable) {
-            let names: Vec<String> = message.fields().map(|field| field.name().to_owned()).collect();
             let reason = format!("the message {} has no field {key:?}", message.full_name());
             let misfit = FieldMisfit::new(&column.name, reason);
-            self.misfits.push(misfit.hint(format!("it has {}; a nullable field may be missing", names.join(", "))));
+            let names: Vec<String> = message.fields().take(NAMES_MAX).map(|field| field.name().to_owned()).collect();
+            let more = if message.fields().len() > NAMES_MAX { " and others" } else { "" };
+            let hint = format!("it has {}{more}; a nullable field may be missing", names.join(", "));
+            self.misfits.push(misfit.hint(hint));
         }
     }
 
@@ -244,5 +264,14 @@ impl Compiler<'_> {
 fn add(fields: &mut Fields, field: &FieldDescriptor, action: Action, slots: Range<usize>) {
     let number = field.number();
     let name = field.full_name().into();
-    fields.insert(number, (Field { number, name, slot: slots.start, action, cleared: Box::default() }, slots));
+    fields.insert(number, (Field { number, name, slot: slots.start, action, cleared: Arc::new([]) }, slots));
+}
+
+/// One that nobody declared.
+fn pass(field: &FieldDescriptor) -> Action {
+    Action::Pass(match Scalar::of(&field.kind()) {
+        Some(scalar) => scalar.wire_type(),
+        None if field.is_group() => WireType::GroupStart,
+        None => WireType::Delimited,
+    })
 }

@@ -20,6 +20,8 @@ mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "http")]
+mod text;
 mod value;
 mod wire;
 

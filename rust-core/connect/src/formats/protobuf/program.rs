@@ -4,7 +4,7 @@
 //! wins, messages that come in pieces are one, and of a oneof only the member that came last is there. Then the slots go into the
 //! columns.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use ringmill_wire::TimeUnit;
 
@@ -46,14 +46,14 @@ pub(super) struct Field {
     pub name: Box<str>,
     pub slot: usize,
     pub action: Action,
-    /// the slots of the other members of its oneof
-    pub cleared: Box<[Range<usize>]>,
+    /// the slots of those other members of its oneof that lead to columns
+    pub cleared: Arc<[Range<usize>]>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Action {
-    /// it is passed over, and noted that it is there
-    Pass,
+    /// it is passed over, and noted that it is there; of another wire type it is not this field
+    Pass(WireType),
     Read(WireType),
     /// a message, and which
     Enter(usize),
@@ -129,16 +129,18 @@ impl Program {
             let start = bytes;
             let at = |broken: Broken, bytes: &Bytes<'_>| Unread { at: bytes.at(), what: broken.what().into() };
             let (number, wire_type) = bytes.key().map_err(|broken| at(broken, &bytes))?;
-            let Ok(place) = fields.binary_search_by_key(&number, |field| field.number) else {
+            let place = fields.binary_search_by_key(&number, |field| field.number);
+            let field = place.ok().map(|place| &fields[place]);
+            let field = field.filter(|field| !matches!(field.action, Action::Pass(own) if own != wire_type));
+            let Some(field) = field else {
                 bytes.pass_over(number, wire_type).map_err(|broken| at(broken, &bytes))?;
                 continue;
             };
-            let field = &fields[place];
-            for slots in &field.cleared {
+            for slots in &*field.cleared {
                 found[slots.clone()].fill(Found::Nothing);
             }
             match field.action {
-                Action::Pass => {
+                Action::Pass(_) => {
                     bytes.pass_over(number, wire_type).map_err(|broken| at(broken, &bytes))?;
                     found[field.slot] = Found::Something;
                 }

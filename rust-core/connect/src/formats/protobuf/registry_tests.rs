@@ -71,10 +71,14 @@ fn a_message_says_its_schema_and_which_of_its_types_it_is() {
 fn what_a_schema_imports_is_asked_for_or_known() {
     let server = Server::with(&[]);
     let root = "syntax = \"proto3\"; import \"plant/site.proto\"; import \"google/protobuf/timestamp.proto\";
+        import \"schema.proto\"; import \"_schema.proto\";
         message Reading { plant.Site site = 1; google.protobuf.Timestamp at = 2; }";
     let site = "syntax = \"proto3\"; package plant; import \"unit.proto\"; message Site { Unit unit = 1; }";
     let unit = "syntax = \"proto3\"; package plant; enum Unit { K = 0; C = 1; }";
-    server.answer("/schemas/ids/1", "200 OK", &found(root, &[("plant/site.proto", "of site", 3)]));
+    let references = [("plant/site.proto", "of site", 3), ("schema.proto", "unit", 2), ("_schema.proto", "unit", 3)];
+    server.answer("/schemas/ids/1", "200 OK", &found(root, &references));
+    server.answer("/subjects/unit/versions/2", "200 OK", &found("message X {}", &[]));
+    server.answer("/subjects/unit/versions/3", "200 OK", &found("message Y {}", &[]));
     server.answer("/subjects/of%20site/versions/3", "200 OK", &found(site, &[("unit.proto", "unit", 1)]));
     server.answer("/subjects/unit/versions/1", "200 OK", &found(unit, &[]));
     let columns = ["unit:utf8@/site/unit", "at:timestamp[s]?"];
@@ -99,4 +103,37 @@ fn a_schema_that_is_none_makes_its_messages_dead_letters() {
     assert!(reasons[2].contains("gone.proto"), "{}", reasons[2]);
     let expected = "schema 4 of the registry cannot be read: its parts lie more than 200 deep in each other";
     assert_eq!(reasons[3], expected);
+}
+
+#[test]
+fn a_schema_that_would_take_stack_memory_or_time_makes_its_messages_dead_letters() {
+    let server = Server::with(&[]);
+    let hidden = format!("syntax = \"proto2\"; {}", "message A {/*}*/".repeat(100_000));
+    server.answer("/schemas/ids/1", "200 OK", &found(&hidden, &[]));
+    let long = format!("message {} {{ {} }}", "a".repeat(500_000), "int32 a = 1; ".repeat(50_000));
+    server.answer("/schemas/ids/2", "200 OK", &found(&long, &[]));
+    server.answer("/schemas/ids/3", "200 OK", &found(&" ".repeat((2 << 20) + 1), &[]));
+    let columns = ["a:int64"];
+    let messages = [1, 2, 3].map(|id| message(id, b"\x00"));
+    let (rows, reasons) = decode(&mut decoder(&server, &columns, None), &columns, &messages, || {}).unwrap();
+    let expected = [
+        "schema 1 of the registry cannot be read: its parts lie more than 200 deep in each other",
+        "schema 2 of the registry cannot be read: the full names in it have more than 64 MiB together",
+        "schema 3 of the registry cannot be read: with what it imports it is longer than 2 MiB",
+    ];
+    assert_eq!((rows.as_str(), reasons), ("", expected.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn a_oneof_may_have_very_many_members() {
+    let server = Server::with(&[]);
+    let members: String = (20_001..70_000).map(|number| format!("int32 b{number} = {number}; ")).collect();
+    let text = format!("syntax = \"proto3\"; message A {{ oneof o {{ int64 a = 1; {members} }} }}");
+    server.answer("/schemas/ids/1", "200 OK", &found(&text, &[]));
+    let columns = ["a:int64?"];
+    // One that takes its place, and one of another wire type, which does not.
+    let messages = [&b"\x00\x08\x05"[..], b"\x00\x08\x05\xa8\xc3\x13\x01", b"\x00\x08\x05\xad\xc3\x13\x01\x02\x03\x04"];
+    let messages = messages.map(|datum| message(1, datum));
+    let (rows, reasons) = decode(&mut decoder(&server, &columns, None), &columns, &messages, || {}).unwrap();
+    assert_eq!((rows.as_str(), reasons), ("{\"a\":5}\n{\"a\":null}\n{\"a\":5}\n", vec![]));
 }

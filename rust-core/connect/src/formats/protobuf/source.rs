@@ -8,47 +8,41 @@ use protox::{
     file::{ChainFileResolver, File, FileResolver, GoogleFileResolver},
 };
 
+use super::text;
 use crate::formats::{binary::Bytes, registry::Schema};
 
-/// What the schema itself is called; no other one can refer to it.
-const NAME: &str = "schema.proto";
-/// Messages and options lie at most so deep in each other: the parser goes into them by recursion.
-const DEPTH_MAX: usize = 200;
+/// A schema and those that it imports are at most so long together: the parser takes the square of the time for some.
+const TEXT_BYTES_MAX: usize = 2 << 20;
 /// Types of messages lie at most so deep in each other.
 const INDEXES_MAX: usize = 64;
 
 /// The schema's own file, with those that it imports.
 pub(super) fn parse(schema: &Schema) -> Result<FileDescriptor, String> {
-    let own = File::from_source(NAME, checked(&schema.schema)?).map_err(|error| error.to_string())?;
-    let mut files = Vec::new();
+    let texts = || schema.others.iter().map(|other| &other.schema).chain([&schema.schema]);
+    if texts().map(String::len).sum::<usize>() > TEXT_BYTES_MAX {
+        return Err(format!("with what it imports it is longer than {} MiB", TEXT_BYTES_MAX >> 20));
+    }
+    // What it imports may be called so, too.
+    let mut name = "schema.proto".to_owned();
+    while schema.others.iter().any(|other| other.name == name) {
+        name.insert(0, '_');
+    }
+    let mut files = vec![file(&name, &schema.schema)?];
     for other in &schema.others {
-        let file = File::from_source(&other.name, checked(&other.schema)?);
-        files.push(file.map_err(|error| format!("{}: {error}", other.name))?);
+        files.push(file(&other.name, &other.schema).map_err(|reason| format!("{}: {reason}", other.name))?);
     }
     let mut resolver = ChainFileResolver::new();
-    files.insert(0, own);
     resolver.add(Texts(files));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
-    compiler.open_file(NAME).map_err(|error| error.to_string())?;
+    compiler.open_file(&name).map_err(|error| error.to_string())?;
     let pool: DescriptorPool = compiler.descriptor_pool();
-    pool.get_file_by_name(NAME).ok_or_else(|| "it has no content".to_owned())
+    pool.get_file_by_name(&name).ok_or_else(|| "it has no content".to_owned())
 }
 
-/// The text, if nothing in it lies too deep.
-fn checked(text: &str) -> Result<&str, String> {
-    let mut depth = 0_usize;
-    for byte in text.bytes() {
-        match byte {
-            b'{' | b'[' | b'<' => depth += 1,
-            b'}' | b']' | b'>' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH_MAX {
-            return Err(format!("its parts lie more than {DEPTH_MAX} deep in each other"));
-        }
-    }
-    Ok(text)
+fn file(name: &str, text: &str) -> Result<File, String> {
+    text::check(text)?;
+    File::from_source(name, text).map_err(|error| error.to_string())
 }
 
 /// Files that are there already.

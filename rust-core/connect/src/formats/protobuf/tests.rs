@@ -203,6 +203,11 @@ fn of_a_oneof_only_the_member_that_came_last_is_there() {
     assert_eq!(of(&["inner { x: 1 }", "number: 0", "inner { y: 2 }"]), r#"{"number":null,"text":null,"x":0,"y":2}"#);
     let nothing = r#"{"number":null,"text":null,"x":null,"y":null}"#;
     assert_eq!(of(&["inner { x: 1 }", "other: false"]), nothing, "also of one that nobody declared");
+    let other = |other: &[u8]| row(&schema, &columns, &[&b"\x08\x01"[..], other].concat());
+    assert_eq!(other(b"\x20\x00"), nothing);
+    let number = r#"{"number":1,"text":null,"x":null,"y":null}"#;
+    assert_eq!(other(b"\x25abcd"), number, "of another wire type it is an unknown field");
+    assert_eq!(other(b"\x23\x24"), number);
 }
 
 #[test]
@@ -268,6 +273,9 @@ fn sets_that_are_none_are_refused() {
         let reason = ProtobufTypes::parse(bytes).err().unwrap();
         assert!(reason.contains("protoc --include_imports --descriptor_set_out"), "{reason}");
     }
+    let edition = b"\x0a\x15\x0a\x06a.prot\x62\x08editions\x70\xe8\x07";
+    let reason = ProtobufTypes::parse(edition).err().unwrap();
+    assert_eq!(reason, "a.prot has syntax \"editions\", and only files with proto2 or proto3 are read");
 }
 
 #[test]
@@ -488,6 +496,21 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+
+    #[test]
+    fn a_set_in_which_a_byte_is_another_is_read_or_refused(at: proptest::sample::Index, byte: u8) {
+        thread_local!(static WHOLE: Vec<u8> = compiled(&format!("syntax = \"proto3\"; package plant;
+            import \"google/protobuf/timestamp.proto\"; enum E {{ option allow_alias = true; Z = 0; Y = 0; }}
+            message Reading {{ {ALL} map<string, E> m = 14 [deprecated = true]; repeated E e2 = 15; reserved 20 to 30; }}")));
+        WHOLE.with(|whole| {
+            let mut set = whole.clone();
+            let at = at.index(set.len());
+            set[at] = byte;
+            if let Ok(types) = ProtobufTypes::parse(&set) && let Some(schema) = types.message("plant.Reading") {
+                let _ = decode_with(&schema, &COLUMNS, &[b"\x08\x05"]);
+            }
+        });
     }
 
     #[test]
