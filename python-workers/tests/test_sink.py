@@ -12,7 +12,7 @@ import ringmill as rm
 from ringmill import testing
 from ringmill.describe import describe
 from ringmill.sink import check_sink
-from ringmill.sink_worker import _failure, _taking
+from ringmill.sink_worker import _failure, taking
 
 
 class Gathers(rm.Sink):
@@ -92,16 +92,29 @@ def test_a_write_that_returns_something_is_told_so() -> None:
         def write(self, batch: rm.Batch) -> int:  # type: ignore[override]
             return len(batch)
 
-    take = _taking(Returns())
+    take = taking(Returns())
     with pytest.raises(rm.OutputError, match=r"sink Returns: write\(\): expected None, got int 2"):
         take(testing.batch({"x": [1.0, 2.0]}))
-    assert _taking(Gathers([]))(testing.batch({"x": [1.0]})) == {}
+    assert taking(Gathers([]))(testing.batch({"x": [1.0]})) == {}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_write_that_would_have_to_be_awaited_is_refused_in_a_test_too() -> None:
+    class Awaits(rm.Sink):
+        async def write(self, batch: rm.Batch) -> None:  # type: ignore[override]
+            pass
+
+    with pytest.raises(rm.OutputError, match=r"sink Awaits: write\(\): expected None, got coroutine"):
+        testing.deliver(Awaits, {"x": [1.0]})
 
 
 def test_a_retry_is_told_apart_from_a_mistake() -> None:
     told = json.loads(_failure(rm.Retry("the server is away"), 4096))
     assert (told["error"], told["is_retry"]) == ("the server is away", True)
     assert json.loads(_failure(rm.Retry(), 4096))["error"] == "rm.Retry"
+    # A name of a file that is not UTF-8: the core's JSON has no lone surrogates.
+    told = json.loads(_failure(rm.Retry("\udcff is away"), 4096))
+    assert (told["error"], told["is_retry"]) == ("\\udcff is away", True)
     told = json.loads(_failure(ValueError("no"), 4096))
     assert told["error"] == "ValueError: no"
     assert "is_retry" not in told

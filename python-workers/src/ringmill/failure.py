@@ -10,7 +10,7 @@ __all__ = ["failure_payload", "one_line"]
 
 def failure_payload(error: BaseException, bytes_max: int, *, message: str = "", **more: bool) -> bytes:
     """What the core is told of an exception: JSON with ``error`` (or ``message``) and ``traceback``, within ``bytes_max``."""
-    message, trace = message or one_line(error), "".join(traceback.format_exception(error))
+    message, trace = _encodable(message or one_line(error)), _encodable("".join(traceback.format_exception(error)))
     while True:
         payload = json.dumps({"error": message, "traceback": trace, **more}).encode()
         if len(payload) <= bytes_max:
@@ -30,6 +30,11 @@ def one_line(error: BaseException) -> str:
     text = "".join(traceback.format_exception_only(error)).strip()
     module = type(error).__module__
     return text.removeprefix(f"{module}.") if module.startswith("ringmill.") else text
+
+
+def _encodable(text: str) -> str:
+    """Names of files that are not UTF-8 have surrogates, which no JSON can carry to the core."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _ellipsis(text: str, *, at_start: bool) -> str:

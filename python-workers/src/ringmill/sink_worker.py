@@ -9,17 +9,18 @@ from __future__ import annotations
 import gc
 import json
 import os
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from . import _reader
 from .errors import OutputError, Retry
-from .failure import failure_payload
+from .failure import failure_payload, one_line
 from .loading import load_sink
 from .sink import Sink
 from .worker_log import WorkerLog
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["OPTIONS", "run", "taking"]
 
 OPTIONS = "RINGMILL_OPTIONS"
 """Environment variable with the keyword arguments of the class, as JSON."""
@@ -31,7 +32,7 @@ def run(config: Mapping[str, Any], worker: _reader.Worker, log: WorkerLog) -> No
     sink = load_sink(config["function"], config["directory"], options)(**options)
     sink.setup()
     worker.bind(
-        udf=_taking(sink),
+        udf=taking(sink),
         name=type(sink).__name__,
         mode="batch",
         arguments=(),
@@ -43,10 +44,19 @@ def run(config: Mapping[str, Any], worker: _reader.Worker, log: WorkerLog) -> No
     gc.freeze()
     worker.ready()
     worker.run()
-    sink.close()
+    _close(sink, log)
 
 
-def _taking(sink: Sink) -> Any:
+def _close(sink: Sink, log: WorkerLog) -> None:
+    """``close()``; its exception ends nothing, as all rows are written by then, and has to be heard of all the same."""
+    try:
+        sink.close()
+    except BaseException as error:
+        traceback.print_exception(error)
+        log.write("error", f"sink {type(sink).__name__}: close(): {one_line(error)}; every write() had returned")
+
+
+def taking(sink: Sink) -> Any:
     """``write()`` as a function without columns."""
     # The type says that it returns nothing; who awaits something of it is to hear of it.
     write: Any = sink.write

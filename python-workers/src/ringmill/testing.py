@@ -36,6 +36,7 @@ from . import _reader, types
 from ._reader import Batch, ListColumn, StringColumn
 from .keyed import KeyedState, check_columns, key_columns
 from .sink import Sink, check_sink
+from .sink_worker import taking
 from .source import End, Source, check_source, has_seek, position_text, row_count
 from .types import DataType
 from .udf import Declaration, Field, declaration_of
@@ -140,8 +141,9 @@ def deliver(
     given = columns if isinstance(columns, Batch) else batch(columns, schema=schema)
     taker = check_sink(sink, sink.__name__, options or {})(**(options or {}))
     taker.setup()
+    write = taking(taker)
     for start in range(0, len(given), rows_max):
-        taker.write(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
+        write(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
     taker.close()
 
 
