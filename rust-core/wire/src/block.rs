@@ -14,7 +14,7 @@ use crate::error::WireError;
 use crate::heap_batch::HeapBatch;
 use crate::lengths::ColumnLengths;
 use crate::schema::Field;
-use crate::template::{Capacity, ColumnLayout};
+use crate::template::{Capacity, ColumnLayout, Template};
 use crate::view::{BatchView, ColumnView};
 
 /// What stands before the columns of a block.
@@ -117,6 +117,7 @@ impl HeapBatch {
             Ok(())
         });
         let result = result.and_then(|()| {
+            check_end(&template, rest)?;
             self.writer().rows = head.rows;
             template.verify_copy(&lengths, self)
         });
@@ -173,6 +174,18 @@ impl HeapBatch {
     }
 }
 
+/// Bytes behind the last column are no block's: whoever claims them would swallow the blocks that follow.
+fn check_end(template: &Template, rest: &[u8]) -> Result<(), WireError> {
+    let Some(last) = template.schema().fields.last().filter(|_| !rest.is_empty()) else { return Ok(()) };
+    let found = rest.len().min(u32::MAX as usize) as u32;
+    Err(WireError::WrongLength {
+        column: last.name.clone(),
+        part: "rest",
+        found,
+        rule: "nothing behind the column".to_owned(),
+    })
+}
+
 fn check_length(length: ColumnLengths, rows: u32, field: &Field, layout: &ColumnLayout) -> Result<(), WireError> {
     let ColumnLengths { values_bytes: found, null_count } = length;
     let rule = match layout.data_type.width() {
@@ -200,7 +213,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{DataType, ListItem, Schema, Template};
+    use crate::{DataType, ListItem, Schema};
 
     fn template(capacity: Capacity) -> Arc<Template> {
         let fields = vec![
@@ -287,6 +300,9 @@ mod tests {
             }
         }
         assert!(refused > 100, "{refused} of {}", columns.len());
+        let longer = [&columns[..], &[0]].concat();
+        let error = read.read_block(&BlockHead { bytes: head.bytes + 1, ..head }, &longer).unwrap_err();
+        assert!(matches!(error, WireError::WrongLength { part: "rest", found: 1, .. }), "{error}");
         let larger = BlockHead { rows: 41, ..head };
         assert!(matches!(read.read_block(&larger, &columns), Err(WireError::TooManyRows { .. })));
     }
