@@ -12,7 +12,7 @@ import ringmill as rm
 from ringmill import testing
 from ringmill.describe import describe
 from ringmill.sink import check_sink
-from ringmill.sink_worker import _failure, taking
+from ringmill.sink_worker import Taker, _failure
 
 
 class Gathers(rm.Sink):
@@ -92,10 +92,10 @@ def test_a_write_that_returns_something_is_told_so() -> None:
         def write(self, batch: rm.Batch) -> int:  # type: ignore[override]
             return len(batch)
 
-    take = taking(Returns())
+    take = Taker(Returns())
     with pytest.raises(rm.OutputError, match=r"sink Returns: write\(\): expected None, got int 2"):
         take(testing.batch({"x": [1.0, 2.0]}))
-    assert taking(Gathers([]))(testing.batch({"x": [1.0]})) == {}
+    assert Taker(Gathers([]))(testing.batch({"x": [1.0]})) == {}
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")

@@ -40,7 +40,7 @@ class Refused(ConnectionError):
 
 
 class Retry(Exception):
-    """Raised by a sink's ``write()``: its target is away or busy, and the rows are to come again later.
+    """Raised by a sink's ``write()`` or ``setup()``: its target is away or busy, and the rows are to come again later.
 
     The pipeline says why, once, and tries again after a second, then later and later up to 10 s, for as long as it takes.
     """

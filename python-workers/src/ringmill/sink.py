@@ -38,7 +38,11 @@ class Sink:
     """
 
     def setup(self) -> None:
-        """Connect to whatever is written to: called once in each process, before the first batch."""
+        """Connect to whatever is written to: called once in each process, before the first batch.
+
+        Raise :class:`~ringmill.Retry` when it is away; then it is called again before each ``write()``, until it returns.
+        Any other exception ends a run that begins, and costs a process that follows another its life.
+        """
 
     def write(self, batch: Batch) -> None:
         """Put the rows of ``batch`` where they belong; they count as written when this returns.

@@ -20,7 +20,7 @@ from .loading import load_sink
 from .sink import Sink
 from .worker_log import WorkerLog
 
-__all__ = ["OPTIONS", "run", "taking"]
+__all__ = ["OPTIONS", "Taker", "run"]
 
 OPTIONS = "RINGMILL_OPTIONS"
 """Environment variable with the keyword arguments of the class, as JSON."""
@@ -29,11 +29,14 @@ OPTIONS = "RINGMILL_OPTIONS"
 def run(config: Mapping[str, Any], worker: _reader.Worker, log: WorkerLog) -> None:
     """Take batches until the core drains this process."""
     options = json.loads(os.environ.pop(OPTIONS, "{}"))
-    sink = load_sink(config["function"], config["directory"], options)(**options)
-    sink.setup()
+    taker = Taker(load_sink(config["function"], config["directory"], options)(**options))
+    try:
+        taker.set_up()
+    except Retry as error:
+        log.write("warning", f"sink {taker.name}: setup(): {one_line(error)}; it is called again when there are rows")
     worker.bind(
-        udf=taking(sink),
-        name=type(sink).__name__,
+        udf=taker,
+        name=taker.name,
         mode="batch",
         arguments=(),
         out="none",
@@ -44,31 +47,41 @@ def run(config: Mapping[str, Any], worker: _reader.Worker, log: WorkerLog) -> No
     gc.freeze()
     worker.ready()
     worker.run()
-    _close(sink, log)
+    if taker.is_set_up:
+        _close(taker, log)
 
 
-def _close(sink: Sink, log: WorkerLog) -> None:
+def _close(taker: Taker, log: WorkerLog) -> None:
     """``close()``; its exception ends nothing, as all rows are written by then, and has to be heard of all the same."""
     try:
-        sink.close()
+        taker.sink.close()
     except BaseException as error:
         traceback.print_exception(error)
-        log.write("error", f"sink {type(sink).__name__}: close(): {one_line(error)}; every write() had returned")
+        log.write("error", f"sink {taker.name}: close(): {one_line(error)}; every write() had returned")
 
 
-def taking(sink: Sink) -> Any:
-    """``write()`` as a function without columns."""
-    # The type says that it returns nothing; who awaits something of it is to hear of it.
-    write: Any = sink.write
+class Taker:
+    """A sink as a function without columns: ``write()``, after ``setup()``."""
 
-    def take(batch: _reader.Batch) -> dict[str, Any]:
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.name = type(sink).__name__
+        self.is_set_up = False
+
+    def set_up(self) -> None:
+        """Connect. If the target is away (:class:`Retry`), the next batch tries again."""
+        self.sink.setup()
+        self.is_set_up = True
+
+    def __call__(self, batch: _reader.Batch) -> dict[str, Any]:
+        if not self.is_set_up:
+            self.set_up()
+        # The type says that it returns nothing; who awaits something of it is to hear of it.
+        write: Any = self.sink.write
         returned = write(batch)
         if returned is not None:
-            name = type(sink).__name__
-            raise OutputError(f"sink {name}: write(): expected None, got {type(returned).__name__} {returned!r:.80}")
+            raise OutputError(f"sink {self.name}: write(): expected None, got {type(returned).__name__} {returned!r:.80}")
         return {}
-
-    return take
 
 
 def _failure(error: BaseException, bytes_max: int) -> bytes:

@@ -36,7 +36,7 @@ from . import _reader, types
 from ._reader import Batch, ListColumn, StringColumn
 from .keyed import KeyedState, check_columns, key_columns
 from .sink import Sink, check_sink
-from .sink_worker import taking
+from .sink_worker import Taker
 from .source import End, Source, check_source, has_seek, position_text, row_count
 from .types import DataType
 from .udf import Declaration, Field, declaration_of
@@ -139,12 +139,11 @@ def deliver(
     ``schema``, else from the data. Raises whatever the class raises.
     """
     given = columns if isinstance(columns, Batch) else batch(columns, schema=schema)
-    taker = check_sink(sink, sink.__name__, options or {})(**(options or {}))
-    taker.setup()
-    write = taking(taker)
+    taker = Taker(check_sink(sink, sink.__name__, options or {})(**(options or {})))
+    taker.set_up()
     for start in range(0, len(given), rows_max):
-        write(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
-    taker.close()
+        taker(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
+    taker.sink.close()
 
 
 class Polled(NamedTuple):
