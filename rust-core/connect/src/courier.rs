@@ -49,9 +49,6 @@ pub(crate) trait Courier: Send {
     /// one. Keys begin with `key`.
     fn send(&mut self, key: &str, rows: impl BufRead, terms: Self::Terms, done: &mut u64) -> Result<(), ConnectError>;
 
-    /// Nothing follows.
-    fn finish(&mut self) {}
-
     /// What goes into the checkpoint.
     fn staged(rows: Sealed, writer: String, terms: Self::Terms) -> Staged;
 
@@ -100,7 +97,6 @@ impl<C: Courier> Writer for ChunkWriter<C> {
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
-        self.courier.finish();
         Ok(())
     }
 }
@@ -248,7 +244,6 @@ impl<C: Courier> Writer for EpochWriter<C> {
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
-        self.courier.finish();
         Ok(())
     }
 }

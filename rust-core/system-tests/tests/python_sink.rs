@@ -294,6 +294,16 @@ class Trouble(rm.Sink):
         self.disturb(batch)
         self.out.writelines(f'{number}\\n' for number in batch['number'].tolist())
 
+    def close(self):
+        pathlib.Path('closed').touch()
+
+class Leaves(Trouble):
+    def disturb(self, batch):
+        pass
+
+    def close(self):
+        raise OSError('cannot say goodbye')
+
 class Raises(Trouble):
     def disturb(self, batch):
         if self.calls == 2 or (self.calls > 2 and pathlib.Path('always').exists()):
@@ -303,6 +313,15 @@ class Away(Trouble):
     def disturb(self, batch):
         if not pathlib.Path('back').exists():
             raise rm.Retry('the server is away')
+
+class Unreachable(Trouble):
+    def setup(self):
+        if not pathlib.Path('back').exists():
+            raise rm.Retry('nobody answers')
+        super().setup()
+
+    def disturb(self, batch):
+        pass
 
 class Missing(Trouble):
     def disturb(self, batch):
@@ -402,6 +421,48 @@ fn a_target_that_is_away_is_waited_for_and_one_signal_ends_the_waiting() {
     job.write("back", "");
     job.run(&[]).report();
     check_whole(&job);
+
+    let job = troubled("Away", "", "");
+    let mut child = job.start(&[]);
+    read_until(&mut child, "paused: sink out");
+    terminate(&child);
+    let ended = job.wait(child);
+    assert_eq!(ended.code, Some(75), "{}", ended.stderr);
+    assert!(ended.stderr.contains("1000 rows were not written"), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("did not exit within"),
+        "the process is told that nothing follows: {}",
+        ended.stderr
+    );
+    assert!(job.path("closed").exists());
+}
+
+#[test]
+fn a_target_that_is_away_when_the_process_starts_is_waited_for_too() {
+    for checkpoint in ["", CHECKPOINT] {
+        // A process that died of it would end the run.
+        let job = troubled("Unreachable", "restarts_max = 0\n", checkpoint);
+        let mut child = job.start(&[]);
+        let said = read_until(&mut child, "paused: sink out: cannot write functions:Unreachable: nobody answers");
+        assert!(said.contains("setup(): Retry: nobody answers; it is called again when there are rows"), "{said}");
+        job.write("back", "");
+        job.wait(child).report();
+        check_whole(&job);
+        assert!(job.path("closed").exists());
+    }
+}
+
+#[test]
+fn a_close_that_raises_is_heard_of() {
+    for checkpoint in ["", CHECKPOINT] {
+        let job = troubled("Leaves", "", checkpoint);
+        let ended = job.run(&[]);
+        ended.report();
+        check_whole(&job);
+        let said = "sink Leaves: close(): OSError: cannot say goodbye; every write() had returned";
+        assert!(ended.stderr.contains(said), "{}", ended.stderr);
+        assert!(ended.stderr.contains("in close"), "its traceback: {}", ended.stderr);
+    }
 }
 
 #[test]
@@ -488,7 +549,9 @@ fn check_says_what_the_sink_promises_and_idempotent_meets_a_guarantee() {
     assert!(text.contains("`guarantee` demands exactly once, and this promises at least once"), "{text}");
     let text = said("idempotent = true\n", &["pipeline.guarantee=exactly-once"]);
     assert!(text.contains("exactly once, as the class makes the same of rows that come again"), "{text}");
-    assert!(text.contains("table ring"), "the memory of its ring is in the budget: {text}");
+    for part in ["table ring", "table batches"] {
+        assert!(text.contains(part), "its memory is in the budget: {text}");
+    }
 }
 
 #[test]

@@ -90,10 +90,6 @@ impl Courier for Deliverer {
         }
     }
 
-    fn finish(&mut self) {
-        self.outlet.finish();
-    }
-
     fn staged(rows: Sealed, writer: String, schema: u64) -> Staged {
         Staged::Python { rows, writer, schema }
     }

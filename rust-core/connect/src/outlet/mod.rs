@@ -32,7 +32,7 @@ pub struct OutletSink {
     pub is_idempotent: bool,
 }
 
-/// The process behind a sink.
+/// The process behind a sink. When this is dropped nothing follows, whether all rows were taken or the run gave up.
 pub trait Outlet: Send {
     /// Hands over rows, no more than fit into a batch, and waits until they are taken: all of them or, with an error, perhaps
     /// some. A process that dies meanwhile is given them again. Their identities are `id` and the numbers from `first` on.
@@ -40,9 +40,6 @@ pub trait Outlet: Send {
     /// # Errors
     /// A transient one if they are to be handed over again later.
     fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<(), ConnectError>;
-
-    /// Nothing follows.
-    fn finish(&mut self);
 }
 
 impl OutletSink {

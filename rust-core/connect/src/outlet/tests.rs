@@ -26,8 +26,6 @@ impl Outlet for Taker {
         lock(&self.taken).extend(numbers.map(|(row, number)| (id.to_owned(), row, *number)));
         Ok(())
     }
-
-    fn finish(&mut self) {}
 }
 
 fn sink(rows_max: u32, variable_bytes_max: u32) -> OutletSink {

@@ -133,9 +133,12 @@ impl Outlet for WorkerOutlet {
     fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<(), ConnectError> {
         self.process().deliver(id, first, rows)
     }
+}
 
-    fn finish(&mut self) {
-        self.process().link.drain(0);
+impl Drop for Process {
+    /// Nothing follows, also where the sink gave up: the class is to close what it has open.
+    fn drop(&mut self) {
+        self.link.drain(0);
     }
 }
 
