@@ -518,6 +518,8 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     let slot = sink.outlet.template(&node.schema).map_or(0, |template| request_bytes(&template));
                     let bytes = u64::from(SINK_SLOTS) * (slot + FAILURE_BYTES) as u64;
                     budget.push((format!("{} ring", node.name), bytes));
+                    // The one under way, and at most as much of what is read from the disk.
+                    budget.push((format!("{} batches", node.name), 2 * slot as u64));
                 }
                 if let SinkSpec::File { path, format } = sink {
                     let bytes = FileSink { path: path.clone(), format: *format }.memory_bytes();
