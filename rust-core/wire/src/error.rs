@@ -68,7 +68,7 @@ pub enum WireError {
     WrongLength {
         /// The column's name.
         column: String,
-        /// `values`, `offsets` or `validity`.
+        /// `values`, `offsets` or `validity`; of a block also `rest`, what follows its last column.
         part: &'static str,
         /// The length found.
         found: u32,
