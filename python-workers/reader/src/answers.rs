@@ -1,6 +1,7 @@
 //! Micro-batches written straight into the response slots of a channel whose core asks for rows.
 #![allow(unsafe_code)]
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -8,7 +9,9 @@ use pyo3::prelude::*;
 use ringmill_ring::{Completion, Submission, WorkerEnd, monotonic_ns};
 use ringmill_wire::{BatchWriter, Template};
 
+use crate::attach::attach;
 use crate::output::{OutputPlan, Returned};
+use crate::schema::{PyCapacity, PyFields, template};
 
 /// A channel's end, and what it takes to answer its requests with rows.
 pub(crate) struct Answers {
@@ -21,8 +24,17 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Answers with batches like `template`; errors name `subject`.
-    pub(crate) fn new(py: Python<'_>, end: WorkerEnd, template: Arc<Template>, subject: String) -> PyResult<Answers> {
+    /// Attaches to a channel whose batches have these columns, and so much room; errors name `subject`. The descriptors
+    /// belong to it from now on.
+    pub(crate) fn attach(
+        py: Python<'_>,
+        descriptors: [RawFd; 3],
+        wait: &str,
+        subject: String,
+        (outputs, capacity): (PyFields, PyCapacity),
+    ) -> PyResult<Answers> {
+        let template = template(outputs, capacity)?;
+        let end = attach(descriptors, wait, &template, &template)?;
         if end.response_slot_bytes() < template.bytes() {
             return Err(PyRuntimeError::new_err("the channel's slots are smaller than its batches"));
         }

@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use ringmill_ring::{Doorbell, Wait, WorkerEnd};
+use ringmill_ring::{Doorbell, ProtocolViolation, Wait, WorkerEnd};
 use ringmill_wire::Template;
 
 use crate::schema::value_error;
@@ -27,4 +27,9 @@ pub(crate) fn attach(
     let doorbell = Doorbell::from_fd(doorbell);
     WorkerEnd::attach(request_file, response_file, doorbell, wait, request.hash(), response.hash())
         .map_err(|error| PyRuntimeError::new_err(format!("failed to attach to the channel: {error}")))
+}
+
+/// What is raised when the core breaks the protocol.
+pub(crate) fn violated(error: ProtocolViolation) -> PyErr {
+    PyRuntimeError::new_err(format!("the core broke the protocol: {error}"))
 }

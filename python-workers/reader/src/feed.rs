@@ -15,8 +15,8 @@ use pyo3::types::PyBytes;
 use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, monotonic_ns};
 
 use crate::answers::Answers;
-use crate::attach::attach;
-use crate::schema::{PyCapacity, PyFields, template, value_error};
+use crate::attach::violated;
+use crate::schema::{PyCapacity, PyFields, value_error};
 
 /// See the module.
 #[pyclass(frozen, module = "ringmill._reader")]
@@ -51,9 +51,8 @@ impl Feed {
         outputs: PyFields,
         capacity: PyCapacity,
     ) -> PyResult<Feed> {
-        let template = template(outputs, capacity)?;
-        let end = attach([request_fd, response_fd, doorbell_fd], wait, &template, &template)?;
-        let answers = Answers::new(py, end, template, subject)?;
+        let descriptors = [request_fd, response_fd, doorbell_fd];
+        let answers = Answers::attach(py, descriptors, wait, subject, (outputs, capacity))?;
         let state = Mutex::new(State { answers, asked: None });
         Ok(Feed { current: AtomicU64::new(0), state })
     }
@@ -72,7 +71,6 @@ impl Feed {
         if state.asked.is_some() {
             return Err(PyRuntimeError::new_err("the last request is not answered yet"));
         }
-        let violated = |error| PyRuntimeError::new_err(format!("the core broke the protocol: {error}"));
         let end = &mut state.answers.end;
         let submission = match end.poll().map_err(violated)? {
             Some(submission) => submission,

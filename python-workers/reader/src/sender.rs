@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 use ringmill_ring::{ProtocolViolation, Submission, SubmissionKind, monotonic_ns};
 
 use crate::answers::Answers;
-use crate::attach::attach;
-use crate::schema::{PyCapacity, PyFields, template, value_error};
+use crate::attach::violated;
+use crate::schema::{PyCapacity, PyFields, value_error};
 
 /// See the module.
 #[pyclass(frozen, module = "ringmill._reader")]
@@ -46,9 +46,8 @@ impl Sender {
         outputs: PyFields,
         capacity: PyCapacity,
     ) -> PyResult<Sender> {
-        let template = template(outputs, capacity)?;
-        let end = attach([request_fd, response_fd, doorbell_fd], wait, &template, &template)?;
-        let answers = Answers::new(py, end, template, subject)?;
+        let descriptors = [request_fd, response_fd, doorbell_fd];
+        let answers = Answers::attach(py, descriptors, wait, subject, (outputs, capacity))?;
         Ok(Sender { state: Mutex::new(State { answers, free: VecDeque::new(), is_drained: false }) })
     }
 
@@ -125,8 +124,4 @@ impl State {
         }
         Ok(true)
     }
-}
-
-fn violated(error: ProtocolViolation) -> PyErr {
-    PyRuntimeError::new_err(format!("the core broke the protocol: {error}"))
 }

@@ -16,7 +16,7 @@ use pyo3::types::PyBytes;
 use ringmill_ring::{Completion, CompletionKind, Submission, SubmissionKind, WorkerEnd, monotonic_ns};
 use ringmill_wire::{BatchView, BatchWriter, ColumnParts, Lengths, Template};
 
-use crate::attach::attach;
+use crate::attach::{attach, violated};
 use crate::batch::Identity;
 use crate::copied::{self, Moment};
 use crate::keeper::Keeper;
@@ -183,7 +183,6 @@ impl State {
         let State { end, request, response, bound } = self;
         let Some(job) = bound else { return Err(PyRuntimeError::new_err("bind() a UDF first")) };
         job.report_returned(end);
-        let violated = |error| PyRuntimeError::new_err(format!("the core broke the protocol: {error}"));
         let submission = match end.poll().map_err(violated)? {
             Some(submission) => submission,
             None => {

@@ -1,11 +1,12 @@
-//! Messages that others write.
+//! Messages that others write, and what is read of them.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::python;
+use crate::kafka::Kafka;
+use crate::{CHECKPOINT, Job, python, sinks_of};
 
 /// What a Python script makes of these rows, which it reads as JSON, one a line: it writes each message behind its length (four
 /// bytes, little-endian).
@@ -26,4 +27,27 @@ pub fn written_by_python(script: &str, arguments: &[&str], rows: &[Value]) -> Ve
     }
     assert_eq!(messages.len(), rows.len(), "the packages are installed (scripts/setup)");
     messages
+}
+
+/// A pipeline that shows these fields of the messages in the topic `numbers`, in a format of which `keys` says more.
+pub fn numbers_of(kafka: &Kafka, format: &str, keys: &str, fields: &str) -> String {
+    format!(
+        r#"
+{CHECKPOINT}
+[sources.messages]
+kind = "kafka"
+brokers = {}
+topics = ["numbers"]
+format = "{format}"
+{keys}
+fields = {{ {fields} }}
+{}"#,
+        kafka.brokers(),
+        sinks_of("messages")
+    )
+}
+
+/// The numbers that are shown.
+pub fn shown_numbers(job: &Job) -> Vec<u64> {
+    job.whole_rows("out.ndjson").iter().map(|row| row["number"].as_u64().expect("a number")).collect()
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
 use ringmill_system_tests::kafka::Kafka;
-use ringmill_system_tests::messages::written_by_python;
+use ringmill_system_tests::messages::{numbers_of, shown_numbers, written_by_python};
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::registry::Registry;
 use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, read_until, ringmill, sinks_of, until};
@@ -49,24 +49,7 @@ const NUMBER: &str = r#"{"type": "record", "name": "Number", "fields": [
     {"name": "note", "type": ["null", "string"]}, {"name": "number", "type": "long"}]}"#;
 
 fn pipeline(kafka: &Kafka, keys: &str, fields: &str) -> String {
-    format!(
-        r#"
-{CHECKPOINT}
-[sources.messages]
-kind = "kafka"
-brokers = {}
-topics = ["numbers"]
-format = "avro"
-{keys}
-fields = {{ {fields} }}
-{}"#,
-        kafka.brokers(),
-        sinks_of("messages")
-    )
-}
-
-fn shown(job: &Job) -> Vec<u64> {
-    job.whole_rows("out.ndjson").iter().map(|row| row["number"].as_u64().expect("a number")).collect()
+    numbers_of(kafka, "avro", keys, fields)
 }
 
 #[test]
@@ -140,18 +123,21 @@ fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
         sent
     };
     for _ in Progress::over("kills", wanted) {
-        let before = shown(&job).len();
+        let before = shown_numbers(&job).len();
         let mut child = job.start(&[]);
         send(1 + chance.below(1_500));
-        let mut has_begun = || shown(&job).len() > before;
+        let mut has_begun = || shown_numbers(&job).len() > before;
         kill_after(&mut child, &mut has_begun, chance.between(Duration::ZERO, Duration::from_millis(60)));
-        assert!(shown(&job).into_iter().eq(0..shown(&job).len() as u64), "none is left out or comes again");
+        assert!(
+            shown_numbers(&job).into_iter().eq(0..shown_numbers(&job).len() as u64),
+            "none is left out or comes again"
+        );
     }
     let mut child = job.start(&[]);
     let sent = send(10);
-    until(&mut child, || shown(&job).len() as u64 == sent);
+    until(&mut child, || shown_numbers(&job).len() as u64 == sent);
     assert_eq!(job.end(child).code, Some(0));
-    assert!(shown(&job).into_iter().eq(0..sent));
+    assert!(shown_numbers(&job).into_iter().eq(0..sent));
 }
 
 #[test]
@@ -233,13 +219,13 @@ fn messages_wait_for_a_registry_that_is_away_and_those_that_it_does_not_know_are
     let _registry = Registry::start(&job, port);
     let ended = job.wait(child);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (5, 1));
-    assert_eq!(shown(&job), [0, 1, 2, 4]);
+    assert_eq!(shown_numbers(&job), [0, 1, 2, 4]);
     assert_eq!(job.read("asked"), ["1", "258", "7"].map(|id| format!("{id} Basic bWlsbDpwYXNz\n")).concat());
     job.write("7", NUMBER);
     let mut replay = Command::new(ringmill());
     replay.args(["dlq", "replay", "pipeline.toml"]).current_dir(job.folder()).env("REGISTRY_PASSWORD", "pass");
     assert!(replay.status().expect("it runs").success());
-    assert_eq!(shown(&job), [0, 1, 2, 4, 3], "once the registry knows it");
+    assert_eq!(shown_numbers(&job), [0, 1, 2, 4, 3], "once the registry knows it");
 }
 
 #[test]

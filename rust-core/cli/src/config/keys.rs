@@ -2,10 +2,12 @@
 //! ([`super::schema`]) and the "did you mean" hints all work from these tables, so they cannot disagree.
 
 mod messages;
+mod python;
 
 use ringmill_connect::Promise;
 
 use messages::{KAFKA, KAFKA_SINK, MQTT, MQTT_SINK, NATS, NATS_SINK};
+use python::{PRODUCER, PYTHON, PYTHON_SINK};
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug)]
@@ -404,85 +406,6 @@ static HTTP: &[Key] = &[
     MAX_FUTURE,
 ];
 
-static PRODUCER: &[Key] = &[
-    FIELDS,
-    optional(
-        "producers",
-        Kind::List(&Kind::Filled),
-        "Names of those that may send, each at a time from one process; each is a partition. Default: [\"default\"].",
-    ),
-    optional(
-        "replayable",
-        Kind::Boolean,
-        "Producers go on from the position that they are told when they connect, with the same rows in the same order: then each row counts once. Default: false, and what a crash loses is lost.",
-    ),
-    optional(
-        "end",
-        Kind::Choice(&["never", "closed"]),
-        "closed: a producer that closes was the last of its name, and the run ends when all have closed. never: the next one is waited for. Default: never.",
-    ),
-    RATE,
-    BATCH_ROWS,
-    BATCH_BYTES,
-    optional(
-        "slots",
-        Kind::PowerOfTwo(2, 1024),
-        "Micro-batches that a producer may send before they are taken; then it waits. Default: 16.",
-    ),
-    EVENT_TIME,
-    OUT_OF_ORDERNESS,
-    IDLE_TIMEOUT,
-    MAX_FUTURE,
-];
-const CLASS: Key = needed("class", Kind::Filled, "module:Class; the module lies beside this file or can be imported.");
-const OPTIONS: Key = optional(
-    "options",
-    Kind::Anything,
-    "Keyword arguments of the class. Passwords are better named by an environment variable that the class reads. Default: none.",
-);
-const PROCESS_RESTARTS_MAX: Key = optional(
-    "restarts_max",
-    Kind::Integer(0, 10_000),
-    "Restarts of one process within a minute; one more death ends the run. Default: 10.",
-);
-
-static PYTHON: &[Key] = &[
-    CLASS,
-    OPTIONS,
-    FIELDS,
-    RATE,
-    BATCH_ROWS,
-    BATCH_BYTES,
-    optional(
-        "slots",
-        Kind::PowerOfTwo(2, 1024),
-        "Micro-batches that a process makes ahead of what was taken. Default: 4.",
-    ),
-    optional(
-        "retries",
-        Kind::Integer(0, 1000),
-        "How often a class that raised is asked again, after seek() if it has that, before the run ends; counted anew after each success. A result that does not fit `fields` is not tried again. Default: 0.",
-    ),
-    RETRY_BACKOFF,
-    optional(
-        "timeout",
-        Kind::Length,
-        "A process that takes longer for a poll() is killed and replaced; at least 10ms. Default: none.",
-    ),
-    optional(
-        "start_timeout",
-        Kind::Length,
-        "A process that is not ready so long after its start (imports, __init__) is killed and replaced; at least 1s. Default: 60s.",
-    ),
-    MEMORY_LIMIT,
-    RESTART_BACKOFF,
-    PROCESS_RESTARTS_MAX,
-    EVENT_TIME,
-    OUT_OF_ORDERNESS,
-    IDLE_TIMEOUT,
-    MAX_FUTURE,
-];
-
 const BATCH_ROWS: Key = optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a micro-batch. Default: 1024.");
 const BATCH_BYTES: Key = optional(
     "batch_bytes",
@@ -665,41 +588,6 @@ pub static SINKS: &[Variant] = &[
     },
     Variant { kind: "stdout", doc: "Standard output.", promise: AT_LEAST, keys: STDOUT },
     Variant { kind: "null", doc: "Counts rows and checksums every column.", promise: EXACTLY, keys: NULL },
-];
-
-static PYTHON_SINK: &[Key] = &[
-    INPUTS,
-    CLASS,
-    OPTIONS,
-    optional(
-        "idempotent",
-        Kind::Boolean,
-        "Whether the class makes the same of rows that come again, by their identities or by an upsert. Then the sink is exactly once, with [checkpoint]. Default: false.",
-    ),
-    optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a batch. Default: 8192."),
-    optional(
-        "batch_bytes",
-        Kind::Size,
-        "Room in a batch for each column of variable length; a longer value ends the run. Default: 64 bytes for each row.",
-    ),
-    optional(
-        "retries",
-        Kind::Integer(0, 1000),
-        "How often a batch for which write() raised is tried again, later and later, before the run ends; counted anew after each success. An rm.Retry is not counted. Default: 0.",
-    ),
-    optional(
-        "timeout",
-        Kind::Length,
-        "A process that takes longer for a write() is killed and replaced; at least 10ms. Default: none.",
-    ),
-    optional(
-        "start_timeout",
-        Kind::Length,
-        "A process that is not ready so long after its start (imports, __init__, setup()) is killed and replaced; at least 1s. Default: 60s.",
-    ),
-    MEMORY_LIMIT,
-    RESTART_BACKOFF,
-    PROCESS_RESTARTS_MAX,
 ];
 
 static FILE_SINK: &[Key] = &[

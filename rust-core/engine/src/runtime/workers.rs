@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use ringmill_connect::ConnectError;
@@ -299,8 +300,6 @@ fn prepare_feed(
         generation: 1,
     })
     .map_err(failed)?;
-    let post = Arc::new(WorkerPost::default());
-    let handle = channel.worker_fds().map_err(failed)?;
     let config = json!({
         "role": describe::Role::Source,
         "step": node.name,
@@ -314,26 +313,9 @@ fn prepare_feed(
         "shard": shard,
         "index": number,
     });
-    let doorbell = signals[shard].doorbell().try_clone().map_err(failed)?;
-    let Supervision { memory_bytes_max, restart, .. } = source.supervision;
-    let mut environment = plan.worker_environment.clone();
-    // Not among the arguments, which everybody on the machine can read.
-    environment.push((OPTIONS_VARIABLE.to_owned(), source.options.to_string()));
-    let spec = WorkerSpec {
-        name: name.clone(),
-        python: source.python.clone(),
-        config,
-        environment,
-        doorbell,
-        cpu: None,
-        profile: plan.profile,
-        memory_bytes_max,
-        response: channel.response_layout(),
-        post: post.clone(),
-        signal: signals[shard].clone(),
-    };
-    let (partition, signal) = (Some(partition), signals[shard].clone());
-    Ok((Starting { node: index, shard, partition, name, channel, post, restart, handle, signal }, spec))
+    let class = Class { python: &source.python, options: &source.options, supervision: &source.supervision };
+    let place = Place { node: index, shard, partition: Some(partition), name, signal: signals[shard].clone() };
+    class_process(plan, &class, place, channel, config)
 }
 
 fn outlet_template(node: &Node, sink: &PythonSink) -> Result<Arc<Template>, EngineError> {
@@ -368,8 +350,6 @@ fn prepare_outlet(
         // SAFETY: the slot is longer than the template says and 64-byte aligned, and no worker has been given it yet.
         unsafe { template.stamp(channel.slot_memory(slot).as_ptr()) };
     }
-    let (post, signal) = (Arc::new(WorkerPost::default()), Arc::new(ShardSignal::new().map_err(failed)?));
-    let handle = channel.worker_fds().map_err(failed)?;
     let config = json!({
         "role": describe::Role::Sink,
         "step": node.name,
@@ -384,14 +364,47 @@ fn prepare_outlet(
         "shard": shard,
         "index": 0,
     });
+    let class = Class { python: &sink.python, options: &sink.options, supervision: &sink.supervision };
+    let signal = Arc::new(ShardSignal::new().map_err(failed)?);
+    let place = Place { node: index, shard, partition: None, name, signal };
+    class_process(plan, &class, place, channel, config)
+}
+
+/// A class of the user's, as a process has it.
+struct Class<'a> {
+    python: &'a Path,
+    options: &'a serde_json::Value,
+    supervision: &'a Supervision,
+}
+
+/// Which process it is, and who drives it.
+struct Place {
+    node: usize,
+    shard: usize,
+    partition: Option<String>,
+    name: String,
+    signal: Arc<ShardSignal>,
+}
+
+/// The process of a class, with its end of the channel.
+fn class_process(
+    plan: &Plan,
+    class: &Class<'_>,
+    Place { node, shard, partition, name, signal }: Place,
+    channel: CoreEnd,
+    config: serde_json::Value,
+) -> Result<(Starting, WorkerSpec), EngineError> {
+    let failed = |error| EngineError::Channel { worker: name.clone(), error };
+    let post = Arc::new(WorkerPost::default());
+    let handle = channel.worker_fds().map_err(failed)?;
     let doorbell = signal.doorbell().try_clone().map_err(failed)?;
-    let Supervision { memory_bytes_max, restart, .. } = sink.supervision;
+    let Supervision { memory_bytes_max, restart, .. } = *class.supervision;
     let mut environment = plan.worker_environment.clone();
     // Not among the arguments, which everybody on the machine can read.
-    environment.push((OPTIONS_VARIABLE.to_owned(), sink.options.to_string()));
+    environment.push((OPTIONS_VARIABLE.to_owned(), class.options.to_string()));
     let spec = WorkerSpec {
         name: name.clone(),
-        python: sink.python.clone(),
+        python: class.python.to_owned(),
         config,
         environment,
         doorbell,
@@ -402,7 +415,7 @@ fn prepare_outlet(
         post: post.clone(),
         signal: signal.clone(),
     };
-    Ok((Starting { node: index, shard, partition: None, name, channel, post, restart, handle, signal }, spec))
+    Ok((Starting { node, shard, partition, name, channel, post, restart, handle, signal }, spec))
 }
 
 impl Starting {

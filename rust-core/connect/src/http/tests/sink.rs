@@ -1,9 +1,10 @@
 //! Rows to a server: what is in requests, and what its answers do.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs,
     io::Read,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -48,6 +49,15 @@ fn answering(answers: &[Reply]) -> (HttpSink, Arc<Mutex<Vec<Received>>>) {
 
 fn open(sink: &HttpSink) -> Result<Box<dyn Writer>, ConnectError> {
     sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), None)
+}
+
+/// With checkpoints, of which this one is gone on from.
+fn open_staged(
+    sink: &HttpSink,
+    staging: &Path,
+    recovered: Option<(u64, &Value)>,
+) -> Result<Box<dyn Writer>, ConnectError> {
+    sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&Transactions { staging, recovered }))
 }
 
 fn lines(numbers: impl IntoIterator<Item = u64>) -> String {
@@ -257,10 +267,7 @@ fn refused_rows_are_kept_aside_and_all_others_taken_once_also_when_the_server_fa
 fn staged_rows_that_are_gone_and_were_not_sent_are_not_passed_over() {
     let (sink, notes) = answering(&[]);
     let folder = tempfile::tempdir().unwrap();
-    let open = |recovered| {
-        let transactions = Transactions { staging: folder.path(), recovered };
-        sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&transactions))
-    };
+    let open = |recovered| open_staged(&sink, folder.path(), recovered);
     let mut writer = open(None).unwrap();
     writer.write(1, lines(0..2).as_bytes()).unwrap();
     let first = writer.pre_commit(1).unwrap();
@@ -284,10 +291,7 @@ fn staged_rows_that_are_gone_and_were_not_sent_are_not_passed_over() {
 fn what_was_sent_is_not_sent_again_and_an_older_checkpoint_is_refused() {
     let (mut sink, notes) = answering(&[]);
     let folder = tempfile::tempdir().unwrap();
-    let open = |sink: &HttpSink, recovered| {
-        let transactions = Transactions { staging: folder.path(), recovered };
-        sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&transactions))
-    };
+    let open = |sink: &HttpSink, recovered| open_staged(sink, folder.path(), recovered);
     let mut writer = open(&sink, None).unwrap();
     writer.write(1, lines(0..3).as_bytes()).unwrap();
     let first = writer.pre_commit(1).unwrap();
@@ -317,10 +321,7 @@ fn what_was_sent_is_not_sent_again_and_an_older_checkpoint_is_refused() {
 fn rows_that_are_sent_at_once_wait_for_no_commit_and_come_behind_those_that_were_staged() {
     let (mut sink, notes) = answering(&[]);
     let folder = tempfile::tempdir().unwrap();
-    let open = |sink: &HttpSink, recovered| {
-        let transactions = Transactions { staging: folder.path(), recovered };
-        sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&transactions))
-    };
+    let open = |sink: &HttpSink, recovered| open_staged(sink, folder.path(), recovered);
     let mut writer = open(&sink, None).unwrap();
     writer.write(1, lines(0..3).as_bytes()).unwrap();
     let first = writer.pre_commit(1).unwrap();
@@ -339,11 +340,7 @@ fn rows_that_are_sent_at_once_wait_for_no_commit_and_come_behind_those_that_were
     writer.write(3, lines(5..7).as_bytes()).unwrap();
     assert_eq!(bodies(&notes)[2..], [lines(5..6), lines(5..7)]);
     let keys = keys(&notes);
-    assert_eq!(
-        keys.iter().collect::<std::collections::BTreeSet<_>>().len(),
-        4,
-        "no two requests have the same rows: {keys:?}"
-    );
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), 4, "no two requests have the same rows: {keys:?}");
     // And back again.
     let third = writer.pre_commit(3).unwrap();
     drop(writer);
