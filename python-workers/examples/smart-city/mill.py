@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,12 +41,18 @@ class Mill:
         """Its worker processes."""
         found: list[int] = []
         for children in Path(f"/proc/{self._core.pid}/task").glob("*/children"):
-            found += [int(pid) for pid in children.read_text(encoding="ascii").split()]
+            try:
+                found += [int(pid) for pid in children.read_text(encoding="ascii").split()]
+            except OSError:
+                continue  # The thread has just ended.
         return found
 
     def kill_a_worker(self) -> None:
-        """The core replaces it."""
-        os.kill(random.choice(self.workers()), signal.SIGKILL)
+        """The core replaces it. One that is just being started is waited for."""
+        while not (workers := self.workers()):
+            self.check()
+            time.sleep(0.01)
+        os.kill(random.choice(workers), signal.SIGKILL)
         self.workers_killed += 1
 
     def kill_the_core(self) -> None:
