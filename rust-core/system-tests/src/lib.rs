@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod messages;
 pub mod mosquitto;
 pub mod nats;
+pub mod page;
 pub mod postgres;
 pub mod power;
 pub mod registry;

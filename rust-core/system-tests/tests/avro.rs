@@ -11,6 +11,7 @@ use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
 use ringmill_system_tests::kafka::Kafka;
 use ringmill_system_tests::messages::{numbers_of, shown_numbers, written_by_python};
 use ringmill_system_tests::nats::Nats;
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::registry::Registry;
 use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, read_until, ringmill, sinks_of, until};
 use serde_json::{Value, json};
@@ -286,20 +287,12 @@ fields = {{ subject = "utf8", number = "int64" }}
     assert_eq!(letter["header"], json!("{\"subject\":\"plant.b\"}"));
 }
 
-/// The pieces of code of this kind in the documentation.
-fn pieces(kind: &str) -> Vec<String> {
-    let text = include_str!("../../docs/avro.md");
-    let begin = format!("```{kind}\n");
-    text.split(&begin).skip(1).map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()
-}
-
 #[test]
 fn the_example_of_the_documentation_runs() {
     let kafka = Kafka::with_topic("readings", 1);
-    let schema = &pieces("json")[0];
-    let example = pieces("toml")[0].replace("[\"localhost:9092\"]", &kafka.brokers());
-    let job = Job::new(&example, "");
-    job.write("reading.avsc", schema);
+    let page = Page::read("formats/avro");
+    let job = page.job(&[("[\"localhost:9092\"]", &kafka.brokers())]);
+    let schema = page.file("reading.avsc");
     let row = |sensor: &str, site: Value| {
         let samples = [20.5, 21.0];
         json!({ "sensor": sensor, "at": 1_500, "celsius": 20.75, "samples": samples, "meta": site })

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::http::{Client, await_answers};
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, sinks_of, terminate, until};
 
 const JSON: &str = "content-type: application/json\r\n";
@@ -351,7 +352,7 @@ fn wrong_slow_and_endless_requests_hurt_nobody_else() {
 /// The example of the documentation, and a client that sends all before it reads anything.
 #[test]
 fn other_clients_are_understood() {
-    const SEMANTICS: &str = include_str!("../../docs/semantics.md");
+    let page = Page::read("connect/http");
     let address = free_address();
     let fields = "fields = { sensor = \"utf8\", celsius = \"float64\" }";
     let text = pipeline(address, "request_size_max = \"64KiB\"");
@@ -361,7 +362,7 @@ fn other_clients_are_understood() {
     await_answers(&mut child, address);
     let mut rows = 0;
     let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
-    for command in SEMANTICS.lines().filter_map(|line| line.strip_prefix("$ curl")).filter(|_| has_curl) {
+    for command in page.commands().filter_map(|line| line.strip_prefix("curl")).filter(|_| has_curl) {
         let command = format!("curl --silent --show-error{}", command.replace("127.0.0.1:8080", &address.to_string()));
         let output = Command::new("sh").args(["-c", &command]).output().expect("there is a shell");
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), "{\"accepted\":1}", "{command}: {output:?}");
@@ -399,4 +400,28 @@ fn an_address_in_use_is_refused_by_name() {
     assert_ne!(ended.code, Some(0));
     let expected = format!("requests: cannot listen at {address}: Address already in use");
     assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
+}
+
+/// The pipeline of the documentation, with another one behind it.
+#[test]
+fn what_one_run_sends_another_takes() {
+    let (first, second) = (free_address(), free_address());
+    let taking = pipeline(second, "").replace(
+        "fields = { sender = \"int64\", request = \"int64\", row = \"int64\" }",
+        "fields = { sensor = \"utf8\", celsius = \"float64\" }",
+    );
+    let taking = Job::new(&taking, "");
+    let mut taker = taking.start(&[]);
+    await_answers(&mut taker, second);
+    let url = format!("http://{second}/ingest");
+    let sending = Page::read("connect/http").job(&[("127.0.0.1:8080", &first.to_string()), ("$ALERTS_URL", &url)]);
+    let mut sender = sending.start(&[]);
+    await_answers(&mut sender, first);
+    let rows = br#"[{"sensor": "s-1", "celsius": 21.5}, {"sensor": "s-2", "celsius": 48.0}]"#;
+    let answer = Client::new(first).post(JSON, rows).expect("it is answered");
+    assert_eq!((answer.status, answer.body.as_str()), (202, "{\"accepted\":2}"));
+    until(&mut taker, || !taking.whole_rows("out.ndjson").is_empty());
+    assert_eq!(sending.end(sender).figure("/rows/in"), 2);
+    assert_eq!(taking.end(taker).figure("/rows/in"), 1);
+    assert_eq!(taking.read("out.ndjson"), "{\"sensor\":\"s-2\",\"celsius\":48.0}\n");
 }

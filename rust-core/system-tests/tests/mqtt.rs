@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::mosquitto::{ANYBODY, Mosquitto};
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::{CHECKPOINT, Job, read_until, sinks_of, until};
 
 fn pipeline(url: &str, keys: &str) -> String {
@@ -50,7 +51,11 @@ fn once(rows: &[(u64, String)]) -> (Vec<u64>, usize) {
 
 /// Starts it, and waits until the broker sends it what comes.
 fn start(job: &Job, broker: &Mosquitto) -> Child {
-    let subscriptions = || broker.log().matches("Sending SUBACK to mill").count();
+    start_as("mill", job, broker)
+}
+
+fn start_as(client: &str, job: &Job, broker: &Mosquitto) -> Child {
+    let subscriptions = || broker.log().matches(&format!("Sending SUBACK to {client}")).count();
     let before = subscriptions();
     let mut child = job.start(&[]);
     until(&mut child, || subscriptions() > before);
@@ -196,4 +201,19 @@ fn an_encrypted_connection_checks_the_broker_s_certificate() {
     read_until(&mut child, "it is tried again");
     kill_now(child.id() as i32);
     child.wait().expect("a child");
+}
+
+#[test]
+fn the_pipeline_of_the_documentation_carries_messages_to_another_topic() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let receiver = broker.receiver("alerts");
+    let address = format!("127.0.0.1:{}", broker.port());
+    let job = Page::read("connect/mqtt").job(&[("localhost:1883", &address)]);
+    let mut child = start_as("ringmill-temperatures", &job, &broker);
+    broker.send("plant/7/temperature", br#"{"sensor": "s-1", "celsius": 21.5}"#);
+    broker.send("plant/8/temperature", br#"{"sensor": "s-2", "celsius": 48.0}"#);
+    until(&mut child, || !receiver.received().is_empty());
+    assert_eq!(job.end(child).figure("/rows/in"), 2);
+    let alert = r#"{"topic":"plant/8/temperature","sensor":"s-2","celsius":48.0}"#;
+    assert_eq!(receiver.received(), [("alerts".to_owned(), alert.to_owned())]);
 }

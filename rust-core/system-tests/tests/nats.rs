@@ -8,6 +8,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, newest_checkpoint, rounds};
 use ringmill_system_tests::nats::Nats;
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::{CHECKPOINT, Ended, Job, read_until, sinks_of, until};
 
 fn pipeline(url: &str, keys: &str) -> String {
@@ -316,4 +317,20 @@ fn an_encrypted_connection_checks_the_server_s_certificate() {
     refused(&stranger.run(&[]), "certificate");
     let misled = Job::new(&pipeline(&url, "ca_file = \"pipeline.toml\""), "");
     refused(&misled.run(&[]), "the certificates cannot be used");
+}
+
+#[test]
+fn the_pipeline_of_the_documentation_carries_messages_to_another_stream() {
+    let Some(server) = Nats::start() else { return };
+    server.create("PLANT", &["plant.>"], Config::default());
+    server.create("ALERTS", &["alerts.>"], Config::default());
+    let job = Page::read("connect/nats").job(&[("nats://localhost:4222", &server.url())]);
+    server.send("plant.7.temperature", br#"{"sensor": "s-1", "celsius": 21.5}"#);
+    server.send("plant.8.temperature", br#"{"sensor": "s-2", "celsius": 48.0}"#);
+    let mut child = job.start(&[]);
+    until(&mut child, || !server.read("ALERTS").is_empty());
+    assert_eq!(job.end(child).figure("/rows/in"), 2);
+    let alerts = server.read("ALERTS");
+    let alert = r#"{"subject":"plant.8.temperature","sensor":"s-2","celsius":48.0}"#;
+    assert_eq!((alerts.len(), alerts[0].subject.as_str(), alerts[0].payload.as_str()), (1, "alerts.heat", alert));
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmill_system_tests::chaos::{Chance, Fallen, Progress, kill_after, newest_checkpoint, rounds};
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::postgres::{Postgres, USER};
 use ringmill_system_tests::{Job, read_until, until};
 
@@ -510,15 +511,7 @@ fn a_connection_is_encrypted_and_the_certificate_checked_if_that_is_asked_for() 
 #[test]
 fn the_documented_example_runs() {
     let Some(server) = Postgres::start() else { return };
-    let text = include_str!("../../docs/semantics.md");
-    let (_, example) = text.split_once("```toml\n[sinks.table]").expect("the example");
-    let (example, _) = example.split_once("```").expect("its end");
-    let pipeline = format!(
-        "[checkpoint]\npath = \"state\"\n[sources.sensors]\nkind = \"generator\"\nkeys = 10\nrows = 5_000\n\
-         event_time = \"timestamp\"\n[steps.averages]\nkind = \"window\"\ninputs = [\"sensors\"]\nkey = [\"device_id\"]\n\
-         window = {{ tumbling = \"10s\" }}\naggregates = {{ mean = \"mean(temperature)\" }}\n[sinks.table]{example}"
-    );
-    let job = Job::new(&pipeline, "");
+    let job = Page::read("connect/postgres").job(&[]);
     for _ in 0..2 {
         let mut command = job.command(&[]);
         command.arg("--fresh").env("DATABASE_URL", server.url());

@@ -10,6 +10,7 @@ use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
 use ringmill_system_tests::kafka::Kafka;
 use ringmill_system_tests::messages::{numbers_of, shown_numbers, written_by_python};
 use ringmill_system_tests::nats::Nats;
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::registry::Registry;
 use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, read_until, ringmill, sinks_of, until};
 use serde_json::{Value, json};
@@ -266,19 +267,12 @@ fields = {{ subject = "utf8", number = "int64" }}
     assert_eq!(job.rows("dead.ndjson")[0]["header"], json!("{\"subject\":\"plant.b\"}"));
 }
 
-/// The pieces of code of this kind in the documentation.
-fn pieces(kind: &str) -> Vec<String> {
-    let text = include_str!("../../docs/protobuf.md");
-    let begin = format!("```{kind}\n");
-    text.split(&begin).skip(1).map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()
-}
-
 #[test]
 fn the_example_of_the_documentation_runs() {
     let kafka = Kafka::with_topic("readings", 1);
-    let example = pieces("toml")[0].replace("[\"localhost:9092\"]", &kafka.brokers());
-    let job = Job::new(&example, "");
-    compile(&job, &pieces("proto")[0]);
+    let page = Page::read("formats/protobuf");
+    let job = page.job(&[("[\"localhost:9092\"]", &kafka.brokers())]);
+    compile(&job, page.file("plant.proto"));
     let types = std::fs::read(job.folder().join("types.pb")).expect("it was compiled");
     std::fs::write(job.folder().join("plant.pb"), types).expect("it can be written");
     let row = |sensor: &str, celsius: Value, meta: Value| json!({ "sensor": sensor, "at": "2026-01-01T00:00:00.25Z", "celsius": celsius, "meta": meta });

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 
 use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
+use ringmill_system_tests::page::Page;
 use ringmill_system_tests::{CHECKPOINT, Job, free_address, journaled_bytes, sinks_of, until};
 
 const SENDERS: usize = 3;
@@ -124,4 +125,17 @@ fn an_address_in_use_is_refused_by_name() {
         "{}",
         ended.stderr
     );
+}
+
+#[test]
+fn the_pipeline_of_the_documentation_takes_lines() {
+    let address = free_address();
+    let job = Page::read("connect/socket").job(&[("127.0.0.1:7000", &address.to_string())]);
+    let mut child = job.start(&[]);
+    let mut client = connect(&mut child, || TcpStream::connect(address));
+    client.write_all(b"{\"sensor\": \"s-1\", \"celsius\": 21.5}\n").expect("it reads");
+    drop(client);
+    until(&mut child, || journaled_bytes(&job) > 0);
+    assert_eq!(job.end(child).figure("/rows/in"), 1);
+    assert_eq!(job.read("readings.ndjson"), "{\"sensor\":\"s-1\",\"celsius\":21.5}\n");
 }
