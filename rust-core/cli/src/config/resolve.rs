@@ -412,13 +412,23 @@ fn fields(table: &Table, format: Format, around: &mut Surroundings<'_>) -> Optio
         around.mistakes.push(Mistake::at(entry.raw.span, "`fields` is empty").hint("declare at least one column"));
         return None;
     }
-    let takes_lists = table.text("format") == Some("avro");
-    let fields: Vec<FieldSpec> = entries.iter().filter_map(|entry| field(entry, format, takes_lists, around)).collect();
+    let without_lists = match (table.kind, table.text("format"), format) {
+        ("python" | "producer", ..) => Some("rows that come from Python"),
+        (_, _, Format::Csv) => Some("CSV"),
+        _ => None,
+    };
+    let fields: Vec<FieldSpec> =
+        entries.iter().filter_map(|entry| field(entry, format, without_lists, around)).collect();
     check_event_time(table, &fields, around);
     Some(fields)
 }
 
-fn field(entry: &RawEntry, format: Format, takes_lists: bool, around: &mut Surroundings<'_>) -> Option<FieldSpec> {
+fn field(
+    entry: &RawEntry,
+    format: Format,
+    without_lists: Option<&str>,
+    around: &mut Surroundings<'_>,
+) -> Option<FieldSpec> {
     let (data_type, nullable, path) = match &entry.raw.value {
         RawValue::DataType(data_type) => (*data_type, false, None),
         RawValue::Table(table) => {
@@ -426,8 +436,8 @@ fn field(entry: &RawEntry, format: Format, takes_lists: bool, around: &mut Surro
         }
         _ => return None,
     };
-    if matches!(data_type, DataType::List(_)) && !takes_lists {
-        let message = format!("`{}`: only messages of Avro can have lists yet", entry.key);
+    if let Some(what) = without_lists.filter(|_| matches!(data_type, DataType::List(_))) {
+        let message = format!("`{}`: there are no lists in {what}", entry.key);
         around.mistakes.push(Mistake::at(entry.raw.span, message));
         return None;
     }

@@ -15,7 +15,6 @@ fn fields_are_checked() {
     let cases = [
         ("a = \"string\"", "16", "`a`: `string` is not a column type (did you mean `utf8`?)"),
         ("a = \"flaot64\"", "16", "`a`: `flaot64` is not a column type (did you mean `float64`?)"),
-        ("a = \"list[int8]\"", "16", "`a`: only messages of Avro can have lists yet"),
         ("a = 5", "16", "`a` is an integer, but should be a column type (for example \"float64\")"),
         ("a = { nullable = true }", "12", "`a` needs `type` (Column type, for example \"utf8\" or \"timestamp[ms]\".)"),
         ("a = { type = \"utf8\", path = \"x.y\" }", "40", "`x.y` is not a JSON pointer (write \"/x/y\")"),
@@ -26,6 +25,15 @@ fn fields_are_checked() {
         let line = format!("p.toml:3:{column}: {message}");
         check(&source(fields), &[&line]);
     }
+}
+
+#[test]
+fn json_has_lists_and_csv_has_none() {
+    let source = |format: &str| {
+        around(&format!("kind = \"stdin\"\nformat = \"{format}\"\nfields = {{ a = \"list[int8]\" }}"), "")
+    };
+    good(&source("json"));
+    check(&source("csv"), &["p.toml:4:16: `a`: there are no lists in CSV"]);
 }
 
 #[test]

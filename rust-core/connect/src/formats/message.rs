@@ -11,7 +11,7 @@ use super::{
     column::{Column, Refusal, Row},
     json::JsonDecoder,
     paths::Paths,
-    protobuf::{self, Found, ProtobufReader},
+    protobuf::{self, Findings, ProtobufReader},
 };
 use crate::{ConnectError, FieldSpec};
 
@@ -54,7 +54,7 @@ impl BinaryFormat {
 pub(crate) struct BinaryDecoder {
     reader: Reader,
     /// what was found in a message of Protobuf
-    found: Vec<Found>,
+    found: Findings,
     /// for the fields that take what stands beside a message
     members: Option<JsonDecoder>,
     record_bytes_max: usize,
@@ -97,7 +97,7 @@ impl BinaryDecoder {
         };
         let beside = fields.iter().enumerate().filter(|(_, field)| members.contains(&field.name.as_str()));
         let members = if members.is_empty() { None } else { Some(JsonDecoder::of(beside, record_bytes_max)?) };
-        Ok(BinaryDecoder { reader, found: Vec::new(), members, record_bytes_max })
+        Ok(BinaryDecoder { reader, found: Findings::default(), members, record_bytes_max })
     }
 
     /// Makes a row or a dead letter of a message; `header` is the JSON object with what the broker says of it, or empty.

@@ -27,7 +27,7 @@ pub(super) enum Number {
 }
 
 /// A number as a column holds it.
-pub(super) enum Held {
+enum Held {
     Int32(i32),
     Int64(i64),
     Uint32(u32),
@@ -40,7 +40,7 @@ pub(super) enum Held {
 
 impl Number {
     #[inline]
-    pub fn held(self, datum: Datum<'_>) -> Held {
+    fn held(self, datum: Datum<'_>) -> Held {
         match (self, datum) {
             (Number::Int32, Datum::Integer(value)) => i32::try_from(value).map_or(Held::Beyond, Held::Int32),
             (Number::Int64, Datum::Integer(value)) => Held::Int64(value),
@@ -62,6 +62,21 @@ impl Number {
             (Number::Float64, Datum::Double(value)) => Held::Float64(value),
             _ => Held::Beyond,
         }
+    }
+
+    /// Appends an item of a list, little-endian; `None`: it does not fit.
+    #[inline]
+    pub fn append(self, datum: Datum<'_>, list: &mut Vec<u8>) -> Option<()> {
+        match self.held(datum) {
+            Held::Int32(value) => list.extend_from_slice(&value.to_le_bytes()),
+            Held::Int64(value) => list.extend_from_slice(&value.to_le_bytes()),
+            Held::Uint32(value) => list.extend_from_slice(&value.to_le_bytes()),
+            Held::Uint64(value) => list.extend_from_slice(&value.to_le_bytes()),
+            Held::Float32(value) => list.extend_from_slice(&value.to_le_bytes()),
+            Held::Float64(value) => list.extend_from_slice(&value.to_le_bytes()),
+            Held::Beyond => return None,
+        }
+        Some(())
     }
 
     /// Moves a value into its column.

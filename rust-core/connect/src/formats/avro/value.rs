@@ -10,7 +10,7 @@ use super::decimal;
 use crate::formats::{
     binary::{Broken, Bytes},
     column::{Column, Refusal, Row},
-    number::{Datum, Held, Number},
+    number::{Datum, Number},
 };
 
 /// Nanoseconds of a day.
@@ -207,14 +207,8 @@ fn list(
         }
         for _ in 0..count {
             let read = datum(item, bytes)?;
-            match number.held(read) {
-                Held::Int32(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Int64(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Uint32(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Uint64(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Float32(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Float64(value) => row.binary.extend_from_slice(&value.to_le_bytes()),
-                Held::Beyond => return Ok(Err(read.beyond(column, row))),
+            if number.append(read, row.binary).is_none() {
+                return Ok(Err(read.beyond(column, row)));
             }
         }
     }

@@ -204,7 +204,10 @@ impl Document {
             let single = item.data_type() == DataType::Float32;
             let wanted = if single { Wanted::Single } else { Wanted::Plain };
             let cell = self.value(cursor, first, wanted, depth)?;
-            let bytes = &cursor.bytes[cell.start as usize..cell.end as usize];
+            let bytes = match cell.token {
+                Token::Unescaped(from, to) => &self.text[from as usize..to as usize],
+                _ => &cursor.bytes[cell.start as usize..cell.end as usize],
+            };
             if wrong_item.is_none() && !self.lists.push(item, cell.token, bytes) {
                 wrong_item = Some(cell);
             }

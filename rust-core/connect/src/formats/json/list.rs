@@ -47,7 +47,7 @@ impl Lists {
 
 fn instant(token: Token, raw: &[u8], unit: TimeUnit) -> Result<i64, ()> {
     match token {
-        Token::Text => timestamp::parse(raw, unit).map_err(drop),
+        Token::Text | Token::Unescaped(..) => timestamp::parse(raw, unit).map_err(drop),
         _ => number::integer(token, raw).map_err(drop),
     }
 }

@@ -99,6 +99,7 @@ fn values_fit_their_types_or_the_reason_says_why() {
         "[0,\"1970-01-01T00:00:01Z\"]",
         Ok("[\"1970-01-01T00:00:00Z\",\"1970-01-01T00:00:01Z\"]"),
     );
+    check("x:list[timestamp[s]]", "[\"2026\\u002d01-05T08:00:00Z\"]", Ok("[\"2026-01-05T08:00:00Z\"]"));
     check("x:list[float64]", "1", Err(": expected list[float64], got 1"));
 }
 

@@ -8,7 +8,7 @@ use ringmill_wire::DataType;
 use super::{
     program::{Absent, Action, Field, Message, Program, Source, Time},
     schema::name_of,
-    value::{self, Constant, Scalar},
+    value::{self, Constant, Scalar, To},
     wire::WireType,
 };
 use crate::formats::{
@@ -27,13 +27,15 @@ pub(super) fn compile(
     columns: &[Column],
 ) -> Result<Program, Vec<FieldMisfit>> {
     let sources = vec![Source::Nothing; columns.len()];
-    let mut compiler = Compiler { paths, columns, sources, messages: Vec::new(), slots: 0, misfits: Vec::new() };
+    let mut compiler =
+        Compiler { paths, columns, sources, messages: Vec::new(), slots: 0, lists: 0, misfits: Vec::new() };
     compiler.message(message, 0, None);
     if !compiler.misfits.is_empty() {
         return Err(compiler.misfits);
     }
     let columns = columns.iter().cloned().zip(compiler.sources).collect();
-    Ok(Program { messages: compiler.messages, columns, slots: compiler.slots })
+    let Compiler { messages, slots, lists, .. } = compiler;
+    Ok(Program { messages, columns, slots, lists })
 }
 
 struct Compiler<'c> {
@@ -42,6 +44,7 @@ struct Compiler<'c> {
     sources: Vec<Source>,
     messages: Vec<Message>,
     slots: usize,
+    lists: usize,
     misfits: Vec<FieldMisfit>,
 }
 
@@ -128,6 +131,7 @@ impl Compiler<'_> {
                 self.well_known(field, message, column, own)
             }
             (Target::Column(column), _) if is_single => self.scalar(field, column, own, around),
+            (Target::Column(column), _) if field.is_list() => self.list(field, column, own, around),
             (Target::Node(below), Kind::Message(message)) if is_single => {
                 Some(Action::Enter(self.message(message, below, Some(own))))
             }
@@ -161,6 +165,22 @@ impl Compiler<'_> {
         };
         self.sources[column] = Source::Value { slot, scalar, to, absent };
         Some(Action::Read(scalar.wire_type()))
+    }
+
+    /// A repeated field, whose items are numbers.
+    fn list(&mut self, field: &FieldDescriptor, column: usize, slot: usize, around: Option<usize>) -> Option<Action> {
+        let item = match self.columns[column].data_type {
+            DataType::List(item) => value::conversion(&field.kind(), item.data_type()),
+            _ => None,
+        };
+        let Some((scalar, To::Number(number))) = item else {
+            self.refuse(field, column);
+            return None;
+        };
+        let list = self.lists;
+        self.lists += 1;
+        self.sources[column] = Source::List { slot, list, scalar, number, around };
+        Some(Action::Gather(scalar.wire_type(), list))
     }
 
     /// A message of Google's that is one value.
@@ -245,11 +265,12 @@ impl Compiler<'_> {
 
     fn refuse(&mut self, field: &FieldDescriptor, column: usize) {
         let Column { name, data_type, .. } = &self.columns[column];
-        let reason = match field.is_map() || field.is_list() {
+        let natural = value::natural(field);
+        let reason = match natural.is_none() && (field.is_map() || field.is_list()) {
             true => format!("the schema has {}, which cannot be a column", name_of(field)),
             false => format!("it is {data_type}, and the schema has {}", name_of(field)),
         };
-        let hint = match (value::natural(field), field.kind()) {
+        let hint = match (natural, field.kind()) {
             (Some(natural), _) => Some(format!("declare {name} = \"{natural}\"")),
             (None, Kind::Message(message)) if !field.is_map() && !field.is_list() && !field.is_group() => {
                 let inner = message.fields().next();

@@ -27,7 +27,7 @@ mod wire;
 
 pub use self::schema::{ProtobufSchema, ProtobufTypes};
 pub(super) use self::{
-    program::{Found, Program},
+    program::{Findings, Program},
     reader::{ProtobufReader, fill},
 };
 use super::{FieldMisfit, RegistrySpec};

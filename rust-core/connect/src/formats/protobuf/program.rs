@@ -16,7 +16,7 @@ use crate::formats::{
     binary::{Broken, Bytes},
     column::{Column, Refusal, Row},
     message::refuse,
-    number::Datum,
+    number::{Datum, Number},
 };
 
 /// How messages of one type become rows.
@@ -26,6 +26,7 @@ pub(in crate::formats) struct Program {
     pub(super) messages: Vec<Message>,
     pub(super) columns: Vec<(Column, Source)>,
     pub(super) slots: usize,
+    pub(super) lists: usize,
 }
 
 /// A message with columns in it.
@@ -55,6 +56,8 @@ pub(super) enum Action {
     /// it is passed over, and noted that it is there; of another wire type it is not this field
     Pass(WireType),
     Read(WireType),
+    /// items of this wire type, one by one or packed, and which list they are of
+    Gather(WireType, usize),
     /// a message, and which
     Enter(usize),
 }
@@ -69,6 +72,15 @@ pub(super) enum Source {
         scalar: Scalar,
         to: To,
         absent: Absent,
+    },
+    /// a repeated field
+    List {
+        slot: usize,
+        list: usize,
+        scalar: Scalar,
+        number: Number,
+        /// the slot of the message around it, without which there is no list either
+        around: Option<usize>,
     },
     /// the slots of the message, of its seconds and of its nanoseconds
     Time {
@@ -96,8 +108,16 @@ pub(super) enum Absent {
 }
 
 /// What was found in a message.
+#[derive(Debug, Clone, Default)]
+pub(in crate::formats) struct Findings {
+    slots: Vec<Found>,
+    /// the items of each list whose slot has something
+    lists: Vec<Vec<u64>>,
+}
+
+/// The same of one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::formats) enum Found {
+pub(super) enum Found {
     Nothing,
     Something,
     Bits(u64),
@@ -117,17 +137,17 @@ pub(in crate::formats) struct Unread {
 
 impl Program {
     /// Notes what there is. `found` is as it was left by any other message.
-    pub fn find(&self, message: Bytes<'_>, found: &mut Vec<Found>) -> Result<(), Unread> {
-        found.clear();
-        found.resize(self.slots, Found::Nothing);
+    pub fn find(&self, message: Bytes<'_>, found: &mut Findings) -> Result<(), Unread> {
+        found.slots.clear();
+        found.slots.resize(self.slots, Found::Nothing);
+        found.lists.resize_with(self.lists, Vec::new);
         self.go_through(0, message, found)
     }
 
-    fn go_through(&self, message: usize, mut bytes: Bytes<'_>, found: &mut [Found]) -> Result<(), Unread> {
+    fn go_through(&self, message: usize, mut bytes: Bytes<'_>, found: &mut Findings) -> Result<(), Unread> {
         let fields = &self.messages[message].fields;
         while bytes.left() > 0 {
             let start = bytes;
-            let at = |broken: Broken, bytes: &Bytes<'_>| Unread { at: bytes.at(), what: broken.what().into() };
             let (number, wire_type) = bytes.key().map_err(|broken| at(broken, &bytes))?;
             let place = fields.binary_search_by_key(&number, |field| field.number);
             let field = place.ok().map(|place| &fields[place]);
@@ -137,22 +157,27 @@ impl Program {
                 continue;
             };
             for slots in &*field.cleared {
-                found[slots.clone()].fill(Found::Nothing);
+                found.slots[slots.clone()].fill(Found::Nothing);
             }
             match field.action {
                 Action::Pass(_) => {
                     bytes.pass_over(number, wire_type).map_err(|broken| at(broken, &bytes))?;
-                    found[field.slot] = Found::Something;
+                    found.slots[field.slot] = Found::Something;
                 }
                 Action::Read(expected) if wire_type == expected => {
-                    found[field.slot] = read(wire_type, &mut bytes).map_err(|broken| at(broken, &bytes))?;
+                    found.slots[field.slot] = read(wire_type, &mut bytes).map_err(|broken| at(broken, &bytes))?;
+                }
+                Action::Gather(item, list) if wire_type == item || wire_type == WireType::Delimited => {
+                    gather(item, wire_type, &mut bytes, found.list(list, field.slot))?;
                 }
                 Action::Enter(below) if wire_type == WireType::Delimited => {
                     let inner = bytes.delimited().map_err(|broken| at(broken, &bytes))?;
-                    found[field.slot] = Found::Something;
+                    found.slots[field.slot] = Found::Something;
                     self.go_through(below, inner, found)?;
                 }
-                Action::Read(expected) => return Err(foreign(&field.name, expected, wire_type, start.at())),
+                Action::Read(expected) | Action::Gather(expected, _) => {
+                    return Err(foreign(&field.name, expected, wire_type, start.at()));
+                }
                 Action::Enter(_) => return Err(foreign(&field.name, WireType::Delimited, wire_type, start.at())),
             }
         }
@@ -160,7 +185,8 @@ impl Program {
     }
 
     /// Moves what was found in a message into the row.
-    pub fn put(&self, message: &[u8], found: &[Found], row: &mut Row<'_>) -> Result<(), Refusal> {
+    pub fn put(&self, message: &[u8], found: &Findings, row: &mut Row<'_>) -> Result<(), Refusal> {
+        let Findings { slots: found, lists } = found;
         let is_there = |slot: &Option<usize>| slot.is_none_or(|slot| found[slot] != Found::Nothing);
         for message in self.messages.iter().filter(|message| !message.required.is_empty() && is_there(&message.slot)) {
             if let Some((_, name)) = message.required.iter().find(|(slot, _)| found[*slot] == Found::Nothing) {
@@ -181,10 +207,27 @@ impl Program {
                         None => column.push_null(row, "missing")?,
                     }
                 }
+                Source::List { around, .. } if !is_there(around) => column.push_null(row, "missing")?,
+                Source::List { slot, list, scalar, number, .. } => {
+                    let items = if found[*slot] == Found::Nothing { &[][..] } else { &lists[*list] };
+                    value::put_list(items, *scalar, *number, column, row)?;
+                }
                 Source::Time { slots, to } => put_time(*to, slots.map(|slot| found[slot]), column, row)?,
             }
         }
         Ok(())
+    }
+}
+
+impl Findings {
+    /// Where the items of a list go, which has this slot.
+    fn list(&mut self, list: usize, slot: usize) -> &mut Vec<u64> {
+        let items = &mut self.lists[list];
+        if self.slots[slot] == Found::Nothing {
+            items.clear();
+            self.slots[slot] = Found::Something;
+        }
+        items
     }
 }
 
@@ -200,16 +243,38 @@ impl Absent {
 
 #[inline]
 fn read(wire_type: WireType, bytes: &mut Bytes<'_>) -> Result<Found, Broken> {
-    Ok(match wire_type {
-        WireType::Varint => Found::Bits(bytes.varint()?),
-        WireType::Fixed32 => Found::Bits(u32::from_le_bytes(bytes.array()?).into()),
-        WireType::Fixed64 => Found::Bits(u64::from_le_bytes(bytes.array()?)),
-        WireType::Delimited => {
-            let part = bytes.delimited()?;
-            Found::Bytes { at: part.at(), length: part.left() }
-        }
-        WireType::GroupStart | WireType::GroupEnd => return Err(Broken::Group),
-    })
+    if wire_type == WireType::Delimited {
+        let part = bytes.delimited()?;
+        return Ok(Found::Bytes { at: part.at(), length: part.left() });
+    }
+    bits(wire_type, bytes).map(Found::Bits)
+}
+
+#[inline]
+fn bits(wire_type: WireType, bytes: &mut Bytes<'_>) -> Result<u64, Broken> {
+    match wire_type {
+        WireType::Varint => bytes.varint(),
+        WireType::Fixed32 => Ok(u32::from_le_bytes(bytes.array()?).into()),
+        WireType::Fixed64 => Ok(u64::from_le_bytes(bytes.array()?)),
+        WireType::Delimited | WireType::GroupStart | WireType::GroupEnd => Err(Broken::Group),
+    }
+}
+
+/// Adds an item, or those that are packed. Each has a byte at least.
+fn gather(item: WireType, wire_type: WireType, bytes: &mut Bytes<'_>, items: &mut Vec<u64>) -> Result<(), Unread> {
+    if wire_type == item {
+        items.push(bits(item, bytes).map_err(|broken| at(broken, bytes))?);
+        return Ok(());
+    }
+    let mut packed = bytes.delimited().map_err(|broken| at(broken, bytes))?;
+    while packed.left() > 0 {
+        items.push(bits(item, &mut packed).map_err(|broken| at(broken, &packed))?);
+    }
+    Ok(())
+}
+
+fn at(broken: Broken, bytes: &Bytes<'_>) -> Unread {
+    Unread { at: bytes.at(), what: broken.what().into() }
 }
 
 fn put_time(to: Time, found: [Found; 3], column: &Column, row: &mut Row<'_>) -> Result<(), Refusal> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use prost_reflect::FileDescriptor;
 use prost_reflect::MessageDescriptor;
 
-use super::{Found, Program, ProtobufSpec, compiler};
+use super::{Findings, Program, ProtobufSpec, compiler};
 #[cfg(feature = "http")]
 use super::{
     RegistrySpec,
@@ -170,7 +170,7 @@ pub(in crate::formats) fn fill(
     program: &Program,
     message: &[u8],
     before: usize,
-    found: &mut Vec<Found>,
+    found: &mut Findings,
     row: &mut Row<'_>,
 ) -> Result<(), Refusal> {
     let mut bytes = Bytes::new(message);

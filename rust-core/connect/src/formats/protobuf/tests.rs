@@ -1,5 +1,6 @@
 //! Messages that `prost-reflect` has written, and messages that nobody should write.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage, Value, prost::Message};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
@@ -116,6 +117,12 @@ fn a_value_comes_into_every_column_that_can_hold_it() {
         ("google.protobuf.Timestamp a = 1;", "a { }", "timestamp[s]", "\"1970-01-01T00:00:00Z\""),
         ("google.protobuf.Duration a = 1;", "a { seconds: -1 nanos: -500000000 }", "int64", "-1500000000"),
         ("google.protobuf.Duration a = 1;", "a { seconds: 1 nanos: 500000000 }", "float64", "1.5"),
+        ("repeated int32 a = 1;", "a: [1, -2]", "list[int32]", "[1,-2]"),
+        ("repeated int32 a = 1;", "", "list[int32]", "[]"),
+        ("repeated float a = 1 [packed = false];", "a: [0.5, 1]", "list[float64]", "[0.5,1.0]"),
+        ("repeated fixed64 a = 1;", "a: [18446744073709551615]", "list[uint64]", "[18446744073709551615]"),
+        ("repeated int64 a = 1;", "a: [1500]", "list[timestamp[ms]]", "[\"1970-01-01T00:00:01.500Z\"]"),
+        ("enum E { Z = 0; ONE = 1; } repeated E a = 1;", "a: [ONE, Z]", "list[int32]", "[1,0]"),
         ("google.protobuf.Int64Value a = 1;", "a { value: -3 }", "int64", "-3"),
         ("google.protobuf.DoubleValue a = 1;", "a { }", "float64", "0.0"),
         ("google.protobuf.StringValue a = 1;", "a { value: \"x\" }", "utf8", "\"x\""),
@@ -215,7 +222,8 @@ fn what_does_not_fit_is_said_before_a_message_is_read() {
     let schema = proto3(
         "int64 long = 1; repeated int32 many = 2; map<string, int32> named = 3; Inner inner = 4; string text = 5;
          uint64 big = 6; message Inner { int64 x = 1; } google.protobuf.Timestamp at = 7; repeated Inner inners = 8;
-         double real = 9; google.protobuf.Int32Value boxed = 10;",
+         double real = 9; google.protobuf.Int32Value boxed = 10;
+         repeated string texts = 11;",
     );
     let misfit = |column: &str| {
         let misfits = ProtobufSpec::Plain(schema.clone()).misfits(&fields(&[column]), &[]);
@@ -235,8 +243,10 @@ fn what_does_not_fit_is_said_before_a_message_is_read() {
             "boxed:utf8",
             "it is utf8, and the schema has the message google.protobuf.Int32Value (declare boxed = \"int32\")",
         ),
-        ("many:int64", "the schema has repeated int32, which cannot be a column (-)"),
-        ("many:list[int64]", "the schema has repeated int32, which cannot be a column (-)"),
+        ("many:int64", "it is int64, and the schema has repeated int32 (declare many = \"list[int32]\")"),
+        ("many:list[uint8]", "it is list[uint8], and the schema has repeated int32 (declare many = \"list[int32]\")"),
+        ("texts:utf8", "the schema has repeated string, which cannot be a column (-)"),
+        ("long:list[int64]", "it is list[int64], and the schema has int64 (declare long = \"int64\")"),
         ("named:utf8", "the schema has a map, which cannot be a column (-)"),
         (
             "inner:utf8",
@@ -361,6 +371,28 @@ fn values_that_no_column_can_hold_are_a_dead_letter() {
 }
 
 #[test]
+fn the_items_of_a_list_may_come_in_pieces() {
+    let schema = proto3(
+        "repeated int32 a = 1; oneof one { Inner left = 2; Inner right = 3; } message Inner { repeated uint64 b = 1; }",
+    );
+    let columns = ["a:list[int64]", "b:list[uint64]?@/left/b"];
+    let packed_and_not = b"\x08\x01\x0a\x02\x02\x03\x12\x03\x0a\x01\x07\x08\x04\x12\x02\x08\x09\x0a\x00";
+    assert_eq!(row(&schema, &columns, packed_and_not), r#"{"a":[1,2,3,4],"b":[7,9]}"#);
+    // The other member takes its place, with all that was in it.
+    let gone = [&packed_and_not[..], b"\x1a\x00"].concat();
+    assert_eq!(row(&schema, &columns, &gone), r#"{"a":[1,2,3,4],"b":null}"#);
+    let anew = [&gone[..], b"\x12\x02\x08\x05"].concat();
+    assert_eq!(row(&schema, &columns, &anew), r#"{"a":[1,2,3,4],"b":[5]}"#);
+    let ends = "not valid Protobuf of this schema at byte 2: it ends within a value";
+    assert_eq!(row(&schema, &columns, b"\x0a\x02\x80\x80"), ends);
+    let foreign =
+        "not valid Protobuf of this schema at byte 0: field plant.Reading.a has 32 bits, and in the schema a varint";
+    assert_eq!(row(&schema, &columns, b"\x0dabcd"), foreign);
+    let beyond = row(&schema, &["b:list[timestamp[s]]?@/left/b"], &[b"\x12\x0b\x08", &[0xff; 9][..], b"\x01"].concat());
+    assert!(beyond.contains("18446744073709551615"), "{beyond}");
+}
+
+#[test]
 fn groups_and_unknown_fields_are_passed_over() {
     let schema = proto2(
         "optional int64 a = 1; optional group Old = 2 { optional int64 a = 1; } repeated int32 many = 3 [packed = true];",
@@ -371,10 +403,10 @@ fn groups_and_unknown_fields_are_passed_over() {
 }
 
 const ALL: &str = "int32 a = 1; sint64 b = 2; fixed32 c = 3; double d = 4; string e = 5; bytes f = 6; bool g = 7;
-    optional uint32 h = 8; Inner inner = 9; message Inner { sfixed64 x = 1; optional string y = 2; Inner up = 3; }
-    oneof kind { int64 i = 10; Inner j = 11; float k = 12; } google.protobuf.Timestamp at = 13;";
+    optional uint32 h = 8; Inner inner = 9; message Inner { sfixed64 x = 1; optional string y = 2; Inner up = 3; repeated uint32 z = 4; }
+    oneof kind { int64 i = 10; Inner j = 11; float k = 12; } google.protobuf.Timestamp at = 13; repeated sint32 l = 16;";
 
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 19] = [
     "a:int32",
     "b:int64",
     "c:uint32",
@@ -391,22 +423,27 @@ const COLUMNS: [&str; 16] = [
     "k:float64?",
     "at:int64?@/at/seconds",
     "nanos:int32?@/at/nanos",
+    "l:list[int32]",
+    "z:list[uint32]?@/inner/z",
+    "jz:list[int64]?@/j/z",
 ];
 
 /// What another implementation reads, as our row would show it.
 fn expected(message: &DynamicMessage) -> serde_json::Value {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let shown = |value: &Value| match value {
-        Value::I32(value) => (*value).into(),
-        Value::I64(value) => (*value).into(),
-        Value::U32(value) => (*value).into(),
-        Value::F32(value) => f64::from(*value).into(),
-        Value::F64(value) => (*value).into(),
-        Value::Bool(value) => (*value).into(),
-        Value::String(text) => text.as_str().into(),
-        Value::Bytes(bytes) => STANDARD.encode(bytes).into(),
-        other => panic!("{other:?}"),
-    };
+    fn shown(value: &Value) -> serde_json::Value {
+        match value {
+            Value::List(items) => items.iter().map(shown).collect(),
+            Value::I32(value) => (*value).into(),
+            Value::I64(value) => (*value).into(),
+            Value::U32(value) => (*value).into(),
+            Value::F32(value) => f64::from(*value).into(),
+            Value::F64(value) => (*value).into(),
+            Value::Bool(value) => (*value).into(),
+            Value::String(text) => text.as_str().into(),
+            Value::Bytes(bytes) => STANDARD.encode(bytes).into(),
+            other => panic!("{other:?}"),
+        }
+    }
     let mut row = serde_json::Map::new();
     for field in fields(&COLUMNS) {
         let path = field.path.clone().unwrap_or_else(|| format!("/{}", field.name));
@@ -434,6 +471,8 @@ fn parts() -> impl Strategy<Value = Vec<u8>> {
         any::<[u8; 8]>().prop_map(|x| [&[0x09][..], &x].concat()),
         "[a-z]{0,3}".prop_map(|y| [&[0x12, y.len() as u8][..], y.as_bytes()].concat()),
         any::<[u8; 8]>().prop_map(|x| [&[0x1a, 9, 0x09][..], &x].concat()),
+        (0_u8..0x80).prop_map(|z| vec![0x20, z]),
+        proptest::collection::vec(0_u8..0x80, 0..4).prop_map(|z| [&[0x22, z.len() as u8][..], &z].concat()),
     ];
     let inner = proptest::collection::vec(inner, 0..4).prop_map(|parts| parts.concat());
     let varint = proptest::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| {
@@ -455,8 +494,13 @@ fn parts() -> impl Strategy<Value = Vec<u8>> {
         varint.clone().prop_map(keyed(0x50)),
         inner.prop_map(|inner| [&[0x5a, inner.len() as u8][..], &inner].concat()),
         any::<i16>().prop_map(|k| [&[0x65][..], &(f32::from(k) / 8.0).to_le_bytes()].concat()),
-        varint.prop_map(|seconds| [&[0x6a, seconds.len() as u8 + 1, 0x08][..], &seconds].concat()),
+        varint.clone().prop_map(|seconds| [&[0x6a, seconds.len() as u8 + 1, 0x08][..], &seconds].concat()),
         Just(vec![0x73, 0x08, 0x01, 0x74]),
+        varint.clone().prop_map(|l| [&[0x80, 0x01][..], &l].concat()),
+        proptest::collection::vec(varint, 0..3).prop_map(|l| {
+            let l = l.concat();
+            [&[0x82, 0x01, l.len() as u8][..], &l].concat()
+        }),
     ];
     proptest::collection::vec(one, 0..12).prop_map(|parts| parts.concat())
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, Value};
-use ringmill_wire::{DataType, TimeUnit};
+use ringmill_wire::{DataType, ListItem, TimeUnit};
 
 use super::wire::WireType;
 use crate::formats::{
@@ -151,10 +151,10 @@ fn names(symbols: &EnumDescriptor) -> Arc<[(i32, Box<str>)]> {
 
 /// The column type that takes all values of this field as they are.
 pub(super) fn natural(field: &FieldDescriptor) -> Option<DataType> {
-    if field.is_map() || field.is_list() || field.is_group() {
+    if field.is_map() || field.is_group() || (field.is_list() && matches!(field.kind(), Kind::Message(_))) {
         return None;
     }
-    Some(match field.kind() {
+    let single = match field.kind() {
         Kind::Bool => DataType::Bool,
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => DataType::Int32,
         Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => DataType::Int64,
@@ -170,7 +170,8 @@ pub(super) fn natural(field: &FieldDescriptor) -> Option<DataType> {
             _ if is_wrapper(message.full_name()) => return natural(&message.get_field(1)?),
             _ => return None,
         },
-    })
+    };
+    if field.is_list() { ListItem::of(single).map(DataType::List) } else { Some(single) }
 }
 
 /// Whether it is a message around one value, by which one that is not there differs from zero.
@@ -208,6 +209,24 @@ impl Constant {
             Constant::Bytes(bytes) => Datum::Bytes(bytes),
         }
     }
+}
+
+/// Moves the items of a list into its column.
+pub(super) fn put_list(
+    items: &[u64],
+    scalar: Scalar,
+    number: Number,
+    column: &Column,
+    row: &mut Row<'_>,
+) -> Result<(), Refusal> {
+    row.binary.clear();
+    for bits in items {
+        let datum = scalar.datum(*bits);
+        if number.append(datum, row.binary).is_none() {
+            return Err(datum.beyond(column, row));
+        }
+    }
+    row.out.push_list(column.index, row.binary).map_err(|_| Refusal::Full)
 }
 
 /// Moves a value into its column.
