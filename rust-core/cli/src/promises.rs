@@ -33,7 +33,7 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
             lines.extend(retention::of_sink(plan, node, sink));
             lines
         }
-        NodeKind::Source(_) | NodeKind::Window(_) | NodeKind::Filter(_) => Vec::new(),
+        NodeKind::Source(_) | NodeKind::EventType(_) | NodeKind::Window(_) | NodeKind::Filter(_) => Vec::new(),
     }
 }
 

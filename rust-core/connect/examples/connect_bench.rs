@@ -151,7 +151,7 @@ fn file_source(format: Format, text: &[u8], fields: Vec<FieldSpec>, rows: u64, w
     let spec = FileSpec {
         path: path.to_str().unwrap().to_owned(),
         format,
-        fields,
+        fields: fields.into(),
         rate: None,
         order: Order::Parallel,
         record_bytes_max: RECORD_BYTES_MAX,

@@ -22,8 +22,10 @@ mod courier;
 mod dead_letter;
 mod disk;
 mod error;
+mod event_types;
 mod fed;
 mod field;
+mod fields;
 mod file;
 mod formats;
 mod generator;
@@ -62,8 +64,10 @@ mod writer;
 
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use error::{ConnectError, Fault};
+pub use event_types::{EventType, EventTypes, TypePlace};
 pub use fed::{Fed, FedSpec, Feed, FeedPlace, POSITION_BYTES_MAX};
 pub use field::{FieldSpec, schema_of};
+pub use fields::Fields;
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{
     AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat,

@@ -6,7 +6,7 @@ use nix::fcntl::FcntlArg;
 use ringmill_wire::Schema;
 
 use crate::{
-    ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker,
+    ConnectError, Fields, Format, Journal, Partitions, Replay, Resume, Waker,
     journal::Journaled,
     schema_of,
     text::{self, Content, Stream, TextOptions, TextPartition},
@@ -23,7 +23,7 @@ pub struct StdinSpec {
     /// what comes in
     pub format: Format,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
     /// longer records become dead letters

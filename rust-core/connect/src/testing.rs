@@ -13,21 +13,22 @@ use proptest::prelude::*;
 use ringmill_wire::{BatchView, Capacity, DataType, HeapBatch, Schema, Template};
 
 use crate::{
-    Checksum, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, GeneratorSpec, OutputFormat, Partition, Poll,
-    PollContext, encoder,
+    Checksum, ConnectError, DeadLetter, DeadLetters, EventTypes, FieldSpec, Fields, Format, GeneratorSpec,
+    OutputFormat, Partition, Poll, PollContext, encoder,
     formats::{Decoder, Records, Scratch, Stop},
     schema_of,
 };
 #[cfg(feature = "http")]
 use crate::{HttpBody, HttpMethod, HttpSink, Secret};
 
-/// A dead letter, owned: offset, reason, record.
+/// A dead letter, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Letter {
     pub partition: String,
     pub offset: u64,
     pub reason: String,
     pub record: Vec<u8>,
+    pub header: Option<String>,
 }
 
 /// Takes `room` letters.
@@ -55,6 +56,7 @@ impl DeadLetters for Letters {
             offset: letter.offset,
             reason: letter.reason.to_owned(),
             record: letter.record.to_vec(),
+            header: letter.header.map(str::to_owned),
         });
     }
 }
@@ -149,24 +151,56 @@ pub(crate) fn decode(
 ) -> (String, Vec<Letter>) {
     let mut encoder = encoder(Format::Json, &schema_of(fields).unwrap()).unwrap();
     let mut out = Vec::new();
-    let letters = decode_each(format, fields, bytes, chunk, rows_max, record_bytes_max, |view| {
+    let decoder = Decoder::new(format, &fields.to_vec().into(), record_bytes_max).unwrap();
+    let letters = decode_each(decoder, fields, bytes, chunk, rows_max, |view| {
         encoder.encode(view, 0..view.rows(), &mut out);
     });
     (String::from_utf8(out).unwrap(), letters)
 }
 
-/// The same, with the batches for `each`.
+/// Decodes events of several types, told by the header if not by themselves: the rows of each type as NDJSON, and the
+/// dead letters.
+pub(crate) fn decode_typed(
+    fields: &Fields,
+    header: &str,
+    bytes: &[u8],
+    chunk: usize,
+    record_bytes_max: usize,
+) -> (Vec<String>, Vec<Letter>) {
+    let types = fields.types().unwrap();
+    let mut decoder = Decoder::new(Format::Json, fields, record_bytes_max).unwrap();
+    decoder.set_type(header.as_bytes());
+    let mut rows = vec![Vec::new(); types.types().len()];
+    let letters = decode_each(decoder, fields, bytes, chunk, 64, |view| {
+        for (number, event_type) in types.types().iter().enumerate() {
+            let numbers = view.column(EventTypes::NUMBER).values::<u16>();
+            let own: Vec<u32> =
+                (0..view.rows() as u32).filter(|row| usize::from(numbers[*row as usize]) == number).collect();
+            let schema = schema_of(&event_type.fields).unwrap();
+            let mut batch = batch(&schema, 64, 1 << 12);
+            assert_eq!(batch.writer().copy_selected_columns(view, types.columns(number), &own), own.len());
+            let mut encoder = encoder(Format::Json, &schema).unwrap();
+            encoder.encode(&batch.view(), 0..own.len(), &mut rows[number]);
+        }
+    });
+    (rows.into_iter().map(|rows| String::from_utf8(rows).unwrap()).collect(), letters)
+}
+
+/// Why no decoder can be made for these types.
+pub(crate) fn typed_refusal(fields: &Fields) -> String {
+    Decoder::new(Format::Json, fields, 100).unwrap_err().to_string()
+}
+
+/// Shows bytes to a decoder, with the batches for `each`.
 fn decode_each(
-    format: Format,
+    mut decoder: Decoder,
     fields: &[FieldSpec],
     bytes: &[u8],
     chunk: usize,
     rows_max: u32,
-    record_bytes_max: usize,
     mut each: impl FnMut(&BatchView<'_>),
 ) -> Vec<Letter> {
     let schema = schema_of(fields).unwrap();
-    let mut decoder = Decoder::new(format, fields, record_bytes_max).unwrap();
     let mut batch = batch(&schema, rows_max, 1 << 12);
     let mut letters = Letters::default();
     let mut scratch = Scratch::default();
@@ -326,7 +360,8 @@ pub(crate) fn round_trip(format: Format, rows: &[RandomRow]) -> String {
     let mut before = Checksum::new();
     before.update(&batch.view(), 0..rows.len());
     let mut after = Checksum::new();
-    let letters = decode_each(format, &fields, &text, 100, 7, 1 << 20, |view| {
+    let decoder = Decoder::new(format, &fields.clone().into(), 1 << 20).unwrap();
+    let letters = decode_each(decoder, &fields, &text, 100, 7, |view| {
         after.update(view, 0..view.rows());
     });
     assert_eq!(letters, []);

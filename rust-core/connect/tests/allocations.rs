@@ -144,7 +144,7 @@ fn reading_files_allocates_nothing_also_with_escapes_lists_and_binary() {
         let spec = FileSpec {
             path: path.to_str().unwrap().to_owned(),
             format,
-            fields: fields.to_vec(),
+            fields: fields.to_vec().into(),
             rate: None,
             order: Order::Parallel,
             record_bytes_max: RECORD_BYTES_MAX,

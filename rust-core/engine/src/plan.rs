@@ -6,6 +6,7 @@
 
 mod build;
 pub mod dead_letter_store;
+mod event_types;
 mod producer;
 pub mod provenance;
 mod python;
@@ -19,9 +20,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmill_connect::{
-    ConnectError, Encoder, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec, KafkaSink, KafkaSpec,
-    LettersSpec, MqttSink, MqttSpec, NatsSink, NatsSpec, OutputFormat, PostgresSink, Promise, Replay, SocketSpec,
-    SqliteSink, StdinSpec, StdoutSink, encoder,
+    ConnectError, Encoder, EventTypes, Fields, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec,
+    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsSink, NatsSpec, OutputFormat, PostgresSink, Promise,
+    Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::instruments::Instruments;
 use crate::profile::Profile;
 use crate::window::WindowSpec;
+pub use event_types::EventTypeSpec;
 pub use producer::ProducerSource;
 pub use python::{ClassDescription, PythonSink, PythonSource};
 use retained::RetainedSpec;
@@ -70,6 +72,8 @@ pub struct NodeSpec {
 pub enum NodeKind {
     /// Rows come in here.
     Source(SourceSpec),
+    /// The rows of one type, of a source whose rows are of several.
+    EventType(EventTypeSpec),
     /// Keyed windows with aggregates.
     Window(WindowSpec),
     /// A Python function in worker processes.
@@ -123,6 +127,22 @@ pub enum SourceConnector {
 }
 
 impl SourceConnector {
+    /// The types of its events, where there are several.
+    pub fn event_types(&self) -> Option<&Arc<EventTypes>> {
+        let fields: &Fields = match self {
+            SourceConnector::File(spec) => &spec.fields,
+            SourceConnector::Stdin(spec) => &spec.fields,
+            SourceConnector::Socket(spec) => &spec.fields,
+            SourceConnector::Http(spec) => &spec.fields,
+            SourceConnector::Kafka(spec) => &spec.fields,
+            SourceConnector::Mqtt(spec) => &spec.fields,
+            SourceConnector::Nats(spec) => &spec.fields,
+            SourceConnector::Letters(spec) => &spec.fields,
+            SourceConnector::Generator(_) | SourceConnector::Python(_) | SourceConnector::Producer(_) => return None,
+        };
+        fields.types()
+    }
+
     /// Whether it can be read again from a checkpoint's positions. Files are looked at.
     pub fn replay(&self) -> Replay {
         match self {

@@ -387,7 +387,7 @@ fn exactly_once_from_standard_input_is_possible_because_it_is_journaled() {
     let folder = tempfile::tempdir().unwrap();
     let field = |name: &str, data_type| FieldSpec { name: name.into(), data_type, nullable: false, path: None };
     let fields = vec![field("timestamp", DataType::Timestamp(TimeUnit::Millisecond))];
-    let stdin = StdinSpec { format: Format::Json, fields, rate: None, record_bytes_max: 1 << 20 };
+    let stdin = StdinSpec { format: Format::Json, fields: fields.into(), rate: None, record_bytes_max: 1 << 20 };
     let nodes = vec![
         node("in", &[], source(SourceConnector::Stdin(stdin))),
         node("out", &["in"], file(folder.path().join("out.ndjson"))),
@@ -431,7 +431,7 @@ fn a_file_that_has_grown_is_read_on_from_where_it_ended() {
     let spec = FileSpec {
         path: input.to_string_lossy().into_owned(),
         format: Format::Json,
-        fields,
+        fields: fields.into(),
         rate: None,
         order: Order::Parallel,
         record_bytes_max: 1 << 20,
@@ -478,7 +478,7 @@ impl Growing {
         let spec = FileSpec {
             path: input.to_string_lossy().into_owned(),
             format: Format::Json,
-            fields,
+            fields: fields.into(),
             rate: None,
             order: Order::Parallel,
             record_bytes_max: 1 << 20,

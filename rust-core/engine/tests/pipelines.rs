@@ -104,7 +104,7 @@ fn readings(path: &Path) -> NodeKind {
     source(SourceConnector::File(FileSpec {
         path: path.to_string_lossy().into_owned(),
         format: Format::Json,
-        fields,
+        fields: fields.into(),
         rate: None,
         order: Order::Parallel,
         record_bytes_max: ringmill_connect::RECORD_BYTES_MAX,

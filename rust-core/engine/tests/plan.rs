@@ -44,7 +44,7 @@ fn readings() -> NodeKind {
     source(SourceConnector::File(FileSpec {
         path: "readings.ndjson".into(),
         format: Format::Json,
-        fields: vec![field],
+        fields: vec![field].into(),
         rate: None,
         order: Order::Parallel,
         record_bytes_max: ringmill_connect::RECORD_BYTES_MAX,

@@ -236,7 +236,8 @@ fn keys_of_all_kinds_are_found_by_their_text() {
             field("open", DataType::Bool, false),
             field("at", time, false),
             field("timestamp", time, false),
-        ],
+        ]
+        .into(),
         rate: None,
         order: Order::Parallel,
         record_bytes_max: RECORD_BYTES_MAX,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -45,7 +46,15 @@ impl Kafka {
 
     /// Writes a message, without waiting.
     pub fn write(&self, topic: &str, partition: i32, value: &[u8]) {
+        self.write_with(topic, partition, None, value);
+    }
+
+    /// The same with a header, if one is given.
+    pub fn write_with(&self, topic: &str, partition: i32, header: Option<(&str, &[u8])>, value: &[u8]) {
         let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(value);
+        if let Some((key, value)) = header {
+            record = record.headers(OwnedHeaders::new().insert(Header { key, value: Some(value) }));
+        }
         while let Err((_, back)) = self.producer.send(record) {
             record = back;
             self.producer.poll(Duration::from_millis(1));

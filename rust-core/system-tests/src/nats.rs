@@ -157,6 +157,17 @@ impl Nats {
         self.send_all(subject, std::iter::once(payload.to_vec()));
     }
 
+    /// The same with a header.
+    pub fn send_with(&self, subject: &str, (name, value): (&str, &str), payload: &[u8]) {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(name, value);
+        let (subject, payload) = (subject.to_owned(), payload.to_vec());
+        self.ask(|context| async move {
+            let sent = context.publish_with_headers(subject, headers, payload.into()).await;
+            sent.expect("it is sent").await.expect("it is taken");
+        });
+    }
+
     /// Writes `{"number": N}`, and waits until the stream has them.
     pub fn send_numbers(&self, subject: &str, numbers: Range<u64>) {
         self.send_all(subject, numbers.map(|number| format!("{{\"number\":{number}}}").into_bytes()));

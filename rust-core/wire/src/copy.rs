@@ -1,7 +1,7 @@
 //! Copying rows from a view into the batch that is being written, column by column.
 //!
-//! Column i of the writer takes column i of the view, which must be of the same type; further columns of the view are
-//! left out. A missing value can only be copied into a nullable column. All of this is checked, and panics.
+//! Column i of the writer takes column i of the view, or the one that is named, which must be of the same type; further
+//! columns of the view are left out. A missing value can only be copied into a nullable column. All of this is checked, and panics.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -34,10 +34,26 @@ impl BatchWriter {
 
     /// Appends the rows of a view that `selection` lists, in its order, as many as there is room for; returns how many.
     pub fn copy_selected(&mut self, view: &BatchView<'_>, selection: &[u32]) -> usize {
+        self.copy_selected_from(view, |index| index, selection)
+    }
+
+    /// The same where column i takes column `columns[i]` of the view. In rows that are not selected, that may have missing
+    /// values although column i is not nullable.
+    pub fn copy_selected_columns(&mut self, view: &BatchView<'_>, columns: &[usize], selection: &[u32]) -> usize {
+        assert_eq!(columns.len(), self.columns.len(), "each column needs one of the view");
+        self.copy_selected_from(view, |index| columns[index], selection)
+    }
+
+    fn copy_selected_from(
+        &mut self,
+        view: &BatchView<'_>,
+        source: impl Fn(usize) -> usize,
+        selection: &[u32],
+    ) -> usize {
         let mut count = selection.len().min(self.rows_free() as usize);
         for (index, state) in self.columns.iter().enumerate() {
             if state.physical == Physical::Bytes {
-                let (column, mut room) = (view.column(index), (state.values_capacity - state.used) as usize);
+                let (column, mut room) = (view.column(source(index)), (state.values_capacity - state.used) as usize);
                 let fits = |row: &&u32| {
                     let bytes = column.bytes(**row as usize).len();
                     let fits = bytes <= room;
@@ -48,7 +64,7 @@ impl BatchWriter {
             }
         }
         for index in 0..self.columns.len() {
-            self.copy_column_selected(index, &view.column(index), &selection[..count]);
+            self.copy_column_selected(index, &view.column(source(index)), &selection[..count]);
         }
         self.tag_rows(selection[..count].iter().map(|row| view.tag(*row as usize)));
         self.rows += count as u32;
@@ -163,7 +179,6 @@ impl BatchWriter {
     fn check_source(&self, index: usize, from: &ColumnView<'_>) {
         let state = &self.columns[index];
         assert_eq!(self.template.columns()[index].data_type, from.data_type(), "column {index}");
-        assert!(state.nullable || from.null_count() == 0, "column {index} is not nullable, its source has nulls");
         assert!(state.next == self.rows, "column {index} has {} values, not {}", state.next, self.rows);
     }
 }

@@ -244,6 +244,13 @@ impl BatchWriter {
 
     /// Appends a missing value to a nullable column.
     pub fn push_null(&mut self, column: usize) {
+        self.push_empty(column);
+        let row = self.columns[column].next as usize - 1;
+        self.set_null(column, row);
+    }
+
+    /// Appends what nobody will look at: zero, or nothing. It is no missing value, so the column need not be nullable.
+    pub fn push_empty(&mut self, column: usize) {
         let limit = self.rows_limit;
         let state = &mut self.columns[column];
         assert!(state.next < limit, "row {} is beyond the batch's capacity, or it is closed", state.next);
@@ -259,7 +266,6 @@ impl BatchWriter {
             }
         }
         state.next += 1;
-        self.set_null(column, row);
     }
 
     /// Marks a value that was already written (`row` counts from the batch's first) as missing. For columns filled

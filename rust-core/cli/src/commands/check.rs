@@ -1,5 +1,6 @@
 //! `ringmill check FILE`: everything that can be known before a run.
 
+use ringmill_connect::EventTypes;
 use ringmill_engine::plan::{Node, NodeKind, Port};
 use ringmill_engine::profile::{Profile, missing};
 use ringmill_engine::{Plan, memory_budget};
@@ -29,7 +30,8 @@ fn describe(plan: &Plan) -> String {
     lines.push(String::new());
     for node in &plan.nodes {
         lines.push(format!("{} ({}){}", node.name, kind(node), inputs(plan, node)));
-        if !matches!(node.kind, NodeKind::Sink(_)) {
+        // The rows of several types have columns of their own behind it.
+        if !matches!(node.kind, NodeKind::Sink(_)) && event_types(node).is_none() {
             lines.extend(schema(node).lines());
         }
         lines.extend(promises::of_node(plan, node).into_iter().map(|line| format!("  {line}")));
@@ -64,11 +66,22 @@ fn profile(plan: &Plan) -> Option<String> {
 
 fn kind(node: &Node) -> String {
     match &node.kind {
-        NodeKind::Source(_) => "source".to_owned(),
+        NodeKind::Source(_) => match event_types(node) {
+            None => "source".to_owned(),
+            Some(types) => format!("source, types by {}", types.place()),
+        },
+        NodeKind::EventType(spec) => format!("event type {}", spec.event_type().values.join(", ")),
         NodeKind::Window(_) => "window".to_owned(),
         NodeKind::Udf(udf) => format!("udf {}, workers in each shard: {}", udf.function, udf.workers),
         NodeKind::Filter(filter) => format!("filter {}", filter.expression),
         NodeKind::Sink(_) => "sink".to_owned(),
+    }
+}
+
+fn event_types(node: &Node) -> Option<&EventTypes> {
+    match &node.kind {
+        NodeKind::Source(source) => source.connector.event_types().map(|types| &**types),
+        _ => None,
     }
 }
 

@@ -64,10 +64,28 @@ fn named(node: &Node) -> Option<(&str, &Node)> {
 
 fn check_name(member: &Member<'_>, mistakes: &mut Vec<Mistake>) {
     let name = &member.entry.key;
+    if !is_name(name) {
+        mistakes.push(Mistake::at(member.entry.key_span, format!("`{name}` cannot be a name")).hint(NAME_HINT));
+    }
+}
+
+/// What a source, a step, a sink or a type of events can be called.
+pub(super) fn is_name(name: &str) -> bool {
     let first = name.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');
-    if !first || name.len() > 64 || !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
-        let hint = "names are up to 64 letters, digits, _ and -, and begin with a letter";
-        mistakes.push(Mistake::at(member.entry.key_span, format!("`{name}` cannot be a name")).hint(hint));
+    first && name.len() <= 64 && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')
+}
+
+/// The rule, for people.
+pub(super) const NAME_HINT: &str = "names are up to 64 letters, digits, _ and -, and begin with a letter";
+
+/// The types of a source's events; empty if it has none.
+fn event_types<'a>(member: &Member<'a>) -> Vec<&'a str> {
+    let Value::Table(keys) = &member.entry.node.value else { return Vec::new() };
+    match keys.iter().find(|key| key.key == "types").map(|key| &key.node.value) {
+        Some(Value::Table(types)) if member.section == "sources" => {
+            types.iter().map(|event_type| event_type.key.as_str()).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -76,7 +94,10 @@ fn streams(members: &[Member<'_>]) -> Vec<String> {
     let mut streams = Vec::new();
     for member in members.iter().filter(|member| member.section != "sinks") {
         let name = &member.entry.key;
-        streams.push(name.clone());
+        match event_types(member)[..] {
+            [] => streams.push(name.clone()),
+            ref types => streams.extend(types.iter().map(|event_type| format!("{name}.{event_type}"))),
+        }
         streams.push(format!("{name}.dead_letters"));
         if member.section == "steps" {
             streams.push(format!("{name}.late"));
@@ -104,6 +125,12 @@ fn check_input(
     let mistake = match by_name.get(name).map(|index| members[*index].section) {
         Some("sinks") => Mistake::at(node.span, format!("`{name}` is a sink, and sinks give no rows"))
             .hint("name a source or a step"),
+        Some("sources") if port.is_empty() => {
+            let own = streams.iter().filter(|stream| stream.starts_with(&format!("{name}."))).map(String::as_str);
+            let own: Vec<&str> = own.filter(|stream| !stream.ends_with(".dead_letters")).collect();
+            Mistake::at(node.span, format!("`{name}` has events of several types, each with a stream of its own"))
+                .hint(format!("name them: {}", own.join(", ")))
+        }
         Some("sources") if port == "late" => Mistake::at(node.span, format!("`{name}` is a source and has no `.late`"))
             .hint("rows are late for a window: name the window step"),
         Some(_) => {

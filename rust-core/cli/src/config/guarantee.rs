@@ -22,7 +22,7 @@ pub fn check(root: &Table, nodes: &[NodeSpec], mistakes: &mut Vec<Mistake>) -> O
         let (section, promise) = match &node.kind {
             NodeKind::Source(source) => ("sources", source.connector.promise()),
             NodeKind::Sink(sink) => ("sinks", sink.promise()),
-            NodeKind::Window(_) | NodeKind::Udf(_) | NodeKind::Filter(_) => continue,
+            NodeKind::EventType(_) | NodeKind::Window(_) | NodeKind::Udf(_) | NodeKind::Filter(_) => continue,
         };
         let written = root.children(section).iter().find(|entry| entry.key == node.name);
         if let Some(entry) = written.filter(|_| promise < demanded) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_connect::{FieldSpec, HttpBody, HttpMethod, HttpSink, HttpSpec, Secret, TokenPlace};
+use ringmill_connect::{Fields, HttpBody, HttpMethod, HttpSink, HttpSpec, Secret, TokenPlace};
 
 use super::listen;
 use super::mistake::Mistake;
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 /// Reads the table of a source with these columns; `None` if its address or token cannot be known.
-pub fn http(table: &Table, fields: Vec<FieldSpec>, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<HttpSpec> {
+pub fn http(table: &Table, fields: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<HttpSpec> {
     let path = table.text("path").unwrap_or(PATH);
     let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
     if let Some(raw) = table.get("path").filter(|_| !is_path) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringmill_connect::{FieldSpec, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
+use ringmill_connect::{Fields, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::message_fields::message_field;
@@ -16,7 +16,7 @@ const MILLISECOND_NS: i64 = 1_000_000;
 /// Reads the table of a source; `None` if it lacks what every such source needs.
 pub fn kafka(
     table: &Table,
-    fields: Vec<FieldSpec>,
+    fields: Fields,
     record_bytes_max: usize,
     directory: &Path,
     mistakes: &mut Vec<Mistake>,
@@ -91,7 +91,7 @@ fn options(
     options
 }
 
-fn message_fields(table: &Table, fields: &[FieldSpec], mistakes: &mut Vec<Mistake>) -> MessageFields {
+fn message_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -> MessageFields {
     use DataType as T;
     let mut field = |key: &str, types, words| message_field(table, key, (types, words), fields, mistakes);
     MessageFields {

@@ -210,6 +210,19 @@ const FIELDS: Key = needed(
     Kind::Map(&FIELD_KIND),
     "Columns to read, in order: name = \"type\" or name = { type, path, nullable }.",
 );
+const FIELDS_OR_TYPES: Key = optional(
+    "fields",
+    Kind::Map(&FIELD_KIND),
+    "Columns to read, in order: name = \"type\" or name = { type, path, nullable }. Either these or `types` are needed.",
+);
+const TYPE_OF_LINES: Key =
+    optional("type", Kind::Table(TYPE_BY_FIELD), "With `types`: how an event says which of them it is of.");
+static EVENT_TYPE_KIND: Kind = Kind::Table(EVENT_TYPE);
+const TYPES: Key = optional(
+    "types",
+    Kind::Map(&EVENT_TYPE_KIND),
+    "Types of events that come together, by name, each with the stream SOURCE.NAME. An event of another type, or of none, is a dead letter.",
+);
 const FORMAT_IN: Key =
     optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: from the file's extension.");
 const RATE: Key = optional("rate", POSITIVE, "Rows a second. Default: as fast as the pipeline takes them.");
@@ -229,6 +242,21 @@ pub static FIELD: &[Key] = &[
         Kind::Boolean,
         "Whether a missing or null value is a null instead of a dead letter. Default: false.",
     ),
+];
+
+const TYPE_FIELD: Key = optional(
+    "field",
+    Kind::Filled,
+    "The field with the type, text or an integer: a name, or a JSON pointer such as /meta/kind.",
+);
+
+static TYPE_BY_FIELD: &[Key] = &[TYPE_FIELD];
+
+/// One of `types`.
+static EVENT_TYPE: &[Key] = &[
+    FIELDS,
+    optional("values", Kind::List(&Kind::Filled), "What events of this type say. Default: the type's name alone."),
+    EVENT_TIME,
 ];
 
 /// `[sources.NAME]`
@@ -317,7 +345,9 @@ static GENERATOR: &[Key] = &[
 static FILE_SOURCE: &[Key] = &[
     needed("path", Kind::Filled, "A file or a glob, relative to this file; .gz and .zst are unpacked."),
     FORMAT_IN,
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_LINES,
+    TYPES,
     RATE,
     optional(
         "order",
@@ -338,7 +368,9 @@ static FILE_SOURCE: &[Key] = &[
 
 static STDIN: &[Key] = &[
     optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: json."),
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_LINES,
+    TYPES,
     RATE,
     RECORD_SIZE_MAX,
     EVENT_TIME,
@@ -363,7 +395,9 @@ static SOCKET: &[Key] = &[
         Kind::Integer(1, 10_000),
         "Connections at a time; each may take as much memory as the longest record. Further ones wait. Default: 100.",
     ),
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_LINES,
+    TYPES,
     RATE,
     RECORD_SIZE_MAX,
     EVENT_TIME,
@@ -397,7 +431,9 @@ static HTTP: &[Key] = &[
         "How long the head of a request may take, its body, and its rows until they are durable; at most 1h. Default: 30s.",
     ),
     optional("connections_max", Kind::Integer(1, 10_000), "Connections at a time. Further ones wait. Default: 100."),
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_LINES,
+    TYPES,
     RATE,
     RECORD_SIZE_MAX,
     EVENT_TIME,

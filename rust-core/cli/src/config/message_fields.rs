@@ -1,6 +1,6 @@
 //! The fields of a source that take what stands beside a message.
 
-use ringmill_connect::FieldSpec;
+use ringmill_connect::Fields;
 use ringmill_wire::DataType;
 
 use super::mistake::Mistake;
@@ -11,16 +11,20 @@ pub fn message_field(
     table: &Table,
     key: &str,
     (types, words): (&[DataType], &str),
-    fields: &[FieldSpec],
+    fields: &Fields,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<String> {
     let entry = table.entry(key)?;
     let name = entry.raw.text()?;
-    let wrong = match fields.iter().find(|field| field.name == name) {
-        None => format!("`{key}`: there is no field `{name}`"),
-        Some(field) if !types.contains(&field.data_type) => format!("`{key}`: field `{name}` must be {words}"),
-        Some(field) if field.path.is_some() => format!("`{key}`: field `{name}` must have no path"),
-        Some(_) => return Some(name.to_owned()),
+    let own: Vec<_> = fields.declared().filter(|field| field.name == name).collect();
+    let wrong = if own.is_empty() {
+        format!("`{key}`: there is no field `{name}`")
+    } else if own.iter().any(|field| !types.contains(&field.data_type)) {
+        format!("`{key}`: field `{name}` must be {words}")
+    } else if own.iter().any(|field| field.path.is_some()) {
+        format!("`{key}`: field `{name}` must have no path")
+    } else {
+        return Some(name.to_owned());
     };
     let hint = format!("[sources.NAME.fields] {name} = \"{}\"", types[0]);
     mistakes.push(Mistake::at(entry.raw.span, wrong).hint(hint));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringmill_connect::{BinaryFormat, FieldSpec, MessageFormat};
+use ringmill_connect::{BinaryFormat, FieldSpec, Fields, MessageFormat};
 
 use super::avro::avro;
 use super::mistake::Mistake;
@@ -18,7 +18,7 @@ const BINARY: [(&str, &str, &str); 2] = [
 /// What a source's messages are; `None` if that cannot be known. `members`: the fields that take what stands beside them.
 pub fn message_format(
     table: &Table,
-    fields: &[FieldSpec],
+    fields: &Fields,
     members: &[&str],
     directory: &Path,
     mistakes: &mut Vec<Mistake>,
@@ -45,8 +45,24 @@ pub fn message_format(
         "avro" => BinaryFormat::Avro(Box::new(avro(own, directory, mistakes)?)),
         _ => BinaryFormat::Protobuf(Box::new(protobuf(own, directory, mistakes)?)),
     };
-    check(&format, table, (own, file), (fields, members), mistakes);
+    if fields.types().is_some() {
+        check_registry(own, file, mistakes);
+    } else {
+        check(&format, table, (own, file), (fields, members), mistakes);
+    }
     Some(MessageFormat::Binary(format))
+}
+
+/// Types are told apart by the schemas of a registry, which say all that is known of them.
+fn check_registry(own: &Table, file: &str, mistakes: &mut Vec<Mistake>) {
+    if own.entry("registry").is_none() {
+        let mistake = Mistake::at(own.span, "types are told apart by the schemas of a registry, and none is named");
+        mistakes.push(mistake.hint("add registry = \"http://registry:8081\""));
+    }
+    for entry in [file, "message"].iter().filter_map(|key| own.entry(key)) {
+        let message = format!("`{}` is that of one type, and there are several", entry.key);
+        mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
+    }
 }
 
 /// What of the schema does not fit a field is shown at the field.

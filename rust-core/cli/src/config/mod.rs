@@ -7,6 +7,7 @@
 mod avro;
 pub mod document;
 pub mod duration;
+mod event_types;
 pub mod graph;
 pub mod guarantee;
 pub mod http;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringmill_connect::{Broker, FieldSpec, MqttSink, MqttSpec};
+use ringmill_connect::{Broker, Fields, MqttSink, MqttSpec};
 use ringmill_wire::DataType;
 
 use super::message_fields::message_field;
@@ -12,7 +12,7 @@ use super::raw::Table;
 /// Reads the table of a source; `None` if it lacks what every such source needs.
 pub fn mqtt(
     table: &Table,
-    fields: Vec<FieldSpec>,
+    fields: Fields,
     record_bytes_max: usize,
     directory: &Path,
     mistakes: &mut Vec<Mistake>,

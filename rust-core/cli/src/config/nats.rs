@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringmill_connect::{FieldSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
+use ringmill_connect::{Fields, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::http::token;
@@ -14,7 +14,7 @@ use super::raw::Table;
 /// Reads the table of a source; `None` if it lacks what every such source needs.
 pub fn nats(
     table: &Table,
-    fields: Vec<FieldSpec>,
+    fields: Fields,
     record_bytes_max: usize,
     directory: &Path,
     mistakes: &mut Vec<Mistake>,

@@ -4,18 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use ringmill_connect::{
-    Address, Compression, FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat, RECORD_BYTES_MAX, Shape,
-    SocketSpec, StdinSpec,
+    Address, Compression, FieldSpec, Fields, FileSpec, Format, GeneratorSpec, Order, OutputFormat, RECORD_BYTES_MAX,
+    Shape, SocketSpec, StdinSpec,
 };
 use ringmill_engine::plan::{
-    CheckpointSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec, SourceConnector,
-    SourceSpec, StartFrom, Supervision, UdfDescription, UdfSpec,
+    CheckpointSpec, EventTypeSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec,
+    SourceConnector, SourceSpec, StartFrom, Supervision, UdfDescription, UdfSpec,
 };
 use ringmill_engine::profile::Profile;
 use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowKind, WindowSpec};
 use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
+use super::event_types::event_types;
 use super::http::{http, http_sink};
 use super::kafka::{kafka, kafka_sink};
 use super::mistake::Mistake;
@@ -97,7 +98,12 @@ pub fn resolve(
                 _ => sink(table, &mut around).map(NodeKind::Sink),
             };
             if let Some(kind) = kind {
+                let types = match &kind {
+                    NodeKind::Source(source) => EventTypeSpec::nodes(&entry.key, source),
+                    _ => Vec::new(),
+                };
                 nodes.push(NodeSpec { name: entry.key.clone(), inputs: table.texts("inputs"), kind });
+                nodes.extend(types);
                 nodes.extend(retained(&entry.key, table, around.mistakes));
             }
         }
@@ -231,21 +237,24 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
         "generator" => SourceConnector::Generator(generator(table)),
         "file" => SourceConnector::File(file_source(table, around)?),
         "socket" => SourceConnector::Socket(socket(table, around)?),
-        "http" => {
-            SourceConnector::Http(http(table, fields(table, Format::Json, around)?, around.directory, around.mistakes)?)
-        }
+        "http" => SourceConnector::Http(http(
+            table,
+            fields_or_types(table, Format::Json, around)?,
+            around.directory,
+            around.mistakes,
+        )?),
         "kafka" => {
-            let fields = fields(table, Format::Json, around)?;
+            let fields = fields_or_types(table, Format::Json, around)?;
             let spec = kafka(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
             SourceConnector::Kafka(spec)
         }
         "mqtt" => {
-            let fields = fields(table, Format::Json, around)?;
+            let fields = fields_or_types(table, Format::Json, around)?;
             let spec = mqtt(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
             SourceConnector::Mqtt(spec)
         }
         "nats" => {
-            let fields = fields(table, Format::Json, around)?;
+            let fields = fields_or_types(table, Format::Json, around)?;
             let spec = nats(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
             SourceConnector::Nats(spec)
         }
@@ -262,14 +271,15 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
         }
         _ => {
             let format = format_of(table).unwrap_or(Format::Json);
-            let fields = fields(table, format, around)?;
+            let fields = fields_or_types(table, format, around)?;
             let rate = table.number("rate");
             SourceConnector::Stdin(StdinSpec { format, fields, rate, record_bytes_max: record_bytes_max(table) })
         }
     };
+    let time_of_types = connector.event_types().map(|types| types.time_column().map(str::to_owned));
     Some(SourceSpec {
+        event_time: time_of_types.unwrap_or_else(|| table.text("event_time").map(str::to_owned)),
         connector,
-        event_time: table.text("event_time").map(str::to_owned),
         out_of_orderness_ns: table.duration("out_of_orderness").unwrap_or(0),
         idle_timeout_ns: table.duration("idle_timeout").map(i64::unsigned_abs),
         max_future_ns: table.duration("max_future").unwrap_or(MAX_FUTURE_NS),
@@ -299,7 +309,7 @@ fn file_source(table: &Table, around: &mut Surroundings<'_>) -> Option<FileSpec>
     Some(FileSpec {
         path: around.directory.join(path).to_string_lossy().into_owned(),
         format,
-        fields: fields(table, format, around)?,
+        fields: fields_or_types(table, format, around)?,
         rate: table.number("rate"),
         order: if table.text("order") == Some("sequential") { Order::Sequential } else { Order::Parallel },
         record_bytes_max: record_bytes_max(table),
@@ -324,7 +334,7 @@ fn socket(table: &Table, around: &mut Surroundings<'_>) -> Option<SocketSpec> {
     };
     Some(SocketSpec {
         address,
-        fields: fields(table, Format::Json, around)?,
+        fields: fields_or_types(table, Format::Json, around)?,
         rate: table.number("rate"),
         record_bytes_max: record_bytes_max(table),
         connections_max: table.integer("connections_max").map_or(CONNECTIONS_MAX, count),
@@ -405,18 +415,55 @@ fn compression(table: &Table) -> Compression {
     }
 }
 
+/// The columns of a source, or those of each type of its events.
+fn fields_or_types(table: &Table, format: Format, around: &mut Surroundings<'_>) -> Option<Fields> {
+    let is_written = |key: &str| table.written.iter().any(|written| written == key);
+    if is_written("types") {
+        let without_lists = without_lists(table, format);
+        let fields_of = |own: &Table, mistakes: &mut Vec<Mistake>| {
+            let mut around = Surroundings { python: PathBuf::new(), mistakes, ..*around };
+            fields_of(own, format, without_lists, &mut around)
+        };
+        return event_types(table, format, fields_of, around.mistakes);
+    }
+    if let Some(entry) = table.entry("type") {
+        let mistake = Mistake::at(entry.key_span, "`type` has no effect without `types`");
+        around.mistakes.push(mistake.hint("declare each type: [sources.NAME.types.order.fields]"));
+    }
+    if !is_written("fields") {
+        let message = format!("a source of kind {} needs `fields`, or `type` and `types`", table.kind);
+        around.mistakes.push(Mistake::at(table.span, message).hint("add fields = { id = \"int64\" }, for example"));
+        return None;
+    }
+    fields(table, format, around).map(Fields::from)
+}
+
+/// What has no lists, if that is what is read.
+fn without_lists(table: &Table, format: Format) -> Option<&'static str> {
+    match (table.kind, format) {
+        ("python" | "producer", _) => Some("rows that come from Python"),
+        (_, Format::Csv) => Some("CSV"),
+        _ => None,
+    }
+}
+
 fn fields(table: &Table, format: Format, around: &mut Surroundings<'_>) -> Option<Vec<FieldSpec>> {
+    fields_of(table, format, without_lists(table, format), around)
+}
+
+/// The columns of a source of one type, or of one of its types.
+fn fields_of(
+    table: &Table,
+    format: Format,
+    without_lists: Option<&str>,
+    around: &mut Surroundings<'_>,
+) -> Option<Vec<FieldSpec>> {
     let entry = table.entry("fields")?;
     let entries = table.children("fields");
     if entry.raw.table().is_some_and(|fields| fields.written.is_empty()) {
         around.mistakes.push(Mistake::at(entry.raw.span, "`fields` is empty").hint("declare at least one column"));
         return None;
     }
-    let without_lists = match (table.kind, table.text("format"), format) {
-        ("python" | "producer", ..) => Some("rows that come from Python"),
-        (_, _, Format::Csv) => Some("CSV"),
-        _ => None,
-    };
     let fields: Vec<FieldSpec> =
         entries.iter().filter_map(|entry| field(entry, format, without_lists, around)).collect();
     check_event_time(table, &fields, around);

@@ -1,6 +1,7 @@
 //! Configuration files: every mistake is named with its line, and what is right is understood.
 
 mod avro;
+mod event_types;
 mod graph;
 mod guarantee;
 mod protobuf;

@@ -9,7 +9,7 @@ use ringmill_wire::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker, schema_of,
+    ConnectError, Fields, Format, Journal, Partitions, Replay, Resume, Waker, schema_of,
     text::{self, Decoders, Part, TextOptions},
 };
 use resume::FileShare;
@@ -36,7 +36,7 @@ pub struct FileSpec {
     /// what is in the files
     pub format: Format,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second over all partitions (each has an equal part of it); as fast as they are taken if absent
     pub rate: Option<f64>,
     /// whether a shard reads its files at once or one after the other

@@ -61,7 +61,7 @@ impl Place {
         FileSpec {
             path: format!("{}/*", self.folder.path().display()),
             format: self.format,
-            fields: fields(&["x:int64", "t:utf8"]),
+            fields: fields(&["x:int64", "t:utf8"]).into(),
             rate: None,
             order: self.order,
             record_bytes_max: RECORD_BYTES_MAX,

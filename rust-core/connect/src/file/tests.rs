@@ -17,7 +17,7 @@ fn spec(folder: &Path, pattern: &str, format: Format) -> FileSpec {
     FileSpec {
         path: folder.join(pattern).to_str().unwrap().to_owned(),
         format,
-        fields: fields(&["x:int64", "t:utf8?"]),
+        fields: fields(&["x:int64", "t:utf8?"]).into(),
         rate: None,
         order: Order::Parallel,
         record_bytes_max: RECORD_BYTES_MAX,

@@ -10,7 +10,7 @@ use super::{
     csv::CsvDecoder,
     json::JsonDecoder,
 };
-use crate::{ConnectError, DeadLetter, FieldSpec, PollContext};
+use crate::{ConnectError, DeadLetter, FieldSpec, Fields, PollContext};
 
 /// How the reason begins for which a record is refused that is too long.
 pub(crate) const TOO_LONG: &str = "the record is longer than record_bytes_max";
@@ -55,8 +55,12 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    pub fn new(format: Format, fields: &[FieldSpec], record_bytes_max: usize) -> Result<Decoder, ConnectError> {
+    pub fn new(format: Format, fields: &Fields, record_bytes_max: usize) -> Result<Decoder, ConnectError> {
         match format {
+            Format::Csv if fields.types().is_some() => {
+                let rule = "the rows of a CSV file have the same columns, and so one type";
+                Err(ConnectError::Spec { option: "type", value: format.name().to_owned(), rule })
+            }
             Format::Json => Ok(Decoder::Json(JsonDecoder::new(fields, record_bytes_max)?)),
             Format::Csv => Ok(Decoder::Csv(CsvDecoder::new(fields, record_bytes_max)?)),
         }
@@ -86,6 +90,13 @@ impl Decoder {
     pub fn read_letters(&mut self) {
         if let Decoder::Json(json) = self {
             json.read_letters();
+        }
+    }
+
+    /// The next records are of the type that a header with this value stands for; empty: there was none.
+    pub fn set_type(&mut self, value: &[u8]) {
+        if let Decoder::Json(json) = self {
+            json.set_type(value);
         }
     }
 

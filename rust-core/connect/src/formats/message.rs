@@ -13,7 +13,10 @@ use super::{
     paths::Paths,
     protobuf::{self, Findings, ProtobufReader},
 };
-use crate::{ConnectError, FieldSpec};
+use crate::{ConnectError, EventTypes, FieldSpec, Fields};
+
+/// Why types are refused that no registry tells apart.
+pub(super) const NEEDS_REGISTRY: &str = "messages say their schema, which tells their type, by a registry's number";
 
 /// A binary format of messages.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +58,9 @@ pub(crate) struct BinaryDecoder {
     reader: Reader,
     /// what was found in a message of Protobuf
     found: Findings,
-    /// for the fields that take what stands beside a message
-    members: Option<JsonDecoder>,
+    /// for the fields of each type that take what stands beside a message; empty: nothing is taken
+    members: Vec<JsonDecoder>,
+    types: Option<Arc<EventTypes>>,
     record_bytes_max: usize,
 }
 
@@ -68,8 +72,8 @@ enum Reader {
 
 /// How a message is read.
 pub(super) enum Reading {
-    /// by this program, behind so many bytes
-    By(Program, usize),
+    /// by this program, behind so many bytes, as one of the type with this number
+    By(Program, usize, usize),
     /// that is not known yet
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "there is no registry"))]
     Later,
@@ -87,7 +91,7 @@ impl BinaryDecoder {
     /// `members`: the fields that take what stands beside a message.
     pub fn new(
         format: &BinaryFormat,
-        fields: &[FieldSpec],
+        fields: &Fields,
         members: &[&str],
         record_bytes_max: usize,
     ) -> Result<BinaryDecoder, ConnectError> {
@@ -95,9 +99,14 @@ impl BinaryDecoder {
             BinaryFormat::Avro(spec) => Reader::Avro(AvroReader::new(spec, fields, members)?),
             BinaryFormat::Protobuf(spec) => Reader::Protobuf(ProtobufReader::new(spec, fields, members)?),
         };
-        let beside = fields.iter().enumerate().filter(|(_, field)| members.contains(&field.name.as_str()));
-        let members = if members.is_empty() { None } else { Some(JsonDecoder::of(beside, record_bytes_max)?) };
-        Ok(BinaryDecoder { reader, found: Findings::default(), members, record_bytes_max })
+        let types = fields.types().cloned();
+        let count = if members.is_empty() { 0 } else { types.as_ref().map_or(1, |types| types.types().len()) };
+        let beside = |number: usize| {
+            let fields = fields.of_type(number).into_iter();
+            JsonDecoder::of(fields.filter(|(_, field)| members.contains(&field.name.as_str())), record_bytes_max)
+        };
+        let members = (0..count).map(beside).collect::<Result<Vec<_>, _>>()?;
+        Ok(BinaryDecoder { reader, found: Findings::default(), members, types, record_bytes_max })
     }
 
     /// Makes a row or a dead letter of a message; `header` is the JSON object with what the broker says of it, or empty.
@@ -118,31 +127,39 @@ impl BinaryDecoder {
             Reader::Avro(reader) => reader.reading(message)?,
             Reader::Protobuf(reader) => reader.reading(message)?,
         };
-        let (program, before) = match reading {
-            Reading::By(program, before) => (program, before),
+        let (program, before, number) = match reading {
+            Reading::By(program, before, number) => (program, before, number),
             Reading::Later => return Ok(Taken::Later),
             Reading::Not(reason) => {
                 records.refuse(&reason, message, shown().as_deref());
                 return Ok(Taken::Whole);
             }
         };
-        let beside = self.members.as_mut().map_or(Ok(()), |members| members.fill(header, &mut records.row));
+        let beside = self.members.get_mut(number).map_or(Ok(()), |members| members.fill(header, &mut records.row));
         let outcome = beside.and_then(|()| match &program {
             Program::Avro(program) => avro::fill(program, message, before, &mut records.row),
             Program::Protobuf(program) => protobuf::fill(program, message, before, &mut self.found, &mut records.row),
         });
         let ended = match outcome {
-            Ok(()) => records.end(Ok(()), 0, message),
+            Ok(()) => {
+                if let Some(types) = &self.types {
+                    types.complete(number, records.row.out);
+                }
+                records.end(Ok(()), 0, message)
+            }
             Err(refusal) => records.end_with(Err(refusal), 0, message, shown().as_deref()),
         };
         Ok(if ended.is_ok() { Taken::Whole } else { Taken::Full })
     }
 }
 
-/// The columns of the fields that are in messages, and where they stand there.
-pub(super) fn columns_within(fields: &[FieldSpec], members: &[&str]) -> Result<(Vec<Column>, Paths), Vec<FieldMisfit>> {
-    let within: Vec<(usize, &FieldSpec)> =
-        fields.iter().enumerate().filter(|(_, field)| !members.contains(&field.name.as_str())).collect();
+/// The columns of those of these fields that are in messages, and where they stand there.
+pub(super) fn columns_within(
+    fields: &[(usize, &FieldSpec)],
+    members: &[&str],
+) -> Result<(Vec<Column>, Paths), Vec<FieldMisfit>> {
+    let is_within = |(_, field): &&(usize, &FieldSpec)| !members.contains(&field.name.as_str());
+    let within: Vec<(usize, &FieldSpec)> = fields.iter().filter(is_within).copied().collect();
     let columns = within.iter().map(|(index, field)| Column::new(*index, field)).collect();
     let places = within.iter().enumerate().map(|(place, (_, field))| (place, *field));
     let paths = Paths::new(places).map_err(|error| vec![FieldMisfit::of_schema(error.to_string())])?;

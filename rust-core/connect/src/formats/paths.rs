@@ -33,13 +33,29 @@ impl Paths {
     pub fn new<'f>(fields: impl IntoIterator<Item = (usize, &'f FieldSpec)>) -> Result<Paths, ConnectError> {
         let mut paths = Paths { nodes: vec![Node::default()] };
         for (column, field) in fields {
-            let keys = match &field.path {
-                None => vec![field.name.clone()],
-                Some(path) => keys_of(path).map_err(|rule| refuse(field, rule))?,
-            };
+            let keys = keys_of_field(field)?;
             paths.insert(&keys, column).map_err(|rule| refuse(field, rule))?;
         }
         Ok(paths)
+    }
+
+    /// Adds a field, unless there is one already that takes the same value: the column of whichever it is.
+    pub fn share(&mut self, field: &FieldSpec, column: usize) -> Result<usize, ConnectError> {
+        let keys = keys_of_field(field)?;
+        match self.target(&keys) {
+            Some(Target::Column(other)) => Ok(other),
+            _ => self.insert(&keys, column).map(|()| column).map_err(|rule| refuse(field, rule)),
+        }
+    }
+
+    fn target(&self, keys: &[String]) -> Option<Target> {
+        let (last, parents) = keys.split_last()?;
+        let mut node = &self.nodes[0];
+        for key in parents {
+            let Target::Node(next) = node.find(key)?.target else { return None };
+            node = &self.nodes[next];
+        }
+        node.find(last).map(|child| child.target)
     }
 
     pub fn node(&self, index: usize) -> &Node {
@@ -113,6 +129,14 @@ fn refuse(field: &FieldSpec, rule: &'static str) -> ConnectError {
         field: field.name.clone(),
         path: field.path.clone().unwrap_or_else(|| field.name.clone()),
         rule,
+    }
+}
+
+/// The keys that lead to a field's value.
+pub(in crate::formats) fn keys_of_field(field: &FieldSpec) -> Result<Vec<String>, ConnectError> {
+    match &field.path {
+        None => Ok(vec![field.name.clone()]),
+        Some(path) => keys_of(path).map_err(|rule| refuse(field, rule)),
     }
 }
 

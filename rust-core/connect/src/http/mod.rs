@@ -41,7 +41,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ringmill_wire::Schema;
 
 pub use self::sink::{HttpBody, HttpMethod, HttpSink};
-use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Secret, Waker, schema_of};
+use crate::{ConnectError, Fields, Journal, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
 /// JSON objects from requests: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +53,7 @@ pub struct HttpSpec {
     /// what requests must carry; anybody may send them if absent
     pub token: Option<TokenPlace>,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
     /// longer records become dead letters

@@ -18,7 +18,7 @@ use crate::{
 };
 
 fn options(format: Format) -> TextOptions {
-    TextOptions { format, fields: fields(&["x:int64"]), rate: None, record_bytes_max: 100 }
+    TextOptions { format, fields: fields(&["x:int64"]).into(), rate: None, record_bytes_max: 100 }
 }
 
 /// A partition that goes on behind `position` with what the journal has, and then with what `read` gives.

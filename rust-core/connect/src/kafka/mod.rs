@@ -26,7 +26,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, FieldSpec, MessageFormat, Partitions, Replay, Resume, Secret, Waker, schema_of};
+use crate::{ConnectError, Fields, MessageFormat, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
 /// Messages, a row each, from topics of Apache Kafka; the partitions are dealt to the shards.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,7 @@ pub struct KafkaSpec {
     /// what messages are
     pub format: MessageFormat,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second of all partitions together; as fast as they come if absent
     pub rate: Option<f64>,
     /// longer messages become dead letters

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rdkafka::{Message, consumer::base_consumer::PartitionQueue, error::KafkaError, message::BorrowedMessage};
+use rdkafka::{
+    Message,
+    consumer::base_consumer::PartitionQueue,
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
 use ringmill_wire::{BatchWriter, DataType};
 
 use super::{
@@ -12,7 +17,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    ConnectError, FieldSpec, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
+    ConnectError, Fields, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
     formats::{Records, Scratch, Stop, Taken},
     message::{Member, MessageDecoder, Record, Recorder, wait},
     pace::{Admission, Pace},
@@ -28,7 +33,7 @@ pub struct KafkaPartition {
     /// dropped before the session
     queue: PartitionQueue<Reports>,
     session: Arc<Session>,
-    fields: Vec<FieldSpec>,
+    fields: Fields,
     lines: Lines,
     decoder: MessageDecoder,
     scratch: Scratch,
@@ -200,16 +205,19 @@ struct Lines {
     fields: MessageFields,
     /// the key's column is binary
     is_key_binary: bool,
+    /// the header that says an event's type
+    type_header: Option<String>,
     recorder: Recorder,
 }
 
 impl Lines {
     fn new(spec: &KafkaSpec, topic: &str) -> Lines {
         let fields = spec.message_fields.clone();
-        let key = fields.key.as_ref().and_then(|key| spec.fields.iter().find(|field| field.name == *key));
+        let key = fields.key.as_ref().and_then(|key| spec.fields.declared().find(|field| field.name == *key));
         Lines {
             topic: topic.to_owned(),
             is_key_binary: key.is_some_and(|field| field.data_type == DataType::Binary),
+            type_header: spec.fields.types().and_then(|types| types.header()).map(str::to_owned),
             recorder: Recorder::new(&spec.format, !fields.names().is_empty()),
             fields,
         }
@@ -217,7 +225,7 @@ impl Lines {
 
     /// The message as a record; `None`: there is nothing in it.
     fn of<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Option<Record<'a>> {
-        let Lines { topic, fields, is_key_binary, recorder } = self;
+        let Lines { topic, fields, is_key_binary, type_header, recorder } = self;
         let key = match message.key() {
             None => Member::Null,
             Some(key) if *is_key_binary => Member::Bytes(key),
@@ -232,6 +240,16 @@ impl Lines {
         ];
         let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
         // One without a payload says that its key is gone: whatever the format, it is no record.
-        recorder.record(message.payload()?, members)
+        let record = recorder.record(message.payload()?, members)?;
+        Some(match type_header {
+            Some(name) => Record { header: last_header(message, name), ..record },
+            None => record,
+        })
     }
+}
+
+/// What the last header with this name says; empty: there is none.
+fn last_header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> &'a [u8] {
+    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    headers.filter(|header| header.key == name).last().and_then(|header| header.value).unwrap_or_default()
 }

@@ -64,7 +64,7 @@ impl Kafka {
             options_file: None,
             message_fields: MessageFields::default(),
             format: crate::MessageFormat::Json,
-            fields: fields(&["a:uint64"]),
+            fields: fields(&["a:uint64"]).into(),
             rate: None,
             record_bytes_max: 1 << 20,
         }
@@ -195,8 +195,11 @@ fn what_stands_beside_a_message_comes_into_its_fields() {
     };
     let columns = ["a:int64?", "topic:utf8", "key:utf8", "partition:int32", "offset:int64", "time:timestamp[ms]"]
         .map(str::to_owned);
-    let spec =
-        KafkaSpec { message_fields, fields: fields(&columns.each_ref().map(String::as_str)), ..kafka.spec(&["t"]) };
+    let spec = KafkaSpec {
+        message_fields,
+        fields: fields(&columns.each_ref().map(String::as_str)).into(),
+        ..kafka.spec(&["t"])
+    };
     let mut partitions = open(&spec, None);
     let (rows, letters) = read(&spec, &mut *partitions[1].1, 100);
     assert!(letters.is_empty());

@@ -9,7 +9,7 @@ use super::{
     part::{self, Pages, Place},
 };
 use crate::{
-    BinaryFormat, ConnectError, DeadLetter, DeadLetters, FieldSpec, Format, Partition, Partitions, Places, Poll,
+    BinaryFormat, ConnectError, DeadLetter, DeadLetters, Fields, Format, Partition, Partitions, Places, Poll,
     PollContext, Position,
     formats::{BROKEN_OFF, BinaryDecoder, Decoder, Records, Scratch, Stop, TOO_LONG, Taken},
     places::{Original, Tagger},
@@ -48,7 +48,7 @@ pub struct LettersSpec {
     /// how they are read back
     pub form: LetterForm,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// which letters
     pub filter: LetterFilter,
     /// longer records become dead letters
@@ -130,6 +130,7 @@ impl LetterDecoder {
     fn begin(&mut self, header: Option<&str>, origin: &str) -> Result<(), ConnectError> {
         if let LetterDecoder::Text(decoder) = self {
             decoder.restart(true);
+            decoder.set_type(header.unwrap_or_default().as_bytes());
             if decoder.needs_header() {
                 decoder.take_header(header.unwrap_or_default().as_bytes(), true, origin)?;
             }

@@ -48,7 +48,14 @@ fn field(name: &str, data_type: DataType, nullable: bool) -> FieldSpec {
 
 fn spec(folder: &Path, form: LetterForm, fields: Vec<FieldSpec>) -> LettersSpec {
     let filter = LetterFilter::default();
-    LettersSpec { folder: folder.to_owned(), origin: "scores".into(), form, fields, filter, record_bytes_max: 1 << 20 }
+    LettersSpec {
+        folder: folder.to_owned(),
+        origin: "scores".into(),
+        form,
+        fields: fields.into(),
+        filter,
+        record_bytes_max: 1 << 20,
+    }
 }
 
 /// Rows, dead letters and the position behind them.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Member, write_line};
 use crate::{
-    ConnectError, FieldSpec, MessageFormat, Poll,
+    ConnectError, Fields, MessageFormat, Poll,
     formats::{BinaryDecoder, Decoder, Records, Stop, Taken},
 };
 
@@ -23,7 +23,7 @@ pub(crate) fn wait(records: &Records<'_, '_>, now_ns: u64) -> Poll {
 /// with its members.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
-    /// empty where no field takes anything of it
+    /// of JSON the header that tells the type; empty where there is none, or no field takes anything of it
     pub header: &'a [u8],
     pub content: &'a [u8],
 }
@@ -86,7 +86,7 @@ impl MessageDecoder {
     /// `members`: the fields that take what stands beside a message.
     pub fn new(
         format: &MessageFormat,
-        fields: &[FieldSpec],
+        fields: &Fields,
         members: &[&str],
         record_bytes_max: usize,
     ) -> Result<MessageDecoder, ConnectError> {
@@ -110,7 +110,10 @@ impl MessageDecoder {
                 records.too_long(0, content, *max);
                 Stop::NeedMore
             }
-            (MessageDecoder::Json(decoder, _), Some(record)) => decoder.decode(record.content, true, records).stop,
+            (MessageDecoder::Json(decoder, _), Some(record)) => {
+                decoder.set_type(record.header);
+                decoder.decode(record.content, true, records).stop
+            }
             (MessageDecoder::Binary(decoder), Some(record)) => {
                 return decoder.decode(record.header, record.content, records);
             }

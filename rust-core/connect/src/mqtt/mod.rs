@@ -26,7 +26,7 @@ use std::{path::PathBuf, sync::Arc};
 use ringmill_wire::Schema;
 
 pub use self::sink::MqttSink;
-use crate::{ConnectError, FieldSpec, Journal, Partitions, Replay, Resume, Waker, host::host_and_port, schema_of};
+use crate::{ConnectError, Fields, Journal, Partitions, Replay, Resume, Waker, host::host_and_port, schema_of};
 
 /// JSON objects, one a message, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +48,7 @@ pub struct MqttSpec {
     /// the field that takes a message's topic
     pub topic_field: Option<String>,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
     /// longer messages become dead letters

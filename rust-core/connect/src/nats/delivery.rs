@@ -29,6 +29,8 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// A consumer, and what it delivers.
 pub struct Delivery {
     messages: pull::Stream,
+    /// the header that says an event's type
+    type_header: Option<String>,
     /// so many messages came
     count: u64,
     /// later ones have this number or a greater one
@@ -53,7 +55,8 @@ impl Delivery {
         let request = consumer.stream().max_messages_per_batch(MESSAGES_MAX).max_bytes_per_batch(bytes);
         let messages = request.heartbeat(HEARTBEAT).messages().await;
         let messages = messages.map_err(|error| Trouble::Passing(said(&error)))?;
-        Ok(Delivery { messages, count: 0, next: 0 })
+        let type_header = spec.fields.types().and_then(|types| types.header()).map(str::to_owned);
+        Ok(Delivery { messages, type_header, count: 0, next: 0 })
     }
 
     /// The number at which such a consumer begins.
@@ -96,8 +99,11 @@ impl Delivery {
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let taken_ns = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         (self.count, self.next) = (self.count + 1, sequence + 1);
-        let async_nats::Message { subject, payload, .. } = message.message;
-        Ok((Message { sequence, subject: subject.into_string(), payload, taken_ns }, pending))
+        let async_nats::Message { subject, payload, headers, .. } = message.message;
+        let header = self.type_header.as_deref().zip(headers.as_ref());
+        let event_type = header.and_then(|(name, headers)| headers.get_last(name)).map(ToString::to_string);
+        let event_type = event_type.unwrap_or_default();
+        Ok((Message { sequence, subject: subject.into_string(), payload, event_type, taken_ns }, pending))
     }
 }
 

@@ -40,7 +40,7 @@ pub use self::{
     servers::{NatsLogin, NatsServers},
     sink::NatsSink,
 };
-use crate::{ConnectError, FieldSpec, MessageFormat, Partitions, Replay, Resume, Waker, schema_of};
+use crate::{ConnectError, Fields, MessageFormat, Partitions, Replay, Resume, Waker, schema_of};
 
 /// Messages, a row each, from a stream of NATS JetStream: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +60,7 @@ pub struct NatsSpec {
     /// what messages are
     pub format: MessageFormat,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
     /// longer messages become dead letters

@@ -201,5 +201,11 @@ fn record<'a>(message: &'a Message, fields: &'a NatsFields, recorder: &'a mut Re
         (timestamp, Member::Number(message.taken_ns)),
     ];
     let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
-    recorder.record(&message.payload, members)
+    let record = recorder.record(&message.payload, members)?;
+    // Only where a header tells an event's type is anything in it.
+    Some(if message.event_type.is_empty() {
+        record
+    } else {
+        Record { header: message.event_type.as_bytes(), ..record }
+    })
 }

@@ -30,6 +30,8 @@ pub struct Message {
     pub sequence: u64,
     pub subject: String,
     pub payload: Bytes,
+    /// what the header says that tells an event's type; empty: nothing
+    pub event_type: String,
     /// when the server took it, nanoseconds since 1970
     pub taken_ns: i64,
 }

@@ -92,6 +92,7 @@ fn a_gap_begins_where_the_first_message_is_missing() {
             sequence: *sequence,
             subject: String::new(),
             payload: Bytes::new(),
+            event_type: String::new(),
             taken_ns: 0,
         };
         assert_eq!(first_gap(next, &sequences.iter().map(message).collect::<Vec<_>>()), gap, "{sequences:?}");

@@ -120,7 +120,7 @@ fn file(folder: &std::path::Path, content: &str) -> (FileSpec, Held) {
     let spec = FileSpec {
         path,
         format: Format::Csv,
-        fields,
+        fields: fields.into(),
         rate: Some(3.0),
         order: Order::Parallel,
         record_bytes_max: 1000,

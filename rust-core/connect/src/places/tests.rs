@@ -12,7 +12,15 @@ use crate::{
 
 fn spec(path: &str, format: Format, order: Order) -> FileSpec {
     let fields = fields(&["x:int64", "t:utf8"]);
-    FileSpec { path: path.to_owned(), format, fields, rate: None, order, record_bytes_max: 1000, decode_threads: 0 }
+    FileSpec {
+        path: path.to_owned(),
+        format,
+        fields: fields.into(),
+        rate: None,
+        order,
+        record_bytes_max: 1000,
+        decode_threads: 0,
+    }
 }
 
 /// Waits for the record of a tag.

@@ -14,7 +14,7 @@ use std::{path::PathBuf, sync::Arc};
 use ringmill_wire::Schema;
 
 use crate::{
-    ConnectError, FieldSpec, Format, Journal, Partitions, Replay, Resume, Waker, schema_of, stdin,
+    ConnectError, Fields, Format, Journal, Partitions, Replay, Resume, Waker, schema_of, stdin,
     text::{Content, TextOptions},
 };
 use lines::Lines;
@@ -35,7 +35,7 @@ pub struct SocketSpec {
     /// where it listens
     pub address: Address,
     /// the columns
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
     /// longer records become dead letters

@@ -19,7 +19,7 @@ use std::{
 use ringmill_wire::BatchWriter;
 
 use crate::{
-    ConnectError, FieldSpec, FileIdentity, Format, Partition, Poll, PollContext, Position, TakenLetters, Waker,
+    ConnectError, Fields, FileIdentity, Format, Partition, Poll, PollContext, Position, TakenLetters, Waker,
     formats::{BROKEN_OFF, Decoder, Records, Scratch, Stop},
     journal::Journaled,
     pace::{Admission, Pace},
@@ -51,7 +51,7 @@ pub(crate) struct Part {
 #[derive(Debug, Clone)]
 pub(crate) struct TextOptions {
     pub format: Format,
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// rows per second of this partition
     pub rate: Option<f64>,
     pub record_bytes_max: usize,
@@ -92,7 +92,7 @@ enum Boundary {
 /// Text from files one after the other, or from one stream.
 pub(crate) struct TextPartition {
     name: String,
-    fields: Vec<FieldSpec>,
+    fields: Fields,
     decoder: Decoder,
     pace: Pace,
     scratch: Scratch,

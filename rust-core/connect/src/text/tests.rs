@@ -38,7 +38,7 @@ impl Read for Pipe {
 }
 
 fn options(format: Format, specs: &[&str]) -> TextOptions {
-    TextOptions { format, fields: fields(specs), rate: None, record_bytes_max: RECORD_BYTES_MAX }
+    TextOptions { format, fields: fields(specs).into(), rate: None, record_bytes_max: RECORD_BYTES_MAX }
 }
 
 struct Stream {

@@ -169,10 +169,17 @@ fn check_inputs(node: &NodeSpec, nodes: &[NodeSpec], indices: &HashMap<&str, usi
         };
         let wrong = match (&producer.kind, port) {
             (NodeKind::Sink(_), _) => Some(format!("{name:?} is a sink; nothing can be read from it")),
-            (NodeKind::Source(_) | NodeKind::Udf(_) | NodeKind::Filter(_), Port::Late) => {
+            (NodeKind::Source(source), Port::Rows) if !matches!(node.kind, NodeKind::EventType(_)) => {
+                source.connector.event_types().map(|types| {
+                    let streams = types.types().iter().map(|event_type| format!("{name}.{}", event_type.name));
+                    let streams = streams.collect::<Vec<_>>().join(", ");
+                    format!("{name:?} has events of several types, each with a stream of its own: {streams}")
+                })
+            }
+            (NodeKind::Source(_) | NodeKind::EventType(_) | NodeKind::Udf(_) | NodeKind::Filter(_), Port::Late) => {
                 Some(format!("{name:?} has no late rows; only windows have"))
             }
-            (NodeKind::Window(_) | NodeKind::Filter(_), Port::DeadLetters) => {
+            (NodeKind::Window(_) | NodeKind::EventType(_) | NodeKind::Filter(_), Port::DeadLetters) => {
                 Some(format!("{name:?} has no dead letters; only sources and UDF steps have"))
             }
             _ => None,
@@ -210,7 +217,18 @@ fn resolve(
     let (schema, event_time) = match (&kind, &input) {
         (NodeKind::Source(source), _) => resolve_source(&name, source, errors)?,
         (_, None) => return None,
-        (NodeKind::Window(window), Some(input)) => (resolve_window(&name, window, input, errors)?, None),
+        (NodeKind::EventType(spec), Some(_)) => match spec.schema() {
+            Ok(schema) => (schema, spec.event_type().event_time.clone()),
+            Err(wrong) => {
+                let (source, name) = name.split_once('.').unwrap_or((&name, ""));
+                errors.push(error(source, &format!("types.{name}.fields"), wrong, None));
+                return None;
+            }
+        },
+        (NodeKind::Window(window), Some(input)) => {
+            check_time(&name, &refs, built, errors);
+            (resolve_window(&name, window, input, errors)?, None)
+        }
         (NodeKind::Udf(udf), Some(input)) => {
             (resolve_udf(&name, udf, &input.schema, errors)?, input.event_time.clone())
         }
@@ -308,7 +326,8 @@ fn resolve_source(
             return None;
         }
     };
-    if let Some(column) = &source.event_time {
+    // Of several types it was checked with them.
+    if let Some(column) = source.event_time.as_ref().filter(|_| source.connector.event_types().is_none()) {
         match schema.index_of(column).map(|index| schema.field(index)) {
             None => errors.push(missing_column(name, "event_time", column, &schema)),
             Some(field) if !matches!(field.data_type, DataType::Timestamp(_)) => {
@@ -327,6 +346,22 @@ fn resolve_source(
         }
     }
     Some((schema, source.event_time.clone()))
+}
+
+/// A window over rows without a time, beside others of their source that have one, would not know when it ends.
+fn check_time(name: &str, inputs: &[StreamRef], built: &[Option<Node>], errors: &mut Vec<PlanError>) {
+    let mut ahead: Vec<usize> = inputs.iter().map(|input| input.node).collect();
+    while let Some(node) = ahead.pop().and_then(|at| built[at].as_ref()) {
+        if let NodeKind::EventType(spec) = &node.kind
+            && spec.is_timeless()
+        {
+            let message =
+                format!("the rows of {:?} have no event time, and other types of their source have", node.name);
+            errors.push(error(name, "inputs", message, Some("name it in the type: event_time = \"at\", for example")));
+            return;
+        }
+        ahead.extend(node.inputs.iter().map(|input| input.node));
+    }
 }
 
 /// The unit of a stream's event time.

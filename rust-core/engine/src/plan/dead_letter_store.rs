@@ -78,6 +78,6 @@ fn makes_letters(kind: &NodeKind) -> bool {
             !matches!(source.connector, SourceConnector::Generator(_) | SourceConnector::Letters(_))
         }
         NodeKind::Udf(_) => true,
-        NodeKind::Window(_) | NodeKind::Filter(_) | NodeKind::Sink(_) => false,
+        NodeKind::EventType(_) | NodeKind::Window(_) | NodeKind::Filter(_) | NodeKind::Sink(_) => false,
     }
 }

@@ -11,7 +11,9 @@ pub fn are_rows_traced(plan: &Plan, index: usize) -> bool {
 fn comes_from_source(plan: &Plan, index: usize) -> bool {
     match plan.nodes[index].kind {
         NodeKind::Source(_) => true,
-        NodeKind::Filter(_) | NodeKind::Udf(_) => producers(plan, index).any(|before| comes_from_source(plan, before)),
+        NodeKind::EventType(_) | NodeKind::Filter(_) | NodeKind::Udf(_) => {
+            producers(plan, index).any(|before| comes_from_source(plan, before))
+        }
         NodeKind::Window(_) | NodeKind::Sink(_) => false,
     }
 }
@@ -19,7 +21,7 @@ fn comes_from_source(plan: &Plan, index: usize) -> bool {
 fn leads_to_letters(plan: &Plan, index: usize) -> bool {
     match &plan.nodes[index].kind {
         NodeKind::Udf(udf) if udf.on_error == OnError::DeadLetter => true,
-        NodeKind::Source(_) | NodeKind::Filter(_) | NodeKind::Udf(_) => {
+        NodeKind::Source(_) | NodeKind::EventType(_) | NodeKind::Filter(_) | NodeKind::Udf(_) => {
             consumers(plan, index).any(|behind| leads_to_letters(plan, behind))
         }
         NodeKind::Window(_) | NodeKind::Sink(_) => false,
@@ -41,7 +43,7 @@ fn declared_key(node: &Node) -> Option<&[String]> {
     let key = match &node.kind {
         NodeKind::Window(window) => &window.key,
         NodeKind::Udf(udf) => &udf.key,
-        NodeKind::Source(_) | NodeKind::Filter(_) | NodeKind::Sink(_) => return None,
+        NodeKind::Source(_) | NodeKind::EventType(_) | NodeKind::Filter(_) | NodeKind::Sink(_) => return None,
     };
     (!key.is_empty()).then_some(key)
 }

@@ -178,31 +178,35 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
         NodeKind::Source(source) => {
             let json = LetterForm::Records(Format::Json);
             let (form, fields, record_bytes_max) = match &source.connector {
-                SourceConnector::File(file) => (LetterForm::Records(file.format), &file.fields, file.record_bytes_max),
-                SourceConnector::Stdin(stdin) => {
-                    (LetterForm::Records(stdin.format), &stdin.fields, stdin.record_bytes_max)
+                SourceConnector::File(file) => {
+                    (LetterForm::Records(file.format), file.fields.clone(), file.record_bytes_max)
                 }
-                SourceConnector::Socket(socket) => (json, &socket.fields, socket.record_bytes_max),
-                SourceConnector::Http(http) => (json, &http.fields, http.record_bytes_max),
+                SourceConnector::Stdin(stdin) => {
+                    (LetterForm::Records(stdin.format), stdin.fields.clone(), stdin.record_bytes_max)
+                }
+                SourceConnector::Socket(socket) => (json, socket.fields.clone(), socket.record_bytes_max),
+                SourceConnector::Http(http) => (json, http.fields.clone(), http.record_bytes_max),
                 SourceConnector::Kafka(kafka) => {
                     let form = messages(&kafka.format, kafka.message_fields.names());
-                    (form, &kafka.fields, kafka.record_bytes_max)
+                    (form, kafka.fields.clone(), kafka.record_bytes_max)
                 }
-                SourceConnector::Mqtt(mqtt) => (json, &mqtt.fields, mqtt.record_bytes_max),
+                SourceConnector::Mqtt(mqtt) => (json, mqtt.fields.clone(), mqtt.record_bytes_max),
                 SourceConnector::Nats(nats) => {
                     let form = messages(&nats.format, nats.message_fields.names());
-                    (form, &nats.fields, nats.record_bytes_max)
+                    (form, nats.fields.clone(), nats.record_bytes_max)
                 }
-                SourceConnector::Python(source) => (json, &source.feed.fields, source.feed.variable_bytes_max as usize),
+                SourceConnector::Python(source) => {
+                    (json, source.feed.fields.clone().into(), source.feed.variable_bytes_max as usize)
+                }
                 SourceConnector::Producer(source) => {
-                    (json, &source.feed.fields, source.feed.variable_bytes_max as usize)
+                    (json, source.feed.fields.clone().into(), source.feed.variable_bytes_max as usize)
                 }
                 SourceConnector::Generator(_) | SourceConnector::Letters(_) => {
                     return Err(format!("{} makes its rows, and they are always right", node.name));
                 }
             };
             let event_time = source.event_time.clone();
-            (form, fields.clone(), record_bytes_max, event_time, source.max_future_ns)
+            (form, fields, record_bytes_max, event_time, source.max_future_ns)
         }
         NodeKind::Udf(_) => {
             check_learning(plan, index)?;

@@ -11,7 +11,7 @@ use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 use super::checkpoint_thread::{Message, SinkCommand};
 use super::dead_letters::DeadLetterBatch;
 use super::exchange::Lanes;
-use super::filter::FilterOperator;
+use super::filter::{FilterOperator, Selection};
 use super::graph::Graph;
 use super::operator::{DEAD_LETTERS, LATE, Operator, ROWS};
 use super::outputs::Outputs;
@@ -314,7 +314,15 @@ impl<'a> Assembly<'a> {
                     bound.map_err(|error| EngineError::Internal(format!("{}: {}", node.name, error.message)))?;
                 let variable = variable_bytes(self.plan).max(WINDOW_VARIABLE_BYTES);
                 let out = heap_batch(node, input, variable)?.tagged(are_rows_traced(self.plan, index));
-                Box::new(FilterOperator::new(node.name.clone(), predicate, out, inputs))
+                Box::new(FilterOperator::new(node.name.clone(), Selection::Where(predicate), out, inputs))
+            }
+            NodeKind::EventType(spec) => {
+                let number = u16::try_from(spec.number)
+                    .map_err(|_| EngineError::Internal(format!("{}: there are too many types", node.name)))?;
+                let selection = Selection::EventType { number, columns: spec.columns().to_vec() };
+                let out = heap_batch(node, &node.schema, variable_bytes(self.plan))?;
+                let out = out.tagged(are_rows_traced(self.plan, index));
+                Box::new(FilterOperator::new(node.name.clone(), selection, out, inputs))
             }
             NodeKind::Udf(udf) => {
                 let Some((_, layouts)) = udf_layouts(node)? else {
@@ -465,6 +473,7 @@ pub fn node_counts(plan: &Plan) -> Vec<NodeCounts> {
         NodeKind::Source(_) => "source",
         NodeKind::Window(_) => "window",
         NodeKind::Udf(_) => "udf",
+        NodeKind::EventType(_) => "event type",
         NodeKind::Filter(_) => "filter",
         NodeKind::Sink(_) => "sink",
     };
@@ -504,6 +513,7 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                 }
                 ("batches", shards * (bytes(&node.schema, variable) + DeadLetterBatch::bytes()))
             }
+            NodeKind::EventType(_) => ("batches", shards * bytes(&node.schema, variable)),
             NodeKind::Filter(_) => ("batches", shards * bytes(&node.schema, window_variable)),
             NodeKind::Sink(SinkSpec::Null) => continue,
             NodeKind::Sink(SinkSpec::Retained(spec)) => {

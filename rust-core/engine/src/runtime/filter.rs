@@ -1,6 +1,9 @@
-//! Passes on the rows for which an expression holds.
+//! Passes on some of its rows: those for which an expression holds, or those of one type of events.
 
-use ringmill_wire::HeapBatch;
+use std::ops::Range;
+
+use ringmill_connect::EventTypes;
+use ringmill_wire::{BatchView, BatchWriter, HeapBatch};
 
 use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use crate::error::EngineError;
@@ -10,10 +13,43 @@ use crate::metrics::NodeCounts;
 /// Rows looked at in one go, so that the selection stays in the nearest cache.
 const CHUNK: usize = 1024;
 
-/// The filter node of one shard.
+/// Which rows are passed on, and which columns of them.
+pub enum Selection {
+    /// Those for which an expression holds, as they are.
+    Where(Predicate),
+    /// Those of the type with this number, and for each column of the results the one that it is in.
+    EventType {
+        /// The number.
+        number: u16,
+        /// The columns.
+        columns: Vec<usize>,
+    },
+}
+
+impl Selection {
+    fn select(&mut self, view: &BatchView<'_>, rows: Range<usize>, selected: &mut Vec<u32>) {
+        match self {
+            Selection::Where(predicate) => predicate.select(view, rows, selected),
+            Selection::EventType { number, .. } => {
+                let numbers = &view.column(EventTypes::NUMBER).values::<u16>()[rows.clone()];
+                let own = rows.zip(numbers).filter(|(_, other)| *other == number);
+                selected.extend(own.map(|(row, _)| row as u32));
+            }
+        }
+    }
+
+    fn copy(&self, out: &mut BatchWriter, view: &BatchView<'_>, selected: &[u32]) -> usize {
+        match self {
+            Selection::Where(_) => out.copy_selected(view, selected),
+            Selection::EventType { columns, .. } => out.copy_selected_columns(view, columns, selected),
+        }
+    }
+}
+
+/// The filter node of one shard, or that of a type of events.
 pub struct FilterOperator {
     name: String,
-    predicate: Predicate,
+    selection: Selection,
     out: HeapBatch,
     ingest_ns: u64,
     selected: Vec<u32>,
@@ -26,10 +62,10 @@ pub struct FilterOperator {
 
 impl FilterOperator {
     /// Collects passing rows in batches like `out`.
-    pub fn new(name: String, predicate: Predicate, out: HeapBatch, inputs: usize) -> Self {
+    pub fn new(name: String, selection: Selection, out: HeapBatch, inputs: usize) -> Self {
         Self {
             name,
-            predicate,
+            selection,
             out,
             ingest_ns: 0,
             selected: Vec::with_capacity(CHUNK),
@@ -62,8 +98,8 @@ impl Operator for FilterOperator {
         while first < delivery.view.rows() {
             let end = (first + CHUNK).min(delivery.view.rows());
             self.selected.clear();
-            self.predicate.select(&delivery.view, first..end, &mut self.selected);
-            let copied = self.out.writer().copy_selected(&delivery.view, &self.selected);
+            self.selection.select(&delivery.view, first..end, &mut self.selected);
+            let copied = self.selection.copy(self.out.writer(), &delivery.view, &self.selected);
             self.rows_out += copied as u64;
             if let Some(&row) = self.selected.get(copied) {
                 if self.out.rows() == 0 {

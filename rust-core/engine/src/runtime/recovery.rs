@@ -424,6 +424,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
         }
         NodeKind::Window(_) => ("window", window_fingerprint(plan, node)?, None),
         NodeKind::Udf(udf) => ("udf", udf_fingerprint(plan, node, udf), Some(udf.description.version)),
+        NodeKind::EventType(_) => ("event type", String::new(), None),
         NodeKind::Filter(_) => ("filter", String::new(), None),
         NodeKind::Sink(sink) => {
             let target = match sink {

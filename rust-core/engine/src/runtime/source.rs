@@ -224,8 +224,13 @@ impl SourceOperator {
         let mut newest_ns = self.partitions[index].newest_ns;
         if let Some((column, unit)) = self.time.column {
             let view = self.batch.view();
-            let times = view.column(column).values::<i64>();
-            for (row, &time) in times.iter().enumerate() {
+            let column = view.column(column);
+            let are_all_dated = column.null_count() == 0;
+            for (row, &time) in column.values::<i64>().iter().enumerate() {
+                // Of several types some may have no event time, and say nothing of it.
+                if !are_all_dated && !column.is_valid(row) {
+                    continue;
+                }
                 let time_ns = nanoseconds(time, unit);
                 if time_ns < newest_ns {
                     let watermark_ns = others_ns.min(newest_ns.saturating_sub(self.time.out_of_orderness_ns));

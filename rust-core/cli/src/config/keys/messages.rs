@@ -1,8 +1,8 @@
 //! The keys of sources and sinks whose rows are messages: `kafka`, `mqtt`, `nats`.
 
 use super::{
-    EVENT_TIME, FIELDS, IDLE_TIMEOUT, INPUTS, Key, Kind, MAX_FUTURE, OUT_OF_ORDERNESS, RATE, RECORD_SIZE_MAX, needed,
-    optional,
+    EVENT_TIME, FIELDS_OR_TYPES, IDLE_TIMEOUT, INPUTS, Key, Kind, MAX_FUTURE, OUT_OF_ORDERNESS, RATE, RECORD_SIZE_MAX,
+    TYPE_FIELD, TYPE_OF_LINES, TYPES, needed, optional,
 };
 
 const MESSAGE_FORMAT: Key = optional(
@@ -14,6 +14,18 @@ const AVRO: Key = optional("avro", Kind::Table(AVRO_KEYS), "How messages are rea
 
 const PROTOBUF: Key =
     optional("protobuf", Kind::Table(PROTOBUF_KEYS), "How messages are read with format = \"protobuf\".");
+
+const TYPE_OF_MESSAGES: Key =
+    optional("type", Kind::Table(TYPE_OF_MESSAGE), "With `types`: how an event says which of them it is of.");
+static TYPE_OF_MESSAGE: &[Key] = &[
+    TYPE_FIELD,
+    optional("header", Kind::Filled, "The header of a message with the type; of several with this name the last."),
+    optional(
+        "schema",
+        Kind::Boolean,
+        "true, with Avro or Protobuf by a schema registry: the type is the full name of a message's record or message type.",
+    ),
+];
 
 const REGISTRY: Key = optional(
     "registry",
@@ -122,7 +134,9 @@ pub(super) static KAFKA: &[Key] = &[
     MESSAGE_FORMAT,
     AVRO,
     PROTOBUF,
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_MESSAGES,
+    TYPES,
     RATE,
     RECORD_SIZE_MAX,
     EVENT_TIME,
@@ -163,7 +177,9 @@ pub(super) static MQTT: &[Key] = &[
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
     optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_LINES,
+    TYPES,
     RATE,
     RECORD_SIZE_MAX,
     EVENT_TIME,
@@ -225,7 +241,9 @@ pub(super) static NATS: &[Key] = &[
     MESSAGE_FORMAT,
     AVRO,
     PROTOBUF,
-    FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_MESSAGES,
+    TYPES,
     RATE,
     RECORD_SIZE_MAX,
     EVENT_TIME,

@@ -43,7 +43,8 @@ impl AvroSpec {
     pub fn misfits(&self, fields: &[FieldSpec], members: &[&str]) -> Vec<FieldMisfit> {
         match self {
             AvroSpec::Datum(schema) | AvroSpec::SingleObject(schema) | AvroSpec::Registry(_, Some(schema)) => {
-                reader::compile(schema, None, fields, members).err().unwrap_or_default()
+                let fields: Vec<_> = fields.iter().enumerate().collect();
+                reader::compile(schema, None, &fields, members).err().unwrap_or_default()
             }
             AvroSpec::Registry(_, None) => Vec::new(),
         }

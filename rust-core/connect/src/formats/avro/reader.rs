@@ -11,7 +11,7 @@ use super::{
 #[cfg(feature = "http")]
 use crate::formats::registry::{self, Known, Registry};
 use crate::{
-    ConnectError, FieldSpec,
+    ConnectError, FieldSpec, Fields,
     formats::{
         FieldMisfit,
         binary::Bytes,
@@ -30,11 +30,19 @@ pub(in crate::formats) enum AvroReader {
     One { program: Arc<Program>, prefix: Box<[u8]> },
     /// each says by which one
     #[cfg(feature = "http")]
-    Registry { registry: Arc<Registry<Program>>, programs: HashMap<u32, Arc<Program>> },
+    Registry { registry: Arc<Registry<OfType>>, programs: HashMap<u32, Arc<OfType>> },
+}
+
+/// The program for a schema, and the number of the type of events that have it.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub(in crate::formats) struct OfType {
+    program: Arc<Program>,
+    number: usize,
 }
 
 impl AvroReader {
-    pub fn new(spec: &AvroSpec, fields: &[FieldSpec], members: &[&str]) -> Result<AvroReader, ConnectError> {
+    pub fn new(spec: &AvroSpec, fields: &Fields, members: &[&str]) -> Result<AvroReader, ConnectError> {
         let (schema, prefix) = match spec {
             AvroSpec::Datum(schema) => (schema, Vec::new()),
             AvroSpec::SingleObject(schema) => (schema, [&MARKER[..], &schema.fingerprint()].concat()),
@@ -46,7 +54,15 @@ impl AvroReader {
             #[cfg(not(feature = "http"))]
             AvroSpec::Registry(..) => return Err(ConnectError::Feature("http")),
         };
-        let program = compile(schema, None, fields, members).map_err(|misfits| ConnectError::Misfit { misfits })?;
+        if fields.types().is_some() {
+            return Err(ConnectError::Spec {
+                option: "type",
+                value: "schema".to_owned(),
+                rule: message::NEEDS_REGISTRY,
+            });
+        }
+        let program =
+            compile(schema, None, &fields.of_type(0), members).map_err(|misfits| ConnectError::Misfit { misfits })?;
         Ok(AvroReader::One { program: Arc::new(program), prefix: prefix.into() })
     }
 
@@ -54,7 +70,7 @@ impl AvroReader {
     pub fn reading(&mut self, message: &[u8]) -> Result<Reading, ConnectError> {
         match self {
             AvroReader::One { program, prefix } if message.starts_with(prefix) => {
-                Ok(Reading::By(message::Program::Avro(Arc::clone(program)), prefix.len()))
+                Ok(Reading::By(message::Program::Avro(Arc::clone(program)), prefix.len(), 0))
             }
             AvroReader::One { prefix, .. } => Ok(Reading::Not(foreign(message, prefix))),
             #[cfg(feature = "http")]
@@ -62,15 +78,20 @@ impl AvroReader {
                 let Some(id) = registry::id(message) else {
                     return Ok(Reading::Not(registry::FOREIGN.to_owned()));
                 };
-                if let Some(program) = programs.get(&id) {
-                    return Ok(Reading::By(message::Program::Avro(Arc::clone(program)), registry::HEAD_BYTES));
+                let by = |known: &OfType| {
+                    let program = message::Program::Avro(Arc::clone(&known.program));
+                    Reading::By(program, registry::HEAD_BYTES, known.number)
+                };
+                if let Some(known) = programs.get(&id) {
+                    return Ok(by(known));
                 }
                 Ok(match registry.ask(id)? {
                     Known::Later => Reading::Later,
                     Known::Refused(reason) => Reading::Not(reason.to_string()),
-                    Known::Found(program) => {
-                        programs.insert(id, Arc::clone(&program));
-                        Reading::By(message::Program::Avro(program), registry::HEAD_BYTES)
+                    Known::Found(found) => {
+                        let reading = by(&found);
+                        programs.insert(id, found);
+                        reading
                     }
                 })
             }
@@ -83,17 +104,23 @@ impl AvroReader {
 fn open(
     spec: &super::RegistrySpec,
     reader: Option<AvroSchema>,
-    fields: &[FieldSpec],
+    fields: &Fields,
     members: &[&str],
-) -> Result<Registry<Program>, ConnectError> {
-    let fields = fields.to_vec();
+) -> Result<Registry<OfType>, ConnectError> {
+    let fields = fields.clone();
     let members: Vec<String> = members.iter().map(|member| (*member).to_owned()).collect();
     Registry::open(spec, "AVRO", move |found| {
         let others: Vec<String> = found.others.into_iter().map(|other| other.schema).collect();
         let schema = AvroSchema::parse_with(&found.schema, &others);
         let schema = schema.map_err(|reason| format!("cannot be read: {reason}"))?;
         let members: Vec<&str> = members.iter().map(String::as_str).collect();
-        compile(&schema, reader.as_ref(), &fields, &members).map_err(FieldMisfit::of_many)
+        let number = match fields.types() {
+            None => 0,
+            Some(types) => types.number_of_schema(&schema.full_name())?,
+        };
+        let program = compile(&schema, reader.as_ref(), &fields.of_type(number), &members);
+        let program = program.map_err(FieldMisfit::of_many)?;
+        Ok(OfType { program: Arc::new(program), number })
     })
 }
 
@@ -134,7 +161,7 @@ fn foreign(message: &[u8], prefix: &[u8]) -> String {
 pub(super) fn compile(
     schema: &AvroSchema,
     reader: Option<&AvroSchema>,
-    fields: &[FieldSpec],
+    fields: &[(usize, &FieldSpec)],
     members: &[&str],
 ) -> Result<Program, Vec<FieldMisfit>> {
     let (columns, paths) = columns_within(fields, members)?;

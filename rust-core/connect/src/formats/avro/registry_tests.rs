@@ -7,7 +7,7 @@ use crate::{
     Secret,
     formats::{
         BinaryDecoder, BinaryFormat,
-        registry::testing::{Server, decode, message},
+        registry::testing::{Server, decode, decode_fields, message, types},
     },
     testing::fields,
 };
@@ -20,7 +20,7 @@ fn decoder(server: &Server, columns: &[&str]) -> BinaryDecoder {
 fn decoder_of(server: &Server, columns: &[&str], reader: Option<&str>) -> BinaryDecoder {
     let reader = reader.map(|schema| AvroSchema::parse(schema).unwrap());
     let format = BinaryFormat::Avro(Box::new(AvroSpec::Registry(server.spec.clone(), reader)));
-    BinaryDecoder::new(&format, &fields(columns), &[], 1 << 12).unwrap()
+    BinaryDecoder::new(&format, &fields(columns).into(), &[], 1 << 12).unwrap()
 }
 
 #[test]
@@ -181,4 +181,42 @@ fn a_registry_that_does_not_answer_is_waited_for_and_one_that_refuses_is_not() {
         assert_eq!(refused.to_string(), format!("schema registry at {name}: {told}"));
         assert!(!refused.is_configuration());
     }
+}
+
+#[test]
+fn a_schema_s_full_name_tells_the_type_of_its_messages() {
+    let record = |name: &str, fields: &str| {
+        format!(r#"{{"type": "record", "namespace": "shop", "name": "{name}", "fields": [{fields}]}}"#)
+    };
+    let (a, b) = (r#"{"name": "a", "type": "long"}"#, r#"{"name": "b", "type": "string"}"#);
+    let schemas = [record("Order", a), record("Trade", &[b, a].join(",")), record("Refund", a), record("Order", b)];
+    let server = Server::with(&schemas.each_ref().map(String::as_str));
+    let fields = types(&[("shop.Order", &["a:int64"]), ("shop.Trade", &["b:utf8", "a:int64"])]);
+    let format = BinaryFormat::Avro(Box::new(AvroSpec::Registry(server.spec.clone(), None)));
+    let mut decoder = BinaryDecoder::new(&format, &fields, &[], 1 << 12).unwrap();
+    let messages = [
+        message(2, b"\x02x\x04"),
+        message(1, b"\x0e"),
+        message(3, b"\x02"),
+        message(4, b"\x02x"),
+        message(2, b"\x02y\x06"),
+    ];
+    let (rows, reasons) = decode_fields(&mut decoder, &fields, &messages, || {}).unwrap();
+    let expected = [
+        r#"{"type":1,"int64 1":2,"utf8 2":"x"}"#,
+        r#"{"type":0,"int64 1":7,"utf8 2":""}"#,
+        r#"{"type":1,"int64 1":3,"utf8 2":"y"}"#,
+    ];
+    assert_eq!(rows.lines().collect::<Vec<_>>(), expected);
+    let expected = [
+        "schema 3 of the registry is shop.Refund, and no type is declared for it; there are Order, Trade",
+        "schema 4 of the registry does not fit: field \"a\": the schema has no field \"a\"",
+    ];
+    assert_eq!(reasons, expected);
+    let plain = BinaryFormat::Avro(Box::new(AvroSpec::Datum(AvroSchema::parse(&schemas[0]).unwrap())));
+    let refused = BinaryDecoder::new(&plain, &fields, &[], 1 << 12).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "type is schema, but messages say their schema, which tells their type, by a registry's number"
+    );
 }

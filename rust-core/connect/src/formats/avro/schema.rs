@@ -45,6 +45,12 @@ impl AvroSchema {
         self.others.iter().chain([&*self.parsed]).collect()
     }
 
+    /// Its name with its namespace; what people call it, if it has none.
+    #[cfg(feature = "http")]
+    pub(super) fn full_name(&self) -> String {
+        self.parsed.name().map_or_else(|| name_of(&self.parsed), ToString::to_string)
+    }
+
     /// By what the single-object encoding knows it: CRC-64-AVRO of its canonical form, little-endian.
     pub(super) fn fingerprint(&self) -> [u8; 8] {
         let bytes = self.parsed.fingerprint::<Rabin>().bytes;

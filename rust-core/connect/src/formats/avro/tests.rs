@@ -40,7 +40,7 @@ fn decode_with(
 ) -> Result<(String, Vec<Letter>), ConnectError> {
     let fields = fields(columns);
     let format = BinaryFormat::Avro(Box::new(spec.clone()));
-    messages::decode(BinaryDecoder::new(&format, &fields, members, 1 << 12)?, &fields, messages)
+    messages::decode(BinaryDecoder::new(&format, &fields.clone().into(), members, 1 << 12)?, &fields, messages)
 }
 
 fn decode(spec: &AvroSpec, columns: &[&str], messages: &[Vec<u8>]) -> (String, Vec<Letter>) {

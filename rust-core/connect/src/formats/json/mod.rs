@@ -9,23 +9,25 @@ mod document;
 mod encode;
 mod list;
 mod number;
+mod object;
 #[cfg(test)]
 mod tests;
+mod typed;
+#[cfg(test)]
+mod typed_tests;
 
 use std::fmt::Write;
 
 use memchr::{memchr, memrchr};
-use ringmill_wire::DataType;
 
 use super::{
     Progress, Records, Stop, Within,
-    column::{Column, Refusal, Row},
-    paths::Paths,
+    column::{Refusal, Row},
 };
-use crate::{ConnectError, FieldSpec};
+use crate::{ConnectError, FieldSpec, Fields};
 use cursor::{Cursor, ENDS, Syntax};
-use document::{Cell, Document, Token};
-use number::Wrong;
+use object::Object;
+use typed::TypedObject;
 
 pub(super) use encode::JsonEncoder;
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
@@ -38,18 +40,57 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Decodes NDJSON.
 #[derive(Debug, Clone)]
 pub(crate) struct JsonDecoder {
-    columns: Vec<Column>,
-    document: Document,
+    objects: Objects,
     record_bytes_max: usize,
     /// within a line that is too long and already buried
     skipping: bool,
-    /// floats that are no numbers may be written as text
-    takes_not_finite: bool,
+}
+
+/// What the objects are.
+#[derive(Debug, Clone)]
+enum Objects {
+    /// rows of the same columns
+    One(Object),
+    /// events, each of its own type
+    Typed(TypedObject),
+}
+
+impl Objects {
+    /// Reads the object that begins where the cursor stands, on this line.
+    #[inline]
+    fn read(&mut self, cursor: &mut Cursor<'_>, line: &[u8]) -> Result<(), Syntax> {
+        match self {
+            Objects::One(object) => object.read(cursor),
+            Objects::Typed(object) => object.read(cursor, line),
+        }
+    }
+
+    /// Moves the values of the object that was read last from `bytes` into the row.
+    #[inline]
+    fn push(&self, bytes: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
+        match self {
+            Objects::One(object) => object.push(bytes, row),
+            Objects::Typed(object) => object.push(bytes, row),
+        }
+    }
+
+    /// What has to be known besides the line to read it again.
+    #[inline]
+    fn header(&self) -> Option<&str> {
+        match self {
+            Objects::One(_) => None,
+            Objects::Typed(object) => object.header(),
+        }
+    }
 }
 
 impl JsonDecoder {
-    pub fn new(fields: &[FieldSpec], record_bytes_max: usize) -> Result<JsonDecoder, ConnectError> {
-        JsonDecoder::of(fields.iter().enumerate(), record_bytes_max)
+    pub fn new(fields: &Fields, record_bytes_max: usize) -> Result<JsonDecoder, ConnectError> {
+        let objects = match fields.types() {
+            None => Objects::One(Object::of(fields.iter().enumerate())?),
+            Some(types) => Objects::Typed(TypedObject::new(types)?),
+        };
+        Ok(JsonDecoder { objects, record_bytes_max, skipping: false })
     }
 
     /// For some of the columns only.
@@ -57,21 +98,20 @@ impl JsonDecoder {
         fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone,
         record_bytes_max: usize,
     ) -> Result<JsonDecoder, ConnectError> {
-        let columns: Vec<Column> = fields.clone().map(|(index, field)| Column::new(index, field)).collect();
-        let types = columns.iter().map(|column| column.data_type);
-        // A path leads to the place in `columns`.
-        let paths = Paths::new(fields.enumerate().map(|(place, (_, field))| (place, field)))?;
-        Ok(JsonDecoder {
-            document: Document::new(paths, types),
-            columns,
-            record_bytes_max,
-            skipping: false,
-            takes_not_finite: false,
-        })
+        Ok(JsonDecoder { objects: Objects::One(Object::of(fields)?), record_bytes_max, skipping: false })
     }
 
     pub fn read_letters(&mut self) {
-        self.takes_not_finite = true;
+        if let Objects::One(object) = &mut self.objects {
+            object.read_letters();
+        }
+    }
+
+    /// The next objects are of the type that a header with this value stands for; empty: there was none.
+    pub fn set_type(&mut self, value: &[u8]) {
+        if let Objects::Typed(object) = &mut self.objects {
+            object.set_type(value);
+        }
     }
 
     pub fn restart(&mut self) {
@@ -150,11 +190,12 @@ impl JsonDecoder {
             }
             let cursor_now = cursor.get_or_insert_with(|| Cursor::new(&block[base..]));
             cursor_now.at = at - base;
-            let read = self.document.read(cursor_now);
+            let read = self.objects.read(cursor_now, line);
             match read.and_then(|()| ends_here(cursor_now, end - base)) {
                 Ok(()) => {
-                    let outcome = self.push(&block[base..], &mut records.row);
-                    records.end(outcome, at, line).map_err(|stop| (at, stop))?;
+                    let outcome = self.objects.push(&block[base..], &mut records.row);
+                    let ended = records.end_with(outcome, at, line, self.objects.header());
+                    ended.map_err(|stop| (at, stop))?;
                 }
                 Err(error) => {
                     let Syntax { what, at: column } = self.explain(line, error);
@@ -173,128 +214,24 @@ impl JsonDecoder {
     /// Writes the values of one object into the row, which it does not end.
     pub fn fill(&mut self, object: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
         let mut cursor = Cursor::new(object);
-        let read = self.document.read(&mut cursor).and_then(|()| ends_here(&cursor, object.len()));
+        let read = self.objects.read(&mut cursor, object).and_then(|()| ends_here(&cursor, object.len()));
         if let Err(Syntax { what, at }) = read {
             row.reason.clear();
             let _ = write!(row.reason, "not valid JSON at byte {at}: {what}");
             return Err(Refusal::Misfit);
         }
-        self.push(object, row)
+        self.objects.push(object, row)
     }
 
     /// What is wrong with a line that was refused, seen by itself: its neighbours have no part in it.
     #[cold]
     fn explain(&mut self, line: &[u8], refused: Syntax) -> Syntax {
         let mut cursor = Cursor::new(line);
-        let read = self.document.read(&mut cursor);
+        let read = self.objects.read(&mut cursor, line);
         match read.and_then(|()| ends_here(&cursor, line.len())) {
             Err(error) => error,
             Ok(()) => refused,
         }
-    }
-
-    /// Moves the document's values into the row.
-    #[inline]
-    fn push(&self, bytes: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
-        for (column, cell) in self.columns.iter().zip(&self.document.cells) {
-            self.push_cell(column, cell, bytes, row)?;
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn push_cell(&self, column: &Column, cell: &Cell, bytes: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
-        let raw = &bytes[cell.start as usize..cell.end as usize];
-        let text = match cell.token {
-            Token::Missing => return column.push_null(row, "missing"),
-            Token::Null => return column.push_null(row, "null"),
-            Token::Text => Some(raw),
-            Token::Unescaped(from, to) => Some(&self.document.text[from as usize..to as usize]),
-            _ => None,
-        };
-        macro_rules! put {
-            ($value:expr) => {
-                match $value {
-                    Ok(value) => {
-                        row.out.push(column.index, value);
-                        Ok(())
-                    }
-                    Err(wrong) => Err(self.refuse(column, cell, bytes, row, wrong)),
-                }
-            };
-        }
-        match column.data_type {
-            DataType::Float64 => put!(number::double(cell.token).or_else(|wrong| self.not_finite(text, wrong))),
-            DataType::Float32 => {
-                let not_finite = |wrong| self.not_finite(text, wrong).map(|value| value as f32);
-                put!(number::single(cell.token).or_else(not_finite))
-            }
-            DataType::Int64 => put!(number::integer::<i64>(cell.token, raw)),
-            DataType::Int32 => put!(number::integer::<i32>(cell.token, raw)),
-            DataType::Int16 => put!(number::integer::<i16>(cell.token, raw)),
-            DataType::Int8 => put!(number::integer::<i8>(cell.token, raw)),
-            DataType::UInt64 => put!(number::integer::<u64>(cell.token, raw)),
-            DataType::UInt32 => put!(number::integer::<u32>(cell.token, raw)),
-            DataType::UInt16 => put!(number::integer::<u16>(cell.token, raw)),
-            DataType::UInt8 => put!(number::integer::<u8>(cell.token, raw)),
-            DataType::Bool => match cell.token {
-                Token::Bool(value) => put!(Ok(value)),
-                _ => put!(Err::<bool, _>(Wrong::Kind)),
-            },
-            DataType::Utf8 => match text {
-                Some(text) => column.push_bytes(row, text),
-                None => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
-            },
-            DataType::Binary => match text {
-                Some(text) => column.push_base64(row, text, written(cell, bytes)),
-                None => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
-            },
-            DataType::Timestamp(unit) => match text {
-                Some(text) => column.push_timestamp_text(row, text, written(cell, bytes), unit),
-                None => match number::integer(cell.token, raw) {
-                    Ok(value) => column.push_timestamp(row, value, raw),
-                    Err(wrong) => Err(self.refuse(column, cell, bytes, row, wrong)),
-                },
-            },
-            DataType::List(_) => match cell.token {
-                Token::List(from, to) => {
-                    let items = &self.document.lists.bytes[from as usize..to as usize];
-                    row.out.push_list(column.index, items).map_err(|_| Refusal::Full)
-                }
-                _ => Err(self.refuse(column, cell, bytes, row, Wrong::Kind)),
-            },
-        }
-    }
-
-    /// A float that no number stands for, where it may be written as text.
-    #[cold]
-    fn not_finite(&self, text: Option<&[u8]>, wrong: Wrong) -> Result<f64, Wrong> {
-        match text.filter(|_| self.takes_not_finite) {
-            Some(b"NaN") => Ok(f64::NAN),
-            Some(b"inf") => Ok(f64::INFINITY),
-            Some(b"-inf") => Ok(f64::NEG_INFINITY),
-            _ => Err(wrong),
-        }
-    }
-
-    #[cold]
-    fn refuse(&self, column: &Column, cell: &Cell, bytes: &[u8], row: &mut Row<'_>, wrong: Wrong) -> Refusal {
-        let got = written(cell, bytes);
-        match (wrong, cell.token) {
-            (_, Token::WrongItem) => column.misfit(row, got, " in its array"),
-            (Wrong::Range, _) => column.out_of_range(row, got),
-            (Wrong::Kind, _) => column.misfit(row, got, ""),
-        }
-    }
-}
-
-/// A value as it was written, strings with their quotes.
-#[inline(always)]
-fn written<'a>(cell: &Cell, bytes: &'a [u8]) -> &'a [u8] {
-    let (start, end) = (cell.start as usize, cell.end as usize);
-    match cell.token {
-        Token::Text | Token::Unescaped(..) => &bytes[start - 1..end + 1],
-        _ => &bytes[start..end],
     }
 }
 

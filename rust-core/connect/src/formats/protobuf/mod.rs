@@ -48,7 +48,10 @@ impl ProtobufSpec {
     /// them.
     pub fn misfits(&self, fields: &[FieldSpec], members: &[&str]) -> Vec<FieldMisfit> {
         match self {
-            ProtobufSpec::Plain(schema) => reader::compile(schema.message(), fields, members).err().unwrap_or_default(),
+            ProtobufSpec::Plain(schema) => {
+                let fields: Vec<_> = fields.iter().enumerate().collect();
+                reader::compile(schema.message(), &fields, members).err().unwrap_or_default()
+            }
             ProtobufSpec::Registry(..) => Vec::new(),
         }
     }

@@ -17,7 +17,7 @@ use super::{
 #[cfg(feature = "http")]
 use crate::formats::registry::{self, Known, Registry};
 use crate::{
-    ConnectError, FieldSpec,
+    ConnectError, FieldSpec, Fields,
     formats::{
         FieldMisfit,
         binary::Bytes,
@@ -44,7 +44,7 @@ pub(in crate::formats) struct Registered {
     files: HashMap<u32, File>,
     /// the only one that is read
     name: Option<String>,
-    fields: Arc<[FieldSpec]>,
+    fields: Fields,
     members: Arc<[String]>,
     /// of the message that is read
     indexes: Indexes,
@@ -55,14 +55,21 @@ pub(in crate::formats) struct Registered {
 #[derive(Debug, Clone)]
 struct File {
     descriptor: Arc<FileDescriptor>,
-    programs: HashMap<Indexes, Result<Arc<Program>, Arc<str>>>,
+    programs: HashMap<Indexes, Result<OfType, Arc<str>>>,
 }
 
+/// The program for a type of messages, and the number of the type of events that it is.
+#[cfg(feature = "http")]
+type OfType = (Arc<Program>, usize);
+
 impl ProtobufReader {
-    pub fn new(spec: &ProtobufSpec, fields: &[FieldSpec], members: &[&str]) -> Result<ProtobufReader, ConnectError> {
+    pub fn new(spec: &ProtobufSpec, fields: &Fields, members: &[&str]) -> Result<ProtobufReader, ConnectError> {
         match spec {
+            ProtobufSpec::Plain(_) if fields.types().is_some() => {
+                Err(ConnectError::Spec { option: "type", value: "schema".to_owned(), rule: message::NEEDS_REGISTRY })
+            }
             ProtobufSpec::Plain(schema) => {
-                let program = compile(schema.message(), fields, members);
+                let program = compile(schema.message(), &fields.of_type(0), members);
                 let program = program.map_err(|misfits| ConnectError::Misfit { misfits })?;
                 Ok(ProtobufReader::One(Arc::new(program)))
             }
@@ -80,7 +87,7 @@ impl ProtobufReader {
     #[cfg_attr(not(feature = "http"), expect(unused_variables, clippy::unnecessary_wraps, reason = "no registry"))]
     pub fn reading(&mut self, message: &[u8]) -> Result<Reading, ConnectError> {
         match self {
-            ProtobufReader::One(program) => Ok(Reading::By(message::Program::Protobuf(Arc::clone(program)), 0)),
+            ProtobufReader::One(program) => Ok(Reading::By(message::Program::Protobuf(Arc::clone(program)), 0, 0)),
             #[cfg(feature = "http")]
             ProtobufReader::Registry(registered) => registered.reading(message),
         }
@@ -92,7 +99,7 @@ impl Registered {
     fn new(
         spec: &RegistrySpec,
         name: Option<String>,
-        fields: &[FieldSpec],
+        fields: &Fields,
         members: &[&str],
     ) -> Result<Registered, ConnectError> {
         Ok(Registered {
@@ -101,7 +108,7 @@ impl Registered {
             })?),
             files: HashMap::new(),
             name,
-            fields: fields.into(),
+            fields: fields.clone(),
             members: members.iter().map(|member| (*member).to_owned()).collect(),
             indexes: Indexes::default(),
         })
@@ -125,13 +132,13 @@ impl Registered {
             }
         }
         Ok(match self.program(id) {
-            Ok(program) => Reading::By(message::Program::Protobuf(program), rest.at()),
+            Ok((program, number)) => Reading::By(message::Program::Protobuf(program), rest.at(), number),
             Err(reason) => Reading::Not(reason.to_string()),
         })
     }
 
     /// For the type of the message that is read.
-    fn program(&mut self, id: u32) -> Result<Arc<Program>, Arc<str>> {
+    fn program(&mut self, id: u32) -> Result<OfType, Arc<str>> {
         let Some(file) = self.files.get_mut(&id) else { return Err("its schema is not known".into()) };
         if let Some(known) = file.programs.get(&self.indexes) {
             return known.clone();
@@ -145,9 +152,12 @@ impl Registered {
             }
             _ => {
                 let members: Vec<&str> = self.members.iter().map(String::as_str).collect();
-                let program = compile(&message, &self.fields, &members).map(Arc::new);
-                program
-                    .map_err(|misfits| format!("schema {id} of the registry {}", FieldMisfit::of_many(misfits)).into())
+                let number = self.fields.types().map_or(Ok(0), |types| types.number_of_schema(message.full_name()));
+                let compiled = number.and_then(|number| {
+                    let program = compile(&message, &self.fields.of_type(number), &members);
+                    Ok((Arc::new(program.map_err(FieldMisfit::of_many)?), number))
+                });
+                compiled.map_err(|reason| format!("schema {id} of the registry {reason}").into())
             }
         };
         file.programs.insert(self.indexes.clone(), program.clone());
@@ -158,7 +168,7 @@ impl Registered {
 /// The program of a type for these fields, of which `members` are not in messages.
 pub(super) fn compile(
     message: &MessageDescriptor,
-    fields: &[FieldSpec],
+    fields: &[(usize, &FieldSpec)],
     members: &[&str],
 ) -> Result<Program, Vec<FieldMisfit>> {
     let (columns, paths) = columns_within(fields, members)?;

@@ -4,14 +4,14 @@ use super::{ProtobufSpec, ProtobufTypes, tests};
 use crate::{
     formats::{
         BinaryDecoder, BinaryFormat,
-        registry::testing::{Server, decode, message},
+        registry::testing::{Server, decode, decode_fields, message, types},
     },
     testing::fields,
 };
 
 fn decoder(server: &Server, columns: &[&str], name: Option<&str>) -> BinaryDecoder {
     let spec = ProtobufSpec::Registry(server.spec.clone(), name.map(str::to_owned));
-    BinaryDecoder::new(&BinaryFormat::Protobuf(Box::new(spec)), &fields(columns), &[], 1 << 12).unwrap()
+    BinaryDecoder::new(&BinaryFormat::Protobuf(Box::new(spec)), &fields(columns).into(), &[], 1 << 12).unwrap()
 }
 
 /// What the registry says of a schema.
@@ -136,4 +136,21 @@ fn a_oneof_may_have_very_many_members() {
     let messages = messages.map(|datum| message(1, datum));
     let (rows, reasons) = decode(&mut decoder(&server, &columns, None), &columns, &messages, || {}).unwrap();
     assert_eq!((rows.as_str(), reasons), ("{\"a\":5}\n{\"a\":null}\n{\"a\":5}\n", vec![]));
+}
+
+#[test]
+fn the_full_name_of_a_message_tells_its_type() {
+    let server = Server::with(&[]);
+    server.answer("/schemas/ids/1", "200 OK", &found(TEXT, &[]));
+    let fields = types(&[("plant.Reading", &["a:int64"]), ("plant.Alarm", &["a:utf8"])]);
+    let spec = ProtobufSpec::Registry(server.spec.clone(), None);
+    let mut decoder = BinaryDecoder::new(&BinaryFormat::Protobuf(Box::new(spec)), &fields, &[], 1 << 12).unwrap();
+    let with = |indexes: &[u8], datum: &[u8]| message(1, &[indexes, datum].concat());
+    let messages = [with(b"\x02\x02", b"\x0a\x01x"), with(b"\x00", b"\x10\x07"), with(b"\x04\x00\x00", b"")];
+    let (rows, reasons) = decode_fields(&mut decoder, &fields, &messages, || {}).unwrap();
+    let expected = [r#"{"type":1,"int64 1":0,"utf8 2":"x"}"#, r#"{"type":0,"int64 1":7,"utf8 2":""}"#];
+    assert_eq!(rows.lines().collect::<Vec<_>>(), expected);
+    let other =
+        "schema 1 of the registry is plant.Reading.Other, and no type is declared for it; there are Reading, Alarm";
+    assert_eq!(reasons, [other]);
 }

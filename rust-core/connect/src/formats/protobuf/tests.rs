@@ -57,7 +57,7 @@ fn decode_with(
     let fields = fields(columns);
     let format = BinaryFormat::Protobuf(Box::new(ProtobufSpec::Plain(schema.clone())));
     let messages: Vec<messages::Message<'_>> = messages.iter().map(|message| (&b""[..], *message)).collect();
-    messages::decode(BinaryDecoder::new(&format, &fields, &[], 1 << 12)?, &fields, &messages)
+    messages::decode(BinaryDecoder::new(&format, &fields.clone().into(), &[], 1 << 12)?, &fields, &messages)
 }
 
 /// The row of a message, or why there is none.

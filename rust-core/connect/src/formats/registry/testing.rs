@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    ConnectError, Format, PollContext, Secret, encoder,
+    ConnectError, EventType, EventTypes, FieldSpec, Fields, Format, PollContext, Secret, TypePlace, encoder,
     formats::{BinaryDecoder, Records, RegistrySpec, Scratch, Taken},
     schema_of,
     testing::{Letters, batch, fields, server},
@@ -66,17 +66,26 @@ pub fn decode(
     decoder: &mut BinaryDecoder,
     columns: &[&str],
     messages: &[Vec<u8>],
+    waited: impl FnMut(),
+) -> Result<(String, Vec<String>), ConnectError> {
+    decode_fields(decoder, &fields(columns), messages, waited)
+}
+
+/// The same of these fields.
+pub fn decode_fields(
+    decoder: &mut BinaryDecoder,
+    fields: &[FieldSpec],
+    messages: &[Vec<u8>],
     mut waited: impl FnMut(),
 ) -> Result<(String, Vec<String>), ConnectError> {
-    let fields = fields(columns);
-    let schema = schema_of(&fields)?;
+    let schema = schema_of(fields)?;
     let mut encoder = encoder(Format::Json, &schema)?;
     let (mut out, mut letters, mut scratch) = (Vec::new(), Letters::default(), Scratch::default());
     for message in messages {
         let mut batch = batch(&schema, 2, 1 << 12);
         let mut context =
             PollContext { now_ns: 0, event_time: None, event_time_max_ns: i64::MAX, dead: &mut letters, rows_max: 9 };
-        let mut records = Records::new(batch.writer(), &mut context, "t/0", &fields, &mut scratch, 9);
+        let mut records = Records::new(batch.writer(), &mut context, "t/0", fields, &mut scratch, 9);
         while decoder.decode(b"", message, &mut records)? == Taken::Later {
             assert_eq!(records.consumed, 0);
             waited();
@@ -86,4 +95,15 @@ pub fn decode(
     }
     let reasons = letters.taken.into_iter().map(|letter| letter.reason);
     Ok((String::from_utf8(out).unwrap(), reasons.collect()))
+}
+
+/// Types of events that schemas of these names tell, each with these columns.
+pub fn types(types: &[(&str, &[&str])]) -> Fields {
+    let event_type = |(name, columns): &(&str, &[&str])| EventType {
+        name: name.rsplit('.').next().unwrap().to_owned(),
+        values: vec![(*name).to_owned()],
+        fields: fields(columns),
+        event_time: None,
+    };
+    EventTypes::new(TypePlace::Schema, types.iter().map(event_type).collect()).unwrap().into()
 }

@@ -21,7 +21,7 @@ fn spec() -> HttpSpec {
         listen: "127.0.0.1:0".parse().unwrap(),
         path: "/ingest".to_owned(),
         token: None,
-        fields: fields(&["x:int64"]),
+        fields: fields(&["x:int64"]).into(),
         rate: None,
         record_bytes_max: 1000,
         request_bytes_max: 10_000,

@@ -6,7 +6,7 @@ use ringmill_wire::{BatchView, BatchWriter, HeapBatch, Template};
 
 use super::letters::Letters;
 use crate::{
-    FieldSpec, PollContext, Within,
+    Fields, PollContext, Within,
     formats::{Decoder, Records, Scratch, Stop},
 };
 
@@ -15,7 +15,7 @@ const PORTIONS_MAX: usize = if cfg!(test) { 2 } else { 8 };
 
 /// How the records of a file become rows.
 pub(in crate::text) struct Reading {
-    pub fields: Vec<FieldSpec>,
+    pub fields: Fields,
     /// of the batches that the rows go into in the end
     pub template: Arc<Template>,
     pub event_time: Option<usize>,

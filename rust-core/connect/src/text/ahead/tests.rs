@@ -39,7 +39,7 @@ impl Reader {
         let format = if is_csv { Format::Csv } else { Format::Json };
         let fields = fields(&["x:int64", "t:utf8?"]);
         let schema = schema_of(&fields).unwrap();
-        let options = TextOptions { format, fields, rate: None, record_bytes_max: RECORD_BYTES_MAX };
+        let options = TextOptions { format, fields: fields.into(), rate: None, record_bytes_max: RECORD_BYTES_MAX };
         let part = |path: &&Path| {
             let name = path.file_name().unwrap().to_str().unwrap().into();
             Part { path: path.to_path_buf(), name, regular: true }
@@ -263,7 +263,7 @@ fn what_lies_too_far_ahead_is_told_when_it_is_taken() {
             let fields = fields(&["x:int64", "at:timestamp[s]", "t:utf8"]);
             let schema = schema_of(&fields).unwrap();
             let format = if extension == "csv" { Format::Csv } else { Format::Json };
-            let options = TextOptions { format, fields, rate: None, record_bytes_max: 100 };
+            let options = TextOptions { format, fields: fields.into(), rate: None, record_bytes_max: 100 };
             let parts = vec![Part { path: path.clone(), name: "in".into(), regular: true }];
             let mut partition = TextPartition::of_parts("in".into(), &options, parts, false, Arc::new(|| {})).unwrap();
             if let Some(threads) = threads {

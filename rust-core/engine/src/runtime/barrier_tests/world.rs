@@ -14,7 +14,7 @@ use crate::metrics::{NodeCounts, StageHistograms};
 use crate::random::Random;
 use crate::runtime::dead_letters::DeadLetterBatch;
 use crate::runtime::exchange::Lanes;
-use crate::runtime::filter::FilterOperator;
+use crate::runtime::filter::{FilterOperator, Selection};
 use crate::runtime::graph::Graph;
 use crate::runtime::operator::{DEAD_LETTERS, Operator, ROWS, ShardContext};
 use crate::runtime::signal::ShardSignal;
@@ -188,7 +188,7 @@ impl Builder<'_> {
             }
             Kind::Filter(text) => {
                 let predicate = Expression::parse(text).and_then(|parsed| parsed.bind(&schema())).unwrap();
-                Box::new(FilterOperator::new("filter".into(), predicate, batch(&schema()), inputs))
+                Box::new(FilterOperator::new("filter".into(), Selection::Where(predicate), batch(&schema()), inputs))
             }
             Kind::Window => Box::new(self.window(index, inputs, shard)),
             Kind::Sink(port) => {

@@ -1,0 +1,60 @@
+//! The columns of a source: those of its only type of events, or those that several types share.
+
+use std::{ops::Deref, sync::Arc};
+
+use crate::{EventTypes, FieldSpec};
+
+/// The columns of the batches that a source's rows are written into.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fields {
+    columns: Arc<[FieldSpec]>,
+    types: Option<Arc<EventTypes>>,
+}
+
+impl Fields {
+    /// The types that share the columns, if there are several.
+    pub fn types(&self) -> Option<&Arc<EventTypes>> {
+        self.types.as_ref()
+    }
+
+    /// The fields of the type with this number (0, if there is only one), each with the column that it stands in.
+    pub(crate) fn of_type(&self, number: usize) -> Vec<(usize, &FieldSpec)> {
+        match &self.types {
+            None => self.columns.iter().enumerate().collect(),
+            Some(types) => types.columns(number).iter().copied().zip(&types.types()[number].fields).collect(),
+        }
+    }
+
+    /// What was declared, type by type.
+    pub fn declared(&self) -> impl Iterator<Item = &FieldSpec> {
+        let types = self.types.iter().flat_map(|types| types.types()).flat_map(|event_type| &event_type.fields);
+        let only = if self.types.is_some() { &[] } else { &self.columns[..] };
+        only.iter().chain(types)
+    }
+}
+
+impl From<Vec<FieldSpec>> for Fields {
+    fn from(fields: Vec<FieldSpec>) -> Fields {
+        Fields { columns: fields.into(), types: None }
+    }
+}
+
+impl FromIterator<FieldSpec> for Fields {
+    fn from_iter<I: IntoIterator<Item = FieldSpec>>(fields: I) -> Fields {
+        fields.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl From<EventTypes> for Fields {
+    fn from(types: EventTypes) -> Fields {
+        Fields { columns: types.shared().into(), types: Some(Arc::new(types)) }
+    }
+}
+
+impl Deref for Fields {
+    type Target = [FieldSpec];
+
+    fn deref(&self) -> &[FieldSpec] {
+        &self.columns
+    }
+}
