@@ -8,7 +8,9 @@ from jobs import Example, Start
 
 def test_each_type_goes_its_own_way(example: Example, run: Start) -> None:
     job = run(example("events"))
-    minutes = sorted((row["customer"], row["window_start"], row["orders"], row["quantity"]) for row in job.rows("demand_by_customer.ndjson"))
+    minutes = sorted(
+        (row["customer"], row["window_start"], row["orders"], row["quantity"]) for row in job.rows("demand_by_customer.ndjson")
+    )
     assert minutes == [
         ("Ada", "2026-03-02T09:00:00.000Z", 2, 14),
         ("Ben", "2026-03-02T09:00:00.000Z", 1, 1),
@@ -28,4 +30,4 @@ def test_strangers_are_kept_with_the_reason(example: Example, run: Start) -> Non
 def test_a_type_that_is_declared_later_is_no_stranger(example: Example, run: Start) -> None:
     folder: Path = example("events")
     job = run(folder, 'sources.events.types.refund.fields={ order = "int64" }')
-    assert len(job.rows("strangers.ndjson")) == 1
+    assert [row["record"] for row in job.rows("strangers.ndjson")] == ['{"placed":"2026-03-02T09:01:10Z","customer":"Cy"}']

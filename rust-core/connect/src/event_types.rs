@@ -61,7 +61,8 @@ struct Layout {
     columns: Vec<usize>,
     /// those that it has no use for, without the event time
     unused: Vec<usize>,
-    has_time: bool,
+    /// others have an event time
+    lacks_time: bool,
 }
 
 impl EventTypes {
@@ -87,7 +88,8 @@ impl EventTypes {
         }
         let shared_field = |name: String, data_type, nullable| FieldSpec { name, data_type, nullable, path: None };
         let mut shared = vec![shared_field("type".to_owned(), DataType::UInt16, false)];
-        if let Some(time) = time_type(&types)? {
+        let time = time_type(&types)?;
+        if let Some(time) = time {
             let is_missing = types.iter().any(|event_type| event_type.event_time.is_none());
             shared.push(shared_field("time".to_owned(), time, is_missing));
         }
@@ -114,7 +116,8 @@ impl EventTypes {
                 };
                 columns.push(place);
             }
-            layouts.push(Layout { columns, unused: Vec::new(), has_time: event_type.event_time.is_some() });
+            let lacks_time = time.is_some() && event_type.event_time.is_none();
+            layouts.push(Layout { columns, unused: Vec::new(), lacks_time });
         }
         for layout in &mut layouts {
             layout.unused = (first..shared.len()).filter(|place| !layout.columns.contains(place)).collect();
@@ -147,7 +150,7 @@ impl EventTypes {
 
     /// The shared column with the event time, if any type has one.
     pub fn time_column(&self) -> Option<&str> {
-        let is_timed = self.layouts.iter().any(|layout| layout.has_time);
+        let is_timed = self.types.iter().any(|event_type| event_type.event_time.is_some());
         is_timed.then(|| self.shared[EventTypes::TIME].name.as_str())
     }
 
@@ -178,7 +181,7 @@ impl EventTypes {
         for &column in &layout.unused {
             out.push_empty(column);
         }
-        if !layout.has_time && self.time_column().is_some() {
+        if layout.lacks_time {
             out.push_null(EventTypes::TIME);
         }
     }

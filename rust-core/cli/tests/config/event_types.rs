@@ -65,7 +65,10 @@ fn what_is_wrong_with_types_is_said_at_its_place() {
     );
     check(
         &of(&format!("{STDIN}\ntype = {{ header = \"event-type\" }}")),
-        &["p.toml:3:10: unknown key `header` in `type` (`type` has the keys field)"],
+        &[
+            "p.toml:3:1: `type` needs exactly one key, which says how types are told apart (write type = { field = \"kind\" }, for example)",
+            "p.toml:3:10: unknown key `header` in `type` (`type` has the keys field)",
+        ],
     );
     check(
         &with(&by_field, FIELDS, &format!("{FIELDS}\nvalues = [\"order\"]")),
@@ -156,6 +159,6 @@ fn schemas_tell_types_of_messages_that_a_registry_knows() {
         &kafka(&format!(
             "format = \"protobuf\"\nprotobuf = {{ {registry}, message = \"a.B\" }}\ntype = {{ schema = true }}"
         )),
-        &["p.toml:6:50: `message` is that of one type, and there are several (remove it)"],
+        &["p.toml:6:49: `message` is that of one type, and there are several (remove it)"],
     );
 }
