@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import environments, results, ring, runs
+from . import environments, kafka, results, ring, runs
 from .cases import JOBS, Case, cases
 
 Task = Callable[[], None]
@@ -34,7 +34,7 @@ def main() -> None:
     if options.quick and not options.output:
         output = environments.cache() / "quick"
     output.mkdir(parents=True, exist_ok=True)
-    settings = runs.Settings(options.quick, options.runs, cpus, output, environments.cache() / "data")
+    settings = runs.Settings(options.quick, options.runs, cpus, output, environments.cache() / "data", kafka.Brokers(cpus))
 
     def chosen(job: str, engine: str) -> bool:
         return (not options.job or job in options.job) and (not options.peer or engine in options.peer)
@@ -47,6 +47,7 @@ def main() -> None:
     print(f"results: {output}\ncores: {cpus}; leave the machine alone meanwhile", flush=True)
     prepare(selected, settings)
     measure(selected, ring_cases, settings)
+    settings.brokers.end()
 
 
 def prepare(selected: list[Case], settings: runs.Settings) -> None:

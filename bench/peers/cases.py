@@ -21,6 +21,7 @@ JOBS = {
     "J2-500k": "the same with 500,000 keys",
     "J3": "1 ms of processor time for every 1,024 rows, by workers",
     "J4": "JSON events of 1.2 KB, four fields, then J2; file to file",
+    "kafka": "J4 from the topic of a Kafka broker to a file",
     "latency": "J2 live, by intended time: from the event that closes a window to its results",
     "ring": "messages between two processes, payload written and read",
 }
@@ -55,14 +56,20 @@ class Case:
 
     @property
     def stream(self) -> data.Stream:
-        """Of J2 and J4."""
-        return {"J2-500k": data.J2_MANY, "J4": data.J4}.get(self.job, data.J2)
+        """Of J2, J4 and kafka."""
+        return {"J2-500k": data.J2_MANY, "J4": data.J4, "kafka": data.J4}.get(self.job, data.J2)
 
 
 LATE = "its clock waits 500 ms for rows that come late; with less it takes rows in order for late ones and drops them"
-ENVIRONMENT = {"bytewax": "bytewax", "pathway": "pathway", "pyflink": "flink"}
+ENVIRONMENT = {"bytewax": "bytewax", "pathway": "pathway", "pyflink": "flink", "aiokafka": "kafka", "confluent-kafka": "kafka"}
 """By engine; the others share that of the transports."""
-PROGRAM = {"bytewax": "bytewax_flow", "pathway": "pathway_flow", "pyflink": "flink_table"}
+PROGRAM = {
+    "bytewax": "bytewax_flow",
+    "pathway": "pathway_flow",
+    "pyflink": "flink_table",
+    "aiokafka": "kafka_clients",
+    "confluent-kafka": "kafka_clients",
+}
 PACKAGE = {
     "bytewax": "bytewax",
     "pathway": "pathway",
@@ -70,6 +77,8 @@ PACKAGE = {
     "zeromq": "pyzmq",
     "iceoryx2": "iceoryx2",
     "iceoryx2-python": "iceoryx2",
+    "aiokafka": "aiokafka",
+    "confluent-kafka": "confluent-kafka",
 }
 
 
@@ -94,6 +103,8 @@ def cases() -> Iterator[Case]:
     yield Case("J4", "bytewax", "arrays", 60_000, 20_000, note="sums by key and window made by hand before the window")
     yield Case("J4", "pathway", "", 200_000, 50_000)
     yield Case("J4", "pyflink", "tuned", 400_000, 100_000)
+    for engine, variant in (("ringmill", ""), ("aiokafka", "json"), ("confluent-kafka", "orjson")):
+        yield Case("kafka", engine, variant, million // 2, 100_000)
     for engine, variant, rates in (
         ("ringmill", "", (10_000, 100_000, 400_000)),
         ("bytewax", "batched", (10_000,)),
@@ -160,7 +171,7 @@ def input_of(case: Case, rows: int, folder: Path) -> Path:
             name = f"values-{rows}{'' if header else '-no-header'}.csv"
             return data.ensure(folder, name, lambda path: write_values(path, rows, header))
         return data.ensure(folder, "values.npy", save_values)
-    if case.job == "J4":
+    if case.job in ("J4", "kafka"):
         return data.ensure(folder, f"{case.stream.name}-{rows}.ndjson", lambda path: data.write_ndjson(path, case.stream, rows))
     header = case.engine in ("ringmill", "pathway")
     name = f"{case.stream.name}-{rows}{'' if header else '-no-header'}.csv"

@@ -22,6 +22,7 @@ JOBS = {
     "J2-500k": "the same with 500,000 keys",
     "J3": "1 ms of processor time for every 1,024 rows",
     "J4": "JSON events of 1.2 KB, four fields, then J2",
+    "kafka": "J4 from the topic of a Kafka broker",
 }
 TARGETS = {
     ("J2", "bytewax"): 100.0,
@@ -35,6 +36,8 @@ TARGETS = {
     ("J1", "bytewax"): 5.0,
     ("J1", "pathway"): 100.0,
     ("J1", "pyflink"): 100.0,
+    ("kafka", "aiokafka"): 10.0,
+    ("kafka", "confluent-kafka"): 5.0,
 }
 """How many times as fast as a peer's best configuration we mean to be."""
 RATE_TARGETS = {"J1": 60e6, "J4": 1e6}
@@ -177,9 +180,11 @@ def ratio_cell(job: str, result: Result, results: list[Result]) -> str:
 def job_table(job: str, results: list[Result]) -> Iterator[str]:
     """Throughput, start-up, memory and processor time."""
     workers = job == "J3"
-    columns = ["rows/s", "least … most", "with start-up", "start-up", "memory", "cores busy", "Ringmill is"]
+    columns = ["rows/s", "least … most", "with start-up", "start-up", "memory", "cores busy"]
+    columns += ["CPU s per M rows", "of the brokers"] if job == "kafka" else []
+    columns.append("Ringmill is")
     yield f"| engine |{' workers |' if workers else ''} {' | '.join(columns)} |"
-    yield f"|---|{'---:|' if workers else ''}---:|---:|---:|---:|---:|---:|---:|"
+    yield f"|---|{'---:|' if workers else ''}{'---:|' * len(columns)}"
     ordered = of_job(results, job)
     if workers:
         ordered.sort(key=lambda result: result["job"]["workers"])
@@ -187,7 +192,7 @@ def job_table(job: str, results: list[Result]) -> Iterator[str]:
         count = f" {result['job']['workers']} |" if workers else ""
         if not speed(result):
             why = html.escape("; ".join(result["invalid_because"]) or "not measured")[:160].replace("|", "/")
-            yield f"| {name_of(result)} |{count} failed: {why} | | | | | | |"
+            yield f"| {name_of(result)} |{count} failed: {why} |{' |' * (len(columns) - 1)}"
             continue
         measurement = result["measurements"][0]
         runs, throughput = measurement["runs"], measurement["throughput"]
@@ -200,9 +205,17 @@ def job_table(job: str, results: list[Result]) -> Iterator[str]:
             f"{median([run['startup_s'] for run in runs]):.2f} s",
             f"{memory / 1e6:.0f} MB",
             f"{cores:.1f}",
+            *(cpu_cells(measurement) if job == "kafka" else ()),
             ratio_cell(job, result, ordered),
         ]
         yield f"| {name_of(result)} |{count} " + " | ".join(cells) + " |"
+
+
+def cpu_cells(measurement: dict[str, Any]) -> Iterator[str]:
+    """Processor time for a million rows beyond the start-up: of the client, and of the brokers that it reads from."""
+    start_s = median(measurement["startups_cpu_s"])
+    for who, less in (("all", start_s), ("brokers", 0.0)):
+        yield f"{median([(run['cpu_seconds'][who] - less) / run['rows_in'] * 1e6 for run in measurement['runs']]):.2f}"
 
 
 def notes(job: str, results: list[Result]) -> Iterator[str]:
@@ -375,7 +388,7 @@ def peers_section(folder: Path | None) -> str:
 
 def short_form(results: list[Result]) -> str:
     """The fastest configuration of each engine, for the README."""
-    jobs = [job for job in JOBS if job != "J3" and of_job(results, job)]
+    jobs = [job for job in JOBS if job not in ("J3", "kafka") and of_job(results, job)]
     fastest = {
         (job, each["job"]["engine"]): speed(each) for job in jobs for each in reversed(of_job(results, job)) if speed(each)
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cases, environments, histogram, latency, outputs, results
+from . import cases, environments, histogram, kafka, latency, outputs, results
 from .cases import START_ROWS, Case
 from .measure import Measured, RunError
 from .measure import run as run_program
@@ -30,6 +30,7 @@ class Settings:
     cpus: list[int]
     output: Path
     data: Path
+    brokers: kafka.Brokers
 
     @property
     def most_runs(self) -> int:
@@ -134,13 +135,22 @@ def long(measurement: dict[str, Any]) -> bool:
 def file_run(case: Case, settings: Settings, folder: Path, measurement: dict[str, Any]) -> str:
     """A tiny run for the start-up (in the first three), and the one that counts."""
     starts = measurement.setdefault("startups_s", [])
+    starts_cpu = measurement.setdefault("startups_cpu_s", [])
     if not measurement["runs"] and case.check == "ringmill":
         check_ringmill(case, settings, folder)
     if len(starts) < 3:
-        starts.append(checked_run(case, START_ROWS, settings, folder).wall_s)
+        tiny = checked_run(case, START_ROWS, settings, folder)
+        starts.append(tiny.wall_s)
+        starts_cpu.append(tiny.cpu_s)
     rows = settings.rows(case)
-    read_through(cases.input_of(case, rows, settings.data))
+    source = cases.input_of(case, rows, settings.data)
+    if case.job == "kafka":
+        settings.brokers.topic(source)
+    else:
+        read_through(source)
+    brokers_cpu_s = settings.brokers.cpu_s()
     measured = checked_run(case, rows, settings, folder)
+    brokers_cpu_s = settings.brokers.cpu_s() - brokers_cpu_s
     startup_s = statistics.median(starts)
     steady_s = measured.wall_s - startup_s
     if steady_s <= 0:
@@ -158,7 +168,7 @@ def file_run(case: Case, settings: Settings, folder: Path, measurement: dict[str
             "wall_s": measured.wall_s,
             "startup_s": startup_s,
             "latency_ns": {},
-            "cpu_seconds": {"all": measured.cpu_s},
+            "cpu_seconds": {"all": measured.cpu_s, **({"brokers": brokers_cpu_s} if case.job == "kafka" else {})},
             "memory_bytes": {"all": measured.memory_bytes},
         }
     )
@@ -186,6 +196,9 @@ def checked_run(case: Case, rows: int, settings: Settings, folder: Path) -> Meas
     shutil.rmtree(output, ignore_errors=True)
     output.unlink(missing_ok=True)
     command = cases.command(case, rows, source, output)
+    if case.job == "kafka":
+        topic = settings.brokers.topic(source)
+        command += ["--brokers", settings.brokers.addresses, "--topic", topic]
     measured = run_program(command, settings.cpus, peer_environment(), folder, TIMEOUT_S)
     problems = outputs.problems(case, rows, output)
     if problems:
@@ -199,7 +212,7 @@ def peer_environment() -> dict[str, str]:
     return {"PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1", "PATH": path, "VIRTUAL_ENV": ""}
 
 
-PIPELINE = {"J1": "stateless", "J3": "stateless", "J4": "events"}
+PIPELINE = {"J1": "stateless", "J3": "stateless", "J4": "events", "kafka": "kafka"}
 
 
 def ringmill_command(pipeline: str, settings: Settings, overrides: list[str]) -> list[str]:
@@ -220,7 +233,11 @@ def ringmill_run(case: Case, rows: int, settings: Settings, folder: Path) -> Mea
             overrides += ['steps.scores.function="functions:heavy"', "pipeline.cpus=[]"]
     else:
         source = cases.input_of(case, rows, settings.data)
-        overrides.append(f"sources.readings.path={json.dumps(str(source))}")
+        given: dict[str, Any] = {"path": str(source)}
+        if case.job == "kafka":
+            topic = settings.brokers.topic(source)
+            given = {"topics": [topic], "brokers": settings.brokers.addresses.split(",")}
+        overrides += [f"sources.readings.{key}={json.dumps(value)}" for key, value in given.items()]
     command = ringmill_command(PIPELINE.get(case.job, "windows"), settings, overrides)
     measured = run_program(command, settings.cpus, {}, folder, TIMEOUT_S)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -121,3 +121,15 @@ def test_a_reason_names_files_and_no_folders_of_the_machine_that_measured() -> N
     result: dict[str, Any] = {"invalid_because": []}
     results.invalidate(result, 'File "/home/somebody/ringmill/bench/peers/ring.py", line 3: 1/2 of ./output, a/b, /etc/hosts')
     assert result["invalid_because"] == ['File "ring.py", line 3: 1/2 of ./output, a/b, hosts']
+
+
+def test_what_brokers_take_stands_beside_what_their_clients_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = result("kafka", "ringmill", 6e5), result("kafka", "aiokafka", 5e4)
+    for each in (ours, theirs):
+        measurement = each["measurements"][0]
+        measurement["startups_cpu_s"] = [0.5]
+        measurement["runs"][0] |= {"rows_in": 500_000, "cpu_seconds": {"all": 2.0, "brokers": 0.25}}
+    text = section(tmp_path, monkeypatch, ours, theirs)
+    assert "| CPU s per M rows | of the brokers |" in text
+    assert "| 3.00 | 0.50 | 12x (target 10x) |" in text
+    assert "| 3.00 | 0.50 |  |" in text

@@ -24,12 +24,15 @@ class Job:
     """The command line."""
 
     name: str
-    """J1, J2, J3, J4 or latency."""
+    """J1, J2, J3, J4, kafka or latency."""
     variant: str
     rows: int
     workers: int
     input: Path
     output: Path
+    brokers: str
+    """Of Kafka: `host:port,…`."""
+    topic: str
 
 
 def told() -> Job:
@@ -41,8 +44,19 @@ def told() -> Job:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--input", type=Path, default=Path("/dev/stdin"))
     parser.add_argument("--output", type=Path, default=Path("/dev/stdout"))
+    parser.add_argument("--brokers", default="")
+    parser.add_argument("--topic", default="")
     options = parser.parse_args()
-    return Job(options.job, options.variant, options.rows, options.workers, options.input, options.output)
+    return Job(
+        options.job,
+        options.variant,
+        options.rows,
+        options.workers,
+        options.input,
+        options.output,
+        options.brokers,
+        options.topic,
+    )
 
 
 def zscore(values: Floats) -> Floats:

@@ -53,9 +53,13 @@ class Brokers:
         if not self._cluster:
             raise RuntimeError("librdkafka starts no brokers")
         for topic, partitions in topics.items():
-            error = self._library.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1)
-            if error:
-                raise RuntimeError(f"topic {topic} cannot be created: error {error} of librdkafka")
+            self.create(topic, partitions)
+
+    def create(self, topic: str, partitions: int) -> None:
+        """A further topic."""
+        error = self._library.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1)
+        if error:
+            raise RuntimeError(f"topic {topic} cannot be created: error {error} of librdkafka")
 
     @property
     def addresses(self) -> str:
