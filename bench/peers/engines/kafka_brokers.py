@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from brokers import Brokers  # type: ignore[import-not-found]  # of the example `smart-city`, as the harness sets the path
-from confluent_kafka import Consumer, Producer, TopicPartition  # type: ignore[import-not-found]  # of this environment
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 DEVICE = re.compile(rb"sensor-(\d+)")
 BATCH_BYTES = 65_536

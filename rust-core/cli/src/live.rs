@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use ringmill_engine::{Snapshot, Stage, WorkerCondition, WorkerSnapshot};
+use ringmill_engine::{NodeCounts, Snapshot, Stage, WorkerCondition, WorkerSnapshot};
 
 use crate::latency::Latency;
 use crate::table::TextTable;
@@ -68,6 +68,7 @@ impl Moment<'_> {
             grouped(snapshot.rows_late),
             grouped(snapshot.rows_dead),
         ));
+        lines.extend(self.lag().map(|text| format!("  {text}")));
         let mut table = TextTable::new(["latency", "p50", "p99", "p99.9"]);
         for (stage, histogram) in self.recent {
             let figures = Latency::of(Some(histogram));
@@ -113,6 +114,7 @@ impl Moment<'_> {
             let figures = format!("p50 {}, p99 {}, p99.9 {}", latency(p50), latency(p99), latency(p99_9));
             text.push_str(&format!(", end to end {figures}"));
         }
+        text.extend(self.lag().map(|lag| format!(", {lag}")));
         if let Some(node) = &snapshot.bound {
             text.push_str(&format!(", {node} holds the others up"));
         }
@@ -125,6 +127,12 @@ impl Moment<'_> {
         let now = Reading::of(self.snapshot);
         let seconds = now.elapsed.saturating_sub(self.before.elapsed).as_secs_f64();
         if seconds <= 0.0 { 0.0 } else { value(&now).saturating_sub(value(self.before)) as f64 / seconds }
+    }
+
+    /// How many messages that are there were not read, if any source knows.
+    fn lag(&self) -> Option<String> {
+        let known: Vec<u64> = self.snapshot.nodes.iter().filter_map(NodeCounts::lag).collect();
+        (!known.is_empty()).then(|| format!("{} messages behind", grouped(known.iter().sum())))
     }
 
     /// The newest checkpoint of this run, or that there is none yet; nothing without checkpoints.

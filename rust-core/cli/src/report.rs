@@ -178,6 +178,18 @@ pub struct NodeReport {
     pub checksum: Option<String>,
     /// Seconds during which it made its producers wait.
     pub held_up_seconds: f64,
+    /// How far a source is behind, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<LagReport>,
+}
+
+/// Messages that are there and that a source has not read.
+#[derive(Clone, Debug, Serialize)]
+pub struct LagReport {
+    /// Of all partitions together.
+    pub total: u64,
+    /// Of each.
+    pub partitions: InOrder<u64>,
 }
 
 impl Report {
@@ -286,5 +298,9 @@ fn node_report(node: &NodeCounts) -> NodeReport {
         absorbed: node.absorbed,
         checksum: node.checksum.map(|checksum| format!("{checksum:016x}")),
         held_up_seconds: node.held_up_ns as f64 / 1e9,
+        lag: node.lag().map(|total| LagReport {
+            total,
+            partitions: node.lags.iter().map(|lag| (lag.name.clone(), lag.messages)).collect(),
+        }),
     }
 }

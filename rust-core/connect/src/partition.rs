@@ -158,6 +158,12 @@ pub trait Partition: Send {
     /// What has been consumed so far.
     fn position(&self) -> Position;
 
+    /// How many messages that are there it has not read, as far as that is known without asking; `None`: it is not, or
+    /// nothing like that can be known. Never waits.
+    fn lag(&self) -> Option<u64> {
+        None
+    }
+
     /// Continues behind `position`; refused by sources that begin somewhere only when they are opened.
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
         Err(ConnectError::Seek {

@@ -24,8 +24,8 @@ pub mod window;
 
 pub use error::EngineError;
 pub use metrics::{
-    CheckpointFigures, Control, NodeCounts, RecoveredFrom, Snapshot, Stage, WorkerCondition, WorkerSnapshot,
-    latency_histogram,
+    CheckpointFigures, Control, NodeCounts, PartitionLag, RecoveredFrom, Snapshot, Stage, WorkerCondition,
+    WorkerSnapshot, latency_histogram,
 };
 pub use plan::Plan;
 pub use runtime::{Summary, memory_budget, run};

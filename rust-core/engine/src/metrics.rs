@@ -109,6 +109,15 @@ impl StageHistograms {
     }
 }
 
+/// How far a source's partition is behind what is there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct PartitionLag {
+    /// The partition's.
+    pub name: String,
+    /// Messages that are there and were not read.
+    pub messages: u64,
+}
+
 /// Rows that passed a node, over all shards.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct NodeCounts {
@@ -132,6 +141,16 @@ pub struct NodeCounts {
     pub checksum: Option<u64>,
     /// Nanoseconds during which it made its producers wait.
     pub held_up_ns: u64,
+    /// Of a source, the partitions of which it is known how far behind they are.
+    pub lags: Vec<PartitionLag>,
+}
+
+impl NodeCounts {
+    /// Messages that are there and were not read, over all partitions; `None`: that is not known of any.
+    pub fn lag(&self) -> Option<u64> {
+        let lags = Some(&self.lags).filter(|lags| !lags.is_empty())?;
+        Some(lags.iter().map(|lag| lag.messages).sum())
+    }
 }
 
 /// Whether a worker works.
@@ -185,9 +204,9 @@ pub struct WorkerSnapshot {
     pub restarts: u64,
 }
 
-/// `clone_from` keeps the room that the name takes, so that posting figures allocates nothing.
+/// `clone_from` keeps the room that names and lists take, so that posting figures allocates nothing.
 macro_rules! clone_in_place {
-    ($type:ident { $($field:ident),+ }) => {
+    ($type:ident { $($field:ident),+ $(; $list:ident)? }) => {
         impl Clone for $type {
             fn clone(&self) -> Self {
                 let mut copy = Self::default();
@@ -196,14 +215,16 @@ macro_rules! clone_in_place {
             }
 
             fn clone_from(&mut self, other: &Self) {
-                let Self { name, $($field),+ } = other;
+                let Self { name, $($field),+ $(, $list)? } = other;
                 self.name.clone_from(name);
+                $(self.$list.clone_from($list);)?
                 $(self.$field = *$field;)+
             }
         }
     };
 }
-clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, checksum, held_up_ns });
+clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, checksum, held_up_ns; lags });
+clone_in_place!(PartitionLag { messages });
 clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive, state, restarts });
 
 /// The state of a run at one moment.
@@ -570,4 +591,5 @@ fn add_counts(total: &mut NodeCounts, shard: &NodeCounts) {
         total.checksum = Some(total.checksum.unwrap_or(0).wrapping_add(checksum));
     }
     total.held_up_ns = total.held_up_ns.max(shard.held_up_ns);
+    total.lags.extend(shard.lags.iter().cloned());
 }

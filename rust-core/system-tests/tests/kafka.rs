@@ -1,11 +1,13 @@
 //! Messages of real connections to Kafka brokers: through the death of the core and the brokers' absence.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringmill_system_tests::chaos::{Chance, CoreKills, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::kafka::Kafka;
-use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, sinks_of, until};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, ringmill, sinks_of, until};
+use serde_json::json;
 
 const PARTITIONS: i32 = 3;
 
@@ -132,6 +134,24 @@ fn garbage_is_a_dead_letter_and_an_end_that_is_asked_for_ends_the_run() {
 }
 
 #[test]
+fn the_report_and_the_live_line_say_how_far_each_partition_is_behind() {
+    let kafka = Kafka::with_topic("numbers", PARTITIONS);
+    kafka.send_numbers("numbers", 0, 0..500);
+    kafka.send_numbers("numbers", 2, 0..300);
+    let job = Job::new(&pipeline(&kafka, "rate = 100"), "");
+    let mut child = job.start(&[]);
+    read_until(&mut child, " messages behind");
+    until(&mut child, || rows(&job) > 0);
+    let ended = job.end(child);
+    let lag = |partition: i32| ended.figure(&format!("/nodes/messages/lag/partitions/numbers~1{partition}"));
+    let (read, total) = (ended.figure("/rows/in"), ended.figure("/nodes/messages/lag/total"));
+    assert!(total > 0);
+    assert_eq!((read + total, lag(0) + lag(1) + lag(2), lag(1)), (800, total, 0));
+    let ended = job.run(&["sources.messages.stop_at_end=true", "sources.messages.rate=1000000"]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/nodes/messages/lag/total")), (800, 0));
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let kafka = Kafka::with_topic("other", 1);
     let ended = Job::new(&pipeline(&kafka, ""), "").run(&[]);
@@ -212,6 +232,36 @@ fn every_row_becomes_a_message_in_order_though_the_brokers_go_away() {
 }
 
 #[test]
+fn headers_and_time_stamps_of_a_sink_are_those_that_a_source_reads() {
+    let kafka = Kafka::with_topic("rows", 2);
+    let job = sink(&kafka, "timestamp = \"at\"\nheaders = { trace-id = \"name\", n = \"number\" }");
+    let fields = r#"number = "uint64", name = { type = "utf8", nullable = true }, at = { type = "timestamp[ns]", nullable = true }"#;
+    job.write(
+        "pipeline.toml",
+        job.read("pipeline.toml").replace(r#"number = "uint64", name = { type = "utf8", nullable = true }"#, fields),
+    );
+    let lines = [
+        r#"{"number":1,"name":"a","at":"1970-01-01T00:00:01.500999Z"}"#,
+        r#"{"number":2,"name":null,"at":"2026-01-05T08:00:00Z"}"#,
+        r#"{"number":3,"name":"","at":null}"#,
+    ];
+    job.write("in.ndjson", lines.join("\n"));
+    assert_eq!(job.run(&[]).figure("/rows/in"), 3);
+    let keys = "timestamp_field = \"at\"\nheader_fields = { trace = \"trace-id\", n = \"n\", other = \"name\" }\nstop_at_end = true";
+    let fields = r#"n = "utf8", number = "uint64", at = "timestamp[ms]", trace = { type = "binary", nullable = true }, other = { type = "utf8", nullable = true }, partition = "int32""#;
+    let pipeline = pipeline(&kafka, keys).replace("num*", "rows");
+    let job = Job::new(&pipeline.replace(r#"number = "uint64", partition = "int32""#, fields), "");
+    assert_eq!(job.run(&[]).figure("/rows/in"), 3);
+    let mut rows = job.rows("out.ndjson");
+    rows.sort_by_key(|row| row["number"].as_u64());
+    let of = |name: &str| rows.iter().map(|row| row[name].clone()).collect::<Vec<_>>();
+    assert_eq!(of("trace"), [json!("YQ=="), json!(null), json!("")]);
+    assert_eq!((of("n"), of("other")), (vec![json!("1"), json!("2"), json!("3")], vec![json!(null); 3]));
+    assert_eq!(of("at")[..2], [json!("1970-01-01T00:00:01.500Z"), json!("2026-01-05T08:00:00.000Z")]);
+    assert!(of("at")[2].as_str().expect("a time") > "2026-01-05", "when it was sent");
+}
+
+#[test]
 fn no_row_is_missing_however_often_the_core_dies() {
     let mut kills = CoreKills::of("kafka sink", "RINGMILL_KAFKA_KILLS", 10);
     let mut repeated = 0;
@@ -235,4 +285,35 @@ fn a_row_that_no_broker_takes_ends_the_run_with_its_reason() {
     let ended = job.run(&[]);
     assert_ne!(ended.code, Some(0));
     assert!(ended.stderr.contains("message.max.bytes allows less"), "{}", ended.stderr);
+}
+
+/// The pieces of code of this kind in the documentation.
+fn pieces(kind: &str) -> Vec<String> {
+    let text = include_str!("../../docs/connect/kafka.md");
+    let begin = format!("```{kind}\n");
+    text.split(&begin).skip(1).map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()
+}
+
+/// From a topic to another, as the page shows it; what is secret would need brokers that ask for it.
+#[test]
+fn the_examples_of_the_documentation_run() {
+    let kafka = Kafka::with_topic("readings", 2);
+    let toml = pieces("toml");
+    let example = toml[0].clone() + &toml[1];
+    let open = example.replace("[\"localhost:9092\"]", &kafka.brokers());
+    let job = Job::new(&open.lines().filter(|line| !line.starts_with("options")).collect::<Vec<_>>().join("\n"), "");
+    for (partition, celsius) in [(0, 20.5), (1, 99.5), (0, 98.0)] {
+        kafka.write("readings", partition, format!("{{\"celsius\": {celsius}}}").as_bytes());
+    }
+    kafka.flush();
+    let ended = job.run(&["sources.readings.stop_at_end=true"]);
+    assert_eq!(ended.figure("/rows/in"), 3);
+    let hot: BTreeSet<String> = kafka.read("hot").into_iter().map(|(_, _, value)| value).collect();
+    assert_eq!(hot.len(), 2);
+    assert!(hot.iter().all(|value| value.contains("\"celsius\":9")), "{hot:?}");
+    let secret = Job::new(&example, "");
+    secret.write("secrets.properties", &pieces("properties")[0]);
+    let checked = Command::new(ringmill()).args(["check", "pipeline.toml"]).current_dir(secret.folder()).output();
+    let checked = checked.expect("ringmill runs");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }

@@ -330,7 +330,7 @@ inputs = ["events.dead_letters"]
 
 /// The first piece of TOML in the documentation.
 fn documented() -> &'static str {
-    let text = include_str!("../../docs/typed-events.md");
+    let text = include_str!("../../docs/formats/typed-events.md");
     text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("there is one")
 }
 

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use ringmill_connect::{Fields, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
+use ringmill_connect::{Fields, HeaderField, KafkaHeader, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
 use ringmill_wire::{DataType, TimeUnit};
 
-use super::message_fields::message_field;
+use super::message_fields::{message_field, message_field_at};
 use super::message_format::message_format;
 use super::mistake::Mistake;
-use super::raw::{Raw, Table};
+use super::raw::{Raw, RawEntry, Table};
 
 /// Nanoseconds in a millisecond.
 const MILLISECOND_NS: i64 = 1_000_000;
@@ -62,6 +62,8 @@ pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) 
         brokers: table.texts("brokers"),
         topic: table.text("topic")?.to_owned(),
         key: table.text("key").map(str::to_owned),
+        timestamp: table.text("timestamp").map(str::to_owned),
+        headers: sink_headers(table, mistakes),
         options: options(table, KafkaSink::check_option, mistakes),
         options_file: table.text("options_file").map(|path| directory.join(path)),
     })
@@ -93,6 +95,7 @@ fn options(
 
 fn message_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -> MessageFields {
     use DataType as T;
+    let headers = header_fields(table, fields, mistakes);
     let mut field = |key: &str, types, words| message_field(table, key, (types, words), fields, mistakes);
     MessageFields {
         topic: field("topic_field", &[T::Utf8], "utf8"),
@@ -100,5 +103,38 @@ fn message_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -
         partition: field("partition_field", &[T::Int32, T::Int64], "int32 or int64"),
         offset: field("offset_field", &[T::Int64], "int64"),
         timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Millisecond)], "timestamp[ms]"),
+        headers,
+    }
+}
+
+/// The fields that take a header's value each.
+fn header_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -> Vec<HeaderField> {
+    use DataType as T;
+    let mut headers = Vec::new();
+    for entry in table.children("header_fields") {
+        let Some(header) = entry.raw.text() else { continue };
+        check_name(header, entry, mistakes);
+        let types = (&[T::Utf8, T::Binary][..], "utf8 or binary");
+        let key = format!("header_fields.{}", entry.key);
+        let field = message_field_at(&key, (&entry.key, entry.key_span), types, fields, mistakes);
+        headers.extend(field.map(|field| HeaderField { field, header: header.to_owned() }));
+    }
+    headers
+}
+
+/// The columns that are also headers.
+fn sink_headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<KafkaHeader> {
+    let mut headers = Vec::new();
+    for entry in table.children("headers") {
+        let Some(column) = entry.raw.text() else { continue };
+        check_name(&entry.key, entry, mistakes);
+        headers.push(KafkaHeader { name: entry.key.clone(), column: column.to_owned() });
+    }
+    headers
+}
+
+fn check_name(name: &str, entry: &RawEntry, mistakes: &mut Vec<Mistake>) {
+    if name.contains('\0') {
+        mistakes.push(Mistake::at(entry.raw.span, format!("{name:?} is no header's name: it has a zero byte")));
     }
 }

@@ -5,6 +5,7 @@ use ringmill_wire::DataType;
 
 use super::mistake::Mistake;
 use super::raw::Table;
+use super::text::Span;
 
 /// The field that `key` names, if it is one of these types; `words` are the types for people.
 pub fn message_field(
@@ -15,7 +16,17 @@ pub fn message_field(
     mistakes: &mut Vec<Mistake>,
 ) -> Option<String> {
     let entry = table.entry(key)?;
-    let name = entry.raw.text()?;
+    message_field_at(key, (entry.raw.text()?, entry.raw.span), (types, words), fields, mistakes)
+}
+
+/// The same where the name stands at `span`.
+pub fn message_field_at(
+    key: &str,
+    (name, span): (&str, Span),
+    (types, words): (&[DataType], &str),
+    fields: &Fields,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<String> {
     let own: Vec<_> = fields.declared().filter(|field| field.name == name).collect();
     let wrong = if own.is_empty() {
         format!("`{key}`: there is no field `{name}`")
@@ -27,6 +38,6 @@ pub fn message_field(
         return Some(name.to_owned());
     };
     let hint = format!("[sources.NAME.fields] {name} = \"{}\"", types[0]);
-    mistakes.push(Mistake::at(entry.raw.span, wrong).hint(hint));
+    mistakes.push(Mistake::at(span, wrong).hint(hint));
     None
 }

@@ -215,12 +215,13 @@ fn an_mqtt_source_has_a_broker_topics_and_a_session() {
 #[test]
 fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message() {
     let kafka = |keys: &str| {
-        let fields = "fields = { a = \"int64\", key = \"utf8\", at = \"timestamp[s]\" }";
+        let fields = "fields = { a = \"int64\", key = \"utf8\", at = \"timestamp[s]\", trace = \"utf8\" }";
         around(&format!("kind = \"kafka\"\nbrokers = [\"b:9092\"]\n{keys}\n{fields}"), "")
     };
     let config = good(&kafka(
         "topics = [\"t\", \"u*\"]\npartitions = [0, 3]\nstart_time = \"1970-01-01T00:00:01.5Z\"\nkey_field = \"key\"\n\
-         options = { \"security.protocol\" = \"ssl\" }\noptions_file = \"secret\"\nstop_at_end = true",
+         options = { \"security.protocol\" = \"ssl\" }\noptions_file = \"secret\"\nstop_at_end = true\n\
+         header_fields = { trace = \"trace-id\" }",
     ));
     let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
     let SourceConnector::Kafka(spec) = &source.connector else { panic!("brokers") };
@@ -228,6 +229,8 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
     assert_eq!(spec.options_file.as_deref(), Some(Path::new("/etc/mill/secret")));
     assert_eq!((spec.message_fields.key.as_deref(), spec.stops_at_end), (Some("key"), true));
     assert!(!format!("{spec:?}").contains("\"ssl\""), "what may be a password is not shown");
+    assert_eq!(spec.message_fields.names(), ["key", "trace"]);
+    assert_eq!(spec.message_fields.headers[0].header, "trace-id");
     let listed = "(they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)";
     for (keys, message) in [
         ("topics = []", "4:10: `topics` is empty".to_owned()),
@@ -243,6 +246,19 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
             "topics = [\"t\"]\ntimestamp_field = \"at\"",
             "5:19: `timestamp_field`: field `at` must be timestamp[ms] ([sources.NAME.fields] at = \"timestamp[ms]\")"
                 .to_owned(),
+        ),
+        (
+            "topics = [\"t\"]\nheader_fields = { a = \"b\" }",
+            "5:19: `header_fields.a`: field `a` must be utf8 or binary ([sources.NAME.fields] a = \"utf8\")".to_owned(),
+        ),
+        (
+            "topics = [\"t\"]\nheader_fields = { trcae = \"b\" }",
+            "5:19: `header_fields.trcae`: there is no field `trcae` ([sources.NAME.fields] trcae = \"utf8\")"
+                .to_owned(),
+        ),
+        (
+            "topics = [\"t\"]\nheader_fields = { trace = \"b\\u0000c\" }",
+            "5:27: \"b\\0c\" is no header's name: it has a zero byte".to_owned(),
         ),
         (
             "topics = [\"t\"]\noptions = { \"sasl.pasword\" = \"hunter2\" }",

@@ -1,8 +1,9 @@
 //! Messages of Apache Kafka topics.
 //!
-//! Each message is one JSON object, one datum of Avro or one message of Protobuf. Each of Kafka's partitions is one of ours, with its position in the checkpoint, so
-//! every message is one row or one dead letter, once, also after a crash. The partitions are assigned when the source is
-//! opened: there is no rebalancing, and whoever runs several pipelines on the same topics divides them by hand.
+//! Each message is one JSON object, one datum of Avro or one message of Protobuf. Each of Kafka's partitions is one of
+//! ours, with its position in the checkpoint, so every message is one row or one dead letter, once, also after a crash.
+//! The partitions are assigned when the source is opened: there is no rebalancing, and whoever runs several pipelines on
+//! the same topics divides them by hand.
 //!
 //! A sink writes each row as a message, at least once.
 
@@ -10,6 +11,10 @@
 mod assignment;
 #[cfg(feature = "kafka")]
 mod client;
+#[cfg(feature = "kafka")]
+mod encode;
+#[cfg(feature = "kafka")]
+mod native;
 #[cfg(feature = "kafka")]
 mod partition;
 #[cfg(feature = "kafka")]
@@ -20,7 +25,7 @@ mod tests;
 #[cfg(feature = "kafka")]
 mod writer;
 
-pub use sink::KafkaSink;
+pub use sink::{KafkaHeader, KafkaSink};
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -83,14 +88,34 @@ pub struct MessageFields {
     pub offset: Option<String>,
     /// `timestamp[ms]`: the time stamp
     pub timestamp: Option<String>,
+    /// `utf8` or `binary`: a header's value
+    pub headers: Vec<HeaderField>,
+}
+
+/// A field that takes the value of a message's last header of this name; null where there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderField {
+    /// the field
+    pub field: String,
+    /// the header's name
+    pub header: String,
 }
 
 impl MessageFields {
     /// Those that are there.
     pub fn names(&self) -> Vec<&str> {
-        let MessageFields { topic, key, partition, offset, timestamp } = self;
-        [topic, key, partition, offset, timestamp].into_iter().filter_map(Option::as_deref).collect()
+        let MessageFields { topic, key, partition, offset, timestamp, headers } = self;
+        let named = [topic, key, partition, offset, timestamp].into_iter().filter_map(Option::as_deref);
+        named.chain(headers.iter().map(|header| header.field.as_str())).collect()
     }
+}
+
+/// Refuses what librdkafka, to which names end at a zero byte, would take for another name.
+#[cfg(feature = "kafka")]
+fn check_header(option: &'static str, name: &str) -> Result<std::ffi::CString, ConnectError> {
+    let refuse =
+        |_| ConnectError::Spec { option, value: format!("{name:?}"), rule: "a header's name has no zero byte" };
+    std::ffi::CString::new(name).map_err(refuse)
 }
 
 impl KafkaSpec {

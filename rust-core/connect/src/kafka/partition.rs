@@ -1,19 +1,16 @@
 //! One of Kafka's partitions as a partition.
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::CString, sync::Arc, time::Duration};
 
-use rdkafka::{
-    Message,
-    consumer::base_consumer::PartitionQueue,
-    error::KafkaError,
-    message::{BorrowedMessage, Headers},
-};
+use rdkafka::{Message, consumer::base_consumer::PartitionQueue, error::KafkaError, message::BorrowedMessage};
 use ringmill_wire::{BatchWriter, DataType};
 
 use super::{
     KafkaSpec, MessageFields,
     assignment::Assigned,
+    check_header,
     client::{Reports, is_final, said},
+    native::header,
     session::Session,
 };
 use crate::{
@@ -29,6 +26,8 @@ use crate::{
 pub struct KafkaPartition {
     name: String,
     topic: String,
+    /// the same for librdkafka
+    native_topic: CString,
     partition: i32,
     /// dropped before the session
     queue: PartitionQueue<Reports>,
@@ -79,6 +78,7 @@ pub fn open(
     for Assigned { topic, partition, position } in assigned.iter().filter(|assigned| assigned.position.rows > 0) {
         session.commit(topic, *partition, position.offset);
     }
+    let lines = Lines::new(spec)?;
     let open = |(index, (assigned, mut queue)): (usize, (Assigned, PartitionQueue<Reports>))| {
         let shard = index % shards;
         if let Some(waker) = wakers.get(shard).cloned() {
@@ -86,7 +86,9 @@ pub fn open(
         }
         let partition = KafkaPartition {
             name: assigned.name(),
-            lines: Lines::new(spec, &assigned.topic),
+            lines: lines.clone(),
+            // Kafka's names are made of letters, digits, '.', '_' and '-'.
+            native_topic: CString::new(assigned.topic.as_str()).unwrap_or_default(),
             topic: assigned.topic,
             partition: assigned.partition,
             queue,
@@ -133,7 +135,7 @@ impl KafkaPartition {
                     None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
                     Some(Ok(next)) => {
                         message = next;
-                        (message.offset().max(0) as u64, self.lines.of(&message))
+                        (message.offset().max(0) as u64, self.lines.of(&self.topic, &message))
                     }
                     Some(Err(KafkaError::PartitionEOF(_))) if self.stops_at_end => {
                         self.has_ended = true;
@@ -187,6 +189,11 @@ impl Partition for KafkaPartition {
         Position { offset: self.offset, rows: self.rows, ..Position::default() }
     }
 
+    fn lag(&self) -> Option<u64> {
+        let high = self.session.high_watermark(&self.native_topic, self.partition)?;
+        Some(high.saturating_sub(self.offset))
+    }
+
     fn note_places(&mut self, places: &Arc<Places>, source: &str) {
         self.tagger = Some(Tagger::new(places, source));
     }
@@ -200,56 +207,66 @@ impl Partition for KafkaPartition {
 }
 
 /// Makes records of messages.
+#[derive(Clone)]
 struct Lines {
-    topic: String,
     fields: MessageFields,
     /// the key's column is binary
     is_key_binary: bool,
+    /// the headers' names, and whether their columns are binary
+    headers: Vec<(CString, bool)>,
     /// the header that says an event's type
-    type_header: Option<String>,
+    type_header: Option<CString>,
     recorder: Recorder,
 }
 
 impl Lines {
-    fn new(spec: &KafkaSpec, topic: &str) -> Lines {
+    fn new(spec: &KafkaSpec) -> Result<Lines, ConnectError> {
         let fields = spec.message_fields.clone();
-        let key = fields.key.as_ref().and_then(|key| spec.fields.declared().find(|field| field.name == *key));
-        Lines {
-            topic: topic.to_owned(),
-            is_key_binary: key.is_some_and(|field| field.data_type == DataType::Binary),
-            type_header: spec.fields.types().and_then(|types| types.header()).map(str::to_owned),
+        let is_binary = |name: &str| {
+            let mut named = spec.fields.declared().filter(|field| field.name == name);
+            named.any(|field| field.data_type == DataType::Binary)
+        };
+        let headers = fields.headers.iter().map(|header| {
+            let name = check_header("header_fields", &header.header)?;
+            Ok((name, is_binary(&header.field)))
+        });
+        let type_header = spec.fields.types().and_then(|types| types.header());
+        Ok(Lines {
+            is_key_binary: fields.key.as_deref().is_some_and(is_binary),
+            headers: headers.collect::<Result<_, ConnectError>>()?,
+            type_header: type_header.map(|header| check_header("type.header", header)).transpose()?,
             recorder: Recorder::new(&spec.format, !fields.names().is_empty()),
             fields,
-        }
+        })
     }
 
     /// The message as a record; `None`: there is nothing in it.
-    fn of<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Option<Record<'a>> {
-        let Lines { topic, fields, is_key_binary, type_header, recorder } = self;
-        let key = match message.key() {
-            None => Member::Null,
-            Some(key) if *is_key_binary => Member::Bytes(key),
-            Some(key) => Member::Text(key),
-        };
+    fn of<'a>(&'a mut self, topic: &'a str, message: &'a BorrowedMessage<'_>) -> Option<Record<'a>> {
+        let Lines { fields, is_key_binary, headers, type_header, recorder } = self;
         let members = [
             (&fields.topic, Member::Text(topic.as_bytes())),
-            (&fields.key, key),
+            (&fields.key, bytes(message.key(), *is_key_binary)),
             (&fields.partition, Member::Number(message.partition().into())),
             (&fields.offset, Member::Number(message.offset())),
             (&fields.timestamp, message.timestamp().to_millis().map_or(Member::Null, Member::Number)),
         ];
         let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
+        let of_header = |(name, is_binary): &(CString, bool)| bytes(header(message, name), *is_binary);
+        let headers = fields.headers.iter().zip(headers.iter());
+        let members = members.chain(headers.map(|(header, known)| (header.field.as_str(), of_header(known))));
         // One without a payload says that its key is gone: whatever the format, it is no record.
         let record = recorder.record(message.payload()?, members)?;
         Some(match type_header {
-            Some(name) => Record { header: last_header(message, name), ..record },
+            Some(name) => Record { header: header(message, name).unwrap_or_default(), ..record },
             None => record,
         })
     }
 }
 
-/// What the last header with this name says; empty: there is none.
-fn last_header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> &'a [u8] {
-    let headers = message.headers().into_iter().flat_map(Headers::iter);
-    headers.filter(|header| header.key == name).last().and_then(|header| header.value).unwrap_or_default()
+fn bytes(value: Option<&[u8]>, is_binary: bool) -> Member<'_> {
+    match value {
+        None => Member::Null,
+        Some(value) if is_binary => Member::Bytes(value),
+        Some(value) => Member::Text(value),
+    }
 }

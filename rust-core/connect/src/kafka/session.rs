@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::CStr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use rdkafka::{
-    Offset, TopicPartitionList,
+    ClientConfig, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, CommitMode, Consumer, base_consumer::PartitionQueue},
     error::KafkaResult,
@@ -21,6 +22,7 @@ use super::{
     KafkaSpec,
     assignment::Assigned,
     client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, is_final, refuse, said, set_defaults},
+    native,
 };
 use crate::{ConnectError, lock::lock};
 
@@ -39,11 +41,18 @@ const HEAR: Duration = Duration::from_millis(100);
 /// An assignment needs a group; to this one nothing is committed.
 const NO_GROUP: &str = "ringmill";
 
+/// So much of all partitions together is read ahead (KiB), and of one at least and at most so much.
+const READ_AHEAD_KIB: usize = 64 << 10;
+const READ_AHEAD_KIB_MIN: usize = 256;
+const READ_AHEAD_KIB_MAX: usize = 4 << 10;
+
 /// Offsets that the brokers are to be told, by topic and partition.
 type Covered = Mutex<BTreeMap<(String, i32), u64>>;
 
 /// A consumer, and the thread that listens to what it says besides messages.
 pub struct Session {
+    config: ClientConfig,
+    brokers: String,
     consumer: Arc<BaseConsumer<Reports>>,
     commits: bool,
     covered: Arc<Covered>,
@@ -65,17 +74,18 @@ impl Session {
         let defaults = [
             // What was damaged on its way ends the run and is asked for again by the next.
             ("check.crcs", "true"),
-            // Of each partition so much is read ahead (KiB); and for so long none of it after that was so much (ms).
-            ("queued.max.messages.kbytes", "4096"),
+            // For so long none of a partition is asked for after so much of it was read ahead (ms).
             ("fetch.queue.backoff.ms", "10"),
+            // For so long a broker that has nothing of what it is asked for keeps the question (ms); meanwhile it is not
+            // asked for partitions of which enough had been read ahead. With the default of 500, 500,000 messages of 1.2 KB in
+            // 128 partitions took 2.2 instead of 1.3 s.
+            ("fetch.wait.max.ms", "20"),
             // For so long a run that ends waits for the answer to a commit.
             ("session.timeout.ms", "6000"),
         ];
         set_defaults(&mut config, &defaults);
-        let consumer = BaseConsumer::from_config_and_context(&config, Reports::new(&brokers));
-        let consumer = consumer.map_err(|error| refuse(&brokers, error.to_string()))?;
-        let (consumer, covered) = (Arc::new(consumer), Arc::default());
-        Ok(Session { consumer, commits: spec.group.is_some(), covered, listener: None })
+        let (consumer, covered) = (connect(&config, &brokers)?, Arc::default());
+        Ok(Session { config, brokers, consumer, commits: spec.group.is_some(), covered, listener: None })
     }
 
     /// Asks the brokers something.
@@ -99,6 +109,10 @@ impl Session {
 
     /// Assigns these partitions; each one's messages come through its own queue from then on, from its position on.
     pub fn assign(&mut self, assigned: &[Assigned]) -> Result<Vec<PartitionQueue<Reports>>, ConnectError> {
+        // How much is read ahead of a partition follows from how many there are, and cannot be changed later.
+        let read_ahead = (READ_AHEAD_KIB / assigned.len().max(1)).clamp(READ_AHEAD_KIB_MIN, READ_AHEAD_KIB_MAX);
+        set_defaults(&mut self.config, &[("queued.max.messages.kbytes", &read_ahead.to_string())]);
+        self.consumer = connect(&self.config, &self.brokers)?;
         let mut list = TopicPartitionList::with_capacity(assigned.len());
         for Assigned { topic, partition, position } in assigned {
             list.add_partition_offset(topic, *partition, offset(position.offset))
@@ -121,6 +135,11 @@ impl Session {
         self.reports().fault()
     }
 
+    /// The offset behind a partition's newest message, as its broker said last. Never waits.
+    pub fn high_watermark(&self, topic: &CStr, partition: i32) -> Option<u64> {
+        native::high_watermark(&self.consumer, topic, partition)
+    }
+
     /// Has the brokers told that a checkpoint covers what is before `offset`. Never waits for them.
     pub fn commit(&self, topic: &str, partition: i32, offset: u64) {
         if self.commits {
@@ -131,6 +150,11 @@ impl Session {
     fn reports(&self) -> &Reports {
         self.consumer.context()
     }
+}
+
+fn connect(config: &ClientConfig, brokers: &str) -> Result<Arc<BaseConsumer<Reports>>, ConnectError> {
+    let consumer = BaseConsumer::from_config_and_context(config, Reports::new(brokers));
+    consumer.map(Arc::new).map_err(|error| refuse(brokers, error.to_string()))
 }
 
 /// Serves the consumer's own queue, and tells the brokers what checkpoints cover, until it is dropped.

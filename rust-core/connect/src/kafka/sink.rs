@@ -15,10 +15,23 @@ pub struct KafkaSink {
     pub topic: String,
     /// the column that is also the message's key, by which its partition is chosen
     pub key: Option<String>,
+    /// the column that is also the message's time stamp; when it is sent if absent
+    pub timestamp: Option<String>,
+    /// columns that are also headers
+    pub headers: Vec<KafkaHeader>,
     /// properties of librdkafka
     pub options: Vec<(String, Secret)>,
     /// a file with further ones, `name=value` a line, read when the sink is opened
     pub options_file: Option<PathBuf>,
+}
+
+/// A header of a sink's messages; a message has it where the column is not null.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaHeader {
+    /// its name
+    pub name: String,
+    /// the column with its values
+    pub column: String,
 }
 
 impl KafkaSink {
@@ -37,10 +50,23 @@ impl KafkaSink {
     /// What makes messages of rows of this schema; refused if it has no such key, or what JSON cannot carry.
     #[cfg(feature = "kafka")]
     pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
-        use crate::message::{MessageEncoder, column_of, is_key};
+        use ringmill_wire::DataType;
+
+        use super::encode::{Columns, KafkaEncoder};
+        use crate::message::{column_of, is_key};
         let types: (fn(_) -> _, _) = (is_key, "a key is of type utf8, binary or an integer");
         let key = self.key.as_ref().map(|key| column_of(("key", key), types, schema)).transpose()?;
-        Ok(Box::new(MessageEncoder::new(key, schema)?))
+        let types: (fn(_) -> _, _) =
+            (|column| matches!(column, DataType::Timestamp(_)), "a time stamp is of type timestamp");
+        let timestamp =
+            self.timestamp.as_ref().map(|name| column_of(("timestamp", name), types, schema)).transpose()?;
+        let types: (fn(_) -> _, _) = (is_key, "a header is of type utf8, binary or an integer");
+        let header = |header: &KafkaHeader| {
+            super::check_header("headers", &header.name)?;
+            column_of(("headers", &header.column), types, schema)
+        };
+        let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
+        Ok(Box::new(KafkaEncoder::new(Columns { key, timestamp, headers }, schema)?))
     }
 
     /// Asks the brokers for the topic; fails if none answers.

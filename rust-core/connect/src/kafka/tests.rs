@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
     ClientConfig,
+    message::{Header, OwnedHeaders},
     mocking::MockCluster,
     producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
 };
 
-use super::{KafkaSpec, KafkaStart, MessageFields};
+use super::{HeaderField, KafkaSpec, KafkaStart, MessageFields};
 use crate::{
     Format, Partition, Partitions, Position, Resume, Secret,
     testing::{Letter, Letters, batch, fields, poll, read_all},
@@ -39,12 +40,16 @@ impl Kafka {
             record.payload = value;
             record.timestamp = Some(1_000 * (index as i64 + 1));
             let key = format!("k{index}");
-            while let Err((_, back)) = self.producer.send(record.key(key.as_bytes())) {
-                record = back;
-                self.producer.poll(Duration::from_millis(1));
-            }
+            self.hand_over(record.key(key.as_bytes()));
         }
         self.producer.flush(Duration::from_secs(20)).expect("the brokers take it");
+    }
+
+    fn hand_over(&self, mut record: BaseRecord<'_, [u8], [u8]>) {
+        while let Err((_, back)) = self.producer.send(record) {
+            record = back;
+            self.producer.poll(Duration::from_millis(1));
+        }
     }
 
     fn send_numbers(&self, topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
@@ -192,6 +197,7 @@ fn what_stands_beside_a_message_comes_into_its_fields() {
         partition: name("partition"),
         offset: name("offset"),
         timestamp: name("time"),
+        headers: Vec::new(),
     };
     let columns = ["a:int64?", "topic:utf8", "key:utf8", "partition:int32", "offset:int64", "time:timestamp[ms]"]
         .map(str::to_owned);
@@ -206,6 +212,64 @@ fn what_stands_beside_a_message_comes_into_its_fields() {
     let expected = "{\"a\":1,\"topic\":\"t\",\"key\":\"k0\",\"partition\":1,\"offset\":0,\"time\":\"1970-01-01T00:00:01.000Z\"}\n\
                     {\"a\":null,\"topic\":\"t\",\"key\":\"k1\",\"partition\":1,\"offset\":1,\"time\":\"1970-01-01T00:00:02.000Z\"}\n";
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn a_field_takes_the_last_header_of_its_name_whatever_others_there_are() {
+    let kafka = Kafka::with_topic("t", 1);
+    let headers = |headers: &[(&str, Option<&[u8]>)]| {
+        let headers = headers.iter().map(|(key, value)| Header { key: *key, value: *value });
+        Some(headers.fold(OwnedHeaders::new(), OwnedHeaders::insert))
+    };
+    let messages = [
+        None,
+        headers(&[("other", Some(b"x"))]),
+        headers(&[("id", Some(b"1")), ("id", Some(b"2"))]),
+        headers(&[("id", None)]),
+        headers(&[("id", Some(b"")), ("Id", Some(b"no"))]),
+        headers(&[("raw", Some(b"\xff\x00"))]),
+        headers(&[("id", Some(b"\xff"))]),
+    ];
+    for headers in messages {
+        let mut record = BaseRecord::<[u8], [u8]>::to("t").partition(0).payload(b"{}");
+        record.headers = headers;
+        kafka.hand_over(record);
+    }
+    kafka.producer.flush(Duration::from_secs(20)).expect("the brokers take it");
+    let field = |field: &str, header: &str| HeaderField { field: field.to_owned(), header: header.to_owned() };
+    let message_fields =
+        MessageFields { headers: vec![field("id", "id"), field("raw", "raw")], ..MessageFields::default() };
+    let fields = fields(&["id:utf8?", "raw:binary?"]);
+    let spec = KafkaSpec { message_fields, fields, ..kafka.spec(&["t"]) };
+    let (rows, letters) = read(&spec, &mut *open(&spec, None)[0].1, 100);
+    let ids = ["null", "null", "\"2\"", "null", "\"\""].map(|id| format!("{{\"id\":{id},\"raw\":null}}\n"));
+    assert_eq!(rows, ids.concat() + "{\"id\":null,\"raw\":\"/wA=\"}\n");
+    assert_eq!(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [6], "what is no text is no utf8");
+    let name = MessageFields { headers: vec![field("id", "a\0b")], ..MessageFields::default() };
+    let error = KafkaSpec { message_fields: name, ..spec }.open(1, &[Arc::new(|| {})], None).map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "header_fields is \"a\\0b\", but a header's name has no zero byte");
+}
+
+#[test]
+fn how_far_a_partition_is_behind_is_known_as_soon_as_its_broker_has_answered() {
+    let kafka = Kafka::with_topic("t", 2);
+    kafka.send_numbers("t", 0, 0..100);
+    let spec = KafkaSpec { stops_at_end: true, ..kafka.spec(&["t"]) };
+    let mut partitions = open(&spec, None);
+    let schema = spec.schema().expect("a schema");
+    let partition = &mut partitions[0].1;
+    let mut read_rows = 0;
+    while read_rows < 40 {
+        let mut batch = batch(&schema, 10, 1 << 12);
+        poll(&mut **partition, &mut batch, &mut Letters::default(), 10).expect("it can be read");
+        read_rows = partition.position().rows;
+        let expected = (read_rows > 0).then_some(100 - read_rows);
+        assert!(expected.is_none() || partition.lag() == expected, "{:?} after {read_rows}", partition.lag());
+    }
+    read(&spec, &mut **partition, 100);
+    assert_eq!(partition.lag(), Some(0));
+    read(&spec, &mut *partitions[1].1, 100);
+    assert_eq!(partitions[1].1.lag(), Some(0), "one in which there never was anything is not behind");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
     producer::{BaseRecord, Producer, ThreadedProducer},
 };
 use serde_json::Value;
@@ -12,8 +13,9 @@ use serde_json::Value;
 use super::{
     KafkaSink,
     client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, refuse, said, set_defaults},
+    encode::{Message, messages},
 };
-use crate::{ConnectError, Fault, Writer, message::messages};
+use crate::{ConnectError, Fault, Writer};
 
 pub const RESERVED: Reserved = &[
     ("message.timeout.ms", "the sink: no row is given up"),
@@ -37,6 +39,8 @@ const NEW_TOPIC: Duration = Duration::from_secs(3);
 pub struct KafkaWriter {
     producer: ThreadedProducer<Reports>,
     topic: String,
+    /// names of the headers
+    headers: Vec<String>,
     /// messages of the bytes being written that librdkafka has already, after a call that failed
     taken: usize,
 }
@@ -54,7 +58,8 @@ impl KafkaWriter {
         config.set("enable.idempotence", "true").set("message.timeout.ms", "0");
         let producer = ThreadedProducer::from_config_and_context(&config, Reports::new(&brokers));
         let producer = producer.map_err(|error| refuse(&brokers, error.to_string()))?;
-        let writer = KafkaWriter { producer, topic: sink.topic.clone(), taken: 0 };
+        let headers = sink.headers.iter().map(|header| header.name.clone()).collect();
+        let writer = KafkaWriter { producer, topic: sink.topic.clone(), headers, taken: 0 };
         writer.check_topic()?;
         Ok(writer)
     }
@@ -77,9 +82,15 @@ impl KafkaWriter {
         }
     }
 
-    fn send(&self, key: Option<&[u8]>, value: &[u8]) -> Result<(), ConnectError> {
+    fn send(&self, message: &Message<'_>) -> Result<(), ConnectError> {
+        let Message { timestamp, key, value, headers } = message;
         let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).payload(value);
-        record.key = key;
+        (record.key, record.timestamp) = (*key, *timestamp);
+        let values = self.headers.iter().zip(headers).filter_map(|(name, value)| Some((name, (*value)?)));
+        record.headers = values.fold(None, |headers, (key, value)| {
+            let headers = headers.unwrap_or_else(OwnedHeaders::new);
+            Some(headers.insert(Header { key, value: Some(value) }))
+        });
         let deadline = Instant::now() + PATIENCE;
         loop {
             let Err((error, back)) = self.producer.send(record) else { return Ok(()) };
@@ -142,9 +153,9 @@ impl KafkaWriter {
 impl Writer for KafkaWriter {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
         self.check()?;
-        for message in messages(bytes).skip(self.taken) {
-            let (key, value) = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
-            self.send(key, value)?;
+        for message in messages(bytes, self.headers.len()).skip(self.taken) {
+            let message = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
+            self.send(&message)?;
             self.taken += 1;
         }
         self.taken = 0;

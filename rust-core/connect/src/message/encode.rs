@@ -37,7 +37,7 @@ pub fn column_of(
     if is_right(schema.field(index).data_type) { Ok(index) } else { Err(refuse(rule)) }
 }
 
-/// Whether values of this type can be keys.
+/// Whether values of this type can be keys, and those of headers.
 #[cfg(any(test, feature = "kafka"))]
 pub fn is_key(data_type: DataType) -> bool {
     use DataType as T;
@@ -56,7 +56,7 @@ impl Encoder for MessageEncoder {
             out.extend_from_slice(&[0; HEAD_BYTES]);
             let key = self.key.map(|key| view.column(key)).filter(|column| column.is_valid(row));
             if let Some(column) = &key {
-                write_key(column, row, out);
+                write_value(column, row, out);
             }
             let value = out.len();
             self.json.encode(view, row..row + 1, out);
@@ -75,7 +75,7 @@ fn put_length(out: &mut [u8], at: usize, length: usize) {
 }
 
 /// Text and bytes as they are, integers in decimal, as their text in the value.
-fn write_key(column: &ColumnView<'_>, row: usize, out: &mut Vec<u8>) {
+pub fn write_value(column: &ColumnView<'_>, row: usize, out: &mut Vec<u8>) {
     macro_rules! integer {
         ($type:ty) => {
             out.extend_from_slice(itoa::Buffer::new().format(column.values::<$type>()[row]).as_bytes())

@@ -5,10 +5,10 @@ mod line;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 mod record;
 
-#[cfg(feature = "kafka")]
-pub(crate) use self::encode::is_key;
 #[cfg(feature = "nats")]
 pub(crate) use self::encode::read_message;
+#[cfg(feature = "kafka")]
+pub(crate) use self::encode::{is_key, write_value};
 #[cfg(any(feature = "kafka", feature = "nats"))]
 pub(crate) use self::record::{MessageDecoder, Record, Recorder, wait};
 pub(crate) use self::{

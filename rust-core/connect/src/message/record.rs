@@ -29,7 +29,7 @@ pub(crate) struct Record<'a> {
 }
 
 /// Makes records of messages.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     is_text: bool,
     /// a message without bytes is one

@@ -180,6 +180,7 @@ impl Graph {
                 // Whoever reads the figures may add to them; what a node does not count stays zero.
                 (node.rows_in, node.rows_out, node.late, node.dead_letters, node.absorbed) = (0, 0, 0, 0, 0);
                 seat.operator.counts(node);
+                seat.operator.lags(&mut node.lags);
                 let open = if seat.refusing_since_ns == 0 { 0 } else { now_ns.saturating_sub(seat.refusing_since_ns) };
                 node.held_up_ns = seat.held_up_ns + open;
             }

@@ -28,7 +28,7 @@ use ringmill_wire::{BatchView, BatchWriter};
 use super::snapshot::{BarrierRequest, ShardSnapshot};
 use super::store_port::StorePort;
 use crate::error::EngineError;
-use crate::metrics::{NodeCounts, StageHistograms, WorkerSnapshot};
+use crate::metrics::{NodeCounts, PartitionLag, StageHistograms, WorkerSnapshot};
 use crate::window::SpillFigures;
 
 /// A position in a stream: everything before it was passed on.
@@ -242,6 +242,9 @@ pub trait Operator: Send {
 
     /// May put state away in the shard's store from now on; before anything is given back.
     fn set_store(&mut self, _port: StorePort) {}
+
+    /// Writes how far its partitions are behind into `lags`, whose room it uses again.
+    fn lags(&self, _lags: &mut Vec<PartitionLag>) {}
 
     /// Writes its workers' figures from `workers[next]` on; returns the index behind them.
     fn workers(&self, _workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {

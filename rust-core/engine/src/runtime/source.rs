@@ -21,7 +21,7 @@ use super::dead_letters::DeadLetterBatch;
 use super::operator::{DEAD_LETTERS, Delivery, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use super::worker_feed::FeedFigures;
 use crate::error::EngineError;
-use crate::metrics::{NodeCounts, Stage, WorkerSnapshot};
+use crate::metrics::{NodeCounts, PartitionLag, Stage, WorkerSnapshot};
 use crate::time::{nanoseconds, wall_clock_ns};
 
 /// How rows of this source are dated.
@@ -489,6 +489,20 @@ impl Operator for SourceOperator {
             state.is_unwatched = false;
             state.partition.disarm_sleep();
         }
+    }
+
+    fn lags(&self, lags: &mut Vec<PartitionLag>) {
+        let mut count = 0;
+        for partition in self.partitions.iter().map(|state| &state.partition) {
+            let Some(messages) = partition.lag() else { continue };
+            lags.resize_with(lags.len().max(count + 1), PartitionLag::default);
+            let lag = &mut lags[count];
+            lag.name.clear();
+            lag.name.push_str(partition.name());
+            lag.messages = messages;
+            count += 1;
+        }
+        lags.truncate(count);
     }
 
     fn workers(&self, workers: &mut Vec<WorkerSnapshot>, next: usize) -> usize {

@@ -131,6 +131,11 @@ pub(super) static KAFKA: &[Key] = &[
     optional("partition_field", Kind::Filled, "The field (int32 or int64) that takes a message's partition."),
     optional("offset_field", Kind::Filled, "The field (int64) that takes a message's offset."),
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ms]) that takes a message's time stamp."),
+    optional(
+        "header_fields",
+        Kind::Map(&Kind::Filled),
+        "Fields (utf8 or binary) that take the value of a message's header each, such as { trace = \"trace-id\" }; null where there is none.",
+    ),
     MESSAGE_FORMAT,
     AVRO,
     PROTOBUF,
@@ -257,6 +262,16 @@ pub(super) static KAFKA_SINK: &[Key] = &[
     BROKERS,
     needed("topic", Kind::Filled, "The topic. Each row is a message, its value the row as JSON."),
     optional("key", Kind::Filled, "The column (utf8, binary or an integer) that is also the key. Default: no key."),
+    optional(
+        "timestamp",
+        Kind::Filled,
+        "The column (timestamp) that is also the message's time stamp. Default, and where it is null: when it is sent.",
+    ),
+    optional(
+        "headers",
+        Kind::Map(&Kind::Filled),
+        "Headers of a message, and the columns (utf8, binary or integers) with their values, such as { trace-id = \"trace\" }; where one is null its header is left out.",
+    ),
     KAFKA_OPTIONS,
     KAFKA_OPTIONS_FILE,
 ];
