@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ringmill_connect::{Fields, HeaderField, KafkaHeader, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret};
+use ringmill_connect::{
+    Fields, HeaderField, KafkaHeader, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret,
+};
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::message_fields::{message_field, message_field_at};
@@ -42,6 +44,7 @@ pub fn kafka(
             .filter_map(Raw::integer)
             .filter_map(|number| i32::try_from(number).ok())
             .collect(),
+        share: share(table, mistakes),
         start,
         stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
         group: table.text("group").map(str::to_owned),
@@ -67,6 +70,17 @@ pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) 
         options: options(table, KafkaSink::check_option, mistakes),
         options_file: table.text("options_file").map(|path| directory.join(path)),
     })
+}
+
+fn share(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<KafkaShare> {
+    let written = table.table("share")?;
+    let number = |key: &str| u32::try_from(written.integer(key)?).ok();
+    let (index, count) = (number("index")?, number("count")?);
+    if index >= count {
+        let message = format!("`index` is {index}, but of {count} shares the last is {}", count - 1);
+        mistakes.push(Mistake::at(written.get("index")?.span, message));
+    }
+    Some(KafkaShare { index, count })
 }
 
 fn check_filled(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill::config::Config;
-use ringmill_connect::{Address, Broker, HttpSpec, KafkaStart, NatsLogin, NatsStart, Replay, TokenPlace};
+use ringmill_connect::{Address, Broker, HttpSpec, KafkaShare, KafkaStart, NatsLogin, NatsStart, Replay, TokenPlace};
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
 use crate::{around, check, good, load, node};
@@ -221,7 +221,7 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
     let config = good(&kafka(
         "topics = [\"t\", \"u*\"]\npartitions = [0, 3]\nstart_time = \"1970-01-01T00:00:01.5Z\"\nkey_field = \"key\"\n\
          options = { \"security.protocol\" = \"ssl\" }\noptions_file = \"secret\"\nstop_at_end = true\n\
-         header_fields = { trace = \"trace-id\" }",
+         header_fields = { trace = \"trace-id\" }\nshare = { index = 3, count = 4 }",
     ));
     let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
     let SourceConnector::Kafka(spec) = &source.connector else { panic!("brokers") };
@@ -230,6 +230,7 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
     assert_eq!((spec.message_fields.key.as_deref(), spec.stops_at_end), (Some("key"), true));
     assert!(!format!("{spec:?}").contains("\"ssl\""), "what may be a password is not shown");
     assert_eq!(spec.message_fields.names(), ["key", "trace"]);
+    assert_eq!(spec.share, Some(KafkaShare { index: 3, count: 4 }));
     assert_eq!(spec.message_fields.headers[0].header, "trace-id");
     let listed = "(they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)";
     for (keys, message) in [
@@ -246,6 +247,10 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
             "topics = [\"t\"]\ntimestamp_field = \"at\"",
             "5:19: `timestamp_field`: field `at` must be timestamp[ms] ([sources.NAME.fields] at = \"timestamp[ms]\")"
                 .to_owned(),
+        ),
+        (
+            "topics = [\"t\"]\nshare = { index = 4, count = 4 }",
+            "5:19: `index` is 4, but of 4 shares the last is 3".to_owned(),
         ),
         (
             "topics = [\"t\"]\nheader_fields = { a = \"b\" }",

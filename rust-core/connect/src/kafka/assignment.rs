@@ -7,7 +7,7 @@ use rdkafka::{
     Offset, TopicPartitionList, consumer::Consumer, error::KafkaError, metadata::MetadataTopic, types::RDKafkaRespErr,
 };
 
-use super::{KafkaSpec, KafkaStart, client::said, session::Session};
+use super::{KafkaShare, KafkaSpec, KafkaStart, client::said, session::Session};
 use crate::{ConnectError, Position, Resume};
 
 /// A partition, and where it begins.
@@ -113,6 +113,9 @@ fn partitions(spec: &KafkaSpec, session: &Session) -> Result<BTreeSet<(String, i
             return Err(session.refuse(format!("there is no topic {wanted:?}")));
         }
     }
+    if let Some(KafkaShare { index, count }) = spec.share.filter(|_| found.is_empty()) {
+        return Err(session.refuse(format!("no partition is in share {index} of {count}: there are too few")));
+    }
     Ok(found)
 }
 
@@ -137,7 +140,10 @@ fn add(
     if let Some(missing) = spec.partitions.iter().find(|number| !numbers.contains(number)) {
         return Err(session.refuse(format!("topic {name:?} has no partition {missing}; it has {}", numbers.len())));
     }
-    let is_wanted = |number: &i32| spec.partitions.is_empty() || spec.partitions.contains(number);
+    let is_wanted = |number: &i32| {
+        let is_shared = spec.share.is_none_or(|share| share.has(*number));
+        is_shared && (spec.partitions.is_empty() || spec.partitions.contains(number))
+    };
     found.extend(numbers.into_iter().filter(is_wanted).map(|number| (name.to_owned(), number)));
     Ok(())
 }

@@ -42,6 +42,8 @@ pub struct KafkaSpec {
     pub topics: Vec<String>,
     /// only these partitions of each topic; all if empty
     pub partitions: Vec<i32>,
+    /// of them only a share
+    pub share: Option<KafkaShare>,
     /// where a partition begins of which no checkpoint says where
     pub start: KafkaStart,
     /// each partition ends where no further message was in it for once
@@ -62,6 +64,22 @@ pub struct KafkaSpec {
     pub rate: Option<f64>,
     /// longer messages become dead letters
     pub record_bytes_max: usize,
+}
+
+/// The partitions whose number leaves `index` when it is divided by `count`, which is more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KafkaShare {
+    /// which of the shares, from 0
+    pub index: u32,
+    /// how many there are
+    pub count: u32,
+}
+
+impl KafkaShare {
+    /// Whether a partition is in it.
+    pub fn has(self, partition: i32) -> bool {
+        u32::try_from(partition).is_ok_and(|partition| partition.checked_rem(self.count) == Some(self.index))
+    }
 }
 
 /// Where a partition begins.

@@ -9,7 +9,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
 };
 
-use super::{HeaderField, KafkaSpec, KafkaStart, MessageFields};
+use super::{HeaderField, KafkaShare, KafkaSpec, KafkaStart, MessageFields};
 use crate::{
     Format, Partition, Partitions, Position, Resume, Secret,
     testing::{Letter, Letters, batch, fields, poll, read_all},
@@ -62,6 +62,7 @@ impl Kafka {
             brokers: vec![self.cluster.bootstrap_servers()],
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             partitions: Vec::new(),
+            share: None,
             start: KafkaStart::Earliest,
             stops_at_end: true,
             group: None,
@@ -187,6 +188,25 @@ fn a_partition_begins_where_it_is_asked_to() {
 }
 
 #[test]
+fn shares_have_every_partition_once() {
+    let kafka = Kafka::with_topic("t", 5);
+    let share = |index, count| KafkaSpec { share: Some(KafkaShare { index, count }), ..kafka.spec(&["t"]) };
+    let names = |spec: &KafkaSpec| -> Vec<String> {
+        open(spec, None).iter().map(|(_, partition)| partition.name().to_owned()).collect()
+    };
+    assert_eq!(names(&share(0, 3)), ["t/0", "t/3"]);
+    assert_eq!(names(&share(1, 3)), ["t/1", "t/4"]);
+    assert_eq!(names(&share(2, 3)), ["t/2"]);
+    assert_eq!(names(&KafkaSpec { partitions: vec![0, 1], ..share(1, 3) }), ["t/1"]);
+    let error = share(5, 6).open(1, &[Arc::new(|| {})], None).map(drop).expect_err("it would read nothing").to_string();
+    assert!(error.ends_with("no partition is in share 5 of 6: there are too few"), "{error}");
+    let position = serde_json::to_value(Position::default()).expect("JSON");
+    let resume = [Resume { name: "t/1", position: &position, ended: false }];
+    let error = share(0, 3).open(1, &[Arc::new(|| {})], Some(&resume)).map(drop).expect_err("another's").to_string();
+    assert!(error.contains("it is not among the topics and partitions that are there and asked for"), "{error}");
+}
+
+#[test]
 fn what_stands_beside_a_message_comes_into_its_fields() {
     let kafka = Kafka::with_topic("t", 2);
     kafka.send("t", 1, [Some(b"{\"a\":1,\"topic\":\"mine\"}".as_slice()), Some(b"{ }")]);
@@ -218,7 +238,7 @@ fn what_stands_beside_a_message_comes_into_its_fields() {
 fn a_field_takes_the_last_header_of_its_name_whatever_others_there_are() {
     let kafka = Kafka::with_topic("t", 1);
     let headers = |headers: &[(&str, Option<&[u8]>)]| {
-        let headers = headers.iter().map(|(key, value)| Header { key: *key, value: *value });
+        let headers = headers.iter().map(|(key, value)| Header { key, value: *value });
         Some(headers.fold(OwnedHeaders::new(), OwnedHeaders::insert))
     };
     let messages = [

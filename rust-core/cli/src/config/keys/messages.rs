@@ -96,6 +96,15 @@ const KAFKA_OPTIONS_FILE: Key = optional(
     "A file with further ones, name=value a line, for passwords; relative to this file.",
 );
 
+static KAFKA_SHARE: &[Key] = &[
+    needed(
+        "index",
+        Kind::Integer(0, i32::MAX as i64),
+        "Which of the shares, from 0: the partitions whose number leaves it when divided by `count`.",
+    ),
+    needed("count", Kind::Integer(1, i32::MAX as i64), "How many shares there are."),
+];
+
 pub(super) static KAFKA: &[Key] = &[
     BROKERS,
     needed(
@@ -107,6 +116,11 @@ pub(super) static KAFKA: &[Key] = &[
         "partitions",
         Kind::List(&Kind::Integer(0, i32::MAX as i64)),
         "Only these partitions of each topic, where several pipelines share them. Default: all.",
+    ),
+    optional(
+        "share",
+        Kind::Table(KAFKA_SHARE),
+        "Of these partitions only a share, such as { index = 0, count = 4 }, where several pipelines share them evenly. Default: all.",
     ),
     optional(
         "start",
