@@ -328,23 +328,6 @@ inputs = ["events.dead_letters"]
     assert_eq!(job.rows("dead.ndjson")[0]["reason"], reason);
 }
 
-/// The first piece of TOML in the documentation.
-fn documented() -> &'static str {
-    let text = include_str!("../../docs/formats/typed-events.md");
-    text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("there is one")
-}
-
-#[test]
-fn the_example_of_the_documentation_runs() {
-    let job = Job::new(documented(), "");
-    let order = r#"{"kind":"order","id":1,"placed":"2026-03-02T09:00:05Z","customer":"Ada"}"#;
-    let trade = r#"{"kind":"trade.v2","at":1772442000000,"price":2,"meta":{"venue":"XETR"}}"#;
-    job.write("events.ndjson", format!("{order}\n{trade}\n{{\"kind\":\"refund\"}}\n"));
-    assert_eq!(job.run(&[]).figure("/rows/in"), 3);
-    let sizes = ["orders.ndjson", "trades.ndjson", "strangers.ndjson"].map(|file| job.rows(file).len());
-    assert_eq!((sizes, job.rows("trades.ndjson")[0]["venue"].as_str()), ([1, 1, 1], Some("XETR")));
-}
-
 #[test]
 fn a_header_or_a_field_tells_the_types_of_nats_messages() {
     let Some(server) = Nats::start() else { return };

@@ -260,7 +260,7 @@ fn a_field_takes_the_last_header_of_its_name_whatever_others_there_are() {
     let message_fields =
         MessageFields { headers: vec![field("id", "id"), field("raw", "raw")], ..MessageFields::default() };
     let fields = fields(&["id:utf8?", "raw:binary?"]);
-    let spec = KafkaSpec { message_fields, fields, ..kafka.spec(&["t"]) };
+    let spec = KafkaSpec { message_fields, fields: fields.into(), ..kafka.spec(&["t"]) };
     let (rows, letters) = read(&spec, &mut *open(&spec, None)[0].1, 100);
     let ids = ["null", "null", "\"2\"", "null", "\"\""].map(|id| format!("{{\"id\":{id},\"raw\":null}}\n"));
     assert_eq!(rows, ids.concat() + "{\"id\":null,\"raw\":\"/wA=\"}\n");
