@@ -103,7 +103,7 @@ fn letters(step: &Node, folder: &Path) -> NodeKind {
     NodeKind::Source(SourceSpec {
         connector: SourceConnector::File(FileSpec {
             path: folder.join(letters_file(&step.name)).to_string_lossy().into_owned(),
-            format: Format::Json,
+            format: Format::Json.into(),
             fields: fields.collect(),
             rate: None,
             order: Order::Sequential,

@@ -150,7 +150,7 @@ fn file_source(format: Format, text: &[u8], fields: Vec<FieldSpec>, rows: u64, w
     std::fs::write(&path, text).unwrap();
     let spec = FileSpec {
         path: path.to_str().unwrap().to_owned(),
-        format,
+        format: format.into(),
         fields: fields.into(),
         rate: None,
         order: Order::Parallel,

@@ -146,6 +146,24 @@ pub enum ConnectError {
         /// the system's or decompressor's reason
         source: io::Error,
     },
+    /// A file's columns do not fit the declared fields.
+    #[error("{name} does not fit the fields: {}", misfits.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Columns {
+        /// the file
+        name: String,
+        /// what does not fit
+        misfits: Vec<FieldMisfit>,
+    },
+    /// A file of counted rows is damaged, or holds what cannot be read.
+    #[error("cannot read {name} beyond row {row}: {reason}")]
+    Damaged {
+        /// the file
+        name: String,
+        /// the number of the row, from 0, before which everything could be read
+        row: u64,
+        /// what is wrong
+        reason: String,
+    },
     /// A line of the store of dead letters is none.
     #[error("{}, line {line}: this is no dead letter: {reason}", path.display())]
     ForeignLetter {
@@ -256,6 +274,7 @@ impl ConnectError {
                 | E::Registry { .. }
                 | E::Process { .. }
                 | E::Read { .. }
+                | E::Damaged { .. }
                 | E::Write { .. }
                 | E::Target { .. }
                 | E::NotStaged { .. }

@@ -70,8 +70,9 @@ pub use field::{FieldSpec, schema_of};
 pub use fields::Fields;
 pub use file::{FileSink, FileSpec, Order};
 pub use formats::{
-    AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, Format, MessageFormat, OutputFormat,
-    ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within, encoder, letter_encoder, write_timestamp,
+    AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, FileFormat, Format, MessageFormat,
+    OutputFormat, ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within, encoder, letter_encoder,
+    write_timestamp,
 };
 pub use generator::{GeneratorSpec, Shape};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};

@@ -143,7 +143,7 @@ fn reading_files_allocates_nothing_also_with_escapes_lists_and_binary() {
         std::fs::write(&path, text).unwrap();
         let spec = FileSpec {
             path: path.to_str().unwrap().to_owned(),
-            format,
+            format: format.into(),
             fields: fields.to_vec().into(),
             rate: None,
             order: Order::Parallel,

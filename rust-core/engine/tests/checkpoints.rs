@@ -430,7 +430,7 @@ fn a_file_that_has_grown_is_read_on_from_where_it_ended() {
     let fields = vec![field("timestamp", DataType::Timestamp(TimeUnit::Millisecond))];
     let spec = FileSpec {
         path: input.to_string_lossy().into_owned(),
-        format: Format::Json,
+        format: Format::Json.into(),
         fields: fields.into(),
         rate: None,
         order: Order::Parallel,
@@ -477,7 +477,7 @@ impl Growing {
         let fields = vec![field("timestamp", DataType::Timestamp(TimeUnit::Millisecond)), field("key", DataType::Utf8)];
         let spec = FileSpec {
             path: input.to_string_lossy().into_owned(),
-            format: Format::Json,
+            format: Format::Json.into(),
             fields: fields.into(),
             rate: None,
             order: Order::Parallel,

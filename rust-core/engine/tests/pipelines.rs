@@ -103,7 +103,7 @@ fn readings(path: &Path) -> NodeKind {
     let fields = vec![field("device", DataType::Utf8), field("timestamp", DataType::Timestamp(TimeUnit::Millisecond))];
     source(SourceConnector::File(FileSpec {
         path: path.to_string_lossy().into_owned(),
-        format: Format::Json,
+        format: Format::Json.into(),
         fields: fields.into(),
         rate: None,
         order: Order::Parallel,

@@ -47,7 +47,7 @@ fn readings() -> NodeKind {
     let field = FieldSpec { name: "device".into(), data_type: DataType::Utf8, nullable: false, path: None };
     source(SourceConnector::File(FileSpec {
         path: "readings.ndjson".into(),
-        format: Format::Json,
+        format: Format::Json.into(),
         fields: vec![field].into(),
         rate: None,
         order: Order::Parallel,

@@ -229,7 +229,7 @@ fn keys_of_all_kinds_are_found_by_their_text() {
     let time = DataType::Timestamp(TimeUnit::Millisecond);
     let spec = FileSpec {
         path: around.path().join("in.ndjson").display().to_string(),
-        format: Format::Json,
+        format: Format::Json.into(),
         fields: vec![
             field("site", DataType::Utf8, false),
             field("number", DataType::Int16, true),

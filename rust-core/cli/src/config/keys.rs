@@ -223,8 +223,6 @@ const TYPES: Key = optional(
     Kind::Map(&EVENT_TYPE_KIND),
     "Types of events that come together, by name, each with the stream SOURCE.NAME. An event of another type, or of none, is a dead letter.",
 );
-const FORMAT_IN: Key =
-    optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: from the file's extension.");
 const RATE: Key = optional("rate", POSITIVE, "Rows a second. Default: as fast as the pipeline takes them.");
 const RECORD_SIZE_MAX: Key =
     optional("record_size_max", Kind::Size, "Longest record; a longer one goes to dead letters. Default: 1MiB.");
@@ -267,7 +265,12 @@ pub static SOURCES: &[Variant] = &[
         promise: EXACTLY,
         keys: GENERATOR,
     },
-    Variant { kind: "file", doc: "Text files, plain, gzip or zstd.", promise: EXACTLY, keys: FILE_SOURCE },
+    Variant {
+        kind: "file",
+        doc: "Files: text, plain, gzip or zstd; Arrow (Feather, or an IPC stream) and Parquet.",
+        promise: EXACTLY,
+        keys: FILE_SOURCE,
+    },
     Variant { kind: "stdin", doc: "Standard input.", promise: AT_MOST, keys: STDIN },
     Variant {
         kind: "socket",
@@ -343,8 +346,12 @@ static GENERATOR: &[Key] = &[
 ];
 
 static FILE_SOURCE: &[Key] = &[
-    needed("path", Kind::Filled, "A file or a glob, relative to this file; .gz and .zst are unpacked."),
-    FORMAT_IN,
+    needed("path", Kind::Filled, "A file or a glob, relative to this file; text that ends in .gz or .zst is unpacked."),
+    optional(
+        "format",
+        Kind::Choice(&["json", "csv", "arrow", "parquet"]),
+        "json (one object a line), csv (with a header), arrow (Feather, or an IPC stream) or parquet. Default: from the extension.",
+    ),
     FIELDS_OR_TYPES,
     TYPE_OF_LINES,
     TYPES,
@@ -357,7 +364,7 @@ static FILE_SOURCE: &[Key] = &[
     optional(
         "decode_threads",
         Kind::Integer(0, 64),
-        "Threads that decode files of more than 1 MiB beside the shards, in the order of the file. They do what the shards have no time for: with 0, a file is decoded by one shard alone. Default: the machine's cores but one, at most 4.",
+        "Threads that decode files of text of more than 1 MiB beside the shards, in the order of the file. They do what the shards have no time for: with 0, a file is decoded by one shard alone. Default: the machine's cores but one, at most 4.",
     ),
     RECORD_SIZE_MAX,
     EVENT_TIME,

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use ringmill_connect::{
-    Address, Compression, FieldSpec, Fields, FileSpec, Format, GeneratorSpec, Order, OutputFormat, RECORD_BYTES_MAX,
-    Shape, SocketSpec, StdinSpec,
+    Address, Compression, FieldSpec, Fields, FileFormat, FileSpec, Format, GeneratorSpec, Order, OutputFormat,
+    RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec,
 };
 use ringmill_engine::plan::{
     CheckpointSpec, EventTypeSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec,
@@ -305,11 +305,18 @@ fn generator(table: &Table) -> GeneratorSpec {
 
 fn file_source(table: &Table, around: &mut Surroundings<'_>) -> Option<FileSpec> {
     let path = table.text("path")?;
-    let format = format_or_extension(table, path, around)?;
+    let format = file_format(table, path, around)?;
+    let of_records = match &format {
+        FileFormat::Text(format) => *format,
+        _ => {
+            check_counted(table, &format, around);
+            Format::Json
+        }
+    };
     Some(FileSpec {
         path: around.directory.join(path).to_string_lossy().into_owned(),
         format,
-        fields: fields_or_types(table, format, around)?,
+        fields: fields_or_types(table, of_records, around)?,
         rate: table.number("rate"),
         order: if table.text("order") == Some("sequential") { Order::Sequential } else { Order::Parallel },
         record_bytes_max: record_bytes_max(table),
@@ -357,11 +364,23 @@ fn extension(path: &str) -> Option<&str> {
 }
 
 /// `format`, or what the path's extension says.
-fn format_or_extension(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<Format> {
+fn file_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<FileFormat> {
     match format_named(table, table.text("format").or(extension(path))) {
-        Some(OutputFormat::Json) => Some(Format::Json),
-        Some(OutputFormat::Csv) => Some(Format::Csv),
-        _ => unknown_format(table, path, "add format = \"json\" or format = \"csv\"", around),
+        Some(OutputFormat::Json) => Some(FileFormat::Text(Format::Json)),
+        Some(OutputFormat::Csv) => Some(FileFormat::Text(Format::Csv)),
+        Some(OutputFormat::Arrow) => Some(FileFormat::Arrow),
+        Some(OutputFormat::Parquet(_)) => Some(FileFormat::Parquet),
+        None => unknown_format(table, path, "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"", around),
+    }
+}
+
+/// Files whose rows are counted are not cut into records.
+fn check_counted(table: &Table, format: &FileFormat, around: &mut Surroundings<'_>) {
+    for key in ["decode_threads", "record_size_max", "type", "types"] {
+        if let Some(entry) = table.entry(key) {
+            let message = format!("`{key}` belongs to text, and this is {}", format.name());
+            around.mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
+        }
     }
 }
 

@@ -71,17 +71,25 @@ fn as_many_threads_decode_as_cores_are_left() {
     assert_eq!(threads(&source("a.ndjson", "decode_threads = 7")), 7);
     assert_eq!(threads(&source("a.csv", "decode_threads = 0")), 0);
     check(&source("a.csv", "decode_threads = 65"), &["p.toml:5:18: `decode_threads` must be between 0 and 64"]);
+    check(
+        &source("a.parquet", "decode_threads = 2"),
+        &["p.toml:5:1: `decode_threads` belongs to text, and this is parquet (remove it)"],
+    );
 }
 
 #[test]
 fn formats_come_from_the_extension() {
     let source = |path: &str| around(&format!("kind = \"file\"\npath = \"{path}\"\nfields = {{ a = \"utf8\" }}"), "");
-    for path in ["a.ndjson", "a.jsonl.gz", "*.json.zst", "a.csv", "a.csv.gz"] {
+    for path in
+        ["a.ndjson", "a.jsonl.gz", "*.json.zst", "a.csv", "a.csv.gz", "a.parquet", "*.arrow", "a.arrows", "a.feather"]
+    {
         good(&source(path));
     }
     check(
         &source("a.txt"),
-        &["p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\" or format = \"csv\")"],
+        &[
+            "p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\" or \"parquet\")",
+        ],
     );
 }
 

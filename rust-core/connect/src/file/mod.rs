@@ -1,6 +1,7 @@
-//! Files: a source of NDJSON or CSV, and a sink of either.
+//! Files: a source of text, Arrow or Parquet, and a sink of each.
 
 mod resume;
+mod rows;
 mod sink;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -9,10 +10,10 @@ use ringmill_wire::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, Fields, Format, Journal, Partitions, Replay, Resume, Waker, schema_of,
+    ConnectError, Fields, FileFormat, Journal, Partition, Partitions, Replay, Resume, Waker, schema_of,
     text::{self, Decoders, Part, TextOptions},
 };
-use resume::FileShare;
+use resume::{FileShare, RowsForm};
 
 pub use sink::FileSink;
 pub(crate) use sink::{PlainWriter, part_epoch};
@@ -28,13 +29,13 @@ pub enum Order {
     Sequential,
 }
 
-/// Files as a source. Plain, gzip or zstd is told by their first bytes.
+/// Files as a source. Of text, plain, gzip or zstd is told by their first bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileSpec {
     /// a path, or a pattern with `*`, `?`, `[…]`, `**`
     pub path: String,
     /// what is in the files
-    pub format: Format,
+    pub format: FileFormat,
     /// the columns
     pub fields: Fields,
     /// rows per second over all partitions (each has an equal part of it); as fast as they are taken if absent
@@ -55,6 +56,9 @@ impl FileSpec {
 
     /// Regular files can be read again; FIFOs and devices come only once, and are journaled.
     pub fn replay(&self) -> Replay {
+        if !matches!(self.format, FileFormat::Text(_)) {
+            return Replay::Seekable;
+        }
         let is_stream = |path: &PathBuf| text::is_regular(path).is_ok_and(|regular| regular == Some(false));
         let paths = self.paths().unwrap_or_default();
         if paths.iter().any(is_stream) { Replay::Journaled } else { Replay::Seekable }
@@ -99,12 +103,14 @@ impl FileSpec {
             }
         };
         let open = plan.iter().filter(|share| !share.is_ended()).count().max(1);
-        let options = TextOptions {
-            format: self.format,
-            fields: self.fields.clone(),
-            rate: self.rate.map(|rate| rate / open as f64),
-            record_bytes_max: self.record_bytes_max,
+        let rate = self.rate.map(|rate| rate / open as f64);
+        let FileFormat::Text(format) = self.format else {
+            let form = RowsForm { format: &self.format, fields: &self.fields, rate };
+            let open = |(index, share): (usize, FileShare)| Ok((index % shards, share.open_rows(&form)?));
+            return plan.into_iter().enumerate().map(open).collect();
         };
+        let fields = self.fields.clone();
+        let options = TextOptions { format, fields, rate, record_bytes_max: self.record_bytes_max };
         let decoders = self.decoders()?;
         let mut partitions = Partitions::with_capacity(plan.len());
         for (index, share) in plan.into_iter().enumerate() {
@@ -113,13 +119,16 @@ impl FileSpec {
             if let Some(decoders) = &decoders {
                 partition.decode_with(decoders);
             }
-            partitions.push((shard, Box::new(partition)));
+            partitions.push((shard, Box::new(partition) as Box<dyn Partition>));
         }
         Ok(partitions)
     }
 
-    /// Bytes that the blocks of a long file take while they are decoded ahead.
+    /// Bytes that the blocks of a long file of text take while they are decoded ahead.
     pub fn ahead_bytes(&self) -> u64 {
+        if !matches!(self.format, FileFormat::Text(_)) {
+            return 0;
+        }
         text::ahead_memory_bytes(self.decode_threads, self.record_bytes_max)
     }
 

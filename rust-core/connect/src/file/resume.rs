@@ -2,8 +2,9 @@
 
 use std::{fs::File, os::unix::fs::MetadataExt, path::PathBuf};
 
+use super::rows::RowsPartition;
 use crate::{
-    ConnectError, Journal, Position, Resume, Waker,
+    ConnectError, FieldSpec, FileFormat, Journal, Partition, Position, Resume, Waker,
     journal::Journaled,
     text::{Part, TextOptions, TextPartition, of_stream},
 };
@@ -15,6 +16,14 @@ pub(super) struct FileShare {
     /// it runs through several files
     has_several: bool,
     from: From,
+}
+
+/// How files are read whose rows are counted.
+pub(super) struct RowsForm<'a> {
+    pub format: &'a FileFormat,
+    pub fields: &'a [FieldSpec],
+    /// rows per second of a partition
+    pub rate: Option<f64>,
 }
 
 enum From {
@@ -62,13 +71,7 @@ impl FileShare {
             From::Start => {}
             From::Gone { position, part } => partition.rest_at(&position, part),
             From::Position { position, moved, .. } => {
-                partition.resume(&position).map_err(|error| match (error, moved) {
-                    (ConnectError::Resume { partition, reason }, Some(moved)) => ConnectError::Resume {
-                        partition,
-                        reason: format!("{reason}; the file of the checkpoint is {moved} now"),
-                    },
-                    (error, _) => error,
-                })?;
+                partition.resume(&position).map_err(|error| with_place(error, moved))?;
             }
         }
         Ok(partition)
@@ -76,6 +79,32 @@ impl FileShare {
 }
 
 impl FileShare {
+    /// The same of files whose rows are counted.
+    pub fn open_rows(self, form: &RowsForm<'_>) -> Result<Box<dyn Partition>, ConnectError> {
+        let first = match &self.from {
+            From::Start => 0,
+            From::Position { position, .. } => current(position, &self.parts),
+            From::Gone { .. } => self.parts.len(),
+        };
+        let of = |parts, has_several| {
+            RowsPartition::new(self.name.clone(), (form.format, form.fields), form.rate, parts, has_several)
+        };
+        // Those that are still to be read from their beginning.
+        let unread = if matches!(self.from, From::Start) { first } else { first + 1 };
+        for part in self.parts.iter().skip(unread) {
+            of(vec![part.clone()], false).check()?;
+        }
+        let mut partition = of(self.parts.clone(), self.has_several);
+        match self.from {
+            From::Start => {}
+            From::Gone { position, part } => partition.rest_at(&position, part),
+            From::Position { position, moved, .. } => {
+                partition.resume(&position).map_err(|error| with_place(error, moved))?;
+            }
+        }
+        Ok(Box::new(partition))
+    }
+
     /// A FIFO: what the journal has behind the position comes first.
     fn open_stream(
         self,
@@ -99,6 +128,16 @@ impl FileShare {
             partition.resume_journal(&position)?;
         }
         Ok(partition)
+    }
+}
+
+/// Says where the file of a checkpoint is now that is not where it was.
+fn with_place(error: ConnectError, moved: Option<String>) -> ConnectError {
+    match (error, moved) {
+        (ConnectError::Resume { partition, reason }, Some(moved)) => {
+            ConnectError::Resume { partition, reason: format!("{reason}; the file of the checkpoint is {moved} now") }
+        }
+        (error, _) => error,
     }
 }
 

@@ -60,7 +60,7 @@ impl Place {
     fn spec(&self) -> FileSpec {
         FileSpec {
             path: format!("{}/*", self.folder.path().display()),
-            format: self.format,
+            format: self.format.into(),
             fields: fields(&["x:int64", "t:utf8"]).into(),
             rate: None,
             order: self.order,

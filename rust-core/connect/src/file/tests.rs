@@ -9,14 +9,14 @@ use std::{
 
 use super::*;
 use crate::{
-    Poll, Position, RECORD_BYTES_MAX,
+    Format, Poll, Position, RECORD_BYTES_MAX,
     testing::{self, Letters, fields},
 };
 
 fn spec(folder: &Path, pattern: &str, format: Format) -> FileSpec {
     FileSpec {
         path: folder.join(pattern).to_str().unwrap().to_owned(),
-        format,
+        format: format.into(),
         fields: fields(&["x:int64", "t:utf8?"]).into(),
         rate: None,
         order: Order::Parallel,

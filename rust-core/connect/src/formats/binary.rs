@@ -4,7 +4,7 @@
 
 /// What is wrong with the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::formats) enum Broken {
+pub(crate) enum Broken {
     /// they end within a value
     Ends,
     /// a number has more bits than its type
@@ -43,7 +43,7 @@ const NUMBER_BYTES_MAX: usize = 10;
 
 /// A message, or a part of one, that is being read.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::formats) struct Bytes<'a> {
+pub(crate) struct Bytes<'a> {
     rest: &'a [u8],
     /// where the part ends in the message
     end: usize,

@@ -198,6 +198,12 @@ impl<'a, 'c> Records<'a, 'c> {
         Ok(())
     }
 
+    /// How many records may still be consumed, and rows be written.
+    #[cfg(feature = "arrow")]
+    pub fn left(&self) -> usize {
+        self.consumed_max.saturating_sub(self.consumed).min(self.row.out.rows_free()) as usize
+    }
+
     /// Ends the row whose values were pushed with this outcome. `at` is where its record starts.
     #[inline]
     pub fn end(&mut self, outcome: Result<(), Refusal>, at: usize, record: &[u8]) -> Result<(), Stop> {

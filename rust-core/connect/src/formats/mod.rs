@@ -6,6 +6,8 @@ mod avro;
 mod binary;
 mod block;
 mod column;
+#[cfg(feature = "arrow")]
+pub(crate) mod columns;
 mod csv;
 mod cut;
 mod decoder;
@@ -31,6 +33,8 @@ use serde::{Deserialize, Serialize};
 use crate::ConnectError;
 
 pub use avro::{AvroSchema, AvroSpec};
+#[cfg(feature = "arrow")]
+pub(crate) use binary::{Broken, Bytes};
 pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG, Taken};
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
@@ -62,6 +66,42 @@ impl Format {
             Format::Json => "json",
             Format::Csv => "csv",
         }
+    }
+}
+
+/// What is in the files of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FileFormat {
+    /// text, one record after the other
+    Text(Format),
+    /// Apache Arrow: IPC files (Feather) and IPC streams, told apart by their first bytes
+    Arrow,
+    /// Apache Parquet
+    Parquet,
+}
+
+impl FileFormat {
+    /// The name used in configurations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            FileFormat::Text(format) => format.name(),
+            FileFormat::Arrow => "arrow",
+            FileFormat::Parquet => "parquet",
+        }
+    }
+
+    /// The format of the records in dead letters: rows of columns become JSON objects.
+    pub fn of_letters(&self) -> Format {
+        match self {
+            FileFormat::Text(format) => *format,
+            FileFormat::Arrow | FileFormat::Parquet => Format::Json,
+        }
+    }
+}
+
+impl From<Format> for FileFormat {
+    fn from(format: Format) -> FileFormat {
+        FileFormat::Text(format)
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::text::{Content, of_stream};
-use crate::{ConnectError, FileSpec, StdinSpec};
+use crate::{ConnectError, FileFormat, FileSpec, StdinSpec};
 
 /// Decompressed inputs in memory files; they are there for as long as this is.
 #[derive(Debug)]
@@ -24,11 +24,12 @@ pub struct Held {
 /// What [`FileSpec::open`] says about files, and what the file system says.
 pub fn hold_file(spec: &FileSpec, folder: &Path) -> Result<(FileSpec, Held), ConnectError> {
     let paths = spec.paths()?;
+    let is_text = matches!(spec.format, FileFormat::Text(_));
     let mut held = Held { files: Vec::with_capacity(paths.len()), bytes: 0 };
     for (index, path) in paths.iter().enumerate() {
         let opened = File::open(path).and_then(of_stream);
         let content = opened.map_err(|source| ConnectError::Open { path: path.clone(), source })?;
-        held.add(content, &folder.join(format!("{index:06}"))).map_err(|source| read_error(path, source))?;
+        held.add(content, is_text, &folder.join(format!("{index:06}"))).map_err(|source| read_error(path, source))?;
     }
     if held.files.is_empty() {
         return Err(ConnectError::NoMatch { pattern: spec.path.clone() });
@@ -44,11 +45,11 @@ pub fn hold_file(spec: &FileSpec, folder: &Path) -> Result<(FileSpec, Held), Con
 pub fn hold_stdin(spec: &StdinSpec, folder: &Path) -> Result<(FileSpec, Held), ConnectError> {
     let path = folder.join("000000");
     let mut held = Held { files: Vec::new(), bytes: 0 };
-    let read = of_stream(io::stdin()).and_then(|content| held.add(content, &path));
+    let read = of_stream(io::stdin()).and_then(|content| held.add(content, true, &path));
     read.map_err(|source| read_error(Path::new("stdin"), source))?;
     let file = FileSpec {
         path: path.to_string_lossy().into_owned(),
-        format: spec.format,
+        format: spec.format.into(),
         fields: spec.fields.clone(),
         rate: None,
         order: crate::Order::Parallel,
@@ -59,7 +60,8 @@ pub fn hold_stdin(spec: &StdinSpec, folder: &Path) -> Result<(FileSpec, Held), C
 }
 
 impl Held {
-    fn add(&mut self, mut content: Content, link: &Path) -> io::Result<()> {
+    /// `is_text`: its last line gets an end.
+    fn add(&mut self, mut content: Content, is_text: bool, link: &Path) -> io::Result<()> {
         let descriptor = memfd_create(c"ringmill-input", MFdFlags::MFD_CLOEXEC)?;
         let mut file = File::from(descriptor);
         let mut last = [b'\n'];
@@ -75,7 +77,7 @@ impl Held {
             self.bytes += count as u64;
             last[0] = block[count - 1];
         }
-        if last != *b"\n" {
+        if is_text && last != *b"\n" {
             file.write_all(b"\n")?;
         }
         let target = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));

@@ -119,7 +119,7 @@ fn file(folder: &std::path::Path, content: &str) -> (FileSpec, Held) {
     let fields = testing::fields(&["t:timestamp[s]", "x:int64"]);
     let spec = FileSpec {
         path,
-        format: Format::Csv,
+        format: Format::Csv.into(),
         fields: fields.into(),
         rate: Some(3.0),
         order: Order::Parallel,

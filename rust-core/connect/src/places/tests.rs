@@ -14,7 +14,7 @@ fn spec(path: &str, format: Format, order: Order) -> FileSpec {
     let fields = fields(&["x:int64", "t:utf8"]);
     FileSpec {
         path: path.to_owned(),
-        format,
+        format: format.into(),
         fields: fields.into(),
         rate: None,
         order,

@@ -121,7 +121,8 @@ impl Source {
     pub fn identity(&self, offset: u64) -> io::Result<FileIdentity> {
         let metadata = self.file.metadata()?;
         // Nobody writes into what we have consumed; a compressed file is taken as it is.
-        let head_bytes = HEAD_BYTES.min(if self.is_plain { offset } else { metadata.len() });
+        let known = if self.is_plain { offset } else { u64::MAX };
+        let head_bytes = HEAD_BYTES.min(known).min(metadata.len());
         Ok(FileIdentity { inode: metadata.ino(), head_bytes, head_crc32c: self.head_crc32c(head_bytes)? })
     }
 

@@ -179,7 +179,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
             let json = LetterForm::Records(Format::Json);
             let (form, fields, record_bytes_max) = match &source.connector {
                 SourceConnector::File(file) => {
-                    (LetterForm::Records(file.format), file.fields.clone(), file.record_bytes_max)
+                    (LetterForm::Records(file.format.of_letters()), file.fields.clone(), file.record_bytes_max)
                 }
                 SourceConnector::Stdin(stdin) => {
                     (LetterForm::Records(stdin.format), stdin.fields.clone(), stdin.record_bytes_max)

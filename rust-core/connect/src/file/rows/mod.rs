@@ -1,0 +1,108 @@
+//! Files whose rows are counted: Parquet, Arrow and Avro, which hold their schema and their rows in blocks.
+//!
+//! A position is the number of a row in its file, so a run goes on exactly behind the last row that a checkpoint has.
+//! Some thousand rows are decoded at a time, by the shard that polls. What is wrong with a file ends the run with its
+//! name, the row and the reason; no bytes make the decoders panic, wait, or take more memory than a file may have
+//! decoded at a time.
+
+#[cfg(feature = "arrow")]
+mod columns;
+#[cfg(feature = "arrow")]
+mod ipc;
+#[cfg(feature = "arrow")]
+mod parquet;
+mod partition;
+#[cfg(all(test, feature = "arrow"))]
+mod tests;
+#[cfg(feature = "arrow")]
+mod thrift;
+
+use std::{
+    any::Any,
+    fs::File,
+    io,
+    ops::Range,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+};
+
+use crate::{
+    ConnectError, FieldMisfit, FieldSpec, FileFormat,
+    formats::{Records, Stop},
+};
+
+pub(super) use partition::RowsPartition;
+
+/// The rows of a file, in their order.
+trait RowFile: Send {
+    /// The next row is this one; only before any was loaded.
+    fn seek(&mut self, row: u64) -> Result<(), Trouble>;
+
+    /// Decodes the next rows, when those before were given out; `false`: there are none.
+    fn load(&mut self) -> Result<bool, Trouble>;
+
+    /// The numbers of the rows that are decoded.
+    fn loaded(&self) -> Range<u64>;
+
+    /// The number of the first row that was not given out.
+    fn row(&self) -> u64;
+
+    /// Gives out decoded rows; the offset and the tag of `records` are those of the first one that was decoded.
+    fn give(&mut self, records: &mut Records<'_, '_>) -> Result<(), Stop>;
+}
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+enum Trouble {
+    /// the system says so
+    Io(io::Error),
+    /// what is in it is not what it should be
+    Broken(String),
+    /// its columns are others than those of the fields
+    Misfits(Vec<FieldMisfit>),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Io(error)
+    }
+}
+
+impl Trouble {
+    fn broken(reason: impl ToString) -> Trouble {
+        Trouble::Broken(reason.to_string())
+    }
+
+    fn of(self, name: &str, row: u64) -> ConnectError {
+        let name = name.to_owned();
+        match self {
+            Trouble::Io(error) => ConnectError::Damaged { name, row, reason: error.to_string() },
+            Trouble::Broken(reason) => ConnectError::Damaged { name, row, reason },
+            Trouble::Misfits(misfits) => ConnectError::Columns { name, misfits },
+        }
+    }
+}
+
+/// Opens a file and finds the columns of the fields in it.
+fn open(path: &Path, format: &FileFormat, fields: &[FieldSpec]) -> Result<Box<dyn RowFile>, Trouble> {
+    let file = File::open(path)?;
+    guarded(|| match format {
+        #[cfg(feature = "arrow")]
+        FileFormat::Arrow => columns::ColumnRows::open(ipc::IpcFile::open(file)?, fields),
+        #[cfg(feature = "arrow")]
+        FileFormat::Parquet => columns::ColumnRows::open(parquet::ParquetFile::open(file)?, fields),
+        other => Err(Trouble::Broken(format!("{} is not read row by row", other.name()))),
+    })
+}
+
+/// Calls decoders that others have written, which should never panic; if one does, the file is to blame, and nobody uses
+/// the decoder any more.
+fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panicked| Err(Trouble::Broken(said(&*panicked))))
+}
+
+fn said(panicked: &(dyn Any + Send)) -> String {
+    let text = panicked.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panicked.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
+    format!("the decoder gave up on it: {text}")
+}
