@@ -91,7 +91,12 @@ fn open(path: &Path, format: &FileFormat, fields: &[FieldSpec]) -> Result<Box<dy
         FileFormat::Arrow => columns::ColumnRows::open(ipc::IpcFile::open(file)?, fields),
         #[cfg(feature = "arrow")]
         FileFormat::Parquet => columns::ColumnRows::open(parquet::ParquetFile::open(file)?, fields),
-        other => Err(Trouble::Broken(format!("{} is not read row by row", other.name()))),
+        #[cfg(not(feature = "arrow"))]
+        FileFormat::Arrow | FileFormat::Parquet => {
+            let _ = (file, fields);
+            Err(Trouble::broken("this program was built without the feature `arrow`"))
+        }
+        FileFormat::Text(_) => Err(Trouble::broken("the rows of text are not counted")),
     })
 }
 

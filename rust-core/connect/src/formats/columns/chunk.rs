@@ -142,9 +142,9 @@ impl Chunk {
                 Values::Fixed(buffer) => buffer.typed_data::<i64>(),
                 _ => &[],
             };
-            let misfit = |row_: &usize| {
-                let is_null = column.nulls.as_ref().is_some_and(|nulls| nulls.is_null(*row_));
-                is_null || times.get(*row_).is_none_or(|time| *time > row.event_max)
+            let misfit = |at: &usize| {
+                let is_null = column.nulls.as_ref().is_some_and(|nulls| nulls.is_null(*at));
+                is_null || times.get(*at).is_none_or(|time| *time > row.event_max)
             };
             if let Some(at) = (rows.start..until).find(misfit) {
                 let is_null = times.is_empty() || column.nulls.as_ref().is_some_and(|nulls| nulls.is_null(at));
