@@ -94,7 +94,7 @@ impl Written {
         FileSpec {
             path: self.path.to_str().unwrap().to_owned(),
             format: self.format.clone(),
-            fields: fields(columns),
+            fields: fields(columns).into(),
             rate: None,
             order: Order::Parallel,
             record_bytes_max: RECORD_BYTES_MAX,
@@ -338,7 +338,7 @@ proptest! {
         let text = OutputFormat::from(Format::Json);
         encoder(text, &schema).unwrap().encode(&batch_of(&schema, &rows).view(), 0..rows.len(), &mut expected);
         let file = written(form, &form.write(&of_rows(&rows)));
-        let spec = FileSpec { fields: fields.clone(), ..file.spec(&["x:int64"]) };
+        let spec = FileSpec { fields: fields.clone().into(), ..file.spec(&["x:int64"]) };
         let open = || spec.open(1, &[], None).unwrap().remove(0).1;
         let (mut first, mut letters) = (open(), Letters::default());
         let mut batch = testing::batch(&schema, 7, 100);
