@@ -81,6 +81,31 @@ fn what_pyarrow_and_polars_write_is_read() {
     }
 }
 
+/// PyArrow writes a row group without rows, and Polars too.
+const EMPTY: &str = r#"
+import sys
+import polars as pl, pyarrow as pa, pyarrow.feather as feather, pyarrow.parquet as pq
+table = pa.table({"number": pa.array([], pa.int32())})
+pq.write_table(table, "in-0.parquet")
+pl.from_arrow(table).write_parquet("in-1.parquet")
+pq.write_table(pa.table({"number": [7]}), "in-2.parquet")
+feather.write_feather(table, "in-0.arrow")
+with pa.ipc.new_stream("in-1.arrow", table.schema):
+    pass
+feather.write_feather(pa.table({"number": [7]}), "in-2.arrow")
+"#;
+
+#[test]
+fn files_without_rows_are_none_to_stop_at() {
+    for extension in ["parquet", "arrow"] {
+        let job =
+            Job::new(&pipeline(&format!("in-*.{extension}"), "order = \"sequential\"", r#"{ number = "int64" }"#), "");
+        write(&job, EMPTY, &[]);
+        let ended = job.run(&[]);
+        assert_eq!((ended.code, ended.figure("/rows/in")), (Some(0), 1), "{}", ended.stderr);
+    }
+}
+
 #[test]
 fn every_row_comes_once_however_often_the_core_dies() {
     let mut kills = CoreKills::of("files", "RINGMILL_FILES_KILLS", 10);
@@ -118,12 +143,13 @@ import pyarrow as pa, pyarrow.parquet as pq
 pq.write_table(pa.table({
     "number": pa.array([1, 2**63, None, 4], pa.uint64()),
     "word": ["a", "b", "c", "d"],
+    "share": [0.5, float("inf"), float("nan"), 0.25],
 }), "in.parquet")
 "#;
 
 #[test]
 fn rows_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
-    let text = pipeline("in.parquet", "", r#"{ number = "int64", word = "utf8" }"#);
+    let text = pipeline("in.parquet", "", r#"{ number = "int64", word = "utf8", share = "float64" }"#);
     let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters").to_owned();
     let job = Job::new(&text, "");
     write(&job, MISFITS, &[]);
@@ -145,8 +171,8 @@ fn rows_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
         })
         .collect();
     let beyond = "field \"number\": expected int64, got 9223372036854775808 (out of range)";
-    let first = (1, beyond, r#"{"number":9223372036854775808,"word":"b"}"#);
-    assert_eq!(found, [first, (2, "field \"number\" is null", r#"{"number":null,"word":"c"}"#)]);
+    let first = (1, beyond, r#"{"number":9223372036854775808,"share":"inf","word":"b"}"#);
+    assert_eq!(found, [first, (2, "field \"number\" is null", r#"{"number":null,"share":"NaN","word":"c"}"#)]);
     job.write("pipeline.toml", text.replace(r#"number = "int64""#, r#"number = { type = "int64", nullable = true }"#));
     dlq(&["replay", "pipeline.toml"]);
     let words: Vec<Value> = job.whole_rows("out.ndjson").iter().map(|row| row["word"].clone()).collect();
@@ -167,7 +193,11 @@ fn a_file_that_does_not_fit_or_is_damaged_is_named_with_what_is_wrong() {
         assert!(expected.iter().all(|text| said.contains(text)), "{said}");
     };
     let (fits, as_it_is) = (r#"{ number = "uint64" }"#, |_: &mut Vec<u8>| {});
-    check(r#"{ x = "int64" }"#, &as_it_is, &["in.parquet does not fit the fields", "no column \"x\"", "number, word"]);
+    check(
+        r#"{ x = "int64" }"#,
+        &as_it_is,
+        &["in.parquet does not fit the fields", "no column \"x\"", "number, word, share"],
+    );
     check(r#"{ word = "int64" }"#, &as_it_is, &["does not become int64"]);
     check(fits, &|bytes| bytes.truncate(bytes.len() - 9), &["in.parquet beyond row 0", "it lacks its end"]);
     check(fits, &|bytes| bytes[4..40].fill(0xff), &["in.parquet beyond row 0", "page"]);

@@ -89,14 +89,6 @@ impl FileFormat {
             FileFormat::Parquet => "parquet",
         }
     }
-
-    /// The format of the records in dead letters: rows of columns become JSON objects.
-    pub fn of_letters(&self) -> Format {
-        match self {
-            FileFormat::Text(format) => *format,
-            FileFormat::Arrow | FileFormat::Parquet => Format::Json,
-        }
-    }
 }
 
 impl From<Format> for FileFormat {

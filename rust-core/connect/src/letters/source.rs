@@ -34,6 +34,9 @@ pub enum LetterForm {
     Rows,
     /// A source's records, read as the source reads them. One that does not fit becomes a dead letter again.
     Records(Format),
+    /// Rows of a source's files in columns, as JSON in which a float may be text. One that does not fit becomes a dead
+    /// letter again.
+    Columns,
     /// Messages of a binary format, and the fields that take what stood beside them, which is in the letters' headers.
     Messages(BinaryFormat, Vec<String>),
 }
@@ -113,7 +116,7 @@ impl LetterDecoder {
         let LettersSpec { form, fields, record_bytes_max, .. } = spec;
         let text = |format| Decoder::new(format, fields, *record_bytes_max);
         Ok(match form {
-            LetterForm::Rows => {
+            LetterForm::Rows | LetterForm::Columns => {
                 let mut decoder = text(Format::Json)?;
                 decoder.read_letters();
                 LetterDecoder::Text(decoder)

@@ -6,7 +6,9 @@
 //! letters, and the next ordinary run goes on where the last one ended. Which letters were taken is the position of their
 //! source in the checkpoint, so they leave the store in the same moment in which the sinks show what became of them.
 
-use ringmill_connect::{FieldSpec, Format, LetterFilter, LetterForm, LettersSpec, MessageFormat, RECORD_BYTES_MAX};
+use ringmill_connect::{
+    FieldSpec, FileFormat, Format, LetterFilter, LetterForm, LettersSpec, MessageFormat, RECORD_BYTES_MAX,
+};
 
 use super::dead_letter_store::folder;
 use super::provenance::consumers;
@@ -179,7 +181,11 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
             let json = LetterForm::Records(Format::Json);
             let (form, fields, record_bytes_max) = match &source.connector {
                 SourceConnector::File(file) => {
-                    (LetterForm::Records(file.format.of_letters()), file.fields.clone(), file.record_bytes_max)
+                    let form = match file.format {
+                        FileFormat::Text(format) => LetterForm::Records(format),
+                        FileFormat::Arrow | FileFormat::Parquet => LetterForm::Columns,
+                    };
+                    (form, file.fields.clone(), file.record_bytes_max)
                 }
                 SourceConnector::Stdin(stdin) => {
                     (LetterForm::Records(stdin.format), stdin.fields.clone(), stdin.record_bytes_max)

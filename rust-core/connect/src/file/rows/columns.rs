@@ -1,9 +1,9 @@
 //! The rows of a file of columns.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType as ArrowType, Field, Fields, SchemaRef};
 
 use super::{RowFile, Trouble};
 use crate::{
@@ -30,6 +30,23 @@ pub(super) trait Batches: Send {
 
     /// The next rows, at most [`CHUNK_ROWS`]; `None`: there are none.
     fn next(&mut self) -> Result<Option<RecordBatch>, Trouble>;
+}
+
+/// The same fields with bytes in place of text, which lie alike: whether they are text is seen row by row, so that one that
+/// is none costs its row and not the file.
+pub(super) fn as_bytes(fields: &Fields) -> Fields {
+    fn bytes(of: &ArrowType) -> ArrowType {
+        match of {
+            ArrowType::Utf8 => ArrowType::Binary,
+            ArrowType::LargeUtf8 => ArrowType::LargeBinary,
+            ArrowType::Utf8View => ArrowType::BinaryView,
+            ArrowType::Dictionary(key, value) => ArrowType::Dictionary(key.clone(), Box::new(bytes(value))),
+            ArrowType::Struct(fields) => ArrowType::Struct(as_bytes(fields)),
+            other => other.clone(),
+        }
+    }
+    let each = |field: &Arc<Field>| field.as_ref().clone().with_data_type(bytes(field.data_type()));
+    fields.iter().map(each).collect()
 }
 
 /// Rows as they come from such a file.

@@ -4,7 +4,7 @@
 //! decoded: what it says of its buffers must be there, and must not become more than [`BATCH_BYTES_MAX`] when it is
 //! decompressed.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc, vec};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt, sync::Arc, vec};
 
 use arrow_array::RecordBatch;
 use arrow_buffer::{Buffer, MutableBuffer};
@@ -12,11 +12,11 @@ use arrow_ipc::{
     Block, Message, MessageHeader, MetadataVersion, RecordBatch as BatchHeader, Schema as SchemaHeader,
     convert::try_fb_to_schema, reader::FileDecoder, root_as_footer, root_as_message,
 };
-use arrow_schema::SchemaRef;
+use arrow_schema::{Schema, SchemaRef};
 
 use super::{
     Trouble,
-    columns::{Batches, CHUNK_ROWS},
+    columns::{Batches, CHUNK_ROWS, as_bytes},
 };
 use crate::formats::columns::Columns;
 
@@ -31,6 +31,8 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 const METADATA_BYTES_MAX: u64 = 64 << 20;
 /// A record batch takes no more than this, decompressed.
 const BATCH_BYTES_MAX: u64 = 1 << 30;
+/// The dictionaries of a file take no more than this.
+const DICTIONARIES_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 1 << 30 };
 /// What stands before a compressed buffer: how long it becomes.
 const PREFIX_BYTES: usize = 8;
 
@@ -46,6 +48,8 @@ pub(super) struct IpcFile {
     schema: SchemaRef,
     version: MetadataVersion,
     decoder: FileDecoder,
+    /// what each takes
+    dictionaries: BTreeMap<i64, u64>,
     /// decoded, and the rows of it that were handed out
     batch: Option<(RecordBatch, usize)>,
     /// rows that are passed over in the next batch
@@ -104,8 +108,9 @@ impl IpcFile {
             return Err(Trouble::broken("its numbers are big-endian"));
         }
         let schema = Arc::new(try_fb_to_schema(schema).map_err(Trouble::broken)?);
-        let decoder = FileDecoder::new(Arc::clone(&schema), version);
-        Ok(IpcFile { file, at, end, offsets, schema, version, decoder, batch: None, skip: 0 })
+        let decoder = decoder(&schema, version);
+        let dictionaries = BTreeMap::new();
+        Ok(IpcFile { file, at, end, offsets, schema, version, decoder, dictionaries, batch: None, skip: 0 })
     }
 
     /// The next message, and goes behind it; of a record batch nothing but its head if all its rows are passed over.
@@ -141,12 +146,25 @@ impl IpcFile {
             let (head, body) = bytes.as_slice_mut().split_at_mut(metadata.len());
             head.copy_from_slice(&metadata);
             self.file.read_exact_at(body, from)?;
-            check(&message, body).map_err(|reason| at(&reason))?;
+            let decoded = check(&message, body).map_err(|reason| at(&reason))?;
+            if let Some(dictionary) = message.header_as_dictionary_batch() {
+                let own = self.dictionaries.entry(dictionary.id()).or_default();
+                *own = if dictionary.isDelta() { own.saturating_add(decoded) } else { decoded };
+                let all = self.dictionaries.values().fold(0, |all: u64, own| all.saturating_add(*own));
+                if all > DICTIONARIES_BYTES_MAX {
+                    return Err(at("with it, the dictionaries have more than 1 GiB"));
+                }
+            }
             bytes.into()
         };
         self.at = from + length;
         Ok(Some(Read { block, bytes, kind, rows }))
     }
+}
+
+/// Decodes messages with these columns.
+fn decoder(schema: &SchemaRef, version: MetadataVersion) -> FileDecoder {
+    FileDecoder::new(Arc::new(Schema::new(as_bytes(schema.fields()))), version)
 }
 
 /// A file's footer, and where the messages end at the latest.
@@ -195,21 +213,21 @@ fn metadata_at(file: &File, at: u64, end: u64) -> Result<Option<(Vec<u8>, usize)
     Ok(Some((metadata, prefix_bytes)))
 }
 
-/// Looks at what a message says of its body.
-fn check(message: &Message<'_>, body: &[u8]) -> Result<(), String> {
+/// Looks at what a message says of its body; how many bytes that becomes.
+fn check(message: &Message<'_>, body: &[u8]) -> Result<u64, String> {
     let batch = message.header_as_record_batch();
     let batch = batch.or_else(|| message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data()));
-    batch.map_or(Ok(()), |batch| check_batch(&batch, body))
+    batch.map_or(Ok(0), |batch| check_batch(&batch, body))
 }
 
-fn check_batch(batch: &BatchHeader<'_>, body: &[u8]) -> Result<(), String> {
+fn check_batch(batch: &BatchHeader<'_>, body: &[u8]) -> Result<u64, String> {
     for node in batch.nodes().iter().flatten() {
         if node.length() < 0 || !(0..=node.length()).contains(&node.null_count()) {
             return Err(format!("a column has {} values, and {} of them are null", node.length(), node.null_count()));
         }
     }
     let is_compressed = batch.compression().is_some();
-    let mut total = 0_u64;
+    let mut total = body.len() as u64;
     for buffer in batch.buffers().iter().flatten() {
         let (offset, length) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
         let range = offset.ok().zip(length.ok()).and_then(|(from, length)| Some(from..from.checked_add(length)?));
@@ -225,7 +243,7 @@ fn check_batch(batch: &BatchHeader<'_>, body: &[u8]) -> Result<(), String> {
     if total > BATCH_BYTES_MAX {
         return Err(format!("it becomes {total} bytes when it is decompressed; at most 1 GiB is read at a time"));
     }
-    Ok(())
+    Ok(total)
 }
 
 impl Batches for IpcFile {
@@ -240,8 +258,7 @@ impl Batches for IpcFile {
             roots.dedup();
         }
         // Nothing has been decoded yet, so the decoder can still be another one.
-        let decoder = FileDecoder::new(Arc::clone(&self.schema), self.version);
-        self.decoder = decoder.with_projection(roots.map_err(Trouble::broken)?);
+        self.decoder = decoder(&self.schema, self.version).with_projection(roots.map_err(Trouble::broken)?);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType as ArrowType, Field, Fields, Schema, SchemaRef};
+use arrow_schema::{DataType as ArrowType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use parquet::{
     arrow::{
         ProjectionMask,
@@ -14,8 +14,10 @@ use parquet::{
             ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
         },
     },
-    basic::Compression,
-    file::metadata::ColumnChunkMetaData,
+    basic::{Compression, ConvertedType, Type as Physical},
+    errors::ParquetError,
+    file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData},
+    schema::types::{SchemaDescriptor, Type, TypePtr},
 };
 
 use super::{
@@ -38,14 +40,19 @@ const PAGE_VALUES_MAX: i64 = 32 << 20;
 const HEADER_BYTES: [u64; 2] = [4 << 10, 1 << 20];
 /// In this encoding a value takes over the beginning of the one before it, so that all of a page's bytes may stand in each.
 const DELTA_BYTE_ARRAY: i64 = 7;
-/// What the rows of a chunk may take that are encoded so.
-const DELTA_BYTES_MAX: i64 = 256 << 20;
+/// What the rows of a chunk may take that are encoded so, or that are as long as the schema says, however little of them is
+/// in the file.
+const LONG_BYTES_MAX: i64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+/// Lists of a chunk have about so many items.
+const ITEMS_MAX: i64 = if cfg!(test) { 100 } else { 8 << 20 };
 
 /// A Parquet file.
 pub(super) struct ParquetFile {
     file: File,
     bytes: u64,
     metadata: ArrowReaderMetadata,
+    /// the columns as the file has them
+    schema: SchemaRef,
     mask: ProjectionMask,
     /// the row group that is read next
     group: usize,
@@ -66,16 +73,20 @@ impl ParquetFile {
         // What Arrow's writers leave there is not needed: the types of Parquet say it all.
         let options = || ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&file, options()).map_err(Trouble::broken)?;
-        // As views, however often a value stands in a page, it takes its bytes once.
-        let viewed = Arc::new(Schema::new(as_views(metadata.schema().fields())));
-        let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options().with_schema(viewed));
+        let root = metadata.parquet_schema().root_schema_ptr();
+        let schema = Arc::new(Schema::new(read_as(metadata.schema().fields(), &root)));
+        let metadata = without_text(metadata.metadata()).map_err(Trouble::broken)?;
+        let as_bytes = ArrowReaderMetadata::try_new(Arc::clone(&metadata), options()).map_err(Trouble::broken)?;
+        let viewed = Arc::new(Schema::new(as_views(&read_as(as_bytes.schema().fields(), &root))));
+        let metadata = ArrowReaderMetadata::try_new(metadata, options().with_schema(viewed));
         let metadata = metadata.map_err(Trouble::broken)?;
         for (index, group) in metadata.metadata().row_groups().iter().enumerate() {
             if group.num_rows() < 0 {
                 return Err(Trouble::Broken(format!("row group {index} has {} rows", group.num_rows())));
             }
         }
-        Ok(ParquetFile { file, bytes, metadata, mask: ProjectionMask::all(), group: 0, skip: 0, open: None })
+        let mask = ProjectionMask::all();
+        Ok(ParquetFile { file, bytes, metadata, schema, mask, group: 0, skip: 0, open: None })
     }
 
     fn groups(&self) -> usize {
@@ -111,22 +122,26 @@ impl ParquetFile {
                     return Err(at(format!("it is compressed with {other}; {known}")));
                 }
             }
-            chunk_rows = chunk_rows.min(self.check_pages(column).map_err(at)?);
+            chunk_rows = chunk_rows.min(self.check_pages(column, group.num_rows()).map_err(at)?);
         }
         Ok(chunk_rows)
     }
 
-    /// The same of a column.
-    fn check_pages(&self, column: &ColumnChunkMetaData) -> Result<usize, String> {
-        let start = column.dictionary_page_offset().filter(|offset| *offset > 0);
-        let start = start.unwrap_or(column.data_page_offset()).min(column.data_page_offset());
+    /// The same of a column of so many rows.
+    fn check_pages(&self, column: &ColumnChunkMetaData, rows: i64) -> Result<usize, String> {
+        // Where the decoder begins, too.
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
         let (start, length) = match (u64::try_from(start), u64::try_from(column.compressed_size())) {
             (Ok(start), Ok(length)) => (start, length),
             _ => return Err("its place in the file is negative".to_owned()),
         };
         let end = start.checked_add(length).filter(|end| *end <= self.bytes);
         let end = end.ok_or_else(|| format!("its {length} bytes at byte {start} lie beyond the file's end"))?;
-        let (mut at, mut chunk_rows) = (start, CHUNK_ROWS);
+        let at_most = |fitting: i64| usize::try_from(fitting).unwrap_or(CHUNK_ROWS).clamp(1, CHUNK_ROWS);
+        let descriptor = column.column_descr();
+        let is_sized = descriptor.physical_type() == Physical::FIXED_LEN_BYTE_ARRAY;
+        let length = if is_sized { i64::from(descriptor.type_length()) } else { 0 };
+        let (mut at, mut values, mut chunk_rows) = (start, 0_i64, at_most(LONG_BYTES_MAX / length.max(1)));
         while at < end {
             let header = self.page_header(at, end).map_err(|reason| format!("page header at byte {at}: {reason}"))?;
             let refuse = |what: &str, value: i64| Err(format!("the page at byte {at} has {value} {what}"));
@@ -141,10 +156,14 @@ impl ParquetFile {
                 return refuse("values, which are too many", header.values);
             }
             if header.encoding == DELTA_BYTE_ARRAY {
-                let fitting = DELTA_BYTES_MAX / header.bytes.max(1);
-                chunk_rows = chunk_rows.min(usize::try_from(fitting).unwrap_or(CHUNK_ROWS).max(1));
+                chunk_rows = chunk_rows.min(at_most(LONG_BYTES_MAX / header.bytes.max(1)));
             }
+            values = values.saturating_add(header.values);
             at += header.header_bytes + header.compressed_bytes.unsigned_abs();
+        }
+        if descriptor.max_rep_level() > 0 {
+            let items = (values / rows.max(1)).max(1);
+            chunk_rows = chunk_rows.min(at_most(ITEMS_MAX / items));
         }
         Ok(chunk_rows)
     }
@@ -187,11 +206,59 @@ fn check_metadata(file: &File) -> Result<u64, Trouble> {
     Ok(bytes)
 }
 
-/// The same fields, text and bytes as views.
+/// The same metadata with bytes in place of text: one value that is no text costs its row and not the file, and the decoder,
+/// which believes a column that it is JSON, never calls text what is none.
+fn without_text(metadata: &ParquetMetaData) -> Result<Arc<ParquetMetaData>, ParquetError> {
+    fn bytes(of: &Type) -> Result<TypePtr, ParquetError> {
+        let info = of.get_basic_info();
+        let id = info.has_id().then(|| info.id());
+        let built = match of {
+            Type::GroupType { fields, .. } => {
+                let fields = fields.iter().map(|field| bytes(field)).collect::<Result<Vec<_>, _>>()?;
+                let group = Type::group_type_builder(info.name()).with_fields(fields).with_id(id);
+                let group = group.with_converted_type(info.converted_type());
+                let group = group.with_logical_type(info.logical_type_ref().cloned());
+                if info.has_repetition() { group.with_repetition(info.repetition()) } else { group }.build()?
+            }
+            Type::PrimitiveType { physical_type: Physical::BYTE_ARRAY, .. }
+                if matches!(info.converted_type(), ConvertedType::UTF8 | ConvertedType::JSON) =>
+            {
+                let column = Type::primitive_type_builder(info.name(), Physical::BYTE_ARRAY).with_id(id);
+                column.with_repetition(info.repetition()).build()?
+            }
+            Type::PrimitiveType { .. } => of.clone(),
+        };
+        Ok(Arc::new(built))
+    }
+    let file = metadata.file_metadata();
+    let schema = Arc::new(SchemaDescriptor::new(bytes(file.schema_descr().root_schema())?));
+    let created_by = file.created_by().map(str::to_owned);
+    let file = FileMetaData::new(file.version(), file.num_rows(), created_by, None, schema, None);
+    Ok(Arc::new(ParquetMetaData::new(file, metadata.row_groups().to_vec())))
+}
+
+/// The same fields; times of 96 bits, which would not fit nanoseconds, are read as microseconds.
+fn read_as(fields: &Fields, group: &Type) -> Fields {
+    let each = |field: &Arc<Field>| {
+        let of = group.get_fields().iter().find(|of| of.name() == field.name());
+        let data_type = match (field.data_type(), of.map(|of| &**of)) {
+            (ArrowType::Timestamp(..), Some(Type::PrimitiveType { physical_type: Physical::INT96, .. })) => {
+                ArrowType::Timestamp(TimeUnit::Microsecond, None)
+            }
+            (ArrowType::Struct(fields), Some(group @ Type::GroupType { .. })) => {
+                ArrowType::Struct(read_as(fields, group))
+            }
+            (other, _) => other.clone(),
+        };
+        field.as_ref().clone().with_data_type(data_type)
+    };
+    fields.iter().map(each).collect()
+}
+
+/// The same fields, bytes as views: however often a value stands in a page, it takes its bytes once.
 fn as_views(fields: &Fields) -> Fields {
     let viewed = |field: &Arc<Field>| {
         let data_type = match field.data_type() {
-            ArrowType::Utf8 | ArrowType::LargeUtf8 => ArrowType::Utf8View,
             ArrowType::Binary | ArrowType::LargeBinary => ArrowType::BinaryView,
             ArrowType::Struct(fields) => ArrowType::Struct(as_views(fields)),
             other => other.clone(),
@@ -203,7 +270,7 @@ fn as_views(fields: &Fields) -> Fields {
 
 impl Batches for ParquetFile {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(self.metadata.schema())
+        Arc::clone(&self.schema)
     }
 
     fn choose(&mut self, columns: &Columns) -> Result<(), Trouble> {
@@ -230,6 +297,11 @@ impl Batches for ParquetFile {
             if self.open.is_none() {
                 if self.group == self.groups() {
                     return Ok(None);
+                }
+                // It has no pages, and what says where they are means nothing.
+                if self.group_rows(self.group) == 0 {
+                    self.group += 1;
+                    continue;
                 }
                 self.open = Some(self.open_group()?);
             }

@@ -74,13 +74,19 @@ impl RowsPartition {
     /// Looks at the first file, and lets it go again.
     pub fn check(&mut self) -> Result<(), ConnectError> {
         let Some(part) = self.parts.first() else { return Ok(()) };
-        if !part.regular {
-            let reason = format!("{} is read in blocks, so it must be a regular file", self.format.name());
-            return Err(ConnectError::Damaged { name: part.name.to_string(), row: 0, reason });
-        }
+        self.check_regular(part)?;
         self.enter(0, 0)?;
         self.file = None;
         Ok(())
+    }
+
+    /// Nothing else may be opened: a FIFO would wait for who writes into it.
+    fn check_regular(&self, part: &Part) -> Result<(), ConnectError> {
+        if part.regular {
+            return Ok(());
+        }
+        let reason = format!("{} is read in blocks, so it must be a regular file", self.format.name());
+        Err(ConnectError::Damaged { name: part.name.to_string(), row: 0, reason })
     }
 
     /// Goes on behind `position`, where this is still the file of the checkpoint; the error says what differs.
@@ -89,7 +95,10 @@ impl RowsPartition {
         let file = position.file.as_deref();
         let part = file.map_or(Some(0), |file| self.parts.iter().position(|part| *part.name == *file));
         let part = part.ok_or_else(|| refuse(&self.name, format!("its file {file:?} is not among the files")))?;
-        if let (Some(identity), Some(Part { path, name, .. })) = (&position.identity, self.parts.get(part)) {
+        let Some(part) = self.parts.get(part) else { return self.seek(position) };
+        self.check_regular(part)?;
+        if let Some(identity) = &position.identity {
+            let Part { path, name, .. } = part;
             let checked = Source::open(path).and_then(|source| source.check(identity, identity.head_bytes));
             let checked = checked.map_err(|error| error.to_string()).and_then(|checked| checked);
             checked.map_err(|reason| refuse(&self.name, format!("{name}: {reason}")))?;

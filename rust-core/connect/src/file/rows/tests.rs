@@ -15,12 +15,21 @@ use arrow_ipc::{
     writer::{FileWriter, IpcWriteOptions, StreamWriter},
 };
 use arrow_schema::{DataType as ArrowType, Field, Fields};
-use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::Compression,
+    data_type::{self, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int96, Int96Type},
+    file::{properties::WriterProperties, writer::SerializedFileWriter},
+    schema::parser::parse_message_type,
+};
 use proptest::prelude::*;
 
+use super::{columns::Batches, parquet::ParquetFile};
 use crate::{
     ConnectError, FieldSpec, FileFormat, FileSpec, Format, Order, OutputFormat, Partition, Position, RECORD_BYTES_MAX,
-    encoder, schema_of,
+    encoder,
+    formats::columns::Columns,
+    schema_of,
     testing::{self, Letter, Letters, RandomRow, all_kinds, batch_of, fields, random_row, rows::batches},
 };
 
@@ -289,6 +298,124 @@ fn a_row_that_does_not_fit_is_a_letter_with_its_number_that_the_decoder_of_json_
         let (rows, refused) = testing::decode(Format::Json, &narrow, &again, 1_000, 10, 1_000);
         assert_eq!((rows.as_str(), refused.len()), ("{\"n\":6,\"at\":\"1970-01-01T00:00:01.500000Z\"}\n", 0));
     }
+}
+
+/// A Parquet file with one column, without what Arrow makes of it.
+fn parquet_of<T: data_type::DataType>(column: &str, values: &[T::T]) -> Vec<u8> {
+    let schema = parse_message_type(&format!("message rows {{ required {column}; }}")).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, Arc::new(schema), Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<T>().write_batch(values, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn text_that_is_none_costs_its_row_and_not_the_file() {
+    let values = [&b"a"[..], b"\xff\xfe", b"c"].map(|bytes| bytes.to_vec().into());
+    for column in ["binary t (UTF8)", "binary t (STRING)", "binary t (JSON)", "binary t"] {
+        let file = written(Form::Parquet, &parquet_of::<ByteArrayType>(column, &values));
+        let (rows, letters) = file.read(&["t:utf8"]).unwrap();
+        assert_eq!(rows, "{\"t\":\"a\"}\n{\"t\":\"c\"}\n", "{column}");
+        assert_eq!(letters[0].offset, 1);
+        assert!(letters[0].reason.ends_with("(not valid UTF-8)"), "{}", letters[0].reason);
+    }
+    let texts: DictionaryArray<Int32Type> = ["a", "<~!~>", "c"].into_iter().collect();
+    let plain: ArrayRef = Arc::new(StringArray::from(vec!["a", "<~!~>", "c"]));
+    let views: ArrayRef = Arc::new(StringViewArray::from(vec!["a", "<~!~>", "c"]));
+    for array in [plain, views, Arc::new(texts)] {
+        for form in [Form::Feather, Form::Stream] {
+            let mut bytes = form.write(&columns(vec![("t", Arc::clone(&array))]));
+            let at = bytes.windows(5).position(|bytes| bytes == b"<~!~>").unwrap();
+            bytes[at + 2] = 0xff;
+            let (rows, letters) = written(form, &bytes).read(&["t:utf8"]).unwrap();
+            assert_eq!(rows, "{\"t\":\"a\"}\n{\"t\":\"c\"}\n", "{form:?} {}", array.data_type());
+            assert_eq!(letters[0].offset, 1);
+        }
+    }
+}
+
+#[test]
+fn a_time_of_96_bits_is_one_in_microseconds_and_none_is_wrapped() {
+    let times = [(0, 2_440_588), (1_500_000, 2_440_588), (0, 5_373_484)].map(|(nanoseconds, day)| {
+        let mut time = Int96::new();
+        time.set_data(nanoseconds, 0, day);
+        time
+    });
+    let file = written(Form::Parquet, &parquet_of::<Int96Type>("int96 t", &times));
+    let (rows, letters) = file.read(&["t:timestamp[us]"]).unwrap();
+    let row = |text: &str| format!("{{\"t\":\"{text}Z\"}}\n");
+    let first = row("1970-01-01T00:00:00.000000") + &row("1970-01-01T00:00:00.001500");
+    assert_eq!((rows, letters.len()), (first + &row("9999-12-31T00:00:00.000000"), 0));
+    let (rows, letters) = file.read(&["t:timestamp[ns]"]).unwrap();
+    assert_eq!((rows.lines().count(), letters[0].offset), (2, 2));
+    assert!(letters[0].reason.ends_with("(out of range)"), "{}", letters[0].reason);
+}
+
+/// How many rows are decoded at first.
+fn decoded_at_first(file: &Written, column: &str) -> usize {
+    let mut parquet = ParquetFile::open(fs::File::open(&file.path).unwrap()).unwrap();
+    let columns = Columns::bind(&fields(&[column]), parquet.schema().fields()).unwrap();
+    parquet.choose(&columns).unwrap();
+    parquet.next().unwrap().unwrap().num_rows()
+}
+
+#[test]
+fn the_longer_rows_are_the_fewer_are_decoded_at_a_time() {
+    let value = FixedLenByteArray::from(vec![b'x'; 400_000]);
+    let bytes = parquet_of::<FixedLenByteArrayType>("fixed_len_byte_array(400000) b", &vec![value; 20]);
+    let file = written(Form::Parquet, &bytes);
+    assert_eq!(decoded_at_first(&file, "b:binary"), 2, "they are two in a dictionary of one value");
+    let list = list(&[0, 40, 80, 120], Arc::new(Int32Array::from(vec![7; 120])));
+    let file = written(Form::Parquet, &Form::Parquet.write(&columns(vec![("l", list)])));
+    assert_eq!(decoded_at_first(&file, "l:list[int32]"), 2);
+    assert_eq!(file.read(&["l:list[int32]"]).unwrap().0.lines().count(), 3);
+}
+
+#[test]
+fn floats_that_no_number_of_json_stands_for_are_kept_in_a_letter() {
+    let samples = Float32Array::from(vec![f32::NEG_INFINITY, 0.5]);
+    let batch = columns(vec![
+        ("n", Arc::new(Int64Array::from(vec![None, Some(1)]))),
+        ("x", Arc::new(Float64Array::from(vec![f64::NAN, 1.0]))),
+        ("l", list(&[0, 2, 2], Arc::new(samples))),
+    ]);
+    for form in FORMS {
+        let (_, letters) =
+            written(form, &form.write(&batch)).read(&["n:int64", "x:float64?", "l:list[float32]"]).unwrap();
+        assert_eq!(String::from_utf8_lossy(&letters[0].record), r#"{"l":["-inf",0.5],"n":null,"x":"NaN"}"#);
+    }
+}
+
+#[test]
+fn dictionaries_do_not_grow_without_an_end() {
+    let word = |length: usize| -> ArrayRef {
+        let words: DictionaryArray<Int32Type> = ["x".repeat(length).as_str()].into_iter().collect();
+        Arc::new(words)
+    };
+    let file =
+        |length| written(Form::Stream, &Form::Stream.write(&columns(vec![("a", word(length)), ("b", word(length))])));
+    assert_eq!(file(30_000).read(&["a:binary"]).unwrap().1, []);
+    let error = file(40_000).read(&["a:binary"]).unwrap_err().to_string();
+    assert!(error.contains("the dictionaries have more than"), "{error}");
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let file = written(Form::Stream, &Form::Stream.write(&sample()));
+    let mut partition = file.open(&SAMPLE).unwrap();
+    let schema = file.spec(&SAMPLE).schema().unwrap();
+    testing::read_all(&mut *partition, &schema, Format::Json, 4).unwrap();
+    let position = serde_json::to_value(partition.position()).unwrap();
+    fs::remove_file(&file.path).unwrap();
+    nix::unistd::mkfifo(&file.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let resume = crate::Resume { name: file.path.to_str().unwrap(), position: &position, ended: false };
+    let error = file.spec(&SAMPLE).open(1, &[], Some(&[resume])).err().unwrap().to_string();
+    assert!(error.contains("it must be a regular file"), "{error}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use arrow_array::{
 use arrow_schema::DataType as ArrowType;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ringmill_wire::{DataType, TimeUnit};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{
     Bound, Columns,
@@ -78,9 +78,9 @@ fn value(array: &dyn Array, row: usize, to: DataType) -> Value {
     match array.data_type() {
         A::Boolean => Value::from(array.as_boolean().value(row)),
         A::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(row)),
-        A::Float16 => Value::from(array.as_primitive::<Float16Type>().value(row).to_f64()),
-        A::Float32 => Value::from(f64::from(array.as_primitive::<Float32Type>().value(row))),
-        A::Float64 => Value::from(array.as_primitive::<Float64Type>().value(row)),
+        A::Float16 => float(array.as_primitive::<Float16Type>().value(row).to_f64()),
+        A::Float32 => float(array.as_primitive::<Float32Type>().value(row).into()),
+        A::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
         A::Utf8 => Value::from(array.as_string::<i32>().value(row)),
         A::LargeUtf8 => Value::from(array.as_string::<i64>().value(row)),
         A::Utf8View => Value::from(array.as_string_view().value(row)),
@@ -106,6 +106,16 @@ fn value(array: &dyn Array, row: usize, to: DataType) -> Value {
             None => Value::Null,
         },
     }
+}
+
+/// What no number of JSON stands for is text, as in the letters of functions.
+fn float(value: f64) -> Value {
+    let not_finite = || match value {
+        f64::INFINITY => "inf",
+        f64::NEG_INFINITY => "-inf",
+        _ => "NaN",
+    };
+    Number::from_f64(value).map_or_else(|| Value::from(not_finite()), Value::Number)
 }
 
 fn bytes(bytes: &[u8], to: DataType) -> Value {

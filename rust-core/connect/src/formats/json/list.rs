@@ -9,6 +9,8 @@ use crate::formats::timestamp;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lists {
     pub bytes: Vec<u8>,
+    /// whether a float may be the text `NaN`, `inf` or `-inf`
+    pub take_not_finite: bool,
 }
 
 impl Lists {
@@ -38,9 +40,22 @@ impl Lists {
             ListItem::UInt16 => put!(number::integer::<u16>(token, raw)),
             ListItem::UInt32 => put!(number::integer::<u32>(token, raw)),
             ListItem::UInt64 => put!(number::integer::<u64>(token, raw)),
-            ListItem::Float32 => put!(number::single(token)),
-            ListItem::Float64 => put!(number::double(token)),
+            ListItem::Float32 => {
+                put!(number::single(token).or_else(|_| self.not_finite(raw).map(|value| value as f32)))
+            }
+            ListItem::Float64 => put!(number::double(token).or_else(|_| self.not_finite(raw))),
             ListItem::Timestamp(unit) => put!(instant(token, raw, unit)),
+        }
+    }
+
+    #[cold]
+    fn not_finite(&self, raw: &[u8]) -> Result<f64, ()> {
+        match raw {
+            _ if !self.take_not_finite => Err(()),
+            b"NaN" => Ok(f64::NAN),
+            b"inf" => Ok(f64::INFINITY),
+            b"-inf" => Ok(f64::NEG_INFINITY),
+            _ => Err(()),
         }
     }
 }

@@ -49,6 +49,7 @@ impl Object {
 
     pub fn read_letters(&mut self) {
         self.takes_not_finite = true;
+        self.document.lists.take_not_finite = true;
     }
 
     /// Reads the object that begins where the cursor stands.
