@@ -34,6 +34,10 @@ pub fn message_field_at(
         format!("`{key}`: field `{name}` must be {words}")
     } else if own.iter().any(|field| field.path.is_some()) {
         format!("`{key}`: field `{name}` must have no path")
+    } else if let Some(other) = own.iter().find(|field| field.data_type != own[0].data_type) {
+        // It is written once, before it is known what type the event is of.
+        let (one, other) = (own[0].data_type, other.data_type);
+        format!("`{key}`: field `{name}` is {one} in one type and {other} in another")
     } else {
         return Some(name.to_owned());
     };

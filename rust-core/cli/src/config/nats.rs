@@ -43,6 +43,11 @@ pub fn nats(
         sequence: field("sequence_field", &[T::Int64], "int64"),
         timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Nanosecond)], "timestamp[ns]"),
     };
+    let type_header = table.table("type").and_then(|place| place.entry("header"));
+    if let Some(entry) = type_header.filter(|entry| entry.raw.text().is_some_and(|name| !NatsSpec::is_header(name))) {
+        let mistake = Mistake::at(entry.raw.span, "`header`: no message can have one of this name");
+        mistakes.push(mistake.hint("names of headers in NATS are ASCII without spaces and colons"));
+    }
     let format = message_format(table, &fields, &message_fields.names(), directory, mistakes);
     Some(NatsSpec {
         servers: servers?,

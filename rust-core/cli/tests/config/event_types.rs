@@ -113,6 +113,27 @@ fn what_is_wrong_with_types_is_said_at_its_place() {
 }
 
 #[test]
+fn what_brokers_cannot_say_of_types_is_refused() {
+    let nats = "kind = \"nats\"\nurl = \"nats://b:4222\"\nstream = \"s\"\ntype = { header = \"art:ü\" }";
+    check(
+        &with(nats, FIELDS, FIELDS),
+        &[
+            "p.toml:5:19: `header`: no message can have one of this name (names of headers in NATS are ASCII without spaces and colons)",
+        ],
+    );
+    let kafka =
+        "kind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopics = [\"t\"]\ntype = { header = \"h\" }\nkey_field = \"a\"";
+    let fields = |data_type: &str| format!("fields = {{ a = \"{data_type}\" }}");
+    good(&with(kafka, &fields("binary"), &fields("binary")));
+    check(
+        &with(kafka, &fields("utf8"), &fields("binary")),
+        &[
+            "p.toml:6:13: `key_field`: field `a` is utf8 in one type and binary in another ([sources.NAME.fields] a = \"utf8\")",
+        ],
+    );
+}
+
+#[test]
 fn a_source_without_columns_or_with_a_type_alone_is_refused() {
     let around = |keys: &str| format!("[sources.s]\n{keys}\n[sinks.out]\nkind = \"null\"\ninputs = [\"s\"]\n");
     let needed =

@@ -124,6 +124,11 @@ impl NatsSpec {
         parts.iter().enumerate().all(is_part)
     }
 
+    /// Whether a message can have a header of this name.
+    pub fn is_header(name: &str) -> bool {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+    }
+
     /// Asks the servers for the stream; fails if none answers. What follows a checkpoint's position must be there.
     #[cfg(feature = "nats")]
     pub fn open(&self, wakers: &[Waker], resume: Option<&[Resume<'_>]>) -> Result<Partitions, ConnectError> {

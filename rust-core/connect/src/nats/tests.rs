@@ -48,6 +48,16 @@ fn names_and_subjects_are_what_servers_take() {
 }
 
 #[test]
+fn names_that_no_header_can_have_are_known() {
+    for (name, expected) in
+        [("event-type", true), ("Nats-Msg-Id", true), ("", false), ("a b", false), ("a:b", false), ("ü", false)]
+    {
+        assert_eq!(NatsSpec::is_header(name), expected, "{name}");
+        assert_eq!(!name.is_empty() && name.parse::<async_nats::HeaderName>().is_ok(), expected, "{name}: the client");
+    }
+}
+
+#[test]
 fn subjects_are_known_by_their_patterns() {
     for (subject, pattern, expected) in [
         ("a.b", "a.b", true),
