@@ -262,7 +262,9 @@ impl<'a, 'c> Records<'a, 'c> {
         self.bury_with(at, record, self.header);
     }
 
-    fn bury_with(&mut self, at: usize, record: &[u8], header: Option<&str>) {
+    /// The same of a record with a header of its own.
+    #[cold]
+    pub fn bury_with(&mut self, at: usize, record: &[u8], header: Option<&str>) {
         self.consumed += 1;
         self.context.dead.push(&DeadLetter {
             partition: self.partition,

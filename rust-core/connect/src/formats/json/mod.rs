@@ -201,7 +201,7 @@ impl JsonDecoder {
                     let Syntax { what, at: column } = self.explain(line, error);
                     records.row.reason.clear();
                     let _ = write!(records.row.reason, "not valid JSON at byte {column}: {what}");
-                    records.bury(at, line);
+                    records.bury_with(at, line, self.objects.header().or(records.header));
                     // The next lines are another document, and bytes that are not UTF-8 lie behind us.
                     (base, cursor) = (next, None);
                 }

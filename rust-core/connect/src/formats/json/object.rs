@@ -62,8 +62,13 @@ impl Object {
     #[inline]
     pub fn text<'a>(&'a self, place: usize, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let cell = &self.document.cells[place];
+        let raw = &bytes[cell.start as usize..cell.end as usize];
         match cell.token {
-            Token::Text | Token::Unsigned(_) | Token::Signed(_) => Some(&bytes[cell.start as usize..cell.end as usize]),
+            Token::Text | Token::Unsigned(_) | Token::Signed(_) => Some(raw),
+            // As the column wants it, or too large for any: it may be an integer all the same.
+            Token::Single(_) | Token::Float(_) | Token::Huge => {
+                raw.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-').then_some(raw)
+            }
             Token::Unescaped(from, to) => Some(&self.document.text[from as usize..to as usize]),
             _ => None,
         }

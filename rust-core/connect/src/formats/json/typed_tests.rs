@@ -120,6 +120,22 @@ fn the_type_may_stand_deeper_or_be_a_column_too() {
 }
 
 #[test]
+fn an_integer_tells_the_type_whatever_the_column_makes_of_it() {
+    for (data_type, value) in [("float32", "1"), ("float64", "-0"), ("float64", "18446744073709551616")] {
+        let event_type = EventType {
+            name: "one".to_owned(),
+            values: vec![value.to_owned()],
+            fields: fields(&[&format!("kind:{data_type}")]),
+            event_time: None,
+        };
+        let types = EventTypes::new(TypePlace::Field("kind".to_owned()), vec![event_type]).unwrap().into();
+        let text = format!("{{\"kind\":{value}}}\n{{\"kind\":{value}.0}}\n{{\"kind\":{value}e0}}");
+        let (rows, letters) = testing::decode_typed(&types, "", text.as_bytes(), usize::MAX, RECORD_BYTES_MAX);
+        assert_eq!((rows[0].lines().count(), letters.len()), (1, 2), "{data_type} {value}: {letters:?}");
+    }
+}
+
+#[test]
 fn a_header_says_the_type_of_what_does_not_say_it_itself() {
     let fields = types(TypePlace::Header("event-type".to_owned()));
     let text = "{\"kind\":\"trade.v1\",\"id\":1,\"name\":\"a\",\"price\":2}";
@@ -129,6 +145,8 @@ fn a_header_says_the_type_of_what_does_not_say_it_itself() {
     let (_, letters) = testing::decode_typed(&fields, "refund", text.as_bytes(), usize::MAX, RECORD_BYTES_MAX);
     assert_eq!(letters[0].reason, "no type is declared for \"refund\" (header \"event-type\"); there are order, trade");
     assert_eq!(letters[0].header.as_deref(), Some("refund"), "a replay finds it there");
+    let (_, letters) = testing::decode_typed(&fields, "order", b"{\"id\":", usize::MAX, RECORD_BYTES_MAX);
+    assert_eq!(letters[0].header.as_deref(), Some("order"), "also that of what is no JSON");
 }
 
 /// A line of any sort.
