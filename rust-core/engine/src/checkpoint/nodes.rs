@@ -101,6 +101,18 @@ impl NodeTable {
         }
     }
 
+    /// What was given to a node that passes on some of its rows, before it was there, counts as what it did not pass on.
+    /// `inputs`: the nodes that gave it rows.
+    pub fn absorb_earlier(&mut self, node: usize, inputs: &[usize]) {
+        let counts = self.base_counts();
+        let given: u64 = inputs.iter().map(|input| counts[*input].rows_out).sum();
+        let id = self.ids[node];
+        let Some(record) = self.records.iter_mut().find(|record| record.id == id && record.counts.is_empty()) else {
+            return;
+        };
+        record.counts = ["rows_in", "absorbed"].map(|key| (key.to_owned(), given)).into();
+    }
+
     /// The nodes' numbers in the stores, by index in the plan.
     #[must_use]
     pub fn ids(&self) -> &[NodeId] {
@@ -209,6 +221,22 @@ mod tests {
         let later = manifest(table.records(&table.base_counts()));
         let table = NodeTable::match_up(&ordinary, Some(&later)).unwrap();
         assert_eq!(figures(&table), [(14, 10, 0), (7, 5, 5)]);
+    }
+
+    #[test]
+    fn what_was_read_before_a_type_was_declared_is_none_of_its_rows() {
+        let source = node("in", "source", "file");
+        let first = earlier(&[source.clone(), node("in.a", "event type", "")]);
+        let now = [node("in.b", "event type", ""), source, node("in.a", "event type", "")];
+        let figures = |table: &NodeTable| -> Vec<(u64, u64, u64)> {
+            table.base_counts().iter().map(|counts| (counts.rows_in, counts.rows_out, counts.absorbed)).collect()
+        };
+        let mut table = NodeTable::match_up(&now, Some(&first)).unwrap();
+        [0, 2].into_iter().for_each(|index| table.absorb_earlier(index, &[1]));
+        assert_eq!(figures(&table), [(5, 0, 5), (7, 5, 0), (7, 5, 0)], "the source gave 5 rows, and none is of b");
+        let mut begun = NodeTable::match_up(&now, None).unwrap();
+        begun.absorb_earlier(0, &[1]);
+        assert_eq!(figures(&begun), [(0, 0, 0); 3]);
     }
 
     #[test]

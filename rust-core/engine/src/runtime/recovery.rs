@@ -389,7 +389,7 @@ fn bound_sink(plan: &Plan) -> Option<&str> {
 
 fn match_nodes(plan: &Plan, manifest: Option<&Manifest>) -> Result<NodeTable, EngineError> {
     let nodes = plan.nodes.iter().map(|node| identity(plan, node)).collect::<Result<Vec<_>, _>>()?;
-    NodeTable::match_up(&nodes, manifest).map_err(|error| match error {
+    let mut table = NodeTable::match_up(&nodes, manifest).map_err(|error| match error {
         NoMatch::State(error) => EngineError::Durable { action: "number the nodes".into(), error },
         NoMatch::Misfits(misfits) => {
             let epoch = manifest.map_or(0, |manifest| manifest.epoch);
@@ -398,7 +398,15 @@ fn match_nodes(plan: &Plan, manifest: Option<&Manifest>) -> Result<NodeTable, En
             let hint = format!("{FRESH}, undo the change, or give the step a new name, with which it begins anew");
             EngineError::Recovery { message, hint }
         }
-    })
+    })?;
+    // A type that is declared later has none of the rows that were read until then.
+    for (index, node) in plan.nodes.iter().enumerate() {
+        if matches!(node.kind, NodeKind::EventType(_)) {
+            let inputs: Vec<usize> = node.inputs.iter().map(|input| input.node).collect();
+            table.absorb_earlier(index, &inputs);
+        }
+    }
+    Ok(table)
 }
 
 /// What a node says about itself: see [`NodeIdentity`].
