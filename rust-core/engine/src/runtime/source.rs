@@ -47,6 +47,8 @@ struct PartitionState {
     /// Newest event time seen; `i64::MIN` before the first row.
     newest_ns: i64,
     last_rows_ns: u64,
+    /// When it last had rows that tell a time.
+    last_time_ns: u64,
     /// Not to be asked before this moment.
     not_before_ns: u64,
     /// It had nothing when it was asked in this round.
@@ -99,6 +101,7 @@ impl SourceOperator {
             partition,
             newest_ns: i64::MIN,
             last_rows_ns: now_ns,
+            last_time_ns: now_ns,
             not_before_ns: 0,
             is_idle: false,
             is_unwatched: false,
@@ -201,7 +204,7 @@ impl SourceOperator {
     }
 
     fn watermark_of(&self, state: &PartitionState, now_ns: u64) -> Option<i64> {
-        let idle = self.time.idle_timeout_ns.is_some_and(|timeout| now_ns.saturating_sub(state.last_rows_ns) > timeout);
+        let idle = self.time.idle_timeout_ns.is_some_and(|timeout| now_ns.saturating_sub(state.last_time_ns) > timeout);
         match () {
             () if state.ended || idle => None,
             () if self.time.column.is_none() => Some(wall_clock_ns()),
@@ -222,10 +225,12 @@ impl SourceOperator {
         self.piece = 0;
         let others_ns = self.watermark_but(Some(index), context.now_ns).unwrap_or(i64::MAX);
         let mut newest_ns = self.partitions[index].newest_ns;
+        let mut is_dated = true;
         if let Some((column, unit)) = self.time.column {
             let view = self.batch.view();
             let column = view.column(column);
             let are_all_dated = column.null_count() == 0;
+            is_dated = column.null_count() < view.rows();
             for (row, &time) in column.values::<i64>().iter().enumerate() {
                 // Of several types some may have no event time, and say nothing of it.
                 if !are_all_dated && !column.is_valid(row) {
@@ -245,6 +250,9 @@ impl SourceOperator {
             }
         }
         self.partitions[index].newest_ns = newest_ns;
+        if is_dated {
+            self.partitions[index].last_time_ns = context.now_ns;
+        }
     }
 
     /// Brings the mark up to date; idle and ended partitions move it without rows. `ingest_ns` is when what moves it was
@@ -402,7 +410,7 @@ impl SourceOperator {
         }
         if let Some(timeout) = self.time.idle_timeout_ns {
             let silent_ends =
-                self.partitions.iter().filter(|state| !state.ended).map(|state| state.last_rows_ns + timeout + 1);
+                self.partitions.iter().filter(|state| !state.ended).map(|state| state.last_time_ns + timeout + 1);
             let next = silent_ends.filter(|end| *end > context.now_ns).min();
             context.wake_at(next.unwrap_or(u64::MAX));
         }
