@@ -4,6 +4,7 @@ use ringmill_connect::{EventType, EventTypes, FieldSpec, Fields, Format, TypePla
 use ringmill_wire::DataType;
 
 use super::graph::{NAME_HINT, is_name};
+use super::kafka::check_header;
 use super::mistake::Mistake;
 use super::raw::{RawEntry, Table};
 
@@ -101,6 +102,9 @@ fn place(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<TypePlace> {
         let hint = if is_message { "write type = { schema = true }" } else { "write type = { field = \"kind\" }" };
         mistakes.push(Mistake::at(own.span, message).hint(hint));
         return None;
+    }
+    if let TypePlace::Header(name) = &place {
+        check_header(name, own.get("header")?.span, mistakes);
     }
     Some(place)
 }

@@ -10,7 +10,11 @@ use ringmill_wire::{DataType, TimeUnit};
 use super::message_fields::{message_field, message_field_at};
 use super::message_format::message_format;
 use super::mistake::Mistake;
-use super::raw::{Raw, RawEntry, Table};
+use super::raw::{Raw, Table};
+use super::text::Span;
+
+/// Keys that name a field for what stands beside a message.
+const BESIDE: [&str; 5] = ["topic_field", "key_field", "partition_field", "offset_field", "timestamp_field"];
 
 /// Nanoseconds in a millisecond.
 const MILLISECOND_NS: i64 = 1_000_000;
@@ -127,7 +131,12 @@ fn header_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) ->
     let mut headers = Vec::new();
     for entry in table.children("header_fields") {
         let Some(header) = entry.raw.text() else { continue };
-        check_name(header, entry, mistakes);
+        check_header(header, entry.raw.span, mistakes);
+        if let Some(other) = BESIDE.iter().find(|other| table.text(other) == Some(entry.key.as_str())) {
+            let message = format!("`header_fields.{0}`: field `{0}` is that of `{other}` already", entry.key);
+            mistakes.push(Mistake::at(entry.key_span, message));
+            continue;
+        }
         let types = (&[T::Utf8, T::Binary][..], "utf8 or binary");
         let key = format!("header_fields.{}", entry.key);
         let field = message_field_at(&key, (&entry.key, entry.key_span), types, fields, mistakes);
@@ -141,14 +150,15 @@ fn sink_headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<KafkaHeader> 
     let mut headers = Vec::new();
     for entry in table.children("headers") {
         let Some(column) = entry.raw.text() else { continue };
-        check_name(&entry.key, entry, mistakes);
+        check_header(&entry.key, entry.raw.span, mistakes);
         headers.push(KafkaHeader { name: entry.key.clone(), column: column.to_owned() });
     }
     headers
 }
 
-fn check_name(name: &str, entry: &RawEntry, mistakes: &mut Vec<Mistake>) {
+/// Refuses what librdkafka would take for another name.
+pub fn check_header(name: &str, span: Span, mistakes: &mut Vec<Mistake>) {
     if name.contains('\0') {
-        mistakes.push(Mistake::at(entry.raw.span, format!("{name:?} is no header's name: it has a zero byte")));
+        mistakes.push(Mistake::at(span, format!("{name:?} is no header's name: it has a zero byte")));
     }
 }

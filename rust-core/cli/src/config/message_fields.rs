@@ -32,6 +32,8 @@ pub fn message_field_at(
         format!("`{key}`: there is no field `{name}`")
     } else if own.iter().any(|field| !types.contains(&field.data_type)) {
         format!("`{key}`: field `{name}` must be {words}")
+    } else if types.contains(&DataType::Binary) && own.iter().any(|field| field.data_type != own[0].data_type) {
+        format!("`{key}`: field `{name}` must be of the same type in all `types`")
     } else if own.iter().any(|field| field.path.is_some()) {
         format!("`{key}`: field `{name}` must have no path")
     } else if let Some(other) = own.iter().find(|field| field.data_type != own[0].data_type) {

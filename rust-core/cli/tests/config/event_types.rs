@@ -110,6 +110,21 @@ fn what_is_wrong_with_types_is_said_at_its_place() {
             "p.toml:5:1: `schema` tells types of Avro and Protobuf apart, not of JSON (write type = { field = \"kind\" })",
         ],
     );
+    let by_header = kafka.replace("schema = true", "header = \"kind\"");
+    check(
+        &of(&by_header.replace("\"kind\"", "\"a\\u0000b\"")),
+        &["p.toml:5:19: \"a\\0b\" is no header's name: it has a zero byte"],
+    );
+    check(
+        &with(
+            &format!("{by_header}\nkey_field = \"key\"\nheader_fields = {{ id = \"id\" }}"),
+            "fields = { key = \"utf8\", id = \"binary\" }",
+            "fields = { key = \"utf8\", id = \"utf8\" }",
+        ),
+        &[
+            "p.toml:7:19: `header_fields.id`: field `id` must be of the same type in all `types` ([sources.NAME.fields] id = \"utf8\")",
+        ],
+    );
 }
 
 #[test]

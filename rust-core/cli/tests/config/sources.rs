@@ -270,6 +270,10 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
                 .to_owned(),
         ),
         (
+            "topics = [\"t\"]\nkey_field = \"key\"\nheader_fields = { key = \"b\" }",
+            "6:19: `header_fields.key`: field `key` is that of `key_field` already".to_owned(),
+        ),
+        (
             "topics = [\"t\"]\nheader_fields = { trace = \"b\\u0000c\" }",
             "5:27: \"b\\0c\" is no header's name: it has a zero byte".to_owned(),
         ),
