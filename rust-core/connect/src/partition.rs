@@ -24,7 +24,7 @@ pub struct Position {
     /// by which the file is known again
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<FileIdentity>,
-    /// of a generator: which of its rows the partition has
+    /// of a generator: which of its rows the partition has; of Kafka: which of the partitions are read, if not all
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Share>,
     /// of a journaled stream whose format has one: the header by which what follows `offset` is read
@@ -55,14 +55,15 @@ pub struct FileIdentity {
     pub head_crc32c: u32,
 }
 
-/// A partition of a generator: every `of`-th key, and what the rows are made from.
+/// A partition of a generator: every `of`-th key, and what the rows are made from. Of Kafka: every `of`-th partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// the first key
     pub index: u64,
     /// partitions in all
     pub of: u64,
-    /// everything that decides what row `i` is
+    /// everything that decides what row `i` is; of Kafka nothing
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stream: String,
 }
 

@@ -8,7 +8,7 @@ use rdkafka::{
 };
 
 use super::{KafkaShare, KafkaSpec, KafkaStart, client::said, session::Session};
-use crate::{ConnectError, Position, Resume};
+use crate::{ConnectError, Position, Resume, Share};
 
 /// A partition, and where it begins.
 #[derive(Debug, Clone)]
@@ -54,6 +54,7 @@ pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) 
         let position = match resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == name)) {
             Some(earlier) => {
                 let position = earlier.position()?;
+                check_share(spec.share, &position).map_err(|reason| earlier.refuse(reason))?;
                 check(&position, low, high).map_err(|reason| earlier.refuse(reason))?;
                 position
             }
@@ -71,6 +72,19 @@ pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) 
         assigned.push(Assigned { topic, partition, position });
     }
     Ok(assigned)
+}
+
+/// Whether it is still the same share: of the others' partitions somebody else has read what a new one would begin with.
+fn check_share(share: Option<KafkaShare>, position: &Position) -> Result<(), String> {
+    let said = |share: Option<&Share>| {
+        share.map_or("every partition".to_owned(), |share| format!("share {} of {}", share.index, share.of))
+    };
+    let (now, before) = (share.map(KafkaShare::noted), position.share.as_ref());
+    if now.as_ref() != before {
+        let (before, now) = (said(before), said(now.as_ref()));
+        return Err(format!("before, {before} was read, and now it would be {now}; --fresh begins anew"));
+    }
+    Ok(())
 }
 
 /// Whether what follows a checkpoint's position is there.

@@ -31,6 +31,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use ringmill_wire::Schema;
 
+#[cfg(feature = "kafka")]
+use crate::Share;
 use crate::{ConnectError, Fields, MessageFormat, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
 /// Messages, a row each, from topics of Apache Kafka; the partitions are dealt to the shards.
@@ -79,6 +81,12 @@ impl KafkaShare {
     /// Whether a partition is in it.
     pub fn has(self, partition: i32) -> bool {
         u32::try_from(partition).is_ok_and(|partition| partition.checked_rem(self.count) == Some(self.index))
+    }
+
+    /// As it stands in a position.
+    #[cfg(feature = "kafka")]
+    fn noted(self) -> Share {
+        Share { index: self.index.into(), of: self.count.into(), stream: String::new() }
     }
 }
 

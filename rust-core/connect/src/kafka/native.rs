@@ -1,4 +1,4 @@
-//! What librdkafka can and rdkafka has no name for, or none that takes every input: two reads, neither of which waits.
+//! What librdkafka can and rdkafka has no name for, or none that takes every input: reads, none of which waits.
 
 #![allow(unsafe_code)]
 
@@ -26,6 +26,22 @@ pub fn high_watermark<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &CS
         bindings::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &mut low, &mut high)
     };
     (error == NO_ERROR).then(|| u64::try_from(high).ok())?
+}
+
+/// The offset behind what a partition's queue has given out last, be it a message or the mark that ends a transaction, which
+/// nobody is shown; `None`: there was nothing yet.
+pub fn position<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &CStr, partition: i32) -> Option<u64> {
+    // SAFETY: the client lives as long as `consumer`, which is borrowed; the topic ends with a zero; the list is ours, has one
+    // element, and is gone afterwards.
+    let offset = unsafe {
+        let list = bindings::rd_kafka_topic_partition_list_new(1);
+        let element = bindings::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), partition);
+        bindings::rd_kafka_position(consumer.client().native_ptr(), list);
+        let offset = (*element).offset;
+        bindings::rd_kafka_topic_partition_list_destroy(list);
+        offset
+    };
+    u64::try_from(offset).ok()
 }
 
 /// The value of a message's last header of that name; `None`: there is no such header, or it has no value. Other headers may

@@ -6,7 +6,7 @@ use rdkafka::{Message, consumer::base_consumer::PartitionQueue, error::KafkaErro
 use ringmill_wire::{BatchWriter, DataType};
 
 use super::{
-    KafkaSpec, MessageFields,
+    KafkaShare, KafkaSpec, MessageFields,
     assignment::Assigned,
     check_header,
     client::{Reports, is_final, said},
@@ -14,7 +14,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    ConnectError, Fields, Format, Partition, Partitions, Places, Poll, PollContext, Position, Waker,
+    ConnectError, Fields, Format, Partition, Partitions, Places, Poll, PollContext, Position, Share, Waker,
     formats::{Records, Scratch, Stop, Taken},
     message::{Member, MessageDecoder, Record, Recorder, wait},
     pace::{Admission, Pace},
@@ -40,6 +40,8 @@ pub struct KafkaPartition {
     tagger: Option<Tagger>,
     stops_at_end: bool,
     has_ended: bool,
+    /// of all partitions
+    share: Option<Share>,
     /// a message that did not fit into the last batch, or cannot be read yet
     held: Option<Held>,
     /// what is before this offset is consumed
@@ -100,6 +102,7 @@ pub fn open(
             tagger: None,
             stops_at_end: spec.stops_at_end,
             has_ended: false,
+            share: spec.share.map(KafkaShare::noted),
             held: None,
             offset: assigned.position.offset,
             rows: assigned.position.rows,
@@ -137,9 +140,15 @@ impl KafkaPartition {
                         message = next;
                         (message.offset().max(0) as u64, self.lines.of(&self.topic, &message))
                     }
-                    Some(Err(KafkaError::PartitionEOF(_))) if self.stops_at_end => {
-                        self.has_ended = true;
-                        return Ok(Poll::End);
+                    Some(Err(KafkaError::PartitionEOF(_))) => {
+                        // Marks that end transactions may stand behind the last message.
+                        let given_out = self.session.given_out(&self.native_topic, self.partition);
+                        self.offset = self.offset.max(given_out.unwrap_or(0));
+                        if self.stops_at_end {
+                            self.has_ended = true;
+                            return Ok(Poll::End);
+                        }
+                        continue;
                     }
                     Some(Err(error)) if is_final(&error) => {
                         return Err(self.session.refuse(format!("{}: {}", self.name, said(&error))));
@@ -186,7 +195,7 @@ impl Partition for KafkaPartition {
     }
 
     fn position(&self) -> Position {
-        Position { offset: self.offset, rows: self.rows, ..Position::default() }
+        Position { offset: self.offset, rows: self.rows, share: self.share.clone(), ..Position::default() }
     }
 
     fn lag(&self) -> Option<u64> {

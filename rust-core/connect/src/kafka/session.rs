@@ -46,6 +46,12 @@ const READ_AHEAD_KIB: usize = 64 << 10;
 const READ_AHEAD_KIB_MIN: usize = 256;
 const READ_AHEAD_KIB_MAX: usize = 4 << 10;
 
+/// Further messages are not asked for either when those that wait are smaller than so much on average.
+const MESSAGE_BYTES: usize = 256;
+const MESSAGES_MAX: usize = 100_000;
+/// An answer has so much of a partition at most; a message that is larger comes alone.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
 /// Offsets that the brokers are to be told, by topic and partition.
 type Covered = Mutex<BTreeMap<(String, i32), u64>>;
 
@@ -109,9 +115,7 @@ impl Session {
 
     /// Assigns these partitions; each one's messages come through its own queue from then on, from its position on.
     pub fn assign(&mut self, assigned: &[Assigned]) -> Result<Vec<PartitionQueue<Reports>>, ConnectError> {
-        // How much is read ahead of a partition follows from how many there are, and cannot be changed later.
-        let read_ahead = (READ_AHEAD_KIB / assigned.len().max(1)).clamp(READ_AHEAD_KIB_MIN, READ_AHEAD_KIB_MAX);
-        set_defaults(&mut self.config, &[("queued.max.messages.kbytes", &read_ahead.to_string())]);
+        set_read_ahead(&mut self.config, assigned.len());
         self.consumer = connect(&self.config, &self.brokers)?;
         let mut list = TopicPartitionList::with_capacity(assigned.len());
         for Assigned { topic, partition, position } in assigned {
@@ -140,6 +144,11 @@ impl Session {
         native::high_watermark(&self.consumer, topic, partition)
     }
 
+    /// The offset behind what a partition's queue has given out last, messages or not. Never waits.
+    pub fn given_out(&self, topic: &CStr, partition: i32) -> Option<u64> {
+        native::position(&self.consumer, topic, partition)
+    }
+
     /// Has the brokers told that a checkpoint covers what is before `offset`. Never waits for them.
     pub fn commit(&self, topic: &str, partition: i32, offset: u64) {
         if self.commits {
@@ -149,6 +158,21 @@ impl Session {
 
     fn reports(&self) -> &Reports {
         self.consumer.context()
+    }
+}
+
+/// How much is read ahead of a partition follows from how many there are, and cannot be changed later.
+fn set_read_ahead(config: &mut ClientConfig, partitions: usize) {
+    const READ_AHEAD: &str = "queued.max.messages.kbytes";
+    let share = (READ_AHEAD_KIB / partitions.max(1)).clamp(READ_AHEAD_KIB_MIN, READ_AHEAD_KIB_MAX);
+    set_defaults(config, &[(READ_AHEAD, &share.to_string())]);
+    let bytes = config.get(READ_AHEAD).and_then(|wanted| wanted.parse().ok()).unwrap_or(share).saturating_mul(1024);
+    // Only values count there; besides them librdkafka keeps some 300 bytes for each message.
+    let messages = (bytes / MESSAGE_BYTES).clamp(1, MESSAGES_MAX);
+    set_defaults(config, &[("queued.min.messages", &messages.to_string())]);
+    if config.get("max.partition.fetch.bytes").is_none() {
+        let answer = (bytes / 2).min(ANSWER_BYTES_MAX);
+        set_defaults(config, &[("fetch.message.max.bytes", &answer.to_string())]);
     }
 }
 
@@ -222,5 +246,30 @@ impl Drop for Listener {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_ahead_is_bounded_by_bytes_and_by_messages_unless_an_option_says_otherwise() {
+        let set = |partitions, options: &[(&str, &str)]| {
+            let mut config = ClientConfig::new();
+            for (name, value) in options {
+                config.set(*name, *value);
+            }
+            set_read_ahead(&mut config, partitions);
+            let names = ["queued.max.messages.kbytes", "queued.min.messages", "fetch.message.max.bytes"];
+            names.map(|name| config.get(name).map(|value| value.parse::<usize>().expect("a number")))
+        };
+        assert_eq!(set(1, &[]), [Some(4096), Some(16_384), Some(1 << 20)]);
+        assert_eq!(set(128, &[]), [Some(512), Some(2_048), Some(256 << 10)]);
+        assert_eq!(set(10_000, &[]), [Some(256), Some(1_024), Some(128 << 10)]);
+        assert_eq!(set(128, &[("queued.max.messages.kbytes", "65536")]), [Some(65_536), Some(100_000), Some(1 << 20)]);
+        let wanted = [("queued.min.messages", "7"), ("max.partition.fetch.bytes", "9")];
+        assert_eq!(set(128, &wanted), [Some(512), Some(7), None]);
+        assert_eq!(set(1, &[("fetch.message.max.bytes", "9")])[2], Some(9));
     }
 }

@@ -1,6 +1,11 @@
 //! Real connections to brokers of librdkafka's own, which keep topics in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::Duration,
+};
 
 use rdkafka::{
     ClientConfig,
@@ -50,6 +55,40 @@ impl Kafka {
             record = back;
             self.producer.poll(Duration::from_millis(1));
         }
+    }
+
+    /// Appends a batch of one record as no producer of librdkafka's would write it, and waits until the broker has it.
+    fn append(&self, topic: &str, partition: i32, attributes: u16, record: &[u8]) {
+        let mut rest = [attributes.to_be_bytes().as_slice(), &[0; 4 + 8 + 8], &1_u64.to_be_bytes(), &[0; 2]].concat();
+        rest.extend_from_slice(&[[0xff; 4], 1_u32.to_be_bytes()].concat());
+        rest.extend_from_slice(record);
+        let mut batch = vec![0; 8];
+        batch.extend_from_slice(&(4 + 1 + 4 + rest.len() as u32).to_be_bytes());
+        batch.extend_from_slice(&[0, 0, 0, 0, 2]);
+        batch.extend_from_slice(&crc32c::crc32c(&rest).to_be_bytes());
+        batch.append(&mut rest);
+        let produce = [0, 0, 0, 7, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x27, 0x10, 0, 0, 0, 1];
+        let mut request = produce.to_vec();
+        request.extend_from_slice(&(topic.len() as u16).to_be_bytes());
+        request.extend_from_slice(topic.as_bytes());
+        for number in [1, partition, batch.len() as i32] {
+            request.extend_from_slice(&number.to_be_bytes());
+        }
+        request.append(&mut batch);
+        let mut broker = TcpStream::connect(self.cluster.bootstrap_servers()).expect("a broker");
+        broker.write_all(&(request.len() as u32).to_be_bytes()).expect("it listens");
+        broker.write_all(&request).expect("it listens");
+        // Its length, which request it answers, one topic with its name, one partition with its number, and the error.
+        let mut answer = vec![0; 4 + 4 + 4 + 2 + topic.len() + 4 + 4 + 2];
+        broker.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer[answer.len() - 2..], [0, 0], "{answer:?}");
+    }
+
+    /// Ends a transaction.
+    fn mark(&self, topic: &str, partition: i32) {
+        const CONTROL: u16 = 0x30;
+        // A key of version 0 and type 1, commit; a value of version 0 and epoch 0.
+        self.append(topic, partition, CONTROL, &[32, 0, 0, 0, 8, 0, 0, 0, 1, 12, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     fn send_numbers(&self, topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
@@ -200,8 +239,14 @@ fn shares_have_every_partition_once() {
     assert_eq!(names(&KafkaSpec { partitions: vec![0, 1], ..share(1, 3) }), ["t/1"]);
     let error = share(5, 6).open(1, &[Arc::new(|| {})], None).map(drop).expect_err("it would read nothing").to_string();
     assert!(error.ends_with("no partition is in share 5 of 6: there are too few"), "{error}");
-    let position = serde_json::to_value(Position::default()).expect("JSON");
+    let position = serde_json::to_value(open(&share(1, 5), None)[0].1.position()).expect("JSON");
     let resume = [Resume { name: "t/1", position: &position, ended: false }];
+    assert_eq!(open(&share(1, 5), Some(&resume)).len(), 1);
+    for (other, now) in [(share(1, 3), "share 1 of 3"), (kafka.spec(&["t"]), "every partition")] {
+        let error =
+            other.open(1, &[Arc::new(|| {})], Some(&resume)).map(drop).expect_err("others read t/4").to_string();
+        assert!(error.contains(&format!("before, share 1 of 5 was read, and now it would be {now}")), "{error}");
+    }
     let error = share(0, 3).open(1, &[Arc::new(|| {})], Some(&resume)).map(drop).expect_err("another's").to_string();
     assert!(error.contains("it is not among the topics and partitions that are there and asked for"), "{error}");
 }
@@ -290,6 +335,47 @@ fn how_far_a_partition_is_behind_is_known_as_soon_as_its_broker_has_answered() {
     assert_eq!(partition.lag(), Some(0));
     read(&spec, &mut *partitions[1].1, 100);
     assert_eq!(partitions[1].1.lag(), Some(0), "one in which there never was anything is not behind");
+}
+
+#[test]
+fn the_marks_of_transactions_are_passed_and_leave_nothing_behind() {
+    let kafka = Kafka::with_topic("t", 2);
+    kafka.send_numbers("t", 0, 0..3);
+    kafka.mark("t", 0);
+    kafka.mark("t", 0);
+    kafka.mark("t", 1);
+    let spec = kafka.spec(&["t"]);
+    let mut partitions = open(&spec, None);
+    let mut positions = Vec::new();
+    for ((_, partition), (rows, offset)) in partitions.iter_mut().zip([(3, 5), (0, 1)]) {
+        assert_eq!(numbers(&read(&spec, &mut **partition, 100).0).len(), rows);
+        assert_eq!((partition.position().offset, partition.lag()), (offset, Some(0)));
+        positions.push((partition.name().to_owned(), serde_json::to_value(partition.position()).expect("JSON")));
+    }
+    drop(partitions);
+    kafka.send_numbers("t", 0, 3..5);
+    let resume: Vec<Resume<'_>> =
+        positions.iter().map(|(name, position)| Resume { name, position, ended: false }).collect();
+    let mut partitions = open(&spec, Some(&resume));
+    assert_eq!(numbers(&read(&spec, &mut *partitions[0].1, 1).0), [3, 4]);
+    assert_eq!((partitions[0].1.position().rows, partitions[0].1.lag()), (5, Some(0)));
+}
+
+#[test]
+fn headers_with_names_that_are_no_text_do_no_harm() {
+    let kafka = Kafka::with_topic("t", 1);
+    // Without a key, {} as value, and four headers: \xff\xfe = a, id = 7, one without a name, \xff without a value.
+    let record = b"\x28\x00\x00\x00\x01\x04{}\x08\x04\xff\xfe\x02a\x04id\x027\x00\x02b\x02\xff\x01";
+    let mut record = record.to_vec();
+    record[0] = 2 * (record.len() as u8 - 1);
+    kafka.append("t", 0, 0, &record);
+    let id = HeaderField { field: "id".to_owned(), header: "id".to_owned() };
+    let nothing = HeaderField { field: "none".to_owned(), header: String::new() };
+    let message_fields = MessageFields { headers: vec![id, nothing], ..MessageFields::default() };
+    let fields = fields(&["id:utf8", "none:binary"]);
+    let spec = KafkaSpec { message_fields, fields: fields.into(), ..kafka.spec(&["t"]) };
+    let (rows, letters) = read(&spec, &mut *open(&spec, None)[0].1, 100);
+    assert_eq!((rows.as_str(), letters.len()), ("{\"id\":\"7\",\"none\":\"Yg==\"}\n", 0));
 }
 
 #[test]

@@ -98,8 +98,9 @@ impl KafkaWriter {
                 Some(RDKafkaErrorCode::QueueFull) if Instant::now() < deadline => std::thread::sleep(LOOK),
                 Some(RDKafkaErrorCode::QueueFull) => return Err(self.missing()),
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                    let reason =
-                        format!("a row is a message of {} bytes, and message.max.bytes allows less", value.len());
+                    let beside = headers.iter().chain([key]).flatten().map(|part| part.len()).sum::<usize>();
+                    let bytes = value.len() + beside;
+                    let reason = format!("a row is a message of {bytes} bytes, and message.max.bytes allows less");
                     return Err(self.refuse(reason));
                 }
                 _ => return Err(self.refuse(self.reports().why(&error))),
