@@ -100,10 +100,13 @@ class Reference:
             more = f"[more]({link(DOCS / 'semantics.md', page)}#checkpoints)"
             promise = f"With `[checkpoint]` a record counts **{kind['x-guarantee']}**, whatever dies and whenever ({more}).\n"
             return "\n".join([promise, *self.tables(kind, page)])
-        shared = [table for kind in self.kinds("sources") for table in nested(kind["properties"].get(what, {}))]
-        assert shared, f"no source has a table {what}"
-        assert all(table == shared[0] for table in shared), f"the tables {what} differ"
-        return "\n".join(self.tables(shared[0], page))
+        return "\n".join(self.tables(self.shared(what), page))
+
+    def shared(self, what: str) -> Schema:
+        """The table that most sources have under this key."""
+        tables = [table for kind in self.kinds("sources") for table in nested(kind["properties"].get(what, {}))]
+        assert tables, f"no source has a table {what}"
+        return max(tables, key=tables.count)
 
     def tables(self, schema: Schema, page: Path) -> Iterator[str]:
         """A table of the keys, and one for each key that is a table itself and has no other page."""
@@ -116,7 +119,8 @@ class Reference:
             of_key = schema["properties"][key]
             shown = f"**`{key}`**" if key in required else f"`{key}`"
             description = cell(of_key["description"])
-            if key in self.homes:
+            # A table that a kind has for itself stands on the kind's page.
+            if key in self.homes and all(table == self.shared(key) for table in nested(of_key)):
                 description += f" [Its keys]({link(self.homes[key], page)}#{key if key == 'fields' else 'keys'})."
             else:
                 for table in nested(of_key):

@@ -42,7 +42,8 @@ pub fn avro(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Opt
     schema?.map(encoding)
 }
 
-fn schema(file: &Raw, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<AvroSchema> {
+/// The schema in a file.
+pub fn schema(file: &Raw, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<AvroSchema> {
     let path = directory.join(file.text()?);
     let wrong = |reason| Mistake::at(file.span, format!("`schema_file`: {}: {reason}", path.display()));
     AvroSchema::read(&path).map_err(|reason| mistakes.push(wrong(reason))).ok()

@@ -267,7 +267,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "file",
-        doc: "Files: text, plain, gzip or zstd; Arrow (Feather, or an IPC stream) and Parquet.",
+        doc: "Files: text, plain, gzip or zstd; Arrow (Feather, or an IPC stream), Parquet and Avro.",
         promise: EXACTLY,
         keys: FILE_SOURCE,
     },
@@ -345,13 +345,20 @@ static GENERATOR: &[Key] = &[
     MAX_FUTURE,
 ];
 
+static AVRO_FILE_KEYS: &[Key] = &[needed(
+    "schema_file",
+    Kind::Filled,
+    "Your schema (.avsc), which says the defaults and former names of fields that a file's schema lacks; relative to this file.",
+)];
+
 static FILE_SOURCE: &[Key] = &[
     needed("path", Kind::Filled, "A file or a glob, relative to this file; text that ends in .gz or .zst is unpacked."),
     optional(
         "format",
-        Kind::Choice(&["json", "csv", "arrow", "parquet"]),
-        "json (one object a line), csv (with a header), arrow (Feather, or an IPC stream) or parquet. Default: from the extension.",
+        Kind::Choice(&["json", "csv", "arrow", "parquet", "avro"]),
+        "json (one object a line), csv (with a header), arrow (Feather, or an IPC stream), parquet or avro (object container files, which have their schema in them). Default: from the extension.",
     ),
+    optional("avro", Kind::Table(AVRO_FILE_KEYS), "With format = \"avro\": what the schemas of the files lack."),
     FIELDS_OR_TYPES,
     TYPE_OF_LINES,
     TYPES,

@@ -16,6 +16,7 @@ use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowK
 use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
+use super::avro::schema as avro_schema;
 use super::event_types::event_types;
 use super::http::{http, http_sink};
 use super::kafka::{kafka, kafka_sink};
@@ -365,12 +366,25 @@ fn extension(path: &str) -> Option<&str> {
 
 /// `format`, or what the path's extension says.
 fn file_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<FileFormat> {
-    match format_named(table, table.text("format").or(extension(path))) {
+    let name = table.text("format").or(extension(path));
+    if name == Some("avro") {
+        let file = table.table("avro").and_then(|own| own.get("schema_file"));
+        let reader = file.map(|file| avro_schema(file, around.directory, around.mistakes));
+        // A file that cannot be read is not left out.
+        return reader.map_or(Some(None), |reader| reader.map(Some)).map(FileFormat::Avro);
+    }
+    if let Some(entry) = table.entry("avro") {
+        let mistake = Mistake::at(entry.key_span, "`avro` has no effect without format = \"avro\"");
+        around.mistakes.push(mistake.hint("remove it"));
+    }
+    match format_named(table, name) {
         Some(OutputFormat::Json) => Some(FileFormat::Text(Format::Json)),
         Some(OutputFormat::Csv) => Some(FileFormat::Text(Format::Csv)),
         Some(OutputFormat::Arrow) => Some(FileFormat::Arrow),
         Some(OutputFormat::Parquet(_)) => Some(FileFormat::Parquet),
-        None => unknown_format(table, path, "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"", around),
+        None => {
+            unknown_format(table, path, "add format = \"json\", \"csv\", \"arrow\", \"parquet\" or \"avro\"", around)
+        }
     }
 }
 

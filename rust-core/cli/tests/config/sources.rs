@@ -80,16 +80,51 @@ fn as_many_threads_decode_as_cores_are_left() {
 #[test]
 fn formats_come_from_the_extension() {
     let source = |path: &str| around(&format!("kind = \"file\"\npath = \"{path}\"\nfields = {{ a = \"utf8\" }}"), "");
-    for path in
-        ["a.ndjson", "a.jsonl.gz", "*.json.zst", "a.csv", "a.csv.gz", "a.parquet", "*.arrow", "a.arrows", "a.feather"]
-    {
+    for path in [
+        "a.ndjson",
+        "a.jsonl.gz",
+        "*.json.zst",
+        "a.csv",
+        "a.csv.gz",
+        "a.parquet",
+        "a.avro",
+        "*.arrow",
+        "a.arrows",
+        "a.feather",
+    ] {
         good(&source(path));
     }
     check(
         &source("a.txt"),
         &[
-            "p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\" or \"parquet\")",
+            "p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\", \"parquet\" or \"avro\")",
         ],
+    );
+}
+
+#[test]
+fn files_of_avro_may_have_a_schema_of_the_readers() {
+    let source = |path: &str, more: &str| {
+        around(&format!("kind = \"file\"\npath = \"{path}\"\nfields = {{ a = \"utf8\" }}\n{more}"), "")
+    };
+    good(&source("a.dat", "format = \"avro\""));
+    check(
+        &source("a.csv", "avro = { schema_file = \"a.avsc\" }"),
+        &["p.toml:5:1: `avro` has no effect without format = \"avro\" (remove it)"],
+    );
+    check(
+        &source("a.avro", "avro = { schema_file = \"a.avsc\" }"),
+        &["p.toml:5:24: `schema_file`: /etc/mill/a.avsc: No such file or directory (os error 2)"],
+    );
+    check(
+        &source("a.avro", "avro = {}"),
+        &[
+            "p.toml:5:1: `avro` needs `schema_file` (Your schema (.avsc), which says the defaults and former names of fields that a file's schema lacks; relative to this file.)",
+        ],
+    );
+    check(
+        &source("a.avro", "record_size_max = \"1MB\""),
+        &["p.toml:5:1: `record_size_max` belongs to text, and this is avro (remove it)"],
     );
 }
 

@@ -1,4 +1,4 @@
-//! Files: a source of text, Arrow or Parquet, and a sink of each.
+//! Files: a source of text, Arrow, Parquet or Avro, and a sink of the first three.
 
 mod resume;
 mod rows;

@@ -30,10 +30,10 @@ use std::ops::Range;
 use ringmill_wire::{BatchView, Schema};
 use serde::{Deserialize, Serialize};
 
-use crate::ConnectError;
+use crate::{ConnectError, LetterForm};
 
+pub(crate) use avro::AvroRows;
 pub use avro::{AvroSchema, AvroSpec};
-#[cfg(feature = "arrow")]
 pub(crate) use binary::{Broken, Bytes};
 pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG, Taken};
@@ -78,6 +78,9 @@ pub enum FileFormat {
     Arrow,
     /// Apache Parquet
     Parquet,
+    /// Avro's object container files; a reader's schema says the former names of fields and the defaults of those that a
+    /// file's schema lacks
+    Avro(Option<AvroSchema>),
 }
 
 impl FileFormat {
@@ -87,6 +90,16 @@ impl FileFormat {
             FileFormat::Text(format) => format.name(),
             FileFormat::Arrow => "arrow",
             FileFormat::Parquet => "parquet",
+            FileFormat::Avro(_) => "avro",
+        }
+    }
+
+    /// How the records in dead letters are read: rows of columns became JSON objects.
+    pub fn of_letters(&self) -> LetterForm {
+        match self {
+            FileFormat::Text(format) => LetterForm::Records(*format),
+            FileFormat::Arrow | FileFormat::Parquet => LetterForm::Columns,
+            FileFormat::Avro(reader) => LetterForm::Datums(reader.clone()),
         }
     }
 }

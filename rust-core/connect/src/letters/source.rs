@@ -9,9 +9,9 @@ use super::{
     part::{self, Pages, Place},
 };
 use crate::{
-    BinaryFormat, ConnectError, DeadLetter, DeadLetters, Fields, Format, Partition, Partitions, Places, Poll,
-    PollContext, Position,
-    formats::{BROKEN_OFF, BinaryDecoder, Decoder, Records, Scratch, Stop, TOO_LONG, Taken},
+    AvroSchema, BinaryFormat, ConnectError, DeadLetter, DeadLetters, FieldSpec, Fields, Format, Partition, Partitions,
+    Places, Poll, PollContext, Position,
+    formats::{AvroRows, BROKEN_OFF, BinaryDecoder, Decoder, Records, Scratch, Stop, TOO_LONG, Taken},
     places::{Original, Tagger},
     schema_of,
 };
@@ -37,6 +37,8 @@ pub enum LetterForm {
     /// Rows of a source's files in columns, as JSON in which a float may be text. One that does not fit becomes a dead
     /// letter again.
     Columns,
+    /// Datums of Avro, each by the schema in its letter's header; a reader's schema says what that lacks.
+    Datums(Option<AvroSchema>),
     /// Messages of a binary format, and the fields that take what stood beside them, which is in the letters' headers.
     Messages(BinaryFormat, Vec<String>),
 }
@@ -109,6 +111,12 @@ struct LettersPartition {
 enum LetterDecoder {
     Text(Decoder),
     Binary(BinaryDecoder),
+    Datums {
+        fields: Vec<FieldSpec>,
+        reader: Option<AvroSchema>,
+        /// the schema of the last letter, and how its datums are read
+        known: Option<(String, AvroRows)>,
+    },
 }
 
 impl LetterDecoder {
@@ -122,6 +130,9 @@ impl LetterDecoder {
                 LetterDecoder::Text(decoder)
             }
             LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
+            LetterForm::Datums(reader) => {
+                LetterDecoder::Datums { fields: fields.to_vec(), reader: reader.clone(), known: None }
+            }
             LetterForm::Messages(format, members) => {
                 let members: Vec<&str> = members.iter().map(String::as_str).collect();
                 LetterDecoder::Binary(BinaryDecoder::new(format, fields, &members, *record_bytes_max)?)
@@ -131,12 +142,27 @@ impl LetterDecoder {
 
     /// Gets ready for a letter with this header, if it has one.
     fn begin(&mut self, header: Option<&str>, origin: &str) -> Result<(), ConnectError> {
-        if let LetterDecoder::Text(decoder) = self {
-            decoder.restart(true);
-            decoder.set_type(header.unwrap_or_default().as_bytes());
-            if decoder.needs_header() {
-                decoder.take_header(header.unwrap_or_default().as_bytes(), true, origin)?;
+        match self {
+            LetterDecoder::Text(decoder) => {
+                decoder.restart(true);
+                decoder.set_type(header.unwrap_or_default().as_bytes());
+                if decoder.needs_header() {
+                    decoder.take_header(header.unwrap_or_default().as_bytes(), true, origin)?;
+                }
             }
+            LetterDecoder::Datums { fields, reader, known } => {
+                let header = header.unwrap_or_default();
+                if known.as_ref().is_none_or(|(schema, _)| schema != header) {
+                    let schema = AvroSchema::parse(header);
+                    let schema = schema.map_err(|reason| {
+                        ConnectError::Schema(format!("its file's schema, of which 32 KiB were kept: {reason}"))
+                    })?;
+                    let rows = AvroRows::new(&schema, reader.as_ref(), fields);
+                    let rows = rows.map_err(|misfits| ConnectError::Misfit { misfits })?;
+                    *known = Some((header.to_owned(), rows));
+                }
+            }
+            LetterDecoder::Binary(_) => {}
         }
         Ok(())
     }
@@ -152,6 +178,11 @@ impl LetterDecoder {
                 Stop::Full if records.consumed == 0 => Taken::Full,
                 _ => Taken::Whole,
             }),
+            LetterDecoder::Datums { known, .. } => {
+                let outcome = known.as_ref().map_or(Ok(()), |(_, rows)| rows.fill(record, &mut records.row));
+                let taken = records.end_with(outcome, 0, record, header);
+                Ok(if taken.is_ok() { Taken::Whole } else { Taken::Full })
+            }
             LetterDecoder::Binary(decoder) => decoder.decode(header.unwrap_or("{}").as_bytes(), record, records),
         }
     }
@@ -233,7 +264,8 @@ impl LettersPartition {
         if is_partial || record.len() >= CUT_BYTES {
             return Err("only the beginning of its record was kept".to_owned());
         }
-        if matches!(self.spec.form, LetterForm::Records(Format::Csv)) && letter.header.is_none() {
+        let needs_header = matches!(self.spec.form, LetterForm::Records(Format::Csv) | LetterForm::Datums(_));
+        if needs_header && letter.header.is_none() {
             return Err("it does not say its file's header".to_owned());
         }
         Ok(record)

@@ -180,13 +180,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
         NodeKind::Source(source) => {
             let json = LetterForm::Records(Format::Json);
             let (form, fields, record_bytes_max) = match &source.connector {
-                SourceConnector::File(file) => {
-                    let form = match file.format {
-                        FileFormat::Text(format) => LetterForm::Records(format),
-                        FileFormat::Arrow | FileFormat::Parquet => LetterForm::Columns,
-                    };
-                    (form, file.fields.clone(), file.record_bytes_max)
-                }
+                SourceConnector::File(file) => (file.format.of_letters(), file.fields.clone(), file.record_bytes_max),
                 SourceConnector::Stdin(stdin) => {
                     (LetterForm::Records(stdin.format), stdin.fields.clone(), stdin.record_bytes_max)
                 }

@@ -5,6 +5,9 @@
 //! name, the row and the reason; no bytes make the decoders panic, wait, or take more memory than a file may have
 //! decoded at a time.
 
+mod avro;
+#[cfg(test)]
+mod avro_tests;
 #[cfg(feature = "arrow")]
 mod columns;
 #[cfg(feature = "arrow")]
@@ -93,9 +96,9 @@ fn open(path: &Path, format: &FileFormat, fields: &[FieldSpec]) -> Result<Box<dy
         FileFormat::Parquet => columns::ColumnRows::open(parquet::ParquetFile::open(file)?, fields),
         #[cfg(not(feature = "arrow"))]
         FileFormat::Arrow | FileFormat::Parquet => {
-            let _ = (file, fields);
             Err(Trouble::broken("this program was built without the feature `arrow`"))
         }
+        FileFormat::Avro(reader) => avro::AvroFile::open(file, reader.as_ref(), fields),
         FileFormat::Text(_) => Err(Trouble::broken("the rows of text are not counted")),
     })
 }

@@ -1,6 +1,6 @@
-//! Avro: one datum a message, by a schema that is known before.
+//! Avro: datums by a schema that is known before, one a message, or one after the other in the blocks of a file.
 //!
-//! A message's values go straight into the batch: what the schema and the declared fields have in common is found out once
+//! A datum's values go straight into the batch: what the schema and the declared fields have in common is found out once
 //! ([`program::Program`]). Fields that nobody declared are passed over; nullable ones that the schema lacks are null;
 //! numbers may become wider. Anything else that does not fit is refused when the pipeline is checked; of a schema that only a
 //! registry knows, when its first message comes.
@@ -12,12 +12,14 @@ mod program;
 mod reader;
 #[cfg(all(test, feature = "http"))]
 mod registry_tests;
+mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod value;
 mod wire;
 
+pub(crate) use self::rows::AvroRows;
 pub use self::schema::AvroSchema;
 pub(super) use self::{
     program::Program,
