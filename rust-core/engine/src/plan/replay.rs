@@ -6,9 +6,7 @@
 //! letters, and the next ordinary run goes on where the last one ended. Which letters were taken is the position of their
 //! source in the checkpoint, so they leave the store in the same moment in which the sinks show what became of them.
 
-use ringmill_connect::{
-    FieldSpec, FileFormat, Format, LetterFilter, LetterForm, LettersSpec, MessageFormat, RECORD_BYTES_MAX,
-};
+use ringmill_connect::{FieldSpec, Format, LetterFilter, LetterForm, LettersSpec, MessageFormat, RECORD_BYTES_MAX};
 
 use super::dead_letter_store::folder;
 use super::provenance::consumers;
