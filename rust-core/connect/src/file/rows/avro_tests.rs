@@ -255,9 +255,9 @@ fn what_is_wrong_with_a_block_is_said_with_its_place() {
     check(&other_sync, header, 0, "what follows it is not the file's sync marker");
     for (rows, reason) in [
         (11, "row 10 of it: it ends within a value"),
-        (9, "11 bytes follow its rows"),
-        (0, "96 bytes follow its rows"),
-        (-1, "it says that it has -1 rows in 96 bytes"),
+        (9, "17 bytes follow its rows"),
+        (0, "130 bytes follow its rows"),
+        (-1, "it says that it has -1 rows in 130 bytes"),
         (1 << 40, "it says that it has 1099511627776 rows; at most 32 Mi are read at a time"),
     ] {
         let changed = [&good[..second], &number(rows), &good[second + 1..]].concat();
