@@ -160,7 +160,7 @@ fn a_file_that_does_not_fit_or_is_damaged_is_named_with_what_is_wrong() {
         assert!(expected.iter().all(|text| said.contains(text)), "{said}");
     };
     let (fits, as_it_is) = (r#"{ number = "int64" }"#, |_: &mut Vec<u8>| {});
-    check(r#"{ x = "int64" }"#, &as_it_is, &["in-0.avro does not fit the fields", "no field \"x\"", "number, word"]);
+    check(r#"{ x = "int64" }"#, &as_it_is, &["in-0.avro does not fit the fields", "no field \"x\""]);
     check(fits, &|bytes| bytes.truncate(bytes.len() - 9), &["in-1.avro beyond row 0", "the file was cut"]);
     let flip = |bytes: &mut Vec<u8>| bytes.iter_mut().last().into_iter().for_each(|byte| *byte ^= 1);
     check(fits, &flip, &["in-1.avro beyond row 0", "the block at byte", "sync marker"]);
