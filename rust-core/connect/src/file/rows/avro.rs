@@ -23,8 +23,9 @@ use crate::{
 
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SYNC_BYTES: usize = 16;
-/// A header is no longer than this; so much of it is read at first.
+/// A header is no longer than this.
 const HEADER_BYTES_MAX: u64 = 16 << 20;
+/// So much of a file is read first to find its header's end.
 const HEADER_BYTES_FIRST: u64 = 64 << 10;
 /// Two numbers of variable length, before a block.
 const COUNTS_BYTES: u64 = 20;
