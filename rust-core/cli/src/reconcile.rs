@@ -1,6 +1,6 @@
 //! Whether every row that went in came out somewhere: within each node, and from node to node.
 
-use ringmill_engine::plan::{Node, NodeKind, Port};
+use ringmill_engine::plan::{Node, NodeKind};
 use ringmill_engine::{NodeCounts, Plan};
 
 use crate::units::grouped;
@@ -26,15 +26,11 @@ pub fn differences(plan: &Plan, counts: &[NodeCounts]) -> Vec<String> {
             .iter()
             .filter_map(|input| {
                 let producer = find(counts, &plan.nodes[input.node].name)?;
-                Some(match input.port {
-                    Port::Rows => producer.rows_out,
-                    Port::Late => producer.late,
-                    Port::DeadLetters => producer.dead_letters,
-                })
+                Some(producer.given(input.port))
             })
             .sum();
-        // What a function was given by replays, whose sources are not in the plan any more.
-        let given: u64 = given + count.replayed;
+        // What a function was given by replays, whose sources are not in the plan any more, and what went before it was there.
+        let given = (given + count.replayed).saturating_sub(count.missed);
         if given != count.rows_in {
             let (given, taken) = (grouped(given), grouped(count.rows_in));
             found.push(format!("{} was given {given} rows but took {taken} in", node.name));

@@ -14,6 +14,7 @@ use ringmill_ring::monotonic_ns;
 use ringmill_state::{RetainedReader, RetainedStore, StateError};
 
 use crate::error::EngineError;
+use crate::plan::Port;
 use crate::window::SpillFigures;
 
 /// A measured part of a row's way.
@@ -137,12 +138,26 @@ pub struct NodeCounts {
     pub absorbed: u64,
     /// Of a function, rows that it was given by replays of its dead letters before this run.
     pub replayed: u64,
+    /// Rows that its inputs had given before a run in which it was new.
+    pub missed: u64,
     /// What a null sink computed over every value.
     pub checksum: Option<u64>,
     /// Nanoseconds during which it made its producers wait.
     pub held_up_ns: u64,
     /// Of a source, the partitions of which it is known how far behind they are.
     pub lags: Vec<PartitionLag>,
+}
+
+impl NodeCounts {
+    /// Rows that it has given out there.
+    #[must_use]
+    pub fn given(&self, port: Port) -> u64 {
+        match port {
+            Port::Rows => self.rows_out,
+            Port::Late => self.late,
+            Port::DeadLetters => self.dead_letters,
+        }
+    }
 }
 
 impl NodeCounts {
@@ -223,7 +238,7 @@ macro_rules! clone_in_place {
         }
     };
 }
-clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, checksum, held_up_ns; lags });
+clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, missed, checksum, held_up_ns; lags });
 clone_in_place!(PartitionLag { messages });
 clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive, state, restarts });
 
@@ -587,6 +602,7 @@ fn add_counts(total: &mut NodeCounts, shard: &NodeCounts) {
     total.dead_letters += shard.dead_letters;
     total.absorbed += shard.absorbed;
     total.replayed += shard.replayed;
+    total.missed += shard.missed;
     if let Some(checksum) = shard.checksum {
         total.checksum = Some(total.checksum.unwrap_or(0).wrapping_add(checksum));
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmill_system_tests::{Job, children_of, is_alive, read_until};
+use ringmill_system_tests::{CHECKPOINT, Job, children_of, file_source, is_alive, read_until, sinks_of};
 
 const GENERATOR: &str = r#"
 [sources.sensors]
@@ -392,4 +392,26 @@ def twice(value: np.ndarray):
     assert!(dead.iter().all(|letter| letter["reason"].as_str().unwrap().contains("batch_bytes")));
     let values: Vec<f64> = job.rows("out.ndjson").iter().map(|row| row["value"].as_f64().unwrap()).collect();
     assert!(values.is_sorted());
+}
+
+/// What a step was not there for is not missing from its figures.
+#[test]
+fn a_step_that_is_new_behind_a_checkpoint_reconciles() {
+    let fields = "number = \"int64\"";
+    let pipeline = |more: &str| format!("{CHECKPOINT}{}{}{more}", file_source(1_000_000, fields), sinks_of("rows"));
+    let job = Job::new(&pipeline(""), "");
+    let lines =
+        |numbers: std::ops::Range<u64>| numbers.map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>();
+    job.write("in.ndjson", lines(0..700));
+    assert_eq!(job.run(&[]).figure("/rows/in"), 700);
+    let filter = "[steps.even]\nkind = \"filter\"\ninputs = [\"rows\"]\nwhere = \"number % 2 == 0\"\n";
+    let sink = "[sinks.evens]\nkind = \"file\"\ninputs = [\"even\"]\npath = \"evens.ndjson\"\n";
+    job.write("pipeline.toml", pipeline(&format!("{filter}{sink}")));
+    job.write("in.ndjson", lines(0..1_000));
+    for _ in 0..2 {
+        let ended = job.run(&[]);
+        assert_eq!(ended.figure("/rows/in"), 1_000);
+        assert_eq!(ended.report()["reconciled"], true, "{}", ended.stderr);
+        assert_eq!(job.rows("evens.ndjson").len(), 150);
+    }
 }

@@ -87,6 +87,7 @@ fn add(total: &mut NodeCounts, shard: &NodeCounts) {
     total.dead_letters += shard.dead_letters;
     total.absorbed += shard.absorbed;
     total.replayed += shard.replayed;
+    total.missed += shard.missed;
 }
 
 #[cfg(test)]

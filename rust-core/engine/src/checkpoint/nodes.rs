@@ -101,16 +101,13 @@ impl NodeTable {
         }
     }
 
-    /// What was given to a node that passes on some of its rows, before it was there, counts as what it did not pass on.
-    /// `inputs`: the nodes that gave it rows.
-    pub fn absorb_earlier(&mut self, node: usize, inputs: &[usize]) {
-        let counts = self.base_counts();
-        let given: u64 = inputs.iter().map(|input| counts[*input].rows_out).sum();
+    /// Notes what had been given to a node by the time it was new; `given`: to it, by the figures of all nodes.
+    pub fn note_missed(&mut self, node: usize, given: impl Fn(&[NodeCounts]) -> u64) {
+        let given = given(&self.base_counts());
         let id = self.ids[node];
-        let Some(record) = self.records.iter_mut().find(|record| record.id == id && record.counts.is_empty()) else {
-            return;
-        };
-        record.counts = ["rows_in", "absorbed"].map(|key| (key.to_owned(), given)).into();
+        if let Some(record) = self.records.iter_mut().find(|record| record.id == id && record.counts.is_empty()) {
+            record.counts = BTreeMap::from([("missed".to_owned(), given)]);
+        }
     }
 
     /// The nodes' numbers in the stores, by index in the plan.
@@ -132,6 +129,7 @@ impl NodeTable {
                 dead_letters: count("dead_letters"),
                 absorbed: count("absorbed"),
                 replayed: count("replayed"),
+                missed: count("missed"),
                 ..NodeCounts::default()
             }
         };
@@ -158,8 +156,10 @@ impl NodeTable {
                 ("absorbed", counts.absorbed),
             ];
             record.counts = BTreeMap::from(all.map(|(key, count)| (key.to_owned(), count)));
-            if counts.replayed > 0 {
-                record.counts.insert("replayed".to_owned(), counts.replayed);
+            for (key, count) in [("replayed", counts.replayed), ("missed", counts.missed)] {
+                if count > 0 {
+                    record.counts.insert(key.to_owned(), count);
+                }
             }
         }
         records
@@ -224,19 +224,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_a_type_was_declared_is_none_of_its_rows() {
+    fn what_was_given_before_a_node_was_there_is_noted_once() {
         let source = node("in", "source", "file");
-        let first = earlier(&[source.clone(), node("in.a", "event type", "")]);
-        let now = [node("in.b", "event type", ""), source, node("in.a", "event type", "")];
-        let figures = |table: &NodeTable| -> Vec<(u64, u64, u64)> {
-            table.base_counts().iter().map(|counts| (counts.rows_in, counts.rows_out, counts.absorbed)).collect()
+        let first = earlier(&[source.clone(), node("a", "sink", "")]);
+        let now = [node("b", "sink", ""), source, node("a", "sink", "")];
+        let missed = |earlier: Option<&Manifest>| {
+            let mut table = NodeTable::match_up(&now, earlier).unwrap();
+            [0, 2].into_iter().for_each(|node| table.note_missed(node, |counts| counts[1].rows_out));
+            (table.base_counts().iter().map(|counts| counts.missed).collect::<Vec<_>>(), table)
         };
-        let mut table = NodeTable::match_up(&now, Some(&first)).unwrap();
-        [0, 2].into_iter().for_each(|index| table.absorb_earlier(index, &[1]));
-        assert_eq!(figures(&table), [(5, 0, 5), (7, 5, 0), (7, 5, 0)], "the source gave 5 rows, and none is of b");
-        let mut begun = NodeTable::match_up(&now, None).unwrap();
-        begun.absorb_earlier(0, &[1]);
-        assert_eq!(figures(&begun), [(0, 0, 0); 3]);
+        assert_eq!(missed(None).0, [0; 3]);
+        let (found, table) = missed(Some(&first));
+        assert_eq!(found, [5, 0, 0], "the source had given 5 rows");
+        let counts: Vec<NodeCounts> = table
+            .base_counts()
+            .into_iter()
+            .map(|counts| NodeCounts { rows_in: counts.rows_in + 1, ..counts })
+            .collect();
+        let (found, _) = missed(Some(&manifest(table.records(&counts))));
+        assert_eq!(found, [5, 0, 0], "it is not new any more");
     }
 
     #[test]

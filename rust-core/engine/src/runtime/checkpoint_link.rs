@@ -163,6 +163,7 @@ impl ShardCheckpoints {
             counts.dead_letters += base.dead_letters;
             counts.absorbed += base.absorbed;
             counts.replayed = base.replayed;
+            counts.missed = base.missed;
         }
     }
 

@@ -399,12 +399,12 @@ fn match_nodes(plan: &Plan, manifest: Option<&Manifest>) -> Result<NodeTable, En
             EngineError::Recovery { message, hint }
         }
     })?;
-    // A type that is declared later has none of the rows that were read until then.
-    for (index, node) in plan.nodes.iter().enumerate() {
-        if matches!(node.kind, NodeKind::EventType(_)) {
-            let inputs: Vec<usize> = node.inputs.iter().map(|input| input.node).collect();
-            table.absorb_earlier(index, &inputs);
-        }
+    for (index, node) in plan.nodes.iter().enumerate().filter(|(_, node)| !node.inputs.is_empty()) {
+        let given = |counts: &[NodeCounts]| {
+            let ports = node.inputs.iter().map(|input| (input.port, &counts[input.node]));
+            ports.map(|(port, counts)| counts.given(port)).sum()
+        };
+        table.note_missed(index, given);
     }
     Ok(table)
 }
