@@ -32,12 +32,12 @@ pub fn message_field_at(
         format!("`{key}`: there is no field `{name}`")
     } else if own.iter().any(|field| !types.contains(&field.data_type)) {
         format!("`{key}`: field `{name}` must be {words}")
-    } else if types.contains(&DataType::Binary) && own.iter().any(|field| field.data_type != own[0].data_type) {
-        format!("`{key}`: field `{name}` must be of the same type in all `types`")
     } else if own.iter().any(|field| field.path.is_some()) {
         format!("`{key}`: field `{name}` must have no path")
-    } else if let Some(other) = own.iter().find(|field| field.data_type != own[0].data_type) {
-        // It is written once, before it is known what type the event is of.
+    } else if types.contains(&DataType::Binary)
+        && let Some(other) = own.iter().find(|field| field.data_type != own[0].data_type)
+    {
+        // It is written once, as text or in base64, before it is known what type the event is of.
         let (one, other) = (own[0].data_type, other.data_type);
         format!("`{key}`: field `{name}` is {one} in one type and {other} in another")
     } else {

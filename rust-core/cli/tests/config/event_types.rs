@@ -122,7 +122,7 @@ fn what_is_wrong_with_types_is_said_at_its_place() {
             "fields = { key = \"utf8\", id = \"utf8\" }",
         ),
         &[
-            "p.toml:7:19: `header_fields.id`: field `id` must be of the same type in all `types` ([sources.NAME.fields] id = \"utf8\")",
+            "p.toml:7:19: `header_fields.id`: field `id` is binary in one type and utf8 in another ([sources.NAME.fields] id = \"utf8\")",
         ],
     );
 }
