@@ -147,8 +147,9 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            // The second follows the reason that each of them has given.
-            Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AllBrokersDown) => return,
+            Some(RDKafkaErrorCode::PartitionEOF) => return,
+            // Mostly each of them has given a reason before, but not always.
+            Some(RDKafkaErrorCode::AllBrokersDown) => {}
             _ => *lock(&self.trouble) = Some((Instant::now(), reason.to_owned())),
         }
         tracing::warn!("Kafka at {}: {reason}", self.brokers);
