@@ -24,10 +24,7 @@ pub fn differences(plan: &Plan, counts: &[NodeCounts]) -> Vec<String> {
         let given: u64 = node
             .inputs
             .iter()
-            .filter_map(|input| {
-                let producer = find(counts, &plan.nodes[input.node].name)?;
-                Some(producer.given(input.port))
-            })
+            .filter_map(|input| Some(find(counts, &plan.nodes[input.node].name)?.given(input.port)))
             .sum();
         // What a function was given by replays, whose sources are not in the plan any more, and what went before it was there.
         let given = (given + count.replayed).saturating_sub(count.missed);

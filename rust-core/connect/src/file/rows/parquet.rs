@@ -170,16 +170,12 @@ impl ParquetFile {
 
     fn page_header(&self, at: u64, end: u64) -> Result<PageHeader, String> {
         let [first, most] = HEADER_BYTES.map(|bytes| bytes.min(end - at));
-        for length in [first, most] {
+        let read = |length: u64| {
             let mut bytes = vec![0; length as usize];
             self.file.read_exact_at(&mut bytes, at).map_err(|error| error.to_string())?;
-            match PageHeader::read(&bytes) {
-                Ok(header) => return Ok(header),
-                Err(broken) if length == most => return Err(broken.what().to_owned()),
-                Err(_) => {}
-            }
-        }
-        unreachable!("the last length is the most")
+            PageHeader::read(&bytes).map_err(|broken| broken.what().to_owned())
+        };
+        read(first).or_else(|reason| if first == most { Err(reason) } else { read(most) })
     }
 }
 
