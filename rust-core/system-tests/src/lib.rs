@@ -146,6 +146,28 @@ impl Job {
         self.command(settings).spawn().expect("the ringmill command is built (scripts/setup)")
     }
 
+    /// Runs a Python script beside the pipeline to its end, which has to be a good one.
+    pub fn script(&self, script: &str, arguments: &[&str]) {
+        let output = Command::new(python()).args(["-c", script]).args(arguments).current_dir(self.folder()).output();
+        let output = output.expect("Python is there");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs `ringmill dlq` with these arguments to its end, which has to be a good one; what it printed.
+    pub fn dlq(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(ringmill());
+        command.arg("dlq").args(arguments).current_dir(self.folder()).env("XDG_RUNTIME_DIR", self.folder());
+        let output = command.output().expect("the ringmill command is built (scripts/setup)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// The stored letters, or those that further arguments choose.
+    pub fn letters(&self, chosen: &[&str]) -> Vec<Value> {
+        let shown = self.dlq(&[&["show", "pipeline.toml", "--json"], chosen].concat());
+        shown.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
+    }
+
     /// Waits for a started run.
     pub fn wait(&self, child: Child) -> Ended {
         let output = child.wait_with_output().expect("its output can be read");

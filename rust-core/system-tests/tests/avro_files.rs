@@ -1,10 +1,8 @@
 //! Container files of Avro as sources, as the official Python package and fastavro write them: through the death of the
 //! core, with rows that do not fit, which are fed back, and files that are damaged.
 
-use std::process::Command;
-
 use ringmill_system_tests::chaos::CoreKills;
-use ringmill_system_tests::{CHECKPOINT, Job, python, ringmill, sinks_of};
+use ringmill_system_tests::{CHECKPOINT, Job, sinks_of};
 use serde_json::{Value, json};
 
 const ROWS: u64 = 20_000;
@@ -60,17 +58,11 @@ fn pipeline(keys: &str, fields: &str) -> String {
     )
 }
 
-fn write(job: &Job, script: &str, arguments: &[&str]) {
-    let output = Command::new(python()).args(["-c", script]).args(arguments).current_dir(job.folder()).output();
-    let output = output.expect("Python is there");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// A job with all rows in three files.
 fn job(keys: &str) -> Job {
     let job = Job::new(&pipeline(&format!("avro = {{ schema_file = \"row.avsc\" }}\n{keys}"), FIELDS), "");
     job.write("row.avsc", READER);
-    write(&job, WRITER, &[&ROWS.to_string()]);
+    job.script(WRITER, &[&ROWS.to_string()]);
     job
 }
 
@@ -122,35 +114,28 @@ fn rows_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
     let text = pipeline("order = \"sequential\"", r#"{ number = "int64", word = "utf8" }"#);
     let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters").to_owned();
     let job = Job::new(&text, "");
-    write(&job, MISFITS, &[]);
+    job.script(MISFITS, &[]);
     let ended = job.run(&[]);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (4, 2), "{}", ended.stderr);
-    let dlq = |arguments: &[&str]| {
-        let output = Command::new(ringmill()).arg("dlq").args(arguments).current_dir(job.folder()).output();
-        let output = output.expect("it runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let letters = dlq(&["show", "pipeline.toml", "--json"]);
-    let letters: Vec<Value> = letters.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let letters = job.letters(&[]);
     assert_eq!(letters.len(), 2);
     for letter in &letters {
         assert_eq!((&letter["offset"], &letter["reason"]), (&json!(1), &json!("field \"word\" is null")));
     }
     job.write("pipeline.toml", text.replace(r#"word = "utf8""#, r#"word = { type = "utf8", nullable = true }"#));
-    dlq(&["replay", "pipeline.toml"]);
+    job.dlq(&["replay", "pipeline.toml"]);
     let rows = job.whole_rows("out.ndjson");
     let mut words: Vec<String> = rows.iter().map(|row| format!("{} {}", row["number"], row["word"])).collect();
     words.sort();
     assert_eq!(words, ["1 \"0\"", "1 \"1\"", "2 null", "2 null"], "each letter by the schema of its file");
-    assert_eq!(dlq(&["show", "pipeline.toml", "--json"]), "", "none is left");
+    assert_eq!(job.dlq(&["show", "pipeline.toml", "--json"]), "", "none is left");
 }
 
 #[test]
 fn a_file_that_does_not_fit_or_is_damaged_is_named_with_what_is_wrong() {
     let check = |fields: &str, change: &dyn Fn(&mut Vec<u8>), expected: &[&str]| {
         let job = Job::new(&pipeline("", fields), "");
-        write(&job, MISFITS, &[]);
+        job.script(MISFITS, &[]);
         let mut bytes = std::fs::read(job.path("in-1.avro")).expect("it was written");
         change(&mut bytes);
         job.write("in-1.avro", bytes);

@@ -1,11 +1,10 @@
 //! Dead letters that no sink takes are kept exactly once, also when the core is killed, and can be run again.
 
 use std::io::Write;
-use std::process::{Command, Output};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmill_system_tests::{Job, ringmill};
+use ringmill_system_tests::Job;
 use serde_json::Value;
 
 const ROWS: u64 = 20_000;
@@ -56,21 +55,6 @@ path = "out.ndjson"
     job
 }
 
-fn dlq(job: &Job, arguments: &[&str]) -> Output {
-    let mut command = Command::new(ringmill());
-    command.arg("dlq").args(arguments).current_dir(job.folder()).env("XDG_RUNTIME_DIR", job.folder());
-    let output = command.output().expect("ringmill starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// The stored letters of a source or step.
-fn letters(job: &Job, name: &str) -> Vec<Value> {
-    let output = dlq(job, &["show", "pipeline.toml", "--step", name, "--json"]);
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    text.lines().map(|line| serde_json::from_str(line).expect("a letter")).collect()
-}
-
 fn column(rows: &[Value], name: &str) -> Vec<i64> {
     rows.iter().map(|row| row[name].as_i64().unwrap_or_else(|| panic!("{name} in {row}"))).collect()
 }
@@ -92,7 +76,7 @@ fn letters_are_kept_once_through_a_kill_and_can_be_replayed() {
     assert!(ended.figure("/checkpoints/recovered/rows_in") < ROWS);
 
     let guilty: Vec<i64> = (0..ROWS as i64).filter(|x| x % 2500 == 7).collect();
-    let stored = letters(&job, "doubles");
+    let stored = job.letters(&["--step", "doubles"]);
     let records: Vec<Value> = stored
         .iter()
         .map(|letter| serde_json::from_str(letter["record"].as_str().expect("a row")).expect("JSON"))
@@ -107,15 +91,15 @@ fn letters_are_kept_once_through_a_kill_and_can_be_replayed() {
         assert_eq!((&letter["source"], &letter["original"]), (&Value::from("numbers"), &Value::from(line)));
         assert!(letter["partition"].as_str().expect("a file").ends_with("numbers.ndjson"), "{letter}");
     }
-    let shown = String::from_utf8(dlq(&job, &["show", "state", "--step", "doubles"]).stdout).expect("UTF-8");
+    let shown = job.dlq(&["show", "state", "--step", "doubles"]);
     assert!(shown.contains("    at   numbers: ") && shown.contains("    from {\"x\":2507}\n"), "{shown}");
-    let broken = letters(&job, "numbers");
+    let broken = job.letters(&["--step", "numbers"]);
     assert_eq!((broken.len(), &broken[0]["record"]), (1, &Value::from("nonsense")));
     let expected: Vec<i64> = (0..ROWS as i64).filter(|x| x % 2500 != 7).collect();
     assert_eq!(column(&job.rows("out.ndjson"), "x"), expected);
 
     job.write("mended", "");
-    dlq(&job, &["replay", "pipeline.toml", "--step", "doubles", "--into", "again"]);
+    job.dlq(&["replay", "pipeline.toml", "--step", "doubles", "--into", "again"]);
     let again = job.rows("again/out.ndjson");
     assert_eq!(column(&again, "x"), guilty);
     assert_eq!(column(&again, "double"), guilty.iter().map(|x| 2 * x).collect::<Vec<_>>());
@@ -123,7 +107,7 @@ fn letters_are_kept_once_through_a_kill_and_can_be_replayed() {
         assert_eq!(job.read(&format!("again/{name}")), "", "{name}");
     }
     // The pipeline's own output and store are as they were.
-    assert_eq!(letters(&job, "doubles").len(), guilty.len());
+    assert_eq!(job.letters(&["--step", "doubles"]).len(), guilty.len());
     assert_eq!(job.rows("out.ndjson").len(), expected.len());
 }
 
@@ -183,7 +167,7 @@ path = "out.ndjson"
     drop(stdin);
     let ended = job.wait(child);
     assert_eq!((ended.figure("/rows/dead_letters"), ended.figure("/rows/out/out")), (2, 998));
-    let mut stored = letters(&job, "counts");
+    let mut stored = job.letters(&["--step", "counts"]);
     stored.sort_by_key(|letter| letter["offset"].as_u64());
     for (letter, x) in stored.iter().zip([707, 1501]) {
         assert!(letter["reason"].as_str().expect("a reason").contains("was killed by SIGKILL"), "{letter}");

@@ -1,10 +1,8 @@
 //! Parquet and Arrow files as sources, as PyArrow and Polars write them: through the death of the core, with rows that do
 //! not fit, which are fed back, and files that are new at a second run.
 
-use std::process::Command;
-
 use ringmill_system_tests::chaos::CoreKills;
-use ringmill_system_tests::{CHECKPOINT, Job, python, ringmill, sinks_of};
+use ringmill_system_tests::{CHECKPOINT, Job, sinks_of};
 use serde_json::{Value, json};
 
 const ROWS: u64 = 20_000;
@@ -48,12 +46,6 @@ fn pipeline(pattern: &str, keys: &str, fields: &str) -> String {
     )
 }
 
-fn write(job: &Job, script: &str, arguments: &[&str]) {
-    let output = Command::new(python()).args(["-c", script]).args(arguments).current_dir(job.folder()).output();
-    let output = output.expect("Python is there");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 fn row(number: u64) -> Value {
     let name = (!number.is_multiple_of(3)).then(|| format!("n{number}"));
     let (day, second) = (1 + number / 86_400, number % 86_400);
@@ -73,7 +65,7 @@ fn what_pyarrow_and_polars_write_is_read() {
     for what in ["parquet", "parquet-polars", "feather", "arrow", "arrow-polars"] {
         let extension = what.split('-').next().expect("a suffix");
         let job = Job::new(&pipeline(&format!("in-*.{extension}"), "", FIELDS), "");
-        write(&job, WRITER, &[what, "2000", "3"]);
+        job.script(WRITER, &[what, "2000", "3"]);
         let ended = job.run(&[]);
         assert_eq!(ended.code, Some(0), "{what}: {}", ended.stderr);
         assert_eq!(ended.figure("/rows/dead_letters"), 0, "{what}");
@@ -100,7 +92,7 @@ fn files_without_rows_are_none_to_stop_at() {
     for extension in ["parquet", "arrow"] {
         let job =
             Job::new(&pipeline(&format!("in-*.{extension}"), "order = \"sequential\"", r#"{ number = "int64" }"#), "");
-        write(&job, EMPTY, &[]);
+        job.script(EMPTY, &[]);
         let ended = job.run(&[]);
         assert_eq!((ended.code, ended.figure("/rows/in")), (Some(0), 1), "{}", ended.stderr);
     }
@@ -114,7 +106,7 @@ fn every_row_comes_once_however_often_the_core_dies() {
         let order = ["parallel", "sequential"][kills.chance.below(2) as usize];
         let keys = format!("rate = 20000\norder = \"{order}\"");
         let job = Job::new(&pipeline(&format!("in-*.{what}"), &keys, FIELDS), "");
-        write(&job, WRITER, &[what, &ROWS.to_string(), "3"]);
+        job.script(WRITER, &[what, &ROWS.to_string(), "3"]);
         kills.behind_checkpoints(&job, |_| {});
         assert_eq!(job.run(&[]).code, Some(0), "{what}, {order}: nothing is left to be read");
         let rows = shown(&job);
@@ -127,11 +119,11 @@ fn every_row_comes_once_however_often_the_core_dies() {
 #[test]
 fn a_run_goes_on_with_the_files_that_are_new() {
     let job = Job::new(&pipeline("in-*.parquet", "", FIELDS), "");
-    write(&job, WRITER, &["parquet", "100", "1"]);
+    job.script(WRITER, &["parquet", "100", "1"]);
     assert_eq!(job.run(&[]).figure("/rows/in"), 100);
     let more =
         WRITER.replace("np.arange(rows)", "np.arange(100, 300)").replace("enumerate(", "enumerate(start=1, iterable=");
-    write(&job, &more, &["parquet", "0", "2"]);
+    job.script(&more, &["parquet", "0", "2"]);
     let ended = job.run(&[]);
     assert_eq!((ended.code, ended.figure("/rows/in")), (Some(0), 300), "{}", ended.stderr);
     assert!(shown(&job).into_iter().eq((0..300).map(row)));
@@ -152,17 +144,10 @@ fn rows_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
     let text = pipeline("in.parquet", "", r#"{ number = "int64", word = "utf8", share = "float64" }"#);
     let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters").to_owned();
     let job = Job::new(&text, "");
-    write(&job, MISFITS, &[]);
+    job.script(MISFITS, &[]);
     let ended = job.run(&[]);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (4, 2), "{}", ended.stderr);
-    let dlq = |arguments: &[&str]| {
-        let output = Command::new(ringmill()).arg("dlq").args(arguments).current_dir(job.folder()).output();
-        let output = output.expect("it runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let letters = dlq(&["show", "pipeline.toml", "--json"]);
-    let letters: Vec<Value> = letters.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let letters = job.letters(&[]);
     let found: Vec<(u64, &str, &str)> = letters
         .iter()
         .map(|letter| {
@@ -174,7 +159,7 @@ fn rows_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
     let first = (1, beyond, r#"{"number":9223372036854775808,"share":"inf","word":"b"}"#);
     assert_eq!(found, [first, (2, "field \"number\" is null", r#"{"number":null,"share":"NaN","word":"c"}"#)]);
     job.write("pipeline.toml", text.replace(r#"number = "int64""#, r#"number = { type = "int64", nullable = true }"#));
-    dlq(&["replay", "pipeline.toml"]);
+    job.dlq(&["replay", "pipeline.toml"]);
     let words: Vec<Value> = job.whole_rows("out.ndjson").iter().map(|row| row["word"].clone()).collect();
     assert_eq!(words, [json!("a"), json!("d"), json!("c")]);
 }
@@ -183,7 +168,7 @@ fn rows_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
 fn a_file_that_does_not_fit_or_is_damaged_is_named_with_what_is_wrong() {
     let check = |fields: &str, change: &dyn Fn(&mut Vec<u8>), expected: &[&str]| {
         let job = Job::new(&pipeline("in.parquet", "", fields), "");
-        write(&job, MISFITS, &[]);
+        job.script(MISFITS, &[]);
         let mut bytes = std::fs::read(job.path("in.parquet")).expect("it was written");
         change(&mut bytes);
         job.write("in.parquet", bytes);

@@ -173,14 +173,7 @@ fn what_is_not_of_the_type_is_kept_and_can_be_fed_back() {
     send(&kafka, "numbers", &messages);
     let ended = job.run(&[]);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (5, 4));
-    let dlq = |arguments: &[&str]| {
-        let mut command = Command::new(ringmill());
-        let output = command.arg("dlq").args(arguments).current_dir(job.folder()).output().expect("it runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let letters = dlq(&["show", "pipeline.toml", "--json"]);
-    let letters: Vec<Value> = letters.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let letters = job.letters(&[]);
     let reasons: BTreeMap<u64, &str> = letters
         .iter()
         .map(|letter| (letter["offset"].as_u64().expect("an offset"), letter["reason"].as_str().expect("a reason")))
@@ -192,7 +185,7 @@ fn what_is_not_of_the_type_is_kept_and_can_be_fed_back() {
     assert_eq!(reasons[&3], format!("{invalid} 2: it ends within a value"));
     assert_eq!(reasons[&4], "field \"note\": expected utf8, got \u{fffd} (not valid UTF-8)");
     job.write("pipeline.toml", text.replace("note = \"utf8\"", "note = { type = \"utf8\", nullable = true }"));
-    dlq(&["replay", "pipeline.toml"]);
+    job.dlq(&["replay", "pipeline.toml"]);
     let expected =
         [json!({ "number": 1, "note": "a", "offset": 0 }), json!({ "number": 2, "note": null, "offset": 2 })];
     assert_eq!(job.rows("out.ndjson"), expected, "with what stood beside it");

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
@@ -14,7 +14,7 @@ use ringmill_system_tests::kafka::Kafka;
 use ringmill_system_tests::mosquitto::Mosquitto;
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::registry::Registry;
-use ringmill_system_tests::{CHECKPOINT, Job, free_address, ringmill, until};
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, until};
 use serde_json::{Value, json};
 
 const TYPES: &str = r#"
@@ -26,7 +26,9 @@ fields = { id = "int64", at = "timestamp[ms]", customer = "utf8" }
 values = ["trade.v1", "trade.v2"]
 event_time = "time"
 fields = { time = "timestamp[ms]", id = "int64", price = "float64", note = { type = "utf8", nullable = true } }
+"#;
 
+const SINKS: &str = r#"
 [sinks.orders]
 kind = "file"
 path = "orders.ndjson"
@@ -45,7 +47,7 @@ inputs = ["events.dead_letters"]
 
 fn job(source: &str, rest: &str) -> Job {
     let place = if source.contains("type =") { "" } else { "type = { field = \"kind\" }" };
-    Job::new(&format!("{CHECKPOINT}\n[sources.events]\n{source}\n{place}\n{TYPES}\n{rest}"), "")
+    Job::new(&format!("{CHECKPOINT}\n[sources.events]\n{source}\n{place}\n{TYPES}\n{SINKS}\n{rest}"), "")
 }
 
 /// What the n-th event is.
@@ -193,8 +195,8 @@ inputs = ["counts.late"]
 fn an_event_whose_type_is_declared_later_comes_back_by_a_replay() {
     let source = format!("[sources.events]\n{FILE}\ntype = {{ field = \"kind\" }}");
     let letters = "[sinks.dead]\nkind = \"file\"\npath = \"dead.ndjson\"\ninputs = [\"events.dead_letters\"]\n";
-    let types = TYPES.replace(letters, "");
-    let job = Job::new(&format!("{CHECKPOINT}\n{source}\n{types}"), "");
+    let sinks = SINKS.replace(letters, "");
+    let job = Job::new(&format!("{CHECKPOINT}\n{source}\n{TYPES}\n{sinks}"), "");
     job.write("in.ndjson", (0..70).map(line).collect::<String>() + "{\"id\":7}\n");
     assert_eq!(job.run(&[]).figure("/rows/dead_letters"), 11);
     let refunds = r#"
@@ -206,19 +208,13 @@ kind = "file"
 path = "refunds.ndjson"
 inputs = ["events.refund"]
 "#;
-    job.write("pipeline.toml", format!("{CHECKPOINT}\n{source}\n{types}\n{refunds}"));
-    let mut replay = Command::new(ringmill());
-    replay.args(["dlq", "replay", "pipeline.toml"]).current_dir(job.folder());
-    let output = replay.env("XDG_RUNTIME_DIR", job.folder()).output().expect("the command is built");
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    job.write("pipeline.toml", format!("{CHECKPOINT}\n{source}\n{TYPES}\n{sinks}\n{refunds}"));
+    job.dlq(&["replay", "pipeline.toml"]);
     assert!(
         ids(&job, "refunds.ndjson").into_iter().eq((0..70).filter(|number| matches!(event(*number), Event::Neither)))
     );
     assert_eq!(ids(&job, "orders.ndjson").len() + ids(&job, "trades.ndjson").len(), 60, "no other came again");
-    let mut show = Command::new(ringmill());
-    show.args(["dlq", "show", "pipeline.toml", "--json"]).current_dir(job.folder());
-    let left = String::from_utf8(show.output().expect("the command is built").stdout).expect("text");
-    let left: Vec<Value> = left.lines().map(|line| serde_json::from_str(line).expect("a letter")).collect();
+    let left = job.letters(&[]);
     assert_eq!(left.len(), 1, "what has no type stays a letter");
     assert_eq!((&left[0]["reason"], &left[0]["attempts"]), (&json!("field \"kind\" does not say its type"), &json!(2)));
 }
@@ -289,22 +285,7 @@ fields = {{ id = "int64", offset = "int64" }}
 [sources.events.types.trade]
 values = ["shop.Trade"]
 fields = {{ note = "utf8", id = "int64" }}
-
-[sinks.orders]
-kind = "file"
-path = "orders.ndjson"
-inputs = ["events.order"]
-
-[sinks.trades]
-kind = "file"
-path = "trades.ndjson"
-inputs = ["events.trade"]
-
-[sinks.dead]
-kind = "file"
-path = "dead.ndjson"
-inputs = ["events.dead_letters"]
-"#
+{SINKS}"#
     );
     let job = Job::new(&pipeline, "");
     let (id, note) = (r#"{"name": "id", "type": "long"}"#, r#"{"name": "note", "type": "string"}"#);
