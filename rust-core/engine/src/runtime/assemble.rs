@@ -1,6 +1,6 @@
 //! Builds each shard's graph from the plan, and says beforehand how much memory that takes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -72,6 +72,8 @@ pub struct Assembly<'a> {
     outlets: HashMap<usize, WorkerOutlet>,
     /// What the tags of traced rows stand for.
     places: Arc<Places>,
+    /// Sources, by index in the plan, and the shards on which they have partitions.
+    reading: HashSet<(usize, usize)>,
     /// By shard, where each node sits in the graph.
     seats: Vec<Vec<usize>>,
     /// The sinks' threads.
@@ -131,7 +133,7 @@ impl<'a> Assembly<'a> {
                 partitions.entry((index, shard)).or_default().push(partition);
             }
         }
-        let (lanes, exchanges, links, figures, outlets, places, seats) = Default::default();
+        let (lanes, exchanges, links, figures, outlets, places, reading, seats) = Default::default();
         Ok(Self {
             plan,
             signals,
@@ -143,6 +145,7 @@ impl<'a> Assembly<'a> {
             figures,
             outlets,
             places,
+            reading,
             seats,
             threads: Vec::new(),
         })
@@ -226,6 +229,8 @@ impl<'a> Assembly<'a> {
 
     /// The graph of one shard, without the sinks that write; to be called for shard 0, 1, … in order.
     pub fn graph(&mut self, shard: usize) -> Result<Graph, EngineError> {
+        // Graphs take their partitions away.
+        self.reading.extend(self.partitions.keys());
         let mut graph = Graph::default();
         let mut seats: Vec<usize> = Vec::with_capacity(self.plan.nodes.len());
         for (index, node) in self.plan.nodes.iter().enumerate() {
@@ -288,13 +293,32 @@ impl<'a> Assembly<'a> {
         let lanes = &self.exchanges[&index];
         let keys = key_indices(node, input);
         let sender = lanes.sender(shard, node.name.clone(), KeyHasher::new(keys), self.signals, node.inputs.len());
-        let receiver = lanes.receiver(shard, self.signals);
+        let mut receiver = lanes.receiver(shard, self.signals);
+        for from in (0..self.plan.shards).filter(|from| self.sends_nothing(node, *from)) {
+            receiver.expect_nothing_from(from);
+        }
         let sender = graph.add(Box::new(sender), index, false);
         connect_inputs(graph, seats, node, sender);
         let receiver = graph.add(Box::new(receiver), index, false);
         let seat = graph.add(operator, index, true);
         graph.connect(receiver, ROWS, seat, 0);
         Ok(seat)
+    }
+
+    /// A shard's inputs of a node have no row, ever, because no source above them reads anything there. (One that stands
+    /// in a replay may have rows at other times, so it keeps its say in the watermark.)
+    fn sends_nothing(&self, node: &Node, shard: usize) -> bool {
+        node.inputs.iter().all(|stream| {
+            let above = &self.plan.nodes[stream.node];
+            stream.port == Port::Rows
+                && match above.kind {
+                    NodeKind::Source(_) if self.plan.is_replay() && letters_of(above).is_none() => false,
+                    NodeKind::Source(_) => !self.reading.contains(&(stream.node, shard)),
+                    // Rows come to it from all shards.
+                    _ if key_of(above).is_some() => false,
+                    _ => self.sends_nothing(above, shard),
+                }
+        })
     }
 
     fn operator(

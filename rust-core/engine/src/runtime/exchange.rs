@@ -316,6 +316,11 @@ pub struct ExchangeReceiver {
 }
 
 impl ExchangeReceiver {
+    /// A shard sends no rows, ever: it has no say in the watermark, also before it is heard of first.
+    pub fn expect_nothing_from(&mut self, shard: usize) {
+        self.marks.expect_nothing_from(shard);
+    }
+
     /// The next packet of a shard that is not ahead of the others by a barrier.
     fn take(&mut self) -> Option<(usize, Box<Packet>)> {
         let inlets = self.inlets.len();

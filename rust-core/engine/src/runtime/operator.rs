@@ -268,13 +268,20 @@ impl InputMarks {
 
     /// Takes one input's mark; returns the joined mark.
     pub fn update(&mut self, input: usize, mark: Mark) -> Mark {
-        self.marks[input] = mark;
+        // Where nothing is expected, the watermark is there before the input knows it.
+        let known_ns = self.marks[input].watermark_ns;
+        self.marks[input] = Mark { watermark_ns: mark.watermark_ns.max(known_ns), ..mark };
         let watermark_ns = self.marks.iter().map(|mark| mark.watermark_ns).min().unwrap_or(i64::MIN);
         let barrier = self.marks.iter().map(|mark| mark.barrier).min().unwrap_or(0);
         let end = self.marks.iter().all(|mark| mark.end);
         let newest_ns = self.marks.iter().map(|mark| mark.newest_ns).max().unwrap_or(i64::MIN);
         self.joined = Mark { watermark_ns, newest_ns, ingest_ns: mark.ingest_ns, cut: mark.cut, barrier, end };
         self.joined
+    }
+
+    /// An input has no rows, ever: it has no say in the watermark, also before its first mark.
+    pub fn expect_nothing_from(&mut self, input: usize) {
+        self.marks[input].watermark_ns = i64::MAX;
     }
 
     /// The input's barrier has come and another input's has not: its rows belong to the next epoch and have to wait.
@@ -375,6 +382,14 @@ mod tests {
         assert_eq!(marks.update(1, mark(50, 0, false)).watermark_ns, 50);
         assert_eq!(marks.update(1, mark(i64::MAX, 0, true)), mark(100, 0, false));
         assert!(marks.update(0, mark(i64::MAX, 0, true)).end);
+    }
+
+    #[test]
+    fn an_input_without_rows_has_no_say_in_the_watermark_also_before_its_first_mark() {
+        let mut marks = InputMarks::new(2);
+        marks.expect_nothing_from(1);
+        assert_eq!(marks.update(0, mark(100, 0, false)).watermark_ns, 100);
+        assert_eq!(marks.update(1, mark(i64::MIN, 0, false)).watermark_ns, 100);
     }
 
     #[test]
