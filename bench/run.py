@@ -99,19 +99,18 @@ def shown(name: str, value: float) -> str:
             return f"{name.replace('.', ' ')} {value / 1e3:.2f} µs"
 
 
-def run_postgres(folder: Path, runs: int) -> None:
-    """Rows into PostgreSQL, and the same rows by a COPY of the server's own from a file, in turns."""
+def postgres_rates(folder: Path, runs: int, settings: tuple[str, ...] = ()) -> tuple[list[float], list[float]] | None:
+    """Rows a second into PostgreSQL, and of a COPY of the server's own from a file, in turns; `None`: it is not installed."""
     programs = postgres_server.programs()
     if programs is None:
-        print("PostgreSQL: skipped, it is not installed (apt-get install postgresql)", flush=True)
-        return
-    case = Case("generator, 5 columns, into a table of PostgreSQL", "postgres", seconds=None)
-    copies = []
+        return None
+    case = Case("postgres", "postgres", settings, seconds=None)
+    reached, copies = [], []
     with postgres_server.server(programs) as server:
-        os.environ["RINGMILL_BENCH_POSTGRES"] = server.url
+        environment = {"RINGMILL_BENCH_POSTGRES": server.url}
         for _ in range(runs):
             shutil.rmtree(folder / "state", ignore_errors=True)
-            case.runs.append(run(case, folder))
+            reached.append(figure(run(case, folder, environment), "rows_per_second"))
             rows = int(server.sql("SELECT count(*) FROM sensors"))
             file = server.folder / "rows"
             server.sql(f"COPY sensors TO '{file}' (FORMAT binary); CREATE TABLE again (LIKE sensors INCLUDING ALL)")
@@ -120,9 +119,17 @@ def run_postgres(folder: Path, runs: int) -> None:
             copies.append(rows / (time.monotonic() - started))
             server.sql("DROP TABLE sensors, again")
             file.unlink()
-    reached = statistics.median(figure(report, "rows_per_second") for report in case.runs)
-    floor = statistics.median(copies)
-    print(f"{case.name}: {shown('rows_per_second', reached)}; COPY from a file {shown('rows_per_second', floor)}", flush=True)
+    return reached, copies
+
+
+def run_postgres(folder: Path, runs: int) -> None:
+    """Rows into PostgreSQL, beside its own COPY."""
+    rates = postgres_rates(folder, runs)
+    if rates is None:
+        print("PostgreSQL: skipped, it is not installed (apt-get install postgresql)", flush=True)
+        return
+    reached, floor = (shown("rows_per_second", statistics.median(each)) for each in rates)
+    print(f"generator, 5 columns, into a table of PostgreSQL: {reached}; COPY from a file {floor}", flush=True)
 
 
 def main() -> None:

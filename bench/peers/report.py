@@ -41,6 +41,7 @@ TARGETS = {
 }
 """How many times as fast as a peer's best configuration we mean to be."""
 RATE_TARGETS = {"J1": 60e6, "J4": 1e6}
+FILE_TARGETS = {"write parquet": 1e6, "write parquet, rolled": 1e6, "write PostgreSQL": 200e3}
 MEMORY_TARGET = 145e6
 RING_TARGETS = {
     ("iceoryx2", "round-trip"): dict.fromkeys((64, 1024, 6144, 65536), 2.5),
@@ -386,6 +387,34 @@ def peers_section(folder: Path | None) -> str:
     return "\n\n".join(parts)
 
 
+def newest_files() -> Path | None:
+    """The newest result of `scripts/bench files` that is not a small one."""
+    found = [(json.loads(path.read_text(encoding="utf-8")), path) for path in RESULTS.glob("*/files.json")]
+    return max(((result["created"], path) for result, path in found if not result["method"]["quick"]), default=(None, None))[1]
+
+
+def files_section(path: Path | None) -> str:
+    """Rows a second of each case."""
+    if path is None:
+        return "No results are there yet: `scripts/bench files`, then `scripts/bench report`."
+    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    where = path.relative_to(BENCH)
+    lines = [
+        f"{measured([result])}. Every run: [{where}]({where}).",
+        "",
+        "| | rows/s | least … most | target |",
+        "|---|---:|---:|---:|",
+    ]
+    for measurement in result["measurements"]:
+        spread = measurement["throughput"]
+        target = FILE_TARGETS.get(measurement["id"])
+        aim = "" if target is None else f"{rate(target)}{'' if spread['median'] >= target else ', missed'}"
+        lines.append(
+            f"| {measurement['id']} | {rate(spread['median'])} | {rate(spread['min'])} … {rate(spread['max'])} | {aim} |"
+        )
+    return "\n".join(lines)
+
+
 def short_form(results: list[Result]) -> str:
     """The fastest configuration of each engine, for the README."""
     jobs = [job for job in JOBS if job not in ("J3", "kafka") and of_job(results, job)]
@@ -422,7 +451,7 @@ def files() -> dict[Path, str]:
     text = (method / "README.template.md").read_text(encoding="utf-8")
     for part in sorted(method.glob("*.md")):
         text = text.replace(f"{{{{{part.stem}}}}}", part.read_text(encoding="utf-8").strip())
-    text = text.replace("{{peers}}", peers_section(folder))
+    text = text.replace("{{peers}}", peers_section(folder)).replace("{{files}}", files_section(newest_files()))
     written = {BENCH / "README.md": text}
     if folder:
         written |= {BENCH / "plots" / name: plot for name, plot in plots(load(folder)).items()}

@@ -121,7 +121,7 @@ fn letters(step: &Node, folder: &Path) -> NodeKind {
 fn beside(node: &Node, folder: &Path) -> NodeKind {
     let NodeKind::Sink(sink) = &node.kind else { return node.kind.clone() };
     let format = match sink {
-        SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => *format,
+        SinkSpec::File(FileSink { format, .. }) | SinkSpec::Stdout { format } => *format,
         SinkSpec::Sqlite { .. }
         | SinkSpec::Postgres(_)
         | SinkSpec::Kafka(_)
@@ -134,15 +134,15 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
     };
     let name = stored_node(&node.name).map_or_else(|| node.name.clone(), |node| format!("{node}.dead_letters"));
     let has_parts = match sink {
-        SinkSpec::File { path, format } => FileSink { path: path.clone(), format: *format }.has_parts(),
+        SinkSpec::File(sink) => sink.has_parts(),
         _ => false,
     };
-    NodeKind::Sink(SinkSpec::File { path: folder.join(file_name(&name, format, has_parts)), format })
+    NodeKind::Sink(SinkSpec::File(FileSink::new(folder.join(file_name(&name, format, has_parts)), format)))
 }
 
 fn file_sink(name: &str, input: String, folder: &Path) -> NodeSpec {
     let path = folder.join(file_name(name, OutputFormat::Json, false));
-    let kind = NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json });
+    let kind = NodeKind::Sink(SinkSpec::File(FileSink::new(path, OutputFormat::Json)));
     NodeSpec { name: name.to_owned(), inputs: vec![input], kind }
 }
 

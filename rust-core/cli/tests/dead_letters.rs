@@ -6,7 +6,7 @@ use std::path::Path;
 
 use folder::Folder;
 use ringmill::replay::{find_step, replay_plan};
-use ringmill_connect::{LetterFilter, LetterForm};
+use ringmill_connect::{FileSink, LetterFilter, LetterForm};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::replay::{Replayed, letters_of, windows_without_late};
 use ringmill_engine::plan::{NodeKind, SinkSpec, UdfKind};
@@ -184,7 +184,7 @@ fn letters_that_cannot_be_fed_back_are_refused_with_the_reason() {
 
 fn file(kind: &NodeKind) -> Option<String> {
     match kind {
-        NodeKind::Sink(SinkSpec::File { path, .. }) => Some(path.display().to_string()),
+        NodeKind::Sink(SinkSpec::File(FileSink { path, .. })) => Some(path.display().to_string()),
         _ => None,
     }
 }

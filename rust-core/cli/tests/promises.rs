@@ -37,6 +37,11 @@ fn with_checkpoints_each_part_says_what_a_crash_costs() {
     assert_eq!(notes(&checked.stdout, "server"), [EXACTLY_ONCE]);
     assert!(notes(&checked.stdout, "counted").is_empty());
 
+    let rolled = MADE.replacen("path = \"out/\"", "path = \"out/\"\nroll_interval = \"10m\"", 1);
+    let checked = Folder::new(&[CHECKPOINT, &rolled].concat()).run(&["check", "pipeline.toml"]);
+    let later = "exactly once: rows show when their file is complete, `roll_interval` later at most";
+    assert_eq!(notes(&checked.stdout, "kept"), [later]);
+
     let checked = Folder::new(&[CHECKPOINT, PRINTED].concat()).run(&["check", "pipeline.toml"]);
     let sentence = "\nend to end: whatever dies, each record counts at least once, since printed may show rows again; of lines, each \
                     that was on the disk\n";

@@ -22,6 +22,11 @@ pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
+/// Opens a file to be written on; a symbolic link is refused.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
 /// Writes all of `bytes` at `offset`. After an error some of them may be there.
 pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     if let Some(error) = faults::next_write() {

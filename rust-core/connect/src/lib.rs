@@ -68,7 +68,7 @@ pub use event_types::{EventType, EventTypes, TypePlace};
 pub use fed::{Fed, FedSpec, Feed, FeedPlace, POSITION_BYTES_MAX};
 pub use field::{FieldSpec, schema_of};
 pub use fields::Fields;
-pub use file::{FileSink, FileSpec, Order};
+pub use file::{FileSink, FileSpec, Order, Rolling};
 pub use formats::{
     AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, FileFormat, Format, MessageFormat,
     OutputFormat, ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within, encoder, letter_encoder,

@@ -1,13 +1,13 @@
 //! Every exactly-once sink against a model, under random orders of writes, commits, crashes and disk faults.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{cell::Cell, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use ringmill_wire::Schema;
 use serde_json::Value;
 
 use crate::{
-    ConnectError, FileSink, OutputFormat, Transactions, Writer,
+    ConnectError, FileSink, OutputFormat, Rolling, Transactions, Writer,
     disk::faults,
     encoder, schema_of,
     testing::{
@@ -20,23 +20,40 @@ use crate::{
 enum Target {
     File(OutputFormat),
     Parts(OutputFormat),
+    Rolled(OutputFormat, Rolling),
     #[cfg(feature = "sqlite")]
     Sqlite,
     #[cfg(feature = "http")]
     Http,
 }
 
+/// Several parts in an epoch.
+const SMALL: Rolling = Rolling { bytes_max: Some(9), interval: None };
+/// Several epochs in a part, until the input ends.
+const LONG: Rolling = Rolling { bytes_max: None, interval: Some(Duration::MAX) };
+/// Until the part is large enough.
+const LARGE: Rolling = Rolling { bytes_max: Some(20), interval: Some(Duration::MAX) };
+
 const TARGETS: &[Target] = &[
     Target::File(OutputFormat::Json),
     Target::File(OutputFormat::Csv),
     Target::Parts(OutputFormat::Json),
     Target::Parts(OutputFormat::Csv),
+    Target::Rolled(OutputFormat::Json, SMALL),
+    Target::Rolled(OutputFormat::Csv, LONG),
+    Target::Rolled(OutputFormat::Json, LARGE),
     #[cfg(feature = "arrow")]
     Target::File(OutputFormat::Arrow),
     #[cfg(feature = "arrow")]
     Target::Parts(OutputFormat::Arrow),
     #[cfg(feature = "arrow")]
     Target::Parts(OutputFormat::Parquet(crate::Compression::Snappy)),
+    #[cfg(feature = "arrow")]
+    Target::Rolled(OutputFormat::Parquet(crate::Compression::Snappy), SMALL),
+    #[cfg(feature = "arrow")]
+    Target::Rolled(OutputFormat::Parquet(crate::Compression::Snappy), LONG),
+    #[cfg(feature = "arrow")]
+    Target::Rolled(OutputFormat::Arrow, LARGE),
     #[cfg(feature = "sqlite")]
     Target::Sqlite,
     #[cfg(feature = "http")]
@@ -51,6 +68,8 @@ enum Step {
     WriteAhead(usize),
     /// one step further: pre-commit, manifest, commit
     Advance,
+    /// nothing follows the epoch that is open
+    InputEnds,
     /// the process dies
     Crash,
     /// the n-th change of the disk from now on fails, and some after it
@@ -111,6 +130,8 @@ struct Model {
     /// rows of all checkpoints, and how many of them (and of their bytes) must be shown
     rows: Rows,
     shown: (usize, usize),
+    /// how many rows have been seen, of files that go on
+    seen_before: Cell<usize>,
     next: i64,
 }
 
@@ -137,6 +158,7 @@ impl Model {
             ahead: Rows::default(),
             rows: Rows::default(),
             shown: (0, 0),
+            seen_before: Cell::new(0),
             next: 0,
         };
         model.reopen();
@@ -146,7 +168,7 @@ impl Model {
     fn path(&self) -> PathBuf {
         let name = match self.target {
             Target::File(_) => "out",
-            Target::Parts(_) => "out/",
+            Target::Parts(_) | Target::Rolled(..) => "out/",
             #[cfg(feature = "sqlite")]
             Target::Sqlite => "out.db",
             #[cfg(feature = "http")]
@@ -161,7 +183,10 @@ impl Model {
         let transactions = Transactions { staging: &staging, recovered };
         match self.target {
             Target::File(format) | Target::Parts(format) => {
-                FileSink { path: self.path(), format }.open(&self.schema, Some(&transactions))
+                FileSink::new(self.path(), format).open(&self.schema, Some(&transactions))
+            }
+            Target::Rolled(format, rolling) => {
+                FileSink { path: self.path(), format, rolling }.open(&self.schema, Some(&transactions))
             }
             #[cfg(feature = "sqlite")]
             Target::Sqlite => {
@@ -228,7 +253,7 @@ impl Model {
         let rows: Vec<i64> = (self.next..).take(count).collect();
         self.next += count as i64;
         let format = match self.target {
-            Target::File(format) | Target::Parts(format) => format,
+            Target::File(format) | Target::Parts(format) | Target::Rolled(format, _) => format,
             #[cfg(feature = "sqlite")]
             Target::Sqlite => OutputFormat::Json,
             #[cfg(feature = "http")]
@@ -275,6 +300,7 @@ impl Model {
             Step::Write(count) if self.phase == Phase::Open => self.write(false, count),
             Step::Write(count) | Step::WriteAhead(count) => self.write(true, count),
             Step::Advance => self.advance(),
+            Step::InputEnds => self.writer().input_ends(),
             Step::Crash => self.reopen(),
             Step::Fault(n, repeats, code) => {
                 faults::order(n, repeats, code);
@@ -308,6 +334,12 @@ impl Model {
             );
             return;
         }
+        if matches!(self.target, Target::Rolled(..)) {
+            let most = if self.phase == Phase::InManifest { rows.len() } else { self.shown.0 };
+            assert!(seen.len() >= self.seen_before.replace(seen.len()), "{seen:?} is less than there was");
+            assert!(rows[..most].starts_with(&seen), "{seen:?}, and not the beginning of {:?}", &rows[..most]);
+            return;
+        }
         let may_be_more = self.phase == Phase::InManifest && seen == *rows;
         assert!(seen == rows[..self.shown.0] || may_be_more, "{seen:?}, not {:?} of {rows:?}", self.shown.0);
     }
@@ -315,7 +347,7 @@ impl Model {
     fn seen(&self) -> Vec<i64> {
         match self.target {
             Target::File(format) => numbers(format, &fs::read(self.path()).unwrap()),
-            Target::Parts(format) => {
+            Target::Parts(format) | Target::Rolled(format, _) => {
                 let parts = testing::names(&self.path()).into_iter().filter(|name| !name.starts_with('.'));
                 let read = |name: String| fs::read(self.path().join(name)).unwrap();
                 parts.flat_map(|name| numbers(format, &read(name))).collect()
@@ -335,6 +367,9 @@ impl Model {
     fn left(&self) -> Vec<String> {
         let mut names = testing::names(&self.folder.path().join("staging"));
         names.retain(|name| name != "sent");
+        if matches!(self.target, Target::Parts(_) | Target::Rolled(..)) {
+            names.extend(testing::names(&self.path()).into_iter().filter(|name| name.starts_with('.')));
+        }
         names
     }
 }
@@ -354,6 +389,7 @@ proptest! {
             // An undisturbed end: everything that was written and not lost in a crash is shown.
             model.reopen();
             model.take(Step::Write(3));
+            model.take(Step::InputEnds);
             for _ in 0..3 {
                 model.take(Step::Advance);
             }
@@ -381,6 +417,7 @@ fn any_one_change_of_the_disk_may_fail() {
         Step::Write(1),
         Step::Crash,
         Step::Write(1),
+        Step::InputEnds,
         Step::Advance,
         Step::Advance,
         Step::Advance,

@@ -1,4 +1,4 @@
-//! The staging log of a sink: rows that are not yet shown, one file for each epoch.
+//! The staging log of a sink: rows that are not yet shown, one file for each epoch (or for whatever else the sink numbers).
 //!
 //! A file is `PREFIX<epoch>.staged`. What [`StagingLog::append`] reported as an error has left nothing behind;
 //! what [`StagingLog::seal`] reported as done is on the disk. The checksum that `seal` answers is compared before any of
@@ -64,12 +64,14 @@ pub(crate) enum Staged {
         /// its length without these rows
         before: u64,
     },
-    /// rows that are a part of their own
+    /// the parts of a folder
     Parts {
-        #[serde(flatten)]
-        rows: Sealed,
-        /// the part's name
-        name: String,
+        /// which epoch
+        epoch: u64,
+        /// those that are complete
+        files: Vec<StagedPart>,
+        /// the one that goes on
+        open: Option<StagedRows>,
     },
     /// rows for a table
     Sqlite {
@@ -118,10 +120,30 @@ pub(crate) enum Staged {
     },
 }
 
+/// A part that is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StagedPart {
+    #[serde(flatten)]
+    pub file: Sealed,
+    /// how it is called when it is shown
+    pub name: String,
+}
+
+/// The rows of a part that is not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StagedRows {
+    #[serde(flatten)]
+    pub rows: Sealed,
+    /// for how long runs have been filling it
+    pub age_ms: u64,
+    /// the folder
+    pub folder: String,
+}
+
 /// The rows of an epoch, durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
-    /// which one
+    /// which one; of a part its number
     pub epoch: u64,
     /// their length; 0: there is no file
     pub bytes: u64,
@@ -135,18 +157,18 @@ impl Staged {
         let refuse = |reason: String| ConnectError::Target { name: name.to_owned(), reason };
         let staged: Staged = serde_json::from_value(value.clone())
             .map_err(|error| refuse(format!("what the checkpoint says about it is not understood: {error}")))?;
-        let found = staged.rows().epoch;
+        let found = staged.epoch();
         if found != epoch {
             return Err(refuse(format!("the checkpoint of epoch {epoch} says that the sink staged epoch {found}")));
         }
         Ok(staged)
     }
 
-    pub fn rows(&self) -> &Sealed {
+    fn epoch(&self) -> u64 {
         match self {
-            Staged::File { rows, .. } | Staged::Parts { rows, .. } => rows,
-            Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } => rows,
-            Staged::Nats { rows, .. } | Staged::Python { rows, .. } | Staged::Postgres { rows, .. } => rows,
+            Staged::Parts { epoch, .. } => *epoch,
+            Staged::File { rows, .. } | Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } => rows.epoch,
+            Staged::Nats { rows, .. } | Staged::Python { rows, .. } | Staged::Postgres { rows, .. } => rows.epoch,
         }
     }
 
@@ -298,6 +320,37 @@ impl StagingLog {
         Ok(Some(file))
     }
 
+    /// Goes on with the file of an epoch that an earlier process has sealed; what follows its seal is cut off. `false`: it is
+    /// not there.
+    pub fn resume(&mut self, rows: &Sealed) -> Result<bool, ConnectError> {
+        let path = self.path(rows.epoch);
+        let file = match disk::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(ConnectError::Open { path, source }),
+        };
+        let length = file.metadata().map_err(|source| read_error(&path, source))?.len();
+        if length > rows.bytes {
+            disk::cut(&file, rows.bytes).map_err(|source| write_error(&path, source))?;
+        }
+        let (bytes, crc32c) = checksum(&file, 0).map_err(|source| read_error(&path, source))?;
+        if (bytes, crc32c) != (rows.bytes, rows.crc32c) {
+            return Err(damaged(&path, rows, bytes, crc32c));
+        }
+        let (has_rest, is_suspect, is_name_durable) = (false, false, true);
+        self.open.push(Open { epoch: rows.epoch, path, file, bytes, crc32c, has_rest, is_suspect, is_name_durable });
+        Ok(true)
+    }
+
+    /// The bytes of an open epoch from `from` on, `length` of them or those that there are.
+    pub fn bytes_at(&self, epoch: u64, from: u64, length: u64) -> Result<Vec<u8>, ConnectError> {
+        let Some(open) = self.open.iter().find(|open| open.epoch == epoch) else { return Ok(Vec::new()) };
+        let length = length.min(open.bytes.saturating_sub(from));
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        open.file.read_exact_at(&mut bytes, from).map_err(|source| read_error(&open.path, source))?;
+        Ok(bytes)
+    }
+
     /// Forgets an epoch whose rows are shown.
     pub fn remove(&mut self, epoch: u64) -> Result<(), ConnectError> {
         hit(self.points.remove[0]);
@@ -308,18 +361,24 @@ impl StagingLog {
         Ok(())
     }
 
-    /// The epoch's file now has another name.
+    /// The epoch's file now has another name, or nothing more is written to it.
     pub fn forget(&mut self, epoch: u64) {
         self.open.retain(|open| open.epoch != epoch);
     }
 
     /// Removes every file of the log.
     pub fn clear(&mut self) -> Result<(), ConnectError> {
-        self.open.clear();
+        self.clear_but(None)
+    }
+
+    /// Removes every file of the log but one.
+    pub fn clear_but(&mut self, kept: Option<u64>) -> Result<(), ConnectError> {
+        self.open.retain(|open| Some(open.epoch) == kept);
+        let kept = kept.map(|epoch| self.path(epoch));
         let list = |source| ConnectError::Open { path: self.folder.clone(), source };
         for entry in fs::read_dir(&self.folder).map_err(list)? {
             let entry = entry.map_err(list)?;
-            if self.is_own(&entry.file_name().to_string_lossy()) {
+            if self.is_own(&entry.file_name().to_string_lossy()) && Some(entry.path()) != kept {
                 hit(self.points.remove[0]);
                 disk::remove(&entry.path()).map_err(|source| write_error(&entry.path(), source))?;
                 hit(self.points.remove[1]);
@@ -444,8 +503,8 @@ pub(crate) fn read_error(path: &Path, source: io::Error) -> ConnectError {
 
 pub(crate) fn damaged(path: &Path, rows: &Sealed, bytes: u64, crc32c: u32) -> ConnectError {
     let reason = format!(
-        "the staged rows of epoch {} are damaged: {bytes} bytes with checksum {crc32c:08x} instead of {} with {:08x}",
-        rows.epoch, rows.bytes, rows.crc32c
+        "the staged rows are damaged: {bytes} bytes with checksum {crc32c:08x} instead of {} with {:08x}",
+        rows.bytes, rows.crc32c
     );
     ConnectError::Target { name: path.display().to_string(), reason }
 }

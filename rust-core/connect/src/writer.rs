@@ -62,6 +62,9 @@ pub trait Writer: Send {
     /// same bytes before anything else is done for that epoch.
     fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError>;
 
+    /// All input was read, and everything that follows from it is in the epoch that is made durable next.
+    fn input_ends(&mut self) {}
+
     /// Makes everything written for `epoch` durable without showing it, and says what is needed to show it. May be called
     /// again after an error.
     fn pre_commit(&mut self, _epoch: u64) -> Result<Value, ConnectError> {

@@ -347,13 +347,8 @@ pub struct FilterSpec {
 pub enum SinkSpec {
     /// Counts and checksums every column.
     Null,
-    /// A text file.
-    File {
-        /// Created or replaced.
-        path: PathBuf,
-        /// What is written.
-        format: OutputFormat,
-    },
+    /// A file, or a folder of files.
+    File(FileSink),
     /// A table of an SQLite database.
     Sqlite {
         /// The database's file.
@@ -387,7 +382,7 @@ impl SinkSpec {
     pub fn encoder(&self, schema: &Schema) -> Result<Option<Box<dyn Encoder>>, ConnectError> {
         match self {
             SinkSpec::Null | SinkSpec::Retained(_) => Ok(None),
-            SinkSpec::File { format, .. } | SinkSpec::Stdout { format } => encoder(*format, schema).map(Some),
+            SinkSpec::File(FileSink { format, .. }) | SinkSpec::Stdout { format } => encoder(*format, schema).map(Some),
             SinkSpec::Sqlite { .. } | SinkSpec::Http(_) => encoder(Format::Json, schema).map(Some),
             SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
@@ -401,7 +396,7 @@ impl SinkSpec {
     pub fn promise(&self) -> Promise {
         match self {
             SinkSpec::Null | SinkSpec::Retained(_) => Promise::ExactlyOnce,
-            SinkSpec::File { path, format } => FileSink { path: path.clone(), format: *format }.promise(),
+            SinkSpec::File(sink) => sink.promise(),
             SinkSpec::Sqlite { path, table } => SqliteSink { path: path.clone(), table: table.clone() }.promise(),
             SinkSpec::Postgres(sink) => sink.promise(),
             SinkSpec::Kafka(sink) => sink.promise(),

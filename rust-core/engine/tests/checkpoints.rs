@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat, StdinSpec};
+use ringmill_connect::{FieldSpec, FileSink, FileSpec, Format, GeneratorSpec, Order, OutputFormat, StdinSpec};
 use ringmill_engine::plan::{
     CheckpointSpec, FilterSpec, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, SinkSpec, SourceConnector,
     SourceSpec, StartFrom,
@@ -187,7 +187,7 @@ fn filter(expression: &str) -> NodeKind {
 }
 
 fn file(path: PathBuf) -> NodeKind {
-    NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json })
+    NodeKind::Sink(SinkSpec::File(FileSink::new(path, OutputFormat::Json)))
 }
 
 type Totals = BTreeMap<String, (u64, u64, u64, Option<u64>)>;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat};
+use ringmill_connect::{FieldSpec, FileSink, FileSpec, Format, GeneratorSpec, Order, OutputFormat};
 use ringmill_engine::plan::{
     FilterSpec, NodeKind, NodeSpec, PipelineSpec, Plan, SinkSpec, SourceConnector, SourceSpec,
 };
@@ -48,7 +48,7 @@ fn filter(expression: &str) -> NodeKind {
 }
 
 fn file(path: &Path) -> NodeKind {
-    NodeKind::Sink(SinkSpec::File { path: path.into(), format: OutputFormat::Json })
+    NodeKind::Sink(SinkSpec::File(FileSink::new(path, OutputFormat::Json)))
 }
 
 fn go(shards: usize, nodes: Vec<NodeSpec>) -> Result<Summary, EngineError> {

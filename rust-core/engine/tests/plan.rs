@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ringmill_connect::{
-    EventType, EventTypes, FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat, TypePlace,
+    EventType, EventTypes, FieldSpec, FileSink, FileSpec, Format, GeneratorSpec, Order, OutputFormat, TypePlace,
 };
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -76,7 +76,7 @@ fn stored(plan: &Plan) -> Vec<(&str, PathBuf)> {
             assert_eq!(sink.inputs.len(), 1);
             assert_eq!(sink.inputs[0].port, Port::DeadLetters);
             assert_eq!(plan.nodes[sink.inputs[0].node].name, name);
-            let NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json }) = &sink.kind else {
+            let NodeKind::Sink(SinkSpec::File(FileSink { path, format: OutputFormat::Json, .. })) = &sink.kind else {
                 panic!("{sink:?}")
             };
             (name, path.clone())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use ringmill_connect::{FieldSpec, FileSpec, Format, GeneratorSpec, Order, OutputFormat, RECORD_BYTES_MAX};
+use ringmill_connect::{FieldSpec, FileSink, FileSpec, Format, GeneratorSpec, Order, OutputFormat, RECORD_BYTES_MAX};
 use ringmill_engine::plan::retained::{self, RetainedAbout, RetainedSpec};
 use ringmill_engine::plan::{
     CheckpointSpec, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, SinkSpec, SourceConnector, SourceSpec, StartFrom,
@@ -134,7 +134,7 @@ fn windows(key: &[&str], size_s: i64) -> NodeKind {
 }
 
 fn file(path: PathBuf) -> NodeKind {
-    NodeKind::Sink(SinkSpec::File { path, format: OutputFormat::Json })
+    NodeKind::Sink(SinkSpec::File(FileSink::new(path, OutputFormat::Json)))
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ringmill_connect::{GeneratorSpec, OutputFormat};
+use ringmill_connect::{FileSink, GeneratorSpec, OutputFormat};
 use ringmill_engine::plan::{
     CheckpointSpec, NodeKind, NodeSpec, PipelineSpec, Plan, SinkSpec, SourceConnector, SourceSpec, StartFrom,
 };
@@ -63,7 +63,7 @@ fn nodes(folder: &Path, shape: &Shape) -> Vec<NodeSpec> {
         aggregates: vec![aggregate("rows", "count()"), aggregate("mean", "mean(temperature)")],
         statistics: shape.statistics.clone(),
     });
-    let sink = NodeKind::Sink(SinkSpec::File { path: folder.join("windows.ndjson"), format: OutputFormat::Json });
+    let sink = NodeKind::Sink(SinkSpec::File(FileSink::new(folder.join("windows.ndjson"), OutputFormat::Json)));
     vec![node("made", &[], source), node("windows", &["made"], windows), node("closed", &["windows"], sink)]
 }
 

@@ -657,6 +657,16 @@ static FILE_SINK: &[Key] = &[
         Kind::Choice(&["zstd", "snappy", "none"]),
         "How the pages of Parquet files are compressed. Default: zstd.",
     ),
+    optional(
+        "file_size_max",
+        Kind::Size,
+        "Of a folder: a file of this size, or a little more, is complete, and rows go on in another. Default: any size.",
+    ),
+    optional(
+        "roll_interval",
+        Kind::Duration,
+        "Of a folder: files go on over checkpoints, and each is complete, and shown, with the first checkpoint after so long, or when it has `file_size_max`; needs [checkpoint]. Default: with each checkpoint.",
+    ),
 ];
 
 static SQLITE: &[Key] = &[

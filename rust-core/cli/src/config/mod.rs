@@ -28,6 +28,7 @@ pub mod raw;
 mod registry;
 pub mod resolve;
 pub mod retained;
+mod rolling;
 pub mod schema;
 pub mod size;
 pub mod suggest;

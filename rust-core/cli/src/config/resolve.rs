@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use ringmill_connect::{
-    Address, Compression, FieldSpec, Fields, FileFormat, FileSpec, Format, GeneratorSpec, Order, OutputFormat,
-    RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec,
+    Address, Compression, FieldSpec, Fields, FileFormat, FileSink, FileSpec, Format, GeneratorSpec, Order,
+    OutputFormat, RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec,
 };
 use ringmill_engine::plan::{
     CheckpointSpec, EventTypeSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec,
@@ -29,6 +29,7 @@ use super::producer::producer_source;
 use super::python::{is_reference, python_sink, python_source};
 use super::raw::{RawEntry, RawValue, Table};
 use super::retained::retained;
+use super::rolling::rolling;
 use super::suggest::did_you_mean;
 use crate::machine::Machine;
 
@@ -730,7 +731,8 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
         "file" => {
             let path = table.text("path")?;
             let format = output_format(table, path, around)?;
-            Some(SinkSpec::File { path: around.directory.join(path), format })
+            let rolling = rolling(table, path, around.mistakes);
+            Some(SinkSpec::File(FileSink { path: around.directory.join(path), format, rolling }))
         }
         "sqlite" => {
             let path = around.directory.join(table.text("path")?);

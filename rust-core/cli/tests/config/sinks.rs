@@ -3,7 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_connect::{Compression, HttpBody, HttpMethod, OutputFormat, Tls, TokenPlace, WriteMode};
+use std::time::Duration;
+
+use ringmill_connect::{
+    Compression, FileSink, HttpBody, HttpMethod, OutputFormat, Rolling, Tls, TokenPlace, WriteMode,
+};
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 
 use crate::{check, good, load, node};
@@ -211,13 +215,51 @@ fn an_mqtt_sink_has_a_topic_or_a_column_with_topics() {
 }
 
 #[test]
+fn when_a_folder_s_files_are_complete_is_written_down() {
+    let sink = |keys: &str| {
+        format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"file\"\ninputs = [\"s\"]\n{keys}\n")
+    };
+    let checkpoint = "[checkpoint]\npath = \"state\"\n";
+    let rolling_of = |keys: &str| {
+        let config = good(&format!("{}{checkpoint}", sink(keys)));
+        let NodeKind::Sink(SinkSpec::File(FileSink { rolling, .. })) = node(&config, "o") else { panic!("a file") };
+        *rolling
+    };
+    assert_eq!(rolling_of("path = \"o.csv/\""), Rolling::default());
+    let rolling = rolling_of("path = \"o.csv/\"\nfile_size_max = \"128MiB\"\nroll_interval = \"10m\"");
+    assert_eq!(rolling, Rolling { bytes_max: Some(128 << 20), interval: Some(Duration::from_secs(600)) });
+    check(
+        &sink("path = \"o.csv\"\nfile_size_max = \"1GiB\"\nroll_interval = \"0s\""),
+        &[
+            "p.toml:7:17: `file_size_max` belongs to a folder of files, and this is one file (end the path with a slash: path = \"o.csv/\")",
+            "p.toml:8:17: `roll_interval` belongs to a folder of files, and this is one file (end the path with a slash: path = \"o.csv/\")",
+            "p.toml:8:17: `roll_interval` must be more than 0 (leave it out)",
+        ],
+    );
+    check(
+        &sink("path = \"o.csv/\"\nfile_size_max = \"0B\""),
+        &["p.toml:7:17: `file_size_max` must be more than 0 (leave it out)"],
+    );
+    check(
+        &sink("path = \"o.csv/\"\nfile_size_max = \"128\""),
+        &["p.toml:7:17: `file_size_max`: sizes need a unit, for example \"128KiB\""],
+    );
+    check(
+        &sink("path = \"o.csv/\"\nroll_interval = \"10m\""),
+        &[
+            "p.toml:7:17: `roll_interval`: files go on over checkpoints, and there are none (add [checkpoint] with path = \"state\")",
+        ],
+    );
+}
+
+#[test]
 fn a_file_s_format_is_written_down_or_told_by_its_name() {
     let sink = |keys: &str| {
         format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"file\"\ninputs = [\"s\"]\n{keys}\n")
     };
     let format_of = |keys: &str| {
         let config = good(&sink(keys));
-        let NodeKind::Sink(SinkSpec::File { format, .. }) = node(&config, "o") else { panic!("a file") };
+        let NodeKind::Sink(SinkSpec::File(FileSink { format, .. })) = node(&config, "o") else { panic!("a file") };
         *format
     };
     assert_eq!(format_of("path = \"o.jsonl\""), OutputFormat::Json);

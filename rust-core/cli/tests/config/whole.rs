@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ringmill::config::parse;
 use ringmill::config::text::Text;
+use ringmill_connect::FileSink;
 use ringmill_engine::plan::{CheckpointSpec, NodeKind, OnError, SinkSpec, SourceConnector, StartFrom};
 use ringmill_engine::profile::Profile;
 use ringmill_engine::window::{Statistic, WindowKind};
@@ -49,7 +50,7 @@ fn the_agreed_example_is_understood() {
 
     let NodeKind::Filter(filter) = node(&config, "hot") else { panic!("a filter") };
     assert_eq!(filter.expression, "score > 4.0 and readings >= 3");
-    let NodeKind::Sink(SinkSpec::File { path, .. }) = node(&config, "alerts") else { panic!("a file") };
+    let NodeKind::Sink(SinkSpec::File(FileSink { path, .. })) = node(&config, "alerts") else { panic!("a file") };
     assert_eq!(path, Path::new("/etc/mill/alerts.ndjson"));
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 use resume::{FileShare, RowsForm};
 
-pub use sink::FileSink;
+pub use sink::{FileSink, Rolling};
 pub(crate) use sink::{PlainWriter, part_epoch};
 
 /// How a shard reads its files.
@@ -207,6 +207,8 @@ impl FileSpec {
 
 #[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+mod rolled_tests;
 #[cfg(test)]
 mod sink_tests;
 #[cfg(test)]

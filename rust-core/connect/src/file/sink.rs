@@ -3,6 +3,10 @@
 mod append;
 #[cfg(feature = "arrow")]
 mod complete;
+#[cfg(not(feature = "arrow"))]
+#[path = "sink/no_columns.rs"]
+mod complete;
+mod folder;
 mod parts;
 mod plain;
 
@@ -11,11 +15,13 @@ use std::{
     io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ringmill_wire::Schema;
 
-pub(crate) use parts::part_epoch;
+use complete::Completer;
+pub(crate) use folder::part_epoch;
 pub(crate) use plain::PlainWriter;
 
 use crate::{
@@ -32,8 +38,10 @@ use crate::{
 ///
 /// **A folder of parts** is a path that ends in `/`. Each epoch with rows becomes `part-<epoch>.<format>`, which appears
 /// complete, by rename, when the epoch is committed; parts may be taken away at any time. Until then its rows are in a
-/// hidden file of the same folder. A run that begins anew removes the parts of earlier ones and nothing else. Without
-/// checkpoints there is one part, which appears at the end. Every part of a CSV sink has the header, and every part in
+/// hidden file of the same folder. With a [`Rolling`] of a size an epoch may have several, `part-<epoch>-<number>.<format>`, and
+/// with one of an interval a part goes on over epochs and is named for the one that it is complete with. A run that begins
+/// anew removes the parts of earlier ones and nothing else. Without checkpoints parts appear when they are full, and the last
+/// one at the end. Every part of a CSV sink has the header, and every part in
 /// columns is complete: of Arrow's file format (Feather), or a Parquet file. One file in Arrow is an IPC stream; in Parquet
 /// there is none, for such a file cannot grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +50,25 @@ pub struct FileSink {
     pub path: PathBuf,
     /// what is written
     pub format: OutputFormat,
+    /// when a part is complete
+    pub rolling: Rolling,
+}
+
+/// When a part of a folder is complete; the end of the input completes every part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rolling {
+    /// it has so many bytes, or a few more; `None`: however many
+    pub bytes_max: Option<u64>,
+    /// it has been filled for so long, looked at with each checkpoint; `None`: with its checkpoint
+    pub interval: Option<Duration>,
 }
 
 impl FileSink {
+    /// One whose parts are complete with their checkpoint.
+    pub fn new(path: impl Into<PathBuf>, format: impl Into<OutputFormat>) -> FileSink {
+        FileSink { path: path.into(), format: format.into(), rolling: Rolling::default() }
+    }
+
     /// Whether this is a folder of parts.
     pub fn has_parts(&self) -> bool {
         self.path.as_os_str().as_bytes().ends_with(b"/")
@@ -57,11 +81,7 @@ impl FileSink {
 
     /// Most memory that files take whose end is still to come, about.
     pub fn memory_bytes(&self) -> u64 {
-        #[cfg(feature = "arrow")]
-        if self.has_parts() {
-            return complete::Completer::memory_bytes(self.format);
-        }
-        0
+        if self.has_parts() { Completer::memory_bytes(self.format) } else { 0 }
     }
 
     /// Creates the target, or completes it if the run continues from a checkpoint.
@@ -78,9 +98,9 @@ impl FileSink {
         encoder(self.format, schema)?.begin(schema, &mut header);
         Ok(match (self.has_parts(), transactions) {
             (true, Some(transactions)) => {
-                Box::new(parts::PartsWriter::open(&self.path, self.format, header, transactions)?)
+                Box::new(parts::PartsWriter::open(&self.path, self.format, header, self.rolling, transactions)?)
             }
-            (true, None) => Box::new(parts::OnePartWriter::open(&self.path, self.format, header)?),
+            (true, None) => Box::new(parts::AtOnceWriter::open(&self.path, self.format, header, self.rolling)?),
             (false, Some(transactions)) => Box::new(append::AppendWriter::open(&self.path, &header, transactions)?),
             (false, None) => Box::new(plain::PlainWriter::create(&self.path, &header)?),
         })

@@ -23,7 +23,7 @@ fn open(
     transactions: Option<&Transactions<'_>>,
 ) -> Result<Box<dyn Writer>, ConnectError> {
     let schema = schema_of(&fields(&["x:int64"])).unwrap();
-    FileSink { path: path.as_ref().to_owned(), format: format.into() }.open(&schema, transactions)
+    FileSink::new(path.as_ref(), format).open(&schema, transactions)
 }
 
 /// A staging folder and a target beside it.
@@ -147,7 +147,7 @@ fn a_file_that_goes_on_has_to_have_the_columns_that_it_had() {
     ] {
         let place = Place::new("out");
         let staging = place.folder.path().join("staging");
-        let sink = FileSink { path: place.target.clone().into(), format };
+        let sink = FileSink::new(&place.target, format);
         let mut writer = sink.open(&same, Some(&Transactions { staging: &staging, recovered: None })).unwrap();
         writer.write(1, &encoded(format, &same, &[1, 2])).unwrap();
         let value = writer.pre_commit(1).unwrap();
@@ -279,7 +279,7 @@ fn damaged_staged_rows_are_refused_and_never_shown() {
             };
             change(&staged);
             let reason = place.refusal(1, &value);
-            assert!(reason.contains("staged rows of epoch 1 are damaged: "), "{at}: {reason}");
+            assert!(reason.contains("staged rows are damaged: "), "{at}: {reason}");
             assert!(target == "out/" || place.content().is_empty());
             if target == "out" {
                 fs::remove_file(&staged).unwrap();
@@ -335,7 +335,7 @@ fn what_is_no_regular_file_cannot_show_rows_exactly_once() {
     let place = Place { target: "/dev/null".to_owned(), ..Place::new("out") };
     let error = place.open(None).err().unwrap().to_string();
     assert!(error.contains("it is not a regular file"), "{error}");
-    let sink = FileSink { path: place.target.into(), format: Format::Json.into() };
+    let sink = FileSink::new(place.target, Format::Json);
     assert_eq!(sink.promise(), Promise::ExactlyOnce);
     assert_eq!(sink.promise().to_string(), "exactly once");
 }

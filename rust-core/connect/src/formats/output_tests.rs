@@ -90,7 +90,7 @@ proptest! {
 /// The only part of a folder that is written without checkpoints.
 fn part(format: OutputFormat, schema: &Schema, writes: &[Vec<u8>]) -> Vec<RecordBatch> {
     let folder = tempfile::tempdir().unwrap();
-    let sink = FileSink { path: format!("{}/", folder.path().display()).into(), format };
+    let sink = FileSink::new(format!("{}/", folder.path().display()), format);
     let mut writer = sink.open(schema, None).unwrap();
     writes.iter().for_each(|bytes| writer.write(1, bytes).unwrap());
     writer.finish().unwrap();

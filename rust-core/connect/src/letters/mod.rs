@@ -21,7 +21,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{ConnectError, Sealed, staging::Staged};
+use crate::{ConnectError, staging::Staged};
 pub(crate) use part::LetterBook;
 pub use source::{LetterForm, LettersSpec};
 pub use taken::{TakenLetters, take_out};
@@ -158,6 +158,5 @@ pub fn staged_without_letters(folder: &Path, epoch: u64) -> Result<Option<Value>
     if part::parts(folder)?.last().is_some_and(|(newest, _)| *newest > epoch) {
         return Ok(None);
     }
-    let rows = Sealed { epoch, bytes: 0, crc32c: 0 };
-    Staged::Parts { rows, name: String::new() }.to_value().map(Some)
+    Staged::Parts { epoch, files: Vec::new(), open: None }.to_value().map(Some)
 }

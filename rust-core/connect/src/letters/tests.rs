@@ -126,8 +126,8 @@ fn a_store_that_a_checkpoint_does_not_know_is_kept_unless_it_is_of_another_life(
     let folder = store(&[(3, &[&letter("no", "{}")]), (12, &[&letter("no", "{}")])]);
     assert_eq!(staged_without_letters(folder.path(), 11).unwrap(), None);
     let staged = staged_without_letters(folder.path(), 12).unwrap().unwrap();
-    let path = format!("{}/", folder.path().display()).into();
-    let sink = crate::FileSink { path, format: Format::Json.into() };
+    let path = format!("{}/", folder.path().display());
+    let sink = crate::FileSink::new(path, Format::Json);
     let transactions = crate::Transactions { staging: folder.path(), recovered: Some((12, &staged)) };
     sink.open(&crate::dead_letter_schema(), Some(&transactions)).unwrap();
     assert_eq!(ids(folder.path(), &TakenLetters::default()), ["3-1", "12-1"]);

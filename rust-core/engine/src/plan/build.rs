@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringmill_connect::dead_letter_schema;
+use ringmill_connect::{FileSink, dead_letter_schema};
 use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
 use super::{
@@ -51,6 +51,7 @@ impl Plan {
         }
         if pipeline.checkpoint.is_none() {
             errors.extend(retained::without_checkpoints(&nodes));
+            check_rolling(&nodes, &mut errors);
         }
         if !errors.is_empty() {
             return Err(errors);
@@ -510,12 +511,24 @@ fn check_filter(name: &str, text: &str, schema: &Schema, errors: &mut Vec<PlanEr
     }
 }
 
+/// Without checkpoints nobody would look at the time.
+fn check_rolling(nodes: &[Node], errors: &mut Vec<PlanError>) {
+    for node in nodes {
+        if let NodeKind::Sink(SinkSpec::File(FileSink { rolling, .. })) = &node.kind
+            && rolling.interval.is_some()
+        {
+            let message = "files go on over checkpoints, and there are none".to_owned();
+            errors.push(error(&node.name, "roll_interval", message, Some("add [checkpoint] with path = \"state\"")));
+        }
+    }
+}
+
 /// Two sinks that write one file would write over each other.
 fn check_paths(nodes: &[Node], errors: &mut Vec<PlanError>) {
     let mut writers: HashMap<(&PathBuf, Option<&str>), &str> = HashMap::new();
     for node in nodes {
         let (path, table) = match &node.kind {
-            NodeKind::Sink(SinkSpec::File { path, .. }) => (path, None),
+            NodeKind::Sink(SinkSpec::File(FileSink { path, .. })) => (path, None),
             NodeKind::Sink(SinkSpec::Sqlite { path, table }) => (path, Some(table.as_str())),
             _ => continue,
         };

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use ringmill_connect::{OutputFormat, Position, TakenLetters};
+use ringmill_connect::{FileSink, OutputFormat, Position, TakenLetters};
 use ringmill_state::{Manifest, PartitionRecord};
 use serde::Deserialize;
 
@@ -63,10 +63,10 @@ pub(super) fn sinks(checkpoint: &CheckpointSpec, nodes: &[NodeSpec]) -> Vec<Node
         .map(|node| NodeSpec {
             name: format!("{PREFIX}{}", node.name),
             inputs: vec![format!("{}.dead_letters", node.name)],
-            kind: NodeKind::Sink(SinkSpec::File {
-                path: folder(&checkpoint.path, &node.name),
-                format: OutputFormat::Json,
-            }),
+            kind: NodeKind::Sink(SinkSpec::File(FileSink::new(
+                folder(&checkpoint.path, &node.name),
+                OutputFormat::Json,
+            ))),
         })
         .collect()
 }

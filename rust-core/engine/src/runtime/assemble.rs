@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, FedSpec, FeedPlace, FileSink, Partition, Places, Resume, Waker};
+use ringmill_connect::{Encoder, FedSpec, FeedPlace, Partition, Places, Resume, Waker};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -555,8 +555,8 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     // The one under way, and at most as much of what is read from the disk.
                     budget.push((format!("{} batches", node.name), 2 * slot as u64));
                 }
-                if let SinkSpec::File { path, format } = sink {
-                    let bytes = FileSink { path: path.clone(), format: *format }.memory_bytes();
+                if let SinkSpec::File(sink) = sink {
+                    let bytes = sink.memory_bytes();
                     budget.extend((bytes > 0).then(|| (format!("{} open files, at most", node.name), bytes)));
                 }
                 ("chunks", shards * chunk_memory_bytes())

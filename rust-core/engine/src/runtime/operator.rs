@@ -55,6 +55,11 @@ impl Mark {
     /// Before anything is known.
     pub const START: Mark =
         Mark { watermark_ns: i64::MIN, newest_ns: i64::MIN, ingest_ns: 0, cut: false, barrier: 0, end: false };
+
+    /// Everything was read and nothing follows. Where a run is drained there is more to read, in the next one.
+    pub fn is_over(&self) -> bool {
+        self.end && self.watermark_ns == i64::MAX
+    }
 }
 
 /// Rows on their way from one node to another.
@@ -326,8 +331,7 @@ impl OutputMarks {
         if port == ROWS {
             return (mark != *sent).then_some(mark);
         }
-        let is_over = mark.end && mark.watermark_ns == i64::MAX;
-        let watermark_ns = if is_over { i64::MAX } else { i64::MIN };
+        let watermark_ns = if mark.is_over() { i64::MAX } else { i64::MIN };
         (mark.barrier > sent.barrier || mark.end && !sent.end).then_some(Mark { watermark_ns, cut: false, ..mark })
     }
 

@@ -83,15 +83,13 @@ fn open_writer(
     let kept = kept_letters(node, sink, recovered)?;
     let recovered = kept.as_ref().map(|(epoch, staged)| (*epoch, staged)).or(recovered);
     let transactions = staging.as_deref().map(|staging| Transactions { staging, recovered });
-    if let (Some(durable), SinkSpec::File { path, .. }, Some(_)) = (durable, sink, stored_node(&node.name)) {
+    if let (Some(durable), SinkSpec::File(FileSink { path, .. }), Some(_)) = (durable, sink, stored_node(&node.name)) {
         let failed = |error| EngineError::Durable { action: format!("make the folder of {}", node.name), error };
         durable.folder.make_dead_letters(path).map_err(failed)?;
     }
     let opened = match sink {
         SinkSpec::Null => return Err(EngineError::Internal(format!("{} has no writer", node.name))),
-        SinkSpec::File { path, format } => {
-            FileSink { path: path.clone(), format: *format }.open(&node.schema, transactions.as_ref())
-        }
+        SinkSpec::File(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Sqlite { path, table } => {
             SqliteSink { path: path.clone(), table: table.clone() }.open(&node.schema, transactions.as_ref())
         }
@@ -123,7 +121,8 @@ fn kept_letters(
     sink: &SinkSpec,
     recovered: Option<(u64, &Value)>,
 ) -> Result<Option<(u64, Value)>, EngineError> {
-    let (SinkSpec::File { path, .. }, Some(_), Some((epoch, Value::Null))) = (sink, stored_node(&node.name), recovered)
+    let (SinkSpec::File(FileSink { path, .. }), Some(_), Some((epoch, Value::Null))) =
+        (sink, stored_node(&node.name), recovered)
     else {
         return Ok(None);
     };

@@ -437,7 +437,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
         NodeKind::Sink(sink) => {
             let target = match sink {
                 SinkSpec::Null => "null".to_owned(),
-                SinkSpec::File { path, format } => format!("file {} as {}", path.display(), form(*format)),
+                SinkSpec::File(sink) => format!("file {} as {}", sink.path.display(), form(sink.format)),
                 SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
                 SinkSpec::Kafka(sink) => format!("kafka topic {}", sink.topic),
                 SinkSpec::Mqtt(_) => "mqtt".to_owned(),

@@ -143,7 +143,7 @@ impl SinkOperator {
             SinkTarget::Writer { lane, .. } => {
                 lane.send();
                 let is_flushed = lane.open.as_ref().is_none_or(|chunk| chunk.rows == 0);
-                if !is_flushed || !lane.barrier(self.mark.barrier) {
+                if !is_flushed || !lane.barrier(self.mark.barrier, self.mark.is_over()) {
                     return false;
                 }
             }

@@ -44,9 +44,10 @@ pub(super) struct Chunk {
 /// What a lane carries, in order.
 enum ToWriter {
     Chunk(Chunk),
-    /// The end of an epoch in one shard.
+    /// The end of an epoch in one shard, perhaps also that of all input.
     Barrier {
         epoch: u64,
+        is_over: bool,
         from: usize,
     },
 }
@@ -100,13 +101,14 @@ impl WriterLane {
         self.away == self.spare.len()
     }
 
-    /// Queues the end of `epoch` behind the open chunk; `false`: there is no room now, to be asked again.
-    pub(super) fn barrier(&mut self, epoch: u64) -> bool {
+    /// Queues the end of `epoch` behind the open chunk, and if it `is_over` that of all input; `false`: there is no room now,
+    /// to be asked again.
+    pub(super) fn barrier(&mut self, epoch: u64, is_over: bool) -> bool {
         self.send();
         if self.open.as_ref().is_some_and(|chunk| chunk.rows > 0) {
             return false;
         }
-        self.to_writer.try_send(ToWriter::Barrier { epoch, from: self.from }).is_ok()
+        self.to_writer.try_send(ToWriter::Barrier { epoch, is_over, from: self.from }).is_ok()
     }
 }
 
@@ -166,6 +168,7 @@ pub fn start_writer(
         histograms: StageHistograms::default(),
         probe,
         returns,
+        shards_over: 0,
         unwritten_rows: 0,
     };
     let spawned = std::thread::Builder::new().name(format!("sink-{name}"));
@@ -215,6 +218,8 @@ struct Thread {
     /// Where a bench measures.
     probe: Option<ProbeLane>,
     returns: Vec<(Sender<Chunk>, Arc<ShardSignal>)>,
+    /// Shards in which all input has come to its end.
+    shards_over: usize,
     /// Rows that were given up.
     unwritten_rows: u64,
 }
@@ -285,7 +290,8 @@ impl Thread {
     fn take(&mut self, message: ToWriter) -> Result<(), Stop> {
         match message {
             ToWriter::Chunk(chunk) => self.write(chunk),
-            ToWriter::Barrier { epoch, from } => {
+            ToWriter::Barrier { epoch, is_over, from } => {
+                self.shards_over += usize::from(is_over);
                 let arrived = self.alignment.arrive(from, epoch);
                 let arrived = arrived
                     .map_err(|refusal| Stop::Failed(EngineError::Internal(format!("sink {}: {refusal}", self.name))));
@@ -330,6 +336,9 @@ impl Thread {
     /// All rows of `epoch` were written: makes them durable and says so.
     fn stage(&mut self, epoch: u64) -> Result<(), Stop> {
         hit("coordinator.sink.aligned");
+        if self.shards_over == self.returns.len() {
+            self.writer.input_ends();
+        }
         let staged = self.persist(|writer| writer.pre_commit(epoch))?;
         hit("coordinator.sink.staged");
         if let Some(link) = &self.commits {

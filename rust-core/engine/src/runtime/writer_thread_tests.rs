@@ -41,6 +41,10 @@ impl Writer for Scripted {
         self.call(format!("pre_commit {epoch}")).map(|()| format!("staged {epoch}").into())
     }
 
+    fn input_ends(&mut self) {
+        self.0.lock().unwrap().calls.push("input ends".into());
+    }
+
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
         self.call(format!("commit {epoch}"))
     }
@@ -105,16 +109,16 @@ fn staged(epoch: u64) -> CheckpointEvent {
 fn an_epoch_is_made_durable_with_the_last_barrier_and_shown_on_command_only() {
     let mut bench = Bench::new(&[]);
     bench.put(0, 5, "a");
-    assert!(bench.lanes[0].barrier(5));
+    assert!(bench.lanes[0].barrier(5, false));
     // The quick shard is an epoch ahead.
     bench.put(0, 6, "b");
     bench.put(1, 5, "c");
-    assert!(bench.lanes[1].barrier(5));
+    assert!(bench.lanes[1].barrier(5, false));
     assert_eq!(bench.report(), staged(5));
     bench.put(1, 6, "d");
     bench.commands.send(SinkCommand::Commit(5)).unwrap();
     assert_eq!(bench.report(), Event::SinkCommitted { sink: 3, epoch: 5 });
-    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(6)));
+    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(6, true)));
     assert_eq!(bench.report(), staged(6));
     bench.commands.send(SinkCommand::Commit(6)).unwrap();
     bench.commands.send(SinkCommand::Finish).unwrap();
@@ -123,8 +127,17 @@ fn an_epoch_is_made_durable_with_the_last_barrier_and_shown_on_command_only() {
     let commit = calls.iter().position(|call| call == "commit 5").unwrap();
     calls.remove(commit);
     let rows: Vec<&str> = calls.iter().map(String::as_str).collect();
-    let expected =
-        ["write 5 a", "write 6 b", "write 5 c", "pre_commit 5", "write 6 d", "pre_commit 6", "commit 6", "finish"];
+    let expected = [
+        "write 5 a",
+        "write 6 b",
+        "write 5 c",
+        "pre_commit 5",
+        "write 6 d",
+        "input ends",
+        "pre_commit 6",
+        "commit 6",
+        "finish",
+    ];
     assert_eq!(rows, expected);
     assert!(commit > 3, "{commit}");
 }
@@ -133,7 +146,7 @@ fn an_epoch_is_made_durable_with_the_last_barrier_and_shown_on_command_only() {
 fn an_output_is_not_finished_when_the_checkpoint_thread_has_gone() {
     let mut bench = Bench::new(&[]);
     bench.put(0, 5, "a");
-    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(5)));
+    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(5, false)));
     assert_eq!(bench.report(), staged(5));
     assert_eq!(bench.end(), ["write 5 a", "pre_commit 5"]);
 }
@@ -149,7 +162,7 @@ fn lack_of_space_is_waited_out_at_every_step_and_shown() {
     assert_eq!((bench.report(), bench.report()), (paused(), resumed.clone()));
     assert_eq!(bench.control.snapshot().paused, [""; 0]);
     bench.script.lock().unwrap().errors.push_back(libc::EDQUOT);
-    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(5)));
+    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(5, false)));
     assert_eq!((bench.report(), bench.report(), bench.report()), (paused(), resumed.clone(), staged(5)));
     bench.script.lock().unwrap().errors.push_back(full);
     bench.commands.send(SinkCommand::Commit(5)).unwrap();
@@ -164,7 +177,7 @@ fn lack_of_space_is_waited_out_at_every_step_and_shown() {
 #[test]
 fn a_commit_does_not_wait_for_rows_that_lack_space() {
     let mut bench = Bench::new(&[]);
-    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(5)));
+    assert!(bench.lanes.iter_mut().all(|lane| lane.barrier(5, false)));
     assert_eq!(bench.report(), staged(5));
     bench.script.lock().unwrap().errors = VecDeque::from([libc::ENOSPC]);
     bench.put(0, 6, "a");

@@ -1,4 +1,5 @@
-//! The pipeline whose disk loses power or fails: windows into a file, filtered rows into parts and into a table.
+//! The pipeline whose disk loses power or fails: windows into a file, filtered rows into parts that go on
+//! over checkpoints, and into a table.
 //!
 //! All that it writes lies below one folder, `disk`. It runs no Python, so that a round takes a few hundredths of a
 //! second.
@@ -82,6 +83,8 @@ kind = "file"
 inputs = ["warm"]
 path = "disk/rows/"
 format = "json"
+file_size_max = "256KiB"
+roll_interval = "50ms"
 "#
         );
         let pipeline = Pipeline { folder: folder(), is_ordered: shards == 1 };

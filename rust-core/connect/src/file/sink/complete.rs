@@ -1,14 +1,11 @@
 //! Files that are readable only when they are complete: Arrow's file format and Parquet.
 //!
 //! Rows come as an Arrow IPC stream. What is known of a file's bytes goes to the staging log at once; its end follows when
-//! the epoch is complete.
+//! the part is complete.
 
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
-use arrow_ipc::{
-    reader::{StreamDecoder, StreamReader},
-    writer::FileWriter,
-};
+use arrow_ipc::{reader::StreamDecoder, writer::FileWriter};
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::coalesce::BatchCoalescer;
 use parquet::{
@@ -28,15 +25,13 @@ const BATCH_BYTES: usize = 16 << 20;
 const GROUP_ROWS: usize = if cfg!(test) { 4 } else { 1 << 20 };
 /// … which also ends with so many bytes, as they are written.
 const GROUP_BYTES: usize = 64 << 20;
-/// An epoch is complete while rows of the next one come already.
-const EPOCHS: usize = 2;
 
-/// The files of all open epochs.
+/// The file that rows go to.
 pub struct Completer {
     format: OutputFormat,
     /// the beginning of the stream of rows
     header: Vec<u8>,
-    open: Vec<(u64, OpenFile)>,
+    open: Option<(u64, OpenFile)>,
 }
 
 impl Completer {
@@ -45,12 +40,12 @@ impl Completer {
         match format {
             OutputFormat::Json | OutputFormat::Csv => None,
             OutputFormat::Arrow | OutputFormat::Parquet(_) => {
-                Some(Completer { format, header: header.to_owned(), open: Vec::new() })
+                Some(Completer { format, header: header.to_owned(), open: None })
             }
         }
     }
 
-    /// Most memory that open files take, about.
+    /// Most memory that an open file takes, about.
     pub fn memory_bytes(format: OutputFormat) -> u64 {
         let bytes = match format {
             OutputFormat::Json | OutputFormat::Csv => 0,
@@ -58,41 +53,66 @@ impl Completer {
             OutputFormat::Arrow => 2 * BATCH_BYTES,
             OutputFormat::Parquet(_) => 2 * GROUP_BYTES,
         };
-        (EPOCHS * bytes) as u64
+        bytes as u64
     }
 
-    /// Rows of an epoch: all of them or, with an error of the log, none; then the call is made again.
-    pub fn write(&mut self, log: &mut StagingLog, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        let index = match self.open.iter().position(|(open, _)| *open == epoch) {
-            Some(index) => index,
-            None => {
-                self.open.push((epoch, OpenFile::begin(self.format, &self.header)?));
-                self.open.len() - 1
-            }
-        };
-        let (_, file) = &mut self.open[index];
+    /// Rows of the part `number`: all of them or, with an error of the log, none; then the call is made again. A part
+    /// begins when the one before it is complete.
+    pub fn write(&mut self, log: &mut StagingLog, number: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        if !self.is_open(number) {
+            let mut file = OpenFile::new(self.format);
+            file.take(&self.header)?;
+            self.open = Some((number, file));
+        }
+        self.feed(log, number, bytes)
+    }
+
+    /// The same with a piece of a stream that has its own beginning.
+    pub fn write_again(&mut self, log: &mut StagingLog, number: u64, piece: &[u8]) -> Result<(), ConnectError> {
+        if !self.is_open(number) {
+            self.open = Some((number, OpenFile::new(self.format)));
+        }
+        self.feed(log, number, piece)
+    }
+
+    fn is_open(&self, number: u64) -> bool {
+        self.open.as_ref().is_some_and(|(open, _)| *open == number)
+    }
+
+    fn feed(&mut self, log: &mut StagingLog, number: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+        let Some((_, file)) = &mut self.open else { return Err(over()) };
         if !file.is_taken {
             file.take(bytes)?;
             file.is_taken = true;
         }
-        file.show(log, epoch)?;
+        file.show(log, number)?;
         file.is_taken = false;
         Ok(())
     }
 
-    /// The end of an epoch's file, if it has one. May be called again after an error.
-    pub fn complete(&mut self, log: &mut StagingLog, epoch: u64) -> Result<(), ConnectError> {
-        let Some(index) = self.open.iter().position(|(open, _)| *open == epoch) else { return Ok(()) };
-        let (_, file) = &mut self.open[index];
+    /// Bytes that the file will have besides those in the log, about.
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.open.as_ref().map_or(0, |(_, file)| match &file.file {
+            Writing::Arrow(file) => file.waiting,
+            Writing::Parquet(writer) => writer.in_progress_size(),
+            Writing::Nothing | Writing::Complete(_) | Writing::Broken => 0,
+        });
+        bytes as u64
+    }
+
+    /// The end of a part's file, if it has begun. May be called again after an error.
+    pub fn complete(&mut self, log: &mut StagingLog, number: u64) -> Result<(), ConnectError> {
+        let Some((_, file)) = self.open.as_mut().filter(|(open, _)| *open == number) else { return Ok(()) };
         file.end()?;
-        file.show(log, epoch)?;
-        self.open.swap_remove(index);
+        file.show(log, number)?;
+        self.open = None;
         Ok(())
     }
 }
 
-/// An epoch's file while its rows come.
+/// A part's file while its rows come.
 struct OpenFile {
+    format: OutputFormat,
     decoder: StreamDecoder,
     file: Writing,
     /// the rows of a call that failed are in the file already; the log did not take its bytes
@@ -100,6 +120,8 @@ struct OpenFile {
 }
 
 enum Writing {
+    /// the columns are not known yet
+    Nothing,
     Arrow(Box<ArrowFile>),
     Parquet(Box<ArrowWriter<Vec<u8>>>),
     /// bytes of the end
@@ -116,28 +138,35 @@ struct ArrowFile {
 }
 
 impl OpenFile {
-    fn begin(format: OutputFormat, header: &[u8]) -> Result<OpenFile, ConnectError> {
-        let mut decoder = StreamDecoder::new();
-        decoder.decode(&mut Buffer::from(header)).map_err(refused)?;
-        let schema = StreamReader::try_new(header, None).map_err(refused)?.schema();
-        let file = match format {
-            OutputFormat::Parquet(compression) => Writing::Parquet(Box::new(parquet_file(schema, compression)?)),
-            _ => Writing::Arrow(Box::new(ArrowFile::begin(schema).map_err(refused)?)),
-        };
-        Ok(OpenFile { decoder, file, is_taken: false })
+    fn new(format: OutputFormat) -> OpenFile {
+        OpenFile { format, decoder: StreamDecoder::new(), file: Writing::Nothing, is_taken: false }
+    }
+
+    fn begin(&mut self) -> Result<(), ConnectError> {
+        if let (Writing::Nothing, Some(schema)) = (&self.file, self.decoder.schema()) {
+            self.file = match self.format {
+                OutputFormat::Parquet(compression) => Writing::Parquet(Box::new(parquet_file(schema, compression)?)),
+                _ => Writing::Arrow(Box::new(ArrowFile::begin(schema).map_err(refused)?)),
+            };
+        }
+        Ok(())
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
         let length = bytes.len();
         let mut bytes = Buffer::from(bytes);
-        while let Some(batch) = self.decoder.decode(&mut bytes).map_err(refused)? {
+        loop {
+            let batch = self.decoder.decode(&mut bytes).map_err(refused)?;
+            self.begin()?;
+            let Some(batch) = batch else { break };
             match &mut self.file {
                 Writing::Arrow(file) => file.take(batch).map_err(refused)?,
                 Writing::Parquet(writer) => writer.write(&batch).map_err(refused)?,
-                Writing::Complete(_) | Writing::Broken => return Err(over()),
+                Writing::Nothing | Writing::Complete(_) | Writing::Broken => return Err(over()),
             }
         }
         match &mut self.file {
+            Writing::Nothing => Ok(()),
             Writing::Arrow(file) => file.count(length).map_err(refused),
             Writing::Parquet(writer) => writer.sync().map_err(refused),
             Writing::Complete(_) | Writing::Broken => Err(over()),
@@ -145,15 +174,16 @@ impl OpenFile {
     }
 
     /// Puts what is known of the file into the log.
-    fn show(&mut self, log: &mut StagingLog, epoch: u64) -> Result<(), ConnectError> {
+    fn show(&mut self, log: &mut StagingLog, number: u64) -> Result<(), ConnectError> {
         let bytes = match &mut self.file {
+            Writing::Nothing => return Ok(()),
             Writing::Arrow(file) => file.writer.get_mut(),
             Writing::Parquet(writer) => writer.inner_mut(),
             Writing::Complete(rest) => rest,
             Writing::Broken => return Err(over()),
         };
         if !bytes.is_empty() {
-            log.append(epoch, &[bytes])?;
+            log.append(number, &[bytes])?;
             // A row group's memory is not kept for the next one.
             *bytes = Vec::new();
         }
@@ -164,7 +194,7 @@ impl OpenFile {
         self.file = match std::mem::replace(&mut self.file, Writing::Broken) {
             Writing::Arrow(file) => Writing::Complete(file.end().map_err(refused)?),
             Writing::Parquet(writer) => Writing::Complete(writer.into_inner().map_err(refused)?),
-            over @ (Writing::Complete(_) | Writing::Broken) => over,
+            over @ (Writing::Nothing | Writing::Complete(_) | Writing::Broken) => over,
         };
         Ok(())
     }

@@ -1,174 +1,41 @@
-//! A folder in which each epoch appears as a file of its own.
+//! A folder whose files appear complete: with their checkpoint or, without checkpoints, when they are full and at the end.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{collections::VecDeque, path::Path};
 
-use ringmill_failpoint::hit;
 use serde_json::Value;
 
-#[cfg(feature = "arrow")]
-use super::complete::Completer;
-use super::create_folder;
+use super::{
+    Rolling,
+    folder::{Folder, ROWS_MODE},
+};
 use crate::{
-    ConnectError, OutputFormat, Transactions, Writer, disk,
-    staging::{
-        Commits, Sealed, StagePoints, Staged, StagingLog, checksum, damaged, is_epoch, read_error, stage_points,
-        write_error,
-    },
+    ConnectError, OutputFormat, Transactions, Writer,
+    staging::{StagePoints, Staged, StagedPart, StagingLog, stage_points},
 };
 
-const POINTS: StagePoints = stage_points!("sink.parts");
-/// Parts are for everybody whom the user's umask lets read them, and who may use the folder.
-const MODE: u32 = 0o666;
+const AHEAD: StagePoints = stage_points!("sink.parts.ahead");
 
-/// The folder and the hidden files in it.
-struct Folder {
-    path: PathBuf,
-    format: OutputFormat,
-    header: Vec<u8>,
+/// Rows that came before the end of the epoch before theirs: they must not get into a part that may be complete with that.
+struct Ahead {
+    /// theirs
+    epoch: u64,
     log: StagingLog,
-    #[cfg(feature = "arrow")]
-    completer: Option<Completer>,
+    /// where each call's rows end, of those that are not in a part
+    ends: VecDeque<u64>,
+    /// bytes that are in parts
+    taken: u64,
 }
 
-impl Folder {
-    fn open(path: &Path, format: OutputFormat, header: Vec<u8>) -> Result<Folder, ConnectError> {
-        hit("sink.parts.create");
-        create_folder(path)?;
-        hit("sink.parts.created");
-        let data = fs::metadata(path).map_err(|source| ConnectError::Open { path: path.to_owned(), source })?;
-        let log = StagingLog::new(path, ".part-", MODE & data.permissions().mode(), &POINTS);
-        Ok(Folder {
-            path: path.to_owned(),
-            format,
-            #[cfg(feature = "arrow")]
-            completer: Completer::new(format, &header),
-            header,
-            log,
-        })
-    }
-
-    fn name(&self, epoch: u64) -> String {
-        format!("part-{epoch:010}.{}", self.format.name())
-    }
-
-    fn refuse(&self, reason: String) -> ConnectError {
-        ConnectError::Target { name: self.path.display().to_string(), reason }
-    }
-
-    /// The parts that are there, with their epochs.
-    fn parts(&self) -> Result<Vec<(u64, PathBuf)>, ConnectError> {
-        let failed = |source| ConnectError::Open { path: self.path.clone(), source };
-        let mut parts = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let epoch = name.to_str().and_then(part_epoch);
-            parts.extend(epoch.map(|epoch| (epoch, entry.path())));
-        }
-        parts.sort();
-        Ok(parts)
-    }
-
-    /// Removes what an earlier run left.
-    fn begin(&mut self) -> Result<(), ConnectError> {
-        for (_, path) in self.parts()? {
-            hit("sink.parts.remove");
-            disk::remove(&path).map_err(|source| write_error(&path, source))?;
-            hit("sink.parts.removed");
-        }
-        self.log.clear()
-    }
-
-    fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        #[cfg(feature = "arrow")]
-        if let Some(completer) = self.completer.as_mut().filter(|_| !bytes.is_empty()) {
-            return completer.write(&mut self.log, epoch, bytes);
-        }
-        match (bytes.is_empty(), self.log.bytes(epoch)) {
-            (true, _) => Ok(()),
-            (false, 0) => self.log.append(epoch, &[&self.header, bytes]),
-            (false, _) => self.log.append(epoch, &[bytes]),
-        }
-    }
-
-    /// Makes everything written for an epoch durable.
-    fn seal(&mut self, epoch: u64) -> Result<Sealed, ConnectError> {
-        #[cfg(feature = "arrow")]
-        if let Some(completer) = &mut self.completer {
-            completer.complete(&mut self.log, epoch)?;
-        }
-        self.log.seal(epoch)
-    }
-
-    /// Gives the rows of an epoch their name, unless they have it.
-    fn show(&mut self, rows: &Sealed, name: &str) -> Result<(), ConnectError> {
-        if rows.bytes == 0 {
-            return Ok(());
-        }
-        let (hidden, part) = (self.log.path(rows.epoch), self.path.join(name));
-        let is_hidden = fs::symlink_metadata(&hidden).is_ok();
-        if is_hidden {
-            if fs::symlink_metadata(&part).is_ok() {
-                return Err(self.refuse(format!("somebody else has put {name} there; take it away")));
-            }
-            hit("sink.parts.rename");
-            disk::rename(&hidden, &part).map_err(|source| write_error(&part, source))?;
-            self.log.forget(rows.epoch);
-            hit("sink.parts.renamed");
-        }
-        disk::sync_folder(&self.path).map_err(|source| write_error(&self.path, source))?;
-        hit("sink.parts.synced");
-        Ok(())
-    }
-
-    /// Shows the part of the checkpoint if it is still hidden. One that is neither hidden nor there was shown and then
-    /// taken away by its reader.
-    fn recover(&mut self, epoch: u64, value: &Value) -> Result<(), ConnectError> {
-        let staged = Staged::of(value, epoch, &self.path.display().to_string())?;
-        let Staged::Parts { rows, ref name } = staged else {
-            return Err(staged.refuse_kind(&self.path.display().to_string()));
-        };
-        if let Some((later, path)) = self.parts()?.into_iter().rfind(|(later, _)| *later > epoch) {
-            return Err(self.refuse(format!(
-                "{} is of epoch {later}, beyond the checkpoint of epoch {epoch}; run with --fresh to begin anew",
-                path.display()
-            )));
-        }
-        if rows.bytes > 0 && self.log.read(&rows)?.is_none() {
-            self.check_shown(&rows, name)?;
-        }
-        self.show(&rows, name)?;
-        self.log.clear()
-    }
-
-    fn check_shown(&self, rows: &Sealed, name: &str) -> Result<(), ConnectError> {
-        let part = self.path.join(name);
-        let file = match File::open(&part) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(ConnectError::Open { path: part, source }),
-        };
-        let (bytes, crc32c) = checksum(&file, 0).map_err(|source| read_error(&part, source))?;
-        if (bytes, crc32c) == (rows.bytes, rows.crc32c) { Ok(()) } else { Err(damaged(&part, rows, bytes, crc32c)) }
-    }
-}
-
-/// The epoch in a part's name.
-pub(crate) fn part_epoch(name: &str) -> Option<u64> {
-    let (epoch, extension) = name.strip_prefix("part-")?.split_once('.')?;
-    let is_ours = is_epoch(epoch) && OutputFormat::is_extension(extension);
-    is_ours.then(|| epoch.parse().ok())?
-}
-
-/// Shows each epoch as a part when it is committed.
+/// Shows parts when the epoch that they are complete with is committed.
 pub struct PartsWriter {
     folder: Folder,
-    commits: Commits,
+    ahead: Ahead,
+    /// the epoch whose rows go into parts
+    epoch: u64,
+    /// durable and not yet shown, with their epoch
+    pending: Option<(u64, Vec<StagedPart>)>,
+    committed: u64,
+    is_last: bool,
 }
 
 impl PartsWriter {
@@ -176,65 +43,132 @@ impl PartsWriter {
         path: &Path,
         format: OutputFormat,
         header: Vec<u8>,
+        rolling: Rolling,
         transactions: &Transactions<'_>,
     ) -> Result<PartsWriter, ConnectError> {
-        let mut folder = Folder::open(path, format, header)?;
+        let mut folder = Folder::open(path, format, header, rolling)?;
         match transactions.known() {
             Some((epoch, value)) => folder.recover(epoch, value)?,
             None => folder.begin()?,
         }
-        Ok(PartsWriter { folder, commits: Commits::after(transactions) })
+        let mut log = StagingLog::new(transactions.staging, "", ROWS_MODE, &AHEAD);
+        log.clear()?;
+        let ahead = Ahead { epoch: 0, log, ends: VecDeque::new(), taken: 0 };
+        let committed = transactions.recovered.map_or(0, |(epoch, _)| epoch);
+        Ok(PartsWriter { folder, ahead, epoch: committed + 1, pending: None, committed, is_last: false })
+    }
+
+    /// Puts rows of this epoch that came early into parts, call by call.
+    fn take_ahead(&mut self) -> Result<(), ConnectError> {
+        let Ahead { epoch, log, ends, taken } = &mut self.ahead;
+        if *epoch != self.epoch {
+            return Ok(());
+        }
+        while let Some(end) = ends.front() {
+            self.folder.put(&log.bytes_at(*epoch, *taken, end - *taken)?)?;
+            *taken = *end;
+            ends.pop_front();
+        }
+        if *taken > 0 {
+            log.remove(*epoch)?;
+            *taken = 0;
+        }
+        Ok(())
     }
 }
 
 impl Writer for PartsWriter {
     fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.folder.write(epoch, bytes)
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if epoch > self.epoch {
+            self.ahead.log.append(epoch, &[bytes])?;
+            self.ahead.epoch = epoch;
+            self.ahead.ends.push_back(self.ahead.log.bytes(epoch));
+            return Ok(());
+        }
+        self.take_ahead()?;
+        self.folder.put(bytes)
+    }
+
+    fn input_ends(&mut self) {
+        self.is_last = true;
     }
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
-        let rows = self.commits.sealed(self.folder.seal(epoch)?);
-        Staged::Parts { rows, name: self.folder.name(epoch) }.to_value()
+        self.take_ahead()?;
+        let open = self.folder.seal(self.is_last)?;
+        let files = self.folder.complete_parts(epoch, 0);
+        let value = Staged::Parts { epoch, files: files.clone(), open }.to_value()?;
+        self.folder.forget_complete();
+        self.pending = Some((epoch, files));
+        self.epoch = epoch + 1;
+        Ok(value)
     }
 
     fn commit(&mut self, epoch: u64) -> Result<(), ConnectError> {
-        let path = self.folder.path.display().to_string();
-        let Some(rows) = self.commits.due(epoch, &path)? else { return Ok(()) };
-        let name = self.folder.name(epoch);
-        self.folder.show(&rows, &name)?;
-        self.commits.shown(epoch);
+        if epoch <= self.committed {
+            return Ok(());
+        }
+        let Some((_, parts)) = self.pending.as_ref().filter(|(pending, _)| *pending == epoch) else {
+            return Err(ConnectError::NotStaged { name: self.folder.display(), epoch });
+        };
+        self.folder.show(parts)?;
+        (self.pending, self.committed) = (None, epoch);
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
+        if let Some(age) = self.folder.age() {
+            let (folder, seconds) = (self.folder.display(), age.as_secs());
+            tracing::info!(
+                "{folder}: rows of the last {seconds} s wait for their file, with which the next run goes on"
+            );
+        }
         Ok(())
     }
 }
 
-/// Without checkpoints: one part, which appears at the end.
-pub struct OnePartWriter {
+/// Without checkpoints: a part appears when it is full, and the last one at the end.
+pub struct AtOnceWriter {
     folder: Folder,
+    /// parts that are shown
+    shown: usize,
 }
 
 /// The epoch of everything where there are no checkpoints.
 const ONLY: u64 = 1;
 
-impl OnePartWriter {
-    pub fn open(path: &Path, format: OutputFormat, header: Vec<u8>) -> Result<OnePartWriter, ConnectError> {
-        let mut folder = Folder::open(path, format, header)?;
+impl AtOnceWriter {
+    pub fn open(
+        path: &Path,
+        format: OutputFormat,
+        header: Vec<u8>,
+        rolling: Rolling,
+    ) -> Result<AtOnceWriter, ConnectError> {
+        let mut folder = Folder::open(path, format, header, rolling)?;
         folder.begin()?;
-        Ok(OnePartWriter { folder })
+        Ok(AtOnceWriter { folder, shown: 0 })
+    }
+
+    fn show(&mut self) -> Result<(), ConnectError> {
+        let parts = self.folder.complete_parts(ONLY, self.shown);
+        self.folder.show(&parts)?;
+        self.folder.forget_complete();
+        self.shown += parts.len();
+        Ok(())
     }
 }
 
-impl Writer for OnePartWriter {
+impl Writer for AtOnceWriter {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.folder.write(ONLY, bytes)
+        self.show()?;
+        if bytes.is_empty() { Ok(()) } else { self.folder.put(bytes) }
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
-        let rows = self.folder.seal(ONLY)?;
-        let name = self.folder.name(ONLY);
-        self.folder.show(&rows, &name)
+        self.folder.complete()?;
+        self.show()
     }
 }
