@@ -66,7 +66,7 @@ fn schema() -> Arc<Schema> {
 /// Several parts in an epoch.
 const SMALL: Rolling = Rolling { bytes_max: Some(9), interval: None };
 /// Several epochs in a part.
-const LARGE: Rolling = Rolling { bytes_max: Some(30), interval: Some(Duration::MAX) };
+const LARGE: Rolling = Rolling { bytes_max: Some(14), interval: Some(Duration::MAX) };
 
 #[derive(Debug, Clone, Copy)]
 enum Target {

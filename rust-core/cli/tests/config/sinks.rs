@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use std::time::Duration;
-
 use ringmill_connect::{
     Compression, FileSink, HttpBody, HttpMethod, OutputFormat, Rolling, Tls, TokenPlace, WriteMode,
 };
