@@ -242,12 +242,6 @@ fn when_a_folder_s_files_are_complete_is_written_down() {
         &sink("path = \"o.csv/\"\nfile_size_max = \"128\""),
         &["p.toml:7:17: `file_size_max`: sizes need a unit, for example \"128KiB\""],
     );
-    check(
-        &sink("path = \"o.csv/\"\nroll_interval = \"10m\""),
-        &[
-            "p.toml:7:17: `roll_interval`: files go on over checkpoints, and there are none (add [checkpoint] with path = \"state\")",
-        ],
-    );
 }
 
 #[test]

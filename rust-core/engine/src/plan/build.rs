@@ -517,7 +517,7 @@ fn check_rolling(nodes: &[Node], errors: &mut Vec<PlanError>) {
         if let NodeKind::Sink(SinkSpec::File(FileSink { rolling, .. })) = &node.kind
             && rolling.interval.is_some()
         {
-            let message = "files go on over checkpoints, and there are none".to_owned();
+            let message = "`roll_interval`: files go on over checkpoints, and there are none".to_owned();
             errors.push(error(&node.name, "roll_interval", message, Some("add [checkpoint] with path = \"state\"")));
         }
     }
