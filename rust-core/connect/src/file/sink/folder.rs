@@ -43,7 +43,7 @@ struct OpenPart {
     began: Instant,
     /// A checkpoint may count on it.
     is_staged: bool,
-    /// It takes no more rows: those of this run have other columns.
+    /// It takes no more rows: it is being completed, or those of this run have other columns.
     is_closed: bool,
     /// Rows of a call that failed are kept already; the file did not take them.
     is_unfinished: bool,
@@ -198,8 +198,10 @@ impl Folder {
     /// Completes the open part, durably. May be called again after an error.
     pub fn complete(&mut self) -> Result<(), ConnectError> {
         self.make_again()?;
-        let Some(part) = &self.open else { return Ok(()) };
+        let Some(part) = &mut self.open else { return Ok(()) };
         let number = part.number;
+        // Its file may get its end now and the log not take it: whoever tries again must complete it first.
+        part.is_closed = true;
         if let Some(completer) = &mut self.completer {
             completer.complete(&mut self.files, number)?;
         }
