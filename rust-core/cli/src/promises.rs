@@ -39,6 +39,10 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
 
 fn of_source(connector: &SourceConnector) -> &'static str {
     match (connector.replay(), connector) {
+        (_, SourceConnector::Kafka(spec)) if spec.membership().is_some() => {
+            "after a crash each partition is read again from what its group was told of a checkpoint on, by whichever member has \
+             it then: at least once; a partition that is handed over comes once"
+        }
         (Replay::Seekable, SourceConnector::Kafka(KafkaSpec { start: KafkaStart::Latest, .. })) => {
             "after a crash it is read again from the newest checkpoint on; before the first one, from where the topics end then"
         }
@@ -200,9 +204,14 @@ fn end_to_end(plan: &Plan) -> String {
         Some(meant.collect::<Vec<_>>().join(" and ")).filter(|names| !names.is_empty())
     };
     let mut sentence = "end to end: whatever dies, each record counts ".to_owned();
-    match names(|kind| matches!(kind, NodeKind::Sink(sink) if sink.promise() < Promise::ExactlyOnce)) {
-        None => sentence += "exactly once",
-        Some(sinks) => sentence += &format!("at least once, since {sinks} may show rows again"),
+    let shown_again = names(|kind| matches!(kind, NodeKind::Sink(sink) if sink.promise() < Promise::ExactlyOnce));
+    let dealt_again = names(|kind| matches!(kind, NodeKind::Source(source) if is_dealt(&source.connector)));
+    let shown_again = shown_again.map(|sinks| format!("{sinks} may show rows again"));
+    let dealt_again = dealt_again.map(|sources| format!("other members of its group may read rows of {sources} again"));
+    let reasons: Vec<String> = [shown_again, dealt_again].into_iter().flatten().collect();
+    match reasons.as_slice() {
+        [] => sentence += "exactly once",
+        reasons => sentence += &format!("at least once, since {}", reasons.join(" and ")),
     }
     if let Some(sources) = names(|kind| replay(kind) == Some(Replay::Journaled)) {
         sentence += &format!("; of {sources}, each that was on the disk");
@@ -211,6 +220,11 @@ fn end_to_end(plan: &Plan) -> String {
         sentence += &format!("; of {sources}, each that is in a checkpoint");
     }
     sentence
+}
+
+/// Whether a group deals its partitions.
+fn is_dealt(connector: &SourceConnector) -> bool {
+    matches!(connector, SourceConnector::Kafka(spec) if spec.membership().is_some())
 }
 
 fn replay(kind: &NodeKind) -> Option<Replay> {

@@ -77,7 +77,9 @@ pub use formats::{
 pub use generator::{GeneratorSpec, Shape};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};
-pub use kafka::{HeaderField, KafkaHeader, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields};
+pub use kafka::{
+    HeaderField, KafkaGroup, KafkaHeader, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields,
+};
 pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
     take_out,

@@ -24,7 +24,8 @@ pub struct Position {
     /// by which the file is known again
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<FileIdentity>,
-    /// of a generator: which of its rows the partition has; of Kafka: which of the partitions are read, if not all
+    /// of a generator: which of its rows the partition has; of Kafka: which of the partitions are read, if not all. Of one
+    /// that a group deals, `offset` is what is before it has been read by us or others, and 0 where nobody knows
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Share>,
     /// of a journaled stream whose format has one: the header by which what follows `offset` is read
@@ -55,14 +56,15 @@ pub struct FileIdentity {
     pub head_crc32c: u32,
 }
 
-/// A partition of a generator: every `of`-th key, and what the rows are made from. Of Kafka: every `of`-th partition.
+/// A partition of a generator: every `of`-th key, and what the rows are made from. Of Kafka: every `of`-th partition, or
+/// those that a group deals (`of` is 0).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// the first key
     pub index: u64,
     /// partitions in all
     pub of: u64,
-    /// everything that decides what row `i` is; of Kafka nothing
+    /// everything that decides what row `i` is; of Kafka the group, or nothing
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stream: String,
 }
@@ -199,6 +201,12 @@ pub trait Partition: Send {
     /// A checkpoint is complete that covers what is before `position`. Never waits.
     fn covered(&mut self, position: &Position) {
         let _ = position;
+    }
+
+    /// Whether it is kept until the last checkpoint of the run is complete, to be told what that [covers](Self::covered).
+    /// Others are told by the next run.
+    fn awaits_last_checkpoint(&self) -> bool {
+        false
     }
 
     /// No checkpoint that is kept needs anything before `position` any more: a journal may forget it. Never waits.

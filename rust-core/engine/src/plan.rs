@@ -10,6 +10,7 @@ mod event_types;
 mod producer;
 pub mod provenance;
 mod python;
+mod rebalancing;
 pub mod replay;
 pub mod retained;
 pub(crate) mod roll_up;
@@ -163,6 +164,7 @@ impl SourceConnector {
     /// What it promises for a run with checkpoints.
     pub fn promise(&self) -> Promise {
         match (self, self.replay()) {
+            (SourceConnector::Kafka(spec), _) => spec.promise(),
             (_, Replay::Seekable) => Promise::ExactlyOnce,
             (SourceConnector::Http(_) | SourceConnector::Mqtt(MqttSpec { is_acknowledged: true, .. }), _) => {
                 Promise::AtLeastOnce

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use ringmill_connect::{
-    Fields, HeaderField, KafkaHeader, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret,
+    Fields, HeaderField, KafkaGroup, KafkaHeader, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart,
+    MessageFields, Secret,
 };
 use ringmill_wire::{DataType, TimeUnit};
 
@@ -51,7 +52,7 @@ pub fn kafka(
         share: share(table, mistakes),
         start,
         stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
-        group: table.text("group").map(str::to_owned),
+        group: group(table, mistakes),
         options: options(table, KafkaSpec::check_option, mistakes),
         options_file: table.text("options_file").map(|path| directory.join(path)),
         message_fields,
@@ -85,6 +86,35 @@ fn share(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<KafkaShare> {
         mistakes.push(Mistake::at(written.get("index")?.span, message));
     }
     Some(KafkaShare { index, count })
+}
+
+/// The group, and what is not for its members.
+fn group(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<KafkaGroup> {
+    let name = table.text("group").map(str::to_owned);
+    let instance = table.text("group_instance_id").map(str::to_owned);
+    let dealt = table.entry("assignment").filter(|entry| entry.raw.text() == Some("group"));
+    let Some(assignment) = dealt else {
+        if let Some(entry) = table.entry("group_instance_id") {
+            let message = "`group_instance_id` is for a member of a group";
+            mistakes.push(Mistake::at(entry.key_span, message).hint("add assignment = \"group\""));
+        }
+        return Some(KafkaGroup { name: name?, membership: None });
+    };
+    if name.is_none() {
+        let message = "`assignment` = \"group\" needs `group`, the name of the group";
+        mistakes.push(Mistake::at(assignment.raw.span, message));
+    }
+    for key in ["partitions", "share"] {
+        if let Some(entry) = table.entry(key) {
+            let message = format!("`{key}` fixes what `assignment` = \"group\" leaves to the group");
+            mistakes.push(Mistake::at(entry.key_span, message));
+        }
+    }
+    if let Some(entry) = table.entry("stop_at_end").filter(|_| table.boolean("stop_at_end") == Some(true)) {
+        let message = "`stop_at_end`: with `assignment` = \"group\" a partition that was read to its end may come back";
+        mistakes.push(Mistake::at(entry.key_span, message));
+    }
+    Some(KafkaGroup { name: name?, membership: Some(KafkaMembership { instance }) })
 }
 
 fn check_filled(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) {

@@ -4,10 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use glob::Pattern;
 use rdkafka::{
-    Offset, TopicPartitionList, consumer::Consumer, error::KafkaError, metadata::MetadataTopic, types::RDKafkaRespErr,
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, KafkaResult},
+    metadata::MetadataTopic,
+    types::RDKafkaRespErr,
 };
 
-use super::{KafkaShare, KafkaSpec, KafkaStart, client::said, session::Session};
+use super::{
+    KafkaShare, KafkaSpec, KafkaStart,
+    client::{ANSWER_TIMEOUT, Reports, said},
+    session::Session,
+};
 use crate::{ConnectError, Position, Resume, Share};
 
 /// A partition, and where it begins.
@@ -24,12 +32,23 @@ impl Assigned {
     }
 }
 
-fn name(topic: &str, partition: i32) -> String {
+/// What a partition is called.
+pub fn name(topic: &str, partition: i32) -> String {
     format!("{topic}/{partition}")
 }
 
+/// A partition that is there.
+pub struct Found {
+    pub topic: String,
+    pub partition: i32,
+    /// of the checkpoint that is gone on from
+    pub position: Option<Position>,
+    /// where it begins if nothing says where it stands
+    pub start: KafkaStart,
+}
+
 /// Looks for the partitions, in the order of their topics' names.
-pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) -> Result<Vec<Assigned>, ConnectError> {
+pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) -> Result<Vec<Found>, ConnectError> {
     let partitions = partitions(spec, session)?;
     if let Some(gone) = resume.and_then(|resume| {
         resume.iter().find(|earlier| !partitions.iter().any(|(topic, number)| name(topic, *number) == earlier.name))
@@ -41,47 +60,83 @@ pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) 
         let of_topic = |earlier: &Resume<'_>| earlier.name.rsplit_once('/').is_some_and(|(name, _)| name == topic);
         resume.is_some_and(|resume| resume.iter().any(of_topic))
     };
-    let mut ends = Vec::with_capacity(partitions.len());
-    for (topic, partition) in &partitions {
-        let (low, high) = session.ask(|consumer, timeout| consumer.fetch_watermarks(topic, *partition, timeout))?;
-        ends.push((low.max(0) as u64, high.max(0) as u64));
+    let share = spec.noted_share();
+    let look = |(topic, partition): (String, i32)| {
+        let name = name(&topic, partition);
+        let earlier = resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == name));
+        let position = earlier.map(|earlier| {
+            let position = earlier.position()?;
+            check_share(share.as_ref(), &position).map_err(|reason| earlier.refuse(reason))?;
+            Ok(position)
+        });
+        // It may have been added to a topic of which everything is read.
+        let start = if is_known(&topic) { KafkaStart::Earliest } else { spec.start };
+        Ok(Found { position: position.transpose()?, topic, partition, start })
+    };
+    partitions.into_iter().map(look).collect()
+}
+
+/// Says where each of them begins.
+pub fn settle(spec: &KafkaSpec, session: &Session, found: Vec<Found>) -> Result<Vec<Assigned>, ConnectError> {
+    let mut ends = Vec::with_capacity(found.len());
+    for Found { topic, partition, .. } in &found {
+        ends.push(session.ask(|consumer, _| self::ends(consumer, topic, *partition))?);
     }
     // Asked for after the ends: what comes in between lies behind them.
-    let timed = timed(spec, session, &partitions)?;
-    let mut assigned = Vec::with_capacity(partitions.len());
-    for ((topic, partition), (low, high)) in partitions.into_iter().zip(ends) {
-        let name = name(&topic, partition);
-        let position = match resume.and_then(|resume| resume.iter().find(|earlier| earlier.name == name)) {
-            Some(earlier) => {
-                let position = earlier.position()?;
-                check_share(spec.share, &position).map_err(|reason| earlier.refuse(reason))?;
-                check(&position, low, high).map_err(|reason| earlier.refuse(reason))?;
-                position
-            }
-            // It was added to a topic of which everything is read.
-            None if is_known(&topic) => Position { offset: low, ..Position::default() },
-            None => {
-                let offset = match spec.start {
-                    KafkaStart::Earliest => low,
-                    KafkaStart::Latest => high,
-                    KafkaStart::Timestamp(_) => timed.get(&(topic.clone(), partition)).copied().unwrap_or(high),
-                };
-                Position { offset, ..Position::default() }
-            }
-        };
+    let timed = match spec.start {
+        KafkaStart::Timestamp(time_ms) => {
+            let partitions = found.iter().map(|Found { topic, partition, .. }| (topic.as_str(), *partition));
+            session.ask(|consumer, _| timed(consumer, time_ms, partitions))?
+        }
+        KafkaStart::Earliest | KafkaStart::Latest => BTreeMap::new(),
+    };
+    let mut assigned = Vec::with_capacity(found.len());
+    for (Found { topic, partition, position, start }, (low, high)) in found.into_iter().zip(ends) {
+        if let Some(position) = &position {
+            let refuse = |reason| ConnectError::Resume { partition: name(&topic, partition), reason };
+            check(position, low, high).map_err(refuse)?;
+        }
+        let position = position.unwrap_or_else(|| {
+            let offset = match start {
+                KafkaStart::Earliest => low,
+                KafkaStart::Latest => high,
+                KafkaStart::Timestamp(_) => timed.get(&(topic.clone(), partition)).copied().unwrap_or(high),
+            };
+            Position { offset, ..Position::default() }
+        });
         assigned.push(Assigned { topic, partition, position });
     }
     Ok(assigned)
 }
 
+/// Where a partition begins of which nobody knows where it stands.
+pub fn beginning(consumer: &BaseConsumer<Reports>, start: KafkaStart, topic: &str, partition: i32) -> KafkaResult<u64> {
+    let (low, high) = ends(consumer, topic, partition)?;
+    Ok(match start {
+        KafkaStart::Earliest => low,
+        KafkaStart::Latest => high,
+        KafkaStart::Timestamp(time_ms) => {
+            timed(consumer, time_ms, [(topic, partition)])?.into_values().next().unwrap_or(high)
+        }
+    })
+}
+
+/// The offsets of a partition's oldest message and behind its newest.
+fn ends(consumer: &BaseConsumer<Reports>, topic: &str, partition: i32) -> KafkaResult<(u64, u64)> {
+    let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER_TIMEOUT)?;
+    Ok((low.max(0) as u64, high.max(0) as u64))
+}
+
 /// Whether it is still the same share: of the others' partitions somebody else has read what a new one would begin with.
-fn check_share(share: Option<KafkaShare>, position: &Position) -> Result<(), String> {
-    let said = |share: Option<&Share>| {
-        share.map_or("every partition".to_owned(), |share| format!("share {} of {}", share.index, share.of))
+fn check_share(now: Option<&Share>, position: &Position) -> Result<(), String> {
+    let said = |share: Option<&Share>| match share {
+        None => "every partition".to_owned(),
+        Some(Share { of: 0, stream, .. }) => format!("what the group {stream:?} deals"),
+        Some(Share { index, of, .. }) => format!("share {index} of {of}"),
     };
-    let (now, before) = (share.map(KafkaShare::noted), position.share.as_ref());
-    if now.as_ref() != before {
-        let (before, now) = (said(before), said(now.as_ref()));
+    let before = position.share.as_ref();
+    if now != before {
+        let (before, now) = (said(before), said(now));
         return Err(format!("before, {before} was read, and now it would be {now}; --fresh begins anew"));
     }
     Ok(())
@@ -162,22 +217,19 @@ fn add(
     Ok(())
 }
 
-/// Where the first messages are that are not older than the start asked for; absent: there is none yet.
-fn timed(
-    spec: &KafkaSpec,
-    session: &Session,
-    partitions: &BTreeSet<(String, i32)>,
-) -> Result<BTreeMap<(String, i32), u64>, ConnectError> {
-    let KafkaStart::Timestamp(time_ms) = spec.start else { return Ok(BTreeMap::new()) };
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
+/// Where the first messages are that are not older than that; absent: there is none yet.
+fn timed<'a>(
+    consumer: &BaseConsumer<Reports>,
+    time_ms: i64,
+    partitions: impl IntoIterator<Item = (&'a str, i32)>,
+) -> KafkaResult<BTreeMap<(String, i32), u64>> {
+    let mut list = TopicPartitionList::new();
     for (topic, partition) in partitions {
-        let added = list.add_partition_offset(topic, *partition, Offset::Offset(time_ms));
-        added.map_err(|error| session.refuse(error.to_string()))?;
+        list.add_partition_offset(topic, partition, Offset::Offset(time_ms))?;
     }
-    let found = session.ask(|consumer, timeout| consumer.offsets_for_times(list, timeout))?;
     let mut offsets = BTreeMap::new();
-    for element in found.elements() {
-        element.error().map_err(|error| session.refuse(error.to_string()))?;
+    for element in consumer.offsets_for_times(list, ANSWER_TIMEOUT)?.elements() {
+        element.error()?;
         if let Offset::Offset(offset) = element.offset() {
             offsets.insert((element.topic().to_owned(), element.partition()), offset.max(0) as u64);
         }

@@ -1,20 +1,24 @@
 //! What a consumer and a producer have in common: their configuration, and what librdkafka says.
 
 use std::{
+    collections::VecDeque,
     fs,
     path::Path,
-    sync::{Mutex, OnceLock},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::ConsumerContext,
-    error::{KafkaError, RDKafkaErrorCode},
+    consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::ProducerContext,
-    types::RDKafkaConfRes,
+    types::{RDKafkaConfRes, RDKafkaRespErr},
 };
 
 use crate::{ConnectError, Fault, Secret, lock::lock};
@@ -107,11 +111,27 @@ pub struct Reports {
     trouble: Mutex<Option<(Instant, String)>>,
     /// why nothing can go on
     fault: OnceLock<String>,
+    /// what the group has dealt, and was not answered yet
+    dealt: Mutex<VecDeque<Dealt>>,
+    /// nobody answers any more, so it is done at once
+    has_left: AtomicBool,
+}
+
+/// What a group gives to a member or takes from it.
+pub enum Dealt {
+    Given(TopicPartitionList),
+    Taken(TopicPartitionList),
 }
 
 impl Reports {
     pub fn new(brokers: &str) -> Reports {
-        Reports { brokers: brokers.to_owned(), trouble: Mutex::default(), fault: OnceLock::new() }
+        Reports {
+            brokers: brokers.to_owned(),
+            trouble: Mutex::default(),
+            fault: OnceLock::new(),
+            dealt: Mutex::default(),
+            has_left: AtomicBool::new(false),
+        }
     }
 
     /// Nothing can go on. The first reason counts.
@@ -127,6 +147,16 @@ impl Reports {
     /// Why something did not work: what went wrong a moment ago, or else this error.
     pub fn why(&self, error: &KafkaError) -> String {
         self.take_trouble().unwrap_or_else(|| said(error))
+    }
+
+    /// What the group has dealt, the oldest first. librdkafka goes on with the group when it is answered.
+    pub fn next_dealt(&self) -> Option<Dealt> {
+        lock(&self.dealt).pop_front()
+    }
+
+    /// Whatever the group deals from now on is answered at once, with nothing.
+    pub fn leave(&self) {
+        self.has_left.store(true, Ordering::Release);
     }
 
     /// What went wrong a moment ago, once.
@@ -156,7 +186,21 @@ impl ClientContext for Reports {
     }
 }
 
-impl ConsumerContext for Reports {}
+impl ConsumerContext for Reports {
+    fn rebalance(&self, consumer: &BaseConsumer<Reports>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.has_left.load(Ordering::Acquire) {
+            if let Err(error) = give_back(consumer, partitions) {
+                tracing::debug!("Kafka at {}: {}", self.brokers, said(&error));
+            }
+            return;
+        }
+        let dealt = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Dealt::Given(partitions.clone()),
+            _ => Dealt::Taken(partitions.clone()),
+        };
+        lock(&self.dealt).push_back(dealt);
+    }
+}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = ();
@@ -168,14 +212,24 @@ impl ProducerContext for Reports {
     }
 }
 
+/// Answers the group, which takes these partitions, with those of them that there are.
+pub fn give_back(consumer: &BaseConsumer<Reports>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+    let RebalanceProtocol::Cooperative = consumer.rebalance_protocol() else { return consumer.unassign() };
+    let assigned = consumer.assignment()?;
+    let mut given_back = TopicPartitionList::new();
+    for element in partitions.elements() {
+        if assigned.find_partition(element.topic(), element.partition()).is_some() {
+            given_back.add_partition(element.topic(), element.partition());
+        }
+    }
+    consumer.incremental_unassign(&given_back)
+}
+
 /// Whether the run ends with it: nothing is left out without a word, and the next run goes on where this one was. From
 /// some of them librdkafka might recover.
 pub fn is_final(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
-    if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-        return true;
-    }
-    matches!(
+    let is_final = matches!(
         error.rdkafka_error_code(),
         Some(
             Code::AutoOffsetReset
@@ -191,7 +245,13 @@ pub fn is_final(error: &KafkaError) -> bool {
                 | Code::UnknownTopic
                 | Code::UnknownTopicOrPartition
         )
-    )
+    );
+    is_final || is_fatal(error)
+}
+
+/// Whether librdkafka can do nothing any more; it has said why.
+pub fn is_fatal(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
 }
 
 /// librdkafka's words.

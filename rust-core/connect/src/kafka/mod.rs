@@ -2,8 +2,10 @@
 //!
 //! Each message is one JSON object, one datum of Avro or one message of Protobuf. Each of Kafka's partitions is one of
 //! ours, with its position in the checkpoint, so every message is one row or one dead letter, once, also after a crash.
-//! The partitions are assigned when the source is opened: there is no rebalancing, and whoever runs several pipelines on
-//! the same topics divides them by hand.
+//! The partitions are assigned when the source is opened, and whoever runs several pipelines on the same topics divides them
+//! by hand; or the brokers deal them to the members of a group, and they come and go while the pipeline runs
+//! ([`KafkaMembership`]). Then every partition of the topics is one of ours all the same, and one that is somebody else's
+//! has nothing.
 //!
 //! A sink writes each row as a message, at least once.
 
@@ -14,9 +16,13 @@ mod client;
 #[cfg(feature = "kafka")]
 mod encode;
 #[cfg(feature = "kafka")]
+mod group;
+#[cfg(feature = "kafka")]
 mod native;
 #[cfg(feature = "kafka")]
 mod partition;
+#[cfg(feature = "kafka")]
+mod seat;
 #[cfg(feature = "kafka")]
 mod session;
 mod sink;
@@ -33,7 +39,7 @@ use ringmill_wire::Schema;
 
 #[cfg(feature = "kafka")]
 use crate::Share;
-use crate::{ConnectError, Fields, MessageFormat, Partitions, Replay, Resume, Secret, Waker, schema_of};
+use crate::{ConnectError, Fields, MessageFormat, Partitions, Promise, Replay, Resume, Secret, Waker, schema_of};
 
 /// Messages, a row each, from topics of Apache Kafka; the partitions are dealt to the shards.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +56,8 @@ pub struct KafkaSpec {
     pub start: KafkaStart,
     /// each partition ends where no further message was in it for once
     pub stops_at_end: bool,
-    /// name under which the brokers are told what completed checkpoints cover
-    pub group: Option<String>,
+    /// to whom completed checkpoints are told
+    pub group: Option<KafkaGroup>,
     /// properties of librdkafka
     pub options: Vec<(String, Secret)>,
     /// a file with further ones, `name=value` a line, read when the source is opened
@@ -88,6 +94,24 @@ impl KafkaShare {
     fn noted(self) -> Share {
         Share { index: self.index.into(), of: self.count.into(), stream: String::new() }
     }
+}
+
+/// A group of consumers, under whose name the brokers are told what completed checkpoints cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaGroup {
+    /// its name
+    pub name: String,
+    /// the brokers deal the partitions to its members, of which this source is one; `None`: they are only told
+    pub membership: Option<KafkaMembership>,
+}
+
+/// What a member of a group is.
+///
+/// Its partitions come and go, so `partitions`, `share` and `stops_at_end` do not go with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KafkaMembership {
+    /// a name of its own that outlives its runs: one that is back within the session's time-out has its partitions again
+    pub instance: Option<String>,
 }
 
 /// Where a partition begins.
@@ -155,6 +179,26 @@ impl KafkaSpec {
         Replay::Seekable
     }
 
+    /// What it promises for a run with checkpoints: a member of a group that dies leaves to others what it has not told
+    /// the brokers yet.
+    pub fn promise(&self) -> Promise {
+        if self.membership().is_some() { Promise::AtLeastOnce } else { Promise::ExactlyOnce }
+    }
+
+    /// If the brokers deal the partitions.
+    pub fn membership(&self) -> Option<&KafkaMembership> {
+        self.group.as_ref()?.membership.as_ref()
+    }
+
+    /// Which partitions are read, if not all, as it stands in a position.
+    #[cfg(feature = "kafka")]
+    fn noted_share(&self) -> Option<Share> {
+        match &self.group {
+            Some(KafkaGroup { name, membership: Some(_) }) => Some(Share { index: 0, of: 0, stream: name.clone() }),
+            _ => self.share.map(KafkaShare::noted),
+        }
+    }
+
     /// Refuses a property that librdkafka does not know, a value that it does not take, and what other keys decide. The
     /// reason does not repeat the value.
     #[cfg(feature = "kafka")]
@@ -165,6 +209,8 @@ impl KafkaSpec {
     /// Asks the brokers for the partitions and for where they begin and end; fails if none answers. A checkpoint's
     /// partitions must all be there and have what follows their positions; those of a known topic that it does not know
     /// begin at their oldest message.
+    ///
+    /// A member of a group has all partitions; where one begins is asked when it is assigned.
     #[cfg(feature = "kafka")]
     pub fn open(
         &self,
@@ -173,8 +219,14 @@ impl KafkaSpec {
         resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
         let session = session::Session::new(self)?;
-        let assigned = assignment::find(self, &session, resume)?;
-        partition::open(self, session, assigned, shards.max(1), wakers)
+        let found = assignment::find(self, &session, resume)?;
+        match self.membership() {
+            Some(_) => partition::open_seats(self, session, found, shards.max(1), wakers),
+            None => {
+                let assigned = assignment::settle(self, &session, found)?;
+                partition::open(self, session, assigned, shards.max(1), wakers)
+            }
+        }
     }
 
     /// This program was built without Kafka.

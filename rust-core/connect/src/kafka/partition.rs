@@ -6,11 +6,12 @@ use rdkafka::{Message, consumer::base_consumer::PartitionQueue, error::KafkaErro
 use ringmill_wire::{BatchWriter, DataType};
 
 use super::{
-    KafkaShare, KafkaSpec, MessageFields,
-    assignment::Assigned,
+    KafkaSpec, MessageFields,
+    assignment::{Assigned, Found},
     check_header,
     client::{Reports, is_final, said},
     native::header,
+    seat::{Change, Seat, Tenure},
     session::Session,
 };
 use crate::{
@@ -30,7 +31,10 @@ pub struct KafkaPartition {
     native_topic: CString,
     partition: i32,
     /// dropped before the session
-    queue: PartitionQueue<Reports>,
+    queue: Option<PartitionQueue<Reports>>,
+    waker: Option<Waker>,
+    /// where the group says whether it is ours, if it does
+    seat: Option<Arc<Seat>>,
     session: Arc<Session>,
     fields: Fields,
     lines: Lines,
@@ -44,7 +48,7 @@ pub struct KafkaPartition {
     share: Option<Share>,
     /// a message that did not fit into the last batch, or cannot be read yet
     held: Option<Held>,
-    /// what is before this offset is consumed
+    /// what is before this offset is consumed, by us or by others of the group
     offset: u64,
     /// records consumed
     rows: u64,
@@ -66,54 +70,136 @@ pub fn open(
     shards: usize,
     wakers: &[Waker],
 ) -> Result<Partitions, ConnectError> {
-    let options = TextOptions {
-        format: Format::Json,
-        fields: spec.fields.clone(),
-        rate: spec.rate.map(|rate| rate / assigned.len().max(1) as f64),
-        record_bytes_max: spec.record_bytes_max,
-    };
-    options.check()?;
-    let members = spec.message_fields.names();
-    let decoder = MessageDecoder::new(&spec.format, &options.fields, &members, options.record_bytes_max)?;
+    let parts = Parts::new(spec, assigned.len())?;
     let queues = session.assign(&assigned)?;
     let session = Arc::new(session);
     for Assigned { topic, partition, position } in assigned.iter().filter(|assigned| assigned.position.rows > 0) {
         session.commit(topic, *partition, position.offset);
     }
-    let lines = Lines::new(spec)?;
-    let open = |(index, (assigned, mut queue)): (usize, (Assigned, PartitionQueue<Reports>))| {
+    let open = |(index, (assigned, queue))| {
         let shard = index % shards;
-        if let Some(waker) = wakers.get(shard).cloned() {
-            queue.set_nonempty_callback(move || waker());
-        }
-        let partition = KafkaPartition {
-            name: assigned.name(),
-            lines: lines.clone(),
-            // Kafka's names are made of letters, digits, '.', '_' and '-'.
-            native_topic: CString::new(assigned.topic.as_str()).unwrap_or_default(),
-            topic: assigned.topic,
-            partition: assigned.partition,
-            queue,
-            session: Arc::clone(&session),
-            fields: options.fields.clone(),
-            decoder: decoder.clone(),
-            scratch: Scratch::default(),
-            pace: Pace::new(options.rate),
-            tagger: None,
-            stops_at_end: spec.stops_at_end,
-            has_ended: false,
-            share: spec.share.map(KafkaShare::noted),
-            held: None,
-            offset: assigned.position.offset,
-            rows: assigned.position.rows,
-            covered: assigned.position.offset,
-        };
+        let mut partition = parts.partition(&session, assigned, wakers.get(shard).cloned(), None);
+        partition.read_from(queue);
         (shard, Box::new(partition) as Box<dyn Partition>)
     };
     Ok(assigned.into_iter().zip(queues).enumerate().map(open).collect())
 }
 
+/// Joins the group, and deals the partitions that may become ours to the shards.
+pub fn open_seats(
+    spec: &KafkaSpec,
+    mut session: Session,
+    found: Vec<Found>,
+    shards: usize,
+    wakers: &[Waker],
+) -> Result<Partitions, ConnectError> {
+    let parts = Parts::new(spec, found.len())?;
+    let seat = |(index, found): (usize, &Found)| {
+        let stands = found.position.as_ref().map_or(0, |position| position.offset);
+        let waker = wakers.get(index % shards).cloned();
+        Arc::new(Seat::new(found.topic.clone(), found.partition, found.start, stands, waker))
+    };
+    let seats: Vec<Arc<Seat>> = found.iter().enumerate().map(seat).collect();
+    if let Some(group) = &spec.group {
+        session.join(group, seats.clone())?;
+    }
+    let session = Arc::new(session);
+    let open = |(index, (found, seat)): (usize, (Found, Arc<Seat>))| {
+        let (shard, Found { topic, partition, position, .. }) = (index % shards, found);
+        let assigned = Assigned { topic, partition, position: position.unwrap_or_default() };
+        let partition = parts.partition(&session, assigned, wakers.get(shard).cloned(), Some(seat));
+        (shard, Box::new(partition) as Box<dyn Partition>)
+    };
+    Ok(found.into_iter().zip(seats).enumerate().map(open).collect())
+}
+
+/// What all partitions have in common.
+struct Parts {
+    options: TextOptions,
+    decoder: MessageDecoder,
+    lines: Lines,
+    stops_at_end: bool,
+    share: Option<Share>,
+}
+
+impl Parts {
+    fn new(spec: &KafkaSpec, partitions: usize) -> Result<Parts, ConnectError> {
+        let options = TextOptions {
+            format: Format::Json,
+            fields: spec.fields.clone(),
+            rate: spec.rate.map(|rate| rate / partitions.max(1) as f64),
+            record_bytes_max: spec.record_bytes_max,
+        };
+        options.check()?;
+        let members = spec.message_fields.names();
+        let decoder = MessageDecoder::new(&spec.format, &options.fields, &members, options.record_bytes_max)?;
+        let lines = Lines::new(spec)?;
+        Ok(Parts { options, decoder, lines, stops_at_end: spec.stops_at_end, share: spec.noted_share() })
+    }
+
+    fn partition(
+        &self,
+        session: &Arc<Session>,
+        assigned: Assigned,
+        waker: Option<Waker>,
+        seat: Option<Arc<Seat>>,
+    ) -> KafkaPartition {
+        KafkaPartition {
+            name: assigned.name(),
+            lines: self.lines.clone(),
+            // Kafka's names are made of letters, digits, '.', '_' and '-'.
+            native_topic: CString::new(assigned.topic.as_str()).unwrap_or_default(),
+            topic: assigned.topic,
+            partition: assigned.partition,
+            queue: None,
+            waker,
+            seat,
+            session: Arc::clone(session),
+            fields: self.options.fields.clone(),
+            decoder: self.decoder.clone(),
+            scratch: Scratch::default(),
+            pace: Pace::new(self.options.rate),
+            tagger: None,
+            stops_at_end: self.stops_at_end,
+            has_ended: false,
+            share: self.share.clone(),
+            held: None,
+            offset: assigned.position.offset,
+            rows: assigned.position.rows,
+            covered: assigned.position.offset,
+        }
+    }
+}
+
 impl KafkaPartition {
+    /// The messages come from here.
+    fn read_from(&mut self, mut queue: PartitionQueue<Reports>) {
+        // An earlier one would take the new one's callback away when it is dropped.
+        self.queue = None;
+        if let Some(waker) = self.waker.clone() {
+            queue.set_nonempty_callback(move || waker());
+        }
+        self.queue = Some(queue);
+    }
+
+    /// Nothing is read any more. What was not consumed comes again.
+    fn stop(&mut self) {
+        (self.queue, self.held) = (None, None);
+    }
+
+    /// Looks whether it is ours.
+    fn attend(&mut self) {
+        match self.seat.as_ref().map(|seat| seat.attend(self.offset)) {
+            None | Some(Change::Stays) => {}
+            Some(Change::Begins(Tenure { queue, offset })) => {
+                self.stop();
+                self.offset = self.offset.max(offset);
+                self.read_from(queue);
+            }
+            Some(Change::Ends) => self.stop(),
+        }
+    }
+
     fn read(
         &mut self,
         out: &mut BatchWriter,
@@ -121,6 +207,7 @@ impl KafkaPartition {
         wanted: u32,
     ) -> Result<Poll, ConnectError> {
         let now_ns = context.now_ns;
+        let Some(queue) = &self.queue else { return Ok(Poll::Idle) };
         let mut records = Records::new(out, context, &self.name, &self.fields, &mut self.scratch, wanted);
         loop {
             match records.admit() {
@@ -134,8 +221,10 @@ impl KafkaPartition {
                     held = earlier;
                     (held.offset, Some(Record { header: &held.header, content: &held.content }))
                 }
-                None => match self.queue.poll(Duration::ZERO) {
+                None => match queue.poll(Duration::ZERO) {
                     None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
+                    // It was read when the partition was ours before.
+                    Some(Ok(next)) if next.offset() < self.offset as i64 => continue,
                     Some(Ok(next)) => {
                         message = next;
                         (message.offset().max(0) as u64, self.lines.of(&self.topic, &message))
@@ -184,6 +273,7 @@ impl Partition for KafkaPartition {
         if let Some(fault) = self.session.fault() {
             return Err(fault);
         }
+        self.attend();
         let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
             Admission::Rows(due) => due as u32,
             Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
@@ -199,6 +289,7 @@ impl Partition for KafkaPartition {
     }
 
     fn lag(&self) -> Option<u64> {
+        self.queue.as_ref()?;
         let high = self.session.high_watermark(&self.native_topic, self.partition)?;
         Some(high.saturating_sub(self.offset))
     }
@@ -207,11 +298,26 @@ impl Partition for KafkaPartition {
         self.tagger = Some(Tagger::new(places, source));
     }
 
-    fn covered(&mut self, position: &Position) {
-        if position.offset > self.covered {
-            self.covered = position.offset;
-            self.session.commit(&self.topic, self.partition, position.offset);
+    fn drain(&mut self) {
+        if let Some(seat) = &self.seat {
+            seat.drain(self.offset);
         }
+    }
+
+    fn covered(&mut self, position: &Position) {
+        let tell = || self.session.commit(&self.topic, self.partition, position.offset);
+        match &self.seat {
+            Some(seat) => seat.cover(position.offset, tell),
+            None if position.offset > self.covered => {
+                tell();
+                self.covered = position.offset;
+            }
+            None => {}
+        }
+    }
+
+    fn awaits_last_checkpoint(&self) -> bool {
+        self.seat.is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A consumer, and the partitions that are assigned to it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::CStr,
     sync::{
         Arc, Mutex,
@@ -15,19 +15,22 @@ use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, CommitMode, Consumer, base_consumer::PartitionQueue},
-    error::KafkaResult,
+    error::{KafkaResult, RDKafkaErrorCode},
 };
 
 use super::{
-    KafkaSpec,
+    KafkaGroup, KafkaMembership, KafkaSpec,
     assignment::Assigned,
-    client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, is_final, refuse, said, set_defaults},
+    client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, is_fatal, is_final, refuse, said, set_defaults},
+    group::Group,
     native,
+    seat::Seat,
 };
 use crate::{ConnectError, lock::lock};
 
 pub const RESERVED: Reserved = &[
     ("group.id", "`group`"),
+    ("group.instance.id", "`group_instance_id`"),
     ("auto.offset.reset", "`start`"),
     ("enable.auto.commit", "the checkpoints"),
     ("enable.auto.offset.store", "the checkpoints"),
@@ -41,6 +44,9 @@ const HEAR: Duration = Duration::from_millis(100);
 /// An assignment needs a group; to this one nothing is committed.
 const NO_GROUP: &str = "ringmill";
 
+/// A member that is not heard of for so long is not waited for, unless an option says otherwise; librdkafka's default.
+const POLL_INTERVAL: Duration = Duration::from_secs(300);
+
 /// So much of all partitions together is read ahead (KiB), and of one at least and at most so much.
 const READ_AHEAD_KIB: usize = 64 << 10;
 const READ_AHEAD_KIB_MIN: usize = 256;
@@ -53,7 +59,7 @@ const MESSAGES_MAX: usize = 100_000;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Offsets that the brokers are to be told, by topic and partition.
-type Covered = Mutex<BTreeMap<(String, i32), u64>>;
+pub type Covered = Mutex<BTreeMap<(String, i32), u64>>;
 
 /// A consumer, and the thread that listens to what it says besides messages.
 pub struct Session {
@@ -72,7 +78,7 @@ impl Session {
         let brokers = spec.brokers.join(",");
         let mut config = configuration(&brokers, &spec.options, spec.options_file.as_deref(), RESERVED)?;
         config
-            .set("group.id", spec.group.as_deref().unwrap_or(NO_GROUP))
+            .set("group.id", spec.group.as_ref().map_or(NO_GROUP, |group| &group.name))
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
@@ -86,10 +92,13 @@ impl Session {
             // asked for partitions of which enough had been read ahead. With the default of 500, 500,000 messages of 1.2 KB in
             // 128 partitions took 2.2 instead of 1.3 s.
             ("fetch.wait.max.ms", "20"),
-            // For so long a run that ends waits for the answer to a commit.
-            ("session.timeout.ms", "6000"),
         ];
         set_defaults(&mut config, &defaults);
+        match spec.membership() {
+            Some(membership) => set_membership(&mut config, membership),
+            // For so long a run that ends waits for the answer to a commit.
+            None => set_defaults(&mut config, &[("session.timeout.ms", "6000")]),
+        }
         let (consumer, covered) = (connect(&config, &brokers)?, Arc::default());
         Ok(Session { config, brokers, consumer, commits: spec.group.is_some(), covered, listener: None })
     }
@@ -129,9 +138,28 @@ impl Session {
         });
         let queues = queues.collect::<Result<Vec<_>, _>>()?;
         self.consumer.assign(&list).map_err(|error| self.refuse(said(&error)))?;
-        let listener = Listener::start(Arc::clone(&self.consumer), Arc::clone(&self.covered));
-        self.listener = Some(listener.map_err(|error| self.refuse(error.to_string()))?);
+        self.listen(None)?;
         Ok(queues)
+    }
+
+    /// Joins the group, which deals partitions of these topics to the seats from then on.
+    pub fn join(&mut self, group: &KafkaGroup, seats: Vec<Arc<Seat>>) -> Result<(), ConnectError> {
+        set_read_ahead(&mut self.config, seats.len());
+        self.consumer = connect(&self.config, &self.brokers)?;
+        let topics: BTreeSet<String> = seats.iter().map(|seat| seat.topic.clone()).collect();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let (consumer, covered) = (Arc::clone(&self.consumer), Arc::clone(&self.covered));
+        let poll_interval = self.config.get("max.poll.interval.ms").and_then(|wanted| wanted.parse().ok());
+        let poll_interval = poll_interval.map_or(POLL_INTERVAL, Duration::from_millis);
+        let group = Group::new(group.name.clone(), consumer, seats, covered, poll_interval);
+        self.consumer.subscribe(&topics).map_err(|error| self.refuse(said(&error)))?;
+        self.listen(Some(group))
+    }
+
+    fn listen(&mut self, group: Option<Group>) -> Result<(), ConnectError> {
+        let listener = Listener::start(Arc::clone(&self.consumer), Arc::clone(&self.covered), group);
+        self.listener = Some(listener.map_err(|error| self.refuse(error.to_string()))?);
+        Ok(())
     }
 
     /// Why nothing can go on.
@@ -158,6 +186,16 @@ impl Session {
 
     fn reports(&self) -> &Reports {
         self.consumer.context()
+    }
+}
+
+fn set_membership(config: &mut ClientConfig, membership: &KafkaMembership) {
+    if let Some(instance) = &membership.instance {
+        config.set("group.instance.id", instance);
+    }
+    // With the newer protocol the brokers decide.
+    if config.get("group.protocol").is_none_or(|protocol| protocol == "classic") {
+        set_defaults(config, &[("partition.assignment.strategy", "cooperative-sticky")]);
     }
 }
 
@@ -188,13 +226,18 @@ struct Listener {
 }
 
 impl Listener {
-    fn start(consumer: Arc<BaseConsumer<Reports>>, covered: Arc<Covered>) -> std::io::Result<Listener> {
+    fn start(
+        consumer: Arc<BaseConsumer<Reports>>,
+        covered: Arc<Covered>,
+        mut group: Option<Group>,
+    ) -> std::io::Result<Listener> {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let listen = move || {
             let mut is_committed = true;
             while !over.load(Ordering::Acquire) {
                 match consumer.poll(LISTEN) {
+                    Some(Err(error)) if is_fatal(&error) => consumer.context().fail(consumer.context().why(&error)),
                     Some(Err(error)) if is_final(&error) => consumer.context().fail(said(&error)),
                     // It would be lost to its partition.
                     Some(Ok(_)) => consumer.context().fail("a message came through the wrong queue".to_owned()),
@@ -203,11 +246,20 @@ impl Listener {
                 let committed = commit(&consumer, &covered);
                 if let Err(error) = committed.as_ref()
                     && is_committed
+                    && error.rdkafka_error_code() != Some(RDKafkaErrorCode::RebalanceInProgress)
                 {
                     let brokers = &consumer.context().brokers;
                     tracing::warn!("Kafka at {brokers}: progress is not committed: {}; it is tried again", said(error));
                 }
                 is_committed = committed.is_ok();
+                if let Some(group) = &mut group
+                    && let Err(error) = group.attend()
+                {
+                    consumer.context().fail(said(&error));
+                }
+            }
+            if let Some(group) = group {
+                group.leave();
             }
         };
         let thread = thread::Builder::new().name("kafka".to_owned()).spawn(listen)?;
@@ -215,12 +267,13 @@ impl Listener {
     }
 }
 
-fn offset(at: u64) -> Offset {
+/// As librdkafka has it.
+pub fn offset(at: u64) -> Offset {
     Offset::Offset(i64::try_from(at).unwrap_or(i64::MAX))
 }
 
 /// Tells the brokers what they were not told yet, and waits for their answer; without one it is tried again.
-fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) -> KafkaResult<()> {
+pub fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) -> KafkaResult<()> {
     let offsets = std::mem::take(&mut *lock(covered));
     if offsets.is_empty() {
         return Ok(());

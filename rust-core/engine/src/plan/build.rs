@@ -9,7 +9,7 @@ use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
 use super::{
     Node, NodeKind, NodeSpec, PipelineSpec, Plan, PlanError, Port, SinkSpec, SourceConnector, SourceSpec, StreamRef,
-    UdfSpec, dead_letter_store, retained, roll_up,
+    UdfSpec, dead_letter_store, rebalancing, retained, roll_up,
 };
 use crate::expression::Expression;
 use crate::nearest::nearest;
@@ -48,6 +48,7 @@ impl Plan {
         check_paths(&nodes, &mut errors);
         if errors.is_empty() {
             errors.extend(roll_up::mistakes(&nodes));
+            errors.extend(rebalancing::mistakes(&nodes, pipeline.checkpoint.is_some()));
         }
         if pipeline.checkpoint.is_none() {
             errors.extend(retained::without_checkpoints(&nodes));

@@ -5,6 +5,7 @@
 
 use ringmill_state::{EntryKey, NodeId};
 
+use super::farewell::Farewell;
 use super::operator::{Delivery, Mark, Operator, PORTS, ShardContext};
 use super::store_port::StorePort;
 use crate::error::EngineError;
@@ -168,6 +169,11 @@ impl Graph {
     /// The shard is awake again.
     pub fn disarm_sleep(&mut self) {
         self.seats.iter_mut().for_each(|seat| seat.operator.disarm_sleep());
+    }
+
+    /// Partitions that are to be told when the last checkpoint is complete.
+    pub fn farewells(&mut self) -> Vec<Farewell> {
+        self.seats.iter_mut().flat_map(|seat| seat.operator.farewells()).collect()
     }
 
     /// Writes the nodes' figures into `counts`, whose nodes have the plan's length.

@@ -8,6 +8,7 @@ use ringmill_failpoint::hit;
 
 use super::assemble::{Assembly, node_counts};
 use super::checkpoints::Checkpoints;
+use super::farewell::Farewell;
 use super::graph::Graph;
 use super::producer;
 use super::recovery::Durable;
@@ -190,11 +191,15 @@ fn run_shards(
     });
     let shards: Vec<Shard> = shards.collect();
     control.start_clock();
-    let outcome = run_threads(shards, control);
+    let farewells = run_threads(shards, control);
     if let Some(threads) = checkpoint_threads {
         threads.join();
     }
-    outcome
+    let farewells = farewells?;
+    if !control.is_aborted() {
+        farewells.into_iter().for_each(Farewell::tell);
+    }
+    Ok(())
 }
 
 /// Waits until all workers are ready, or one of them could not start.
@@ -211,10 +216,11 @@ fn await_ready(graphs: &mut [Graph], signals: &[Arc<ShardSignal>], control: &Con
     Ok(())
 }
 
-/// One thread for each shard, until all have ended.
-fn run_threads(shards: Vec<Shard>, control: &Arc<Control>) -> Result<(), EngineError> {
-    let mut threads: Vec<JoinHandle<()>> = Vec::with_capacity(shards.len());
+/// One thread for each shard, until all have ended; what outlives them.
+fn run_threads(shards: Vec<Shard>, control: &Arc<Control>) -> Result<Vec<Farewell>, EngineError> {
+    let mut threads: Vec<JoinHandle<Vec<Farewell>>> = Vec::with_capacity(shards.len());
     let mut outcome = Ok(());
+    let mut farewells = Vec::new();
     for (index, shard) in shards.into_iter().enumerate() {
         let spawned = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || shard.run());
         match spawned {
@@ -226,10 +232,13 @@ fn run_threads(shards: Vec<Shard>, control: &Arc<Control>) -> Result<(), EngineE
         }
     }
     for thread in threads {
-        if thread.join().is_err() {
-            control.request_abort();
-            outcome = Err(EngineError::Internal("a shard thread panicked".into()));
+        match thread.join() {
+            Ok(left) => farewells.extend(left),
+            Err(_) => {
+                control.request_abort();
+                outcome = Err(EngineError::Internal("a shard thread panicked".into()));
+            }
         }
     }
-    outcome
+    outcome.map(|()| farewells)
 }

@@ -10,6 +10,7 @@ mod checkpoint_thread;
 mod checkpoints;
 mod dead_letters;
 mod exchange;
+mod farewell;
 mod filter;
 mod graph;
 mod launch;

@@ -25,6 +25,7 @@
 use ringmill_state::EntryKey;
 use ringmill_wire::{BatchView, BatchWriter};
 
+use super::farewell::Farewell;
 use super::snapshot::{BarrierRequest, ShardSnapshot};
 use super::store_port::StorePort;
 use crate::error::EngineError;
@@ -196,6 +197,11 @@ pub trait Operator: Send {
     /// Whether it could begin; asked before the first round until it says so. What is missing rings the shard's doorbell.
     fn is_ready(&mut self) -> Result<bool, EngineError> {
         Ok(true)
+    }
+
+    /// Partitions that are to be told when the last checkpoint is complete; called when everything was passed on.
+    fn farewells(&mut self) -> Vec<Farewell> {
+        Vec::new()
     }
 
     /// Its row counts.

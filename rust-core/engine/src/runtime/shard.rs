@@ -6,6 +6,7 @@ use std::time::Duration;
 use ringmill_ring::{Wait, monotonic_ns};
 
 use super::checkpoint_link::ShardCheckpoints;
+use super::farewell::Farewell;
 use super::graph::Graph;
 use super::operator::ShardContext;
 use super::signal::ShardSignal;
@@ -55,8 +56,9 @@ struct Pace {
 }
 
 impl Shard {
-    /// Runs until all is passed on, or the run is aborted.
-    pub fn run(mut self) {
+    /// Runs until all is passed on, or the run is aborted. What it returns outlives it until the last checkpoint is
+    /// complete.
+    pub fn run(mut self) -> Vec<Farewell> {
         let _guard = self.control.guard();
         if let Some(cpu) = self.cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
@@ -81,6 +83,7 @@ impl Shard {
         }
         self.count(&mut pace, monotonic_ns());
         self.mailbox.post_final(Some(&pace.counts), pace.histograms);
+        self.graph.farewells()
     }
 
     fn rounds(&mut self, pace: &mut Pace) -> Result<(), EngineError> {

@@ -18,6 +18,7 @@ use ringmill_state::PartitionRecord;
 use ringmill_wire::{BatchWriter, HeapBatch, TimeUnit};
 
 use super::dead_letters::DeadLetterBatch;
+use super::farewell::Farewell;
 use super::operator::{DEAD_LETTERS, Delivery, Mark, Offer, Operator, OutputMarks, ROWS, Rows, ShardContext};
 use super::worker_feed::FeedFigures;
 use crate::error::EngineError;
@@ -533,6 +534,13 @@ impl Operator for SourceOperator {
         self.mark.barrier = epoch;
         self.outputs.restored(epoch);
         Ok(())
+    }
+
+    fn farewells(&mut self) -> Vec<Farewell> {
+        let last = self.kept.pop_back().unwrap_or_default();
+        let partitions = std::mem::take(&mut self.partitions).into_iter().map(|state| state.partition);
+        let farewell = |(partition, position)| Farewell { partition, position };
+        partitions.zip(last).filter(|(partition, _)| partition.awaits_last_checkpoint()).map(farewell).collect()
     }
 
     fn counts(&self, counts: &mut NodeCounts) {

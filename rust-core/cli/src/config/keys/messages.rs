@@ -134,9 +134,19 @@ pub(super) static KAFKA: &[Key] = &[
         "Whether a partition has ended when all messages in it are read. Default: false, further ones are waited for.",
     ),
     optional(
+        "assignment",
+        Kind::Choice(&["fixed", "group"]),
+        "Who says which partitions are read: fixed (`partitions` and `share`, at the start) or group (the brokers deal them to the members of `group`, and they come and go). Default: fixed.",
+    ),
+    optional(
         "group",
         Kind::Filled,
-        "Group under which the brokers are told, for tools that show lag, what completed checkpoints cover. Default: none.",
+        "Group under which the brokers are told what completed checkpoints cover: for tools that show lag, and with assignment = \"group\" for its other members. Default: none.",
+    ),
+    optional(
+        "group_instance_id",
+        Kind::Filled,
+        "With assignment = \"group\": a name of this member's own. Back within session.timeout.ms, it has the same partitions again, and the group does not notice. Default: none.",
     ),
     KAFKA_OPTIONS,
     KAFKA_OPTIONS_FILE,
