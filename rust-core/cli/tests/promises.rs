@@ -63,6 +63,30 @@ fn with_checkpoints_each_part_says_what_a_crash_costs() {
 }
 
 #[test]
+fn partitions_that_a_group_deals_come_at_least_once_and_go_without_what_is_kept_for_a_key() {
+    const DEALT: &str = "[sources.dealt]\nkind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopics = [\"t\"]\ngroup = \"g\"\nassignment = \"group\"\nfields = { a = \"int64\", at = \"timestamp[ms]\" }\nevent_time = \"at\"\n";
+    const HOT: &str = "[steps.hot]\nkind = \"filter\"\ninputs = [\"dealt\"]\nwhere = \"a > 1\"\n";
+    let file = |input: &str| format!("[sinks.kept]\nkind = \"file\"\npath = \"out.ndjson\"\ninputs = [\"{input}\"]\n");
+    let checked = Folder::new(&[CHECKPOINT, DEALT, HOT, &file("hot")].concat()).run(&["check", "pipeline.toml"]);
+    let sentence = "\nend to end: whatever dies, each record counts at least once, since other members of its group may read rows of \
+                    dealt again\n";
+    checked.expect(0, &[sentence, "\nok\n"]);
+    let again = "after a crash each partition is read again from what its group was told of a checkpoint on, by whichever member \
+                 has it then: at least once; a partition that is handed over comes once";
+    assert_eq!(notes(&checked.stdout, "dealt"), [again]);
+
+    const WINDOW: &str = "[steps.counts]\nkind = \"window\"\ninputs = [\"hot\"]\nkey = [\"a\"]\nwindow = { tumbling = \"1s\" }\naggregates = { n = \"count()\" }\n";
+    let text = [CHECKPOINT, DEALT, HOT, WINDOW, &file("counts")].concat();
+    let line = 1 + text.lines().position(|line| line.starts_with("assignment")).expect("it is there");
+    let refused = "`assignment` = \"group\": a partition that goes to another member of the group cannot take along what the window \
+                   \"counts\" keeps for each key";
+    let checked = Folder::new(&text).run(&["check", "pipeline.toml"]);
+    checked.expect(2, &[refused, &format!("[pipeline.toml:{line}:14]"), "a `share` of them in each pipeline"]);
+    let checked = Folder::new(&[DEALT, &file("dealt")].concat()).run(&["check", "pipeline.toml"]);
+    checked.expect(2, &["the group is told what checkpoints cover, and there are none"]);
+}
+
+#[test]
 fn without_checkpoints_nothing_is_promised() {
     let checked = Folder::new(&[MADE, "[sinks.p]\nkind = \"stdout\"\ninputs = [\"made\"]\n"].concat())
         .run(&["check", "pipeline.toml"]);

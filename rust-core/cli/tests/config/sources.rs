@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill::config::Config;
-use ringmill_connect::{Address, Broker, HttpSpec, KafkaShare, KafkaStart, NatsLogin, NatsStart, Replay, TokenPlace};
+use ringmill_connect::{
+    Address, Broker, HttpSpec, KafkaGroup, KafkaMembership, KafkaShare, KafkaStart, NatsLogin, NatsStart, Promise,
+    Replay, TokenPlace,
+};
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
 use crate::{around, check, good, load, node};
@@ -322,6 +325,53 @@ fn a_kafka_source_has_brokers_topics_and_fields_for_what_stands_beside_a_message
         ),
     ] {
         check(&kafka(keys), &[&format!("p.toml:{message}")]);
+    }
+}
+
+#[test]
+fn a_member_of_a_group_has_its_name_and_fixes_nothing_that_is_dealt() {
+    let kafka = |keys: &str| {
+        let source =
+            format!("kind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopics = [\"t\"]\n{keys}\nfields = {{ a = \"int64\" }}");
+        around(&source, "")
+    };
+    let group = |keys: &str| {
+        let config = good(&kafka(keys));
+        let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+        let SourceConnector::Kafka(spec) = &source.connector else { panic!("brokers") };
+        (spec.group.clone(), source.connector.promise())
+    };
+    let named = |membership| Some(KafkaGroup { name: "g".to_owned(), membership });
+    assert_eq!(group(""), (None, Promise::ExactlyOnce));
+    assert_eq!(group("group = \"g\"\nassignment = \"fixed\""), (named(None), Promise::ExactlyOnce));
+    let membership = KafkaMembership { instance: None };
+    assert_eq!(group("group = \"g\"\nassignment = \"group\""), (named(Some(membership)), Promise::AtLeastOnce));
+    let membership = KafkaMembership { instance: Some("i".to_owned()) };
+    let keys = "group = \"g\"\nassignment = \"group\"\ngroup_instance_id = \"i\"\nstop_at_end = false";
+    assert_eq!(group(keys), (named(Some(membership)), Promise::AtLeastOnce));
+    for (keys, messages) in [
+        ("assignment = \"group\"", &["5:14: `assignment` = \"group\" needs `group`, the name of the group"][..]),
+        (
+            "group = \"g\"\ngroup_instance_id = \"i\"",
+            &["6:1: `group_instance_id` is for a member of a group (add assignment = \"group\")"],
+        ),
+        (
+            "group = \"g\"\nassignment = \"group\"\npartitions = [1]\nshare = { index = 0, count = 2 }\nstop_at_end = true",
+            &[
+                "7:1: `partitions` fixes what `assignment` = \"group\" leaves to the group",
+                "8:1: `share` fixes what `assignment` = \"group\" leaves to the group",
+                "9:1: `stop_at_end`: with `assignment` = \"group\" a partition that was read to its end may come back",
+            ],
+        ),
+        (
+            "group = \"g\"\noptions = { \"group.instance.id\" = \"i\" }",
+            &[
+                "6:13: `options`: \"group.instance.id\" follows from `group_instance_id` (they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)",
+            ],
+        ),
+    ] {
+        let messages: Vec<String> = messages.iter().map(|message| format!("p.toml:{message}")).collect();
+        check(&kafka(keys), &messages.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
 

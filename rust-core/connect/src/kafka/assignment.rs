@@ -69,8 +69,9 @@ pub fn find(spec: &KafkaSpec, session: &Session, resume: Option<&[Resume<'_>]>) 
             check_share(share.as_ref(), &position).map_err(|reason| earlier.refuse(reason))?;
             Ok(position)
         });
-        // It may have been added to a topic of which everything is read.
-        let start = if is_known(&topic) { KafkaStart::Earliest } else { spec.start };
+        // It was added to a topic of which everything is read.
+        let is_added = earlier.is_none() && is_known(&topic);
+        let start = if is_added { KafkaStart::Earliest } else { spec.start };
         Ok(Found { position: position.transpose()?, topic, partition, start })
     };
     partitions.into_iter().map(look).collect()

@@ -259,7 +259,7 @@ pub fn said(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
             "messages that were not read yet are gone: the topic keeps them for too short a time, or was created anew; \
-             --fresh begins anew"
+             --fresh begins anew, with a group that deals where its offset was moved to"
                 .to_owned()
         }
         Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression) => {

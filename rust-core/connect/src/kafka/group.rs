@@ -14,7 +14,7 @@ use std::{
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, RebalanceProtocol},
-    error::KafkaResult,
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
 use super::{
@@ -44,6 +44,8 @@ pub struct Group {
     handover: Duration,
     /// it was said that the brokers did not say where partitions stand
     is_unanswered: bool,
+    /// the brokers have refused what they were told: the group has gone on without us
+    is_left_behind: bool,
 }
 
 impl Group {
@@ -58,11 +60,12 @@ impl Group {
         let key = |seat: Arc<Seat>| ((seat.topic.clone(), seat.partition), seat);
         let seats = seats.into_iter().map(key).collect();
         let handover = HANDOVER.min(poll_interval / 2);
-        Group { name, consumer, seats, covered, answering: None, handover, is_unanswered: false }
+        Group { name, consumer, seats, covered, answering: None, handover, is_unanswered: false, is_left_behind: false }
     }
 
-    /// Does what can be done now; to be called again and again.
-    pub fn attend(&mut self) -> KafkaResult<()> {
+    /// Does what can be done now; to be called again and again, after the brokers were told what is covered.
+    pub fn attend(&mut self, told: &KafkaResult<()>) -> KafkaResult<()> {
+        self.is_left_behind = told.as_ref().is_err_and(is_refused);
         loop {
             let Some((dealt, since)) = self.answering.take().or_else(|| self.hear()) else { return Ok(()) };
             let is_answered = match &dealt {
@@ -84,11 +87,11 @@ impl Group {
             if committed.is_ok() {
                 break;
             }
-            if let Err(error) = committed
-                && Instant::now() > deadline
+            if let Err(error) = &committed
+                && (Instant::now() > deadline || error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId))
             {
                 let (brokers, name) = (&self.consumer.context().brokers, &self.name);
-                let error = said(&error);
+                let error = said(error);
                 tracing::warn!(
                     "Kafka at {brokers}: group {name:?} does not know what the last checkpoint covers: {error}; \
                      other members will read it again"
@@ -96,7 +99,7 @@ impl Group {
                 break;
             }
             self.consumer.poll(LISTEN);
-            if self.attend().is_err() {
+            if self.attend(&committed).is_err() {
                 break;
             }
         }
@@ -111,8 +114,10 @@ impl Group {
     }
 
     /// What is to be answered next.
-    fn hear(&self) -> Option<(Dealt, Instant)> {
+    fn hear(&mut self) -> Option<(Dealt, Instant)> {
         let dealt = self.consumer.context().next_dealt()?;
+        // It was, of what was said before this.
+        self.is_left_behind = false;
         if let Dealt::Taken(partitions) = &dealt {
             self.log("takes", partitions);
             self.of(partitions).for_each(Seat::recall);
@@ -205,7 +210,7 @@ impl Group {
 
     /// Gives partitions up that are taken away; `false`: not yet.
     fn give_up(&self, taken: &TopicPartitionList, since: Instant) -> KafkaResult<bool> {
-        let is_lost = self.consumer.assignment_lost();
+        let is_lost = self.is_left_behind || self.consumer.assignment_lost();
         let is_settled = || {
             let covered = lock(&self.covered);
             let is_told = |seat: &Seat| !covered.contains_key(&(seat.topic.clone(), seat.partition));
@@ -226,7 +231,7 @@ impl Group {
         }
         drop(covered);
         if is_lost {
-            self.warn("they were lost before that, for the brokers did not hear from this member in time", taken);
+            self.warn("the group has gone on without this member, of which it had not heard in time", taken);
         }
         give_back(&self.consumer, taken)?;
         Ok(true)
@@ -253,6 +258,12 @@ impl Group {
             names(partitions)
         );
     }
+}
+
+/// Whether the brokers take nothing more from a member like this one, as a group that waits for it still would.
+fn is_refused(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error.rdkafka_error_code(), Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::FencedInstanceId))
 }
 
 /// A partition that begins.

@@ -17,6 +17,8 @@ mod client;
 mod encode;
 #[cfg(feature = "kafka")]
 mod group;
+#[cfg(all(test, feature = "kafka"))]
+mod group_tests;
 #[cfg(feature = "kafka")]
 mod native;
 #[cfg(feature = "kafka")]

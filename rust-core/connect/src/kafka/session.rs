@@ -15,7 +15,7 @@ use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, CommitMode, Consumer, base_consumer::PartitionQueue},
-    error::{KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
 use super::{
@@ -244,16 +244,14 @@ impl Listener {
                     Some(Err(_)) | None => {}
                 }
                 let committed = commit(&consumer, &covered);
-                if let Err(error) = committed.as_ref()
-                    && is_committed
-                    && error.rdkafka_error_code() != Some(RDKafkaErrorCode::RebalanceInProgress)
-                {
+                let is_news = |error: &&KafkaError| is_committed && !is_between(error);
+                if let Some(error) = committed.as_ref().err().filter(is_news) {
                     let brokers = &consumer.context().brokers;
                     tracing::warn!("Kafka at {brokers}: progress is not committed: {}; it is tried again", said(error));
                 }
-                is_committed = committed.is_ok();
+                is_committed = committed.as_ref().err().is_none_or(is_between);
                 if let Some(group) = &mut group
-                    && let Err(error) = group.attend()
+                    && let Err(error) = group.attend(&committed)
                 {
                     consumer.context().fail(said(&error));
                 }
@@ -265,6 +263,12 @@ impl Listener {
         let thread = thread::Builder::new().name("kafka".to_owned()).spawn(listen)?;
         Ok(Listener { is_over, thread: Some(thread) })
     }
+}
+
+/// Whether a commit came while the group was dealing anew, as happens each time.
+fn is_between(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error.rdkafka_error_code(), Some(Code::RebalanceInProgress | Code::IllegalGeneration))
 }
 
 /// As librdkafka has it.

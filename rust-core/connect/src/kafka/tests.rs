@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// Brokers, and somebody who writes to them.
-struct Kafka {
-    cluster: MockCluster<'static, DefaultProducerContext>,
+pub struct Kafka {
+    pub cluster: MockCluster<'static, DefaultProducerContext>,
     producer: BaseProducer,
 }
 
 impl Kafka {
-    fn with_topic(topic: &str, partitions: i32) -> Kafka {
+    pub fn with_topic(topic: &str, partitions: i32) -> Kafka {
         let cluster = MockCluster::new(1).expect("librdkafka has brokers");
         cluster.create_topic(topic, partitions, 1).expect("a topic");
         let producer = ClientConfig::new()
@@ -91,12 +91,12 @@ impl Kafka {
         self.append(topic, partition, CONTROL, &[32, 0, 0, 0, 8, 0, 0, 0, 1, 12, 0, 0, 0, 0, 0, 0, 0]);
     }
 
-    fn send_numbers(&self, topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
+    pub fn send_numbers(&self, topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
         let values: Vec<String> = numbers.map(|number| format!("{{\"a\":{number}}}")).collect();
         self.send(topic, partition, values.iter().map(|value| Some(value.as_bytes())));
     }
 
-    fn spec(&self, topics: &[&str]) -> KafkaSpec {
+    pub fn spec(&self, topics: &[&str]) -> KafkaSpec {
         KafkaSpec {
             brokers: vec![self.cluster.bootstrap_servers()],
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
@@ -121,7 +121,7 @@ fn read(spec: &KafkaSpec, partition: &mut dyn Partition, rows_max: u32) -> (Stri
     read_all(partition, &spec.schema().expect("a schema"), Format::Json, rows_max).expect("it can be read")
 }
 
-fn open(spec: &KafkaSpec, resume: Option<&[Resume<'_>]>) -> Partitions {
+pub fn open(spec: &KafkaSpec, resume: Option<&[Resume<'_>]>) -> Partitions {
     let waker: crate::Waker = Arc::new(|| {});
     spec.open(2, &[Arc::clone(&waker), waker], resume).unwrap_or_else(|error| panic!("{error}"))
 }

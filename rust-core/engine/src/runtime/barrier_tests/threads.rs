@@ -44,7 +44,7 @@ fn start(
             control: control.clone(),
             checkpoints: Some(checkpoints),
         };
-        threads.push(std::thread::spawn(move || shard.run()));
+        threads.push(std::thread::spawn(move || drop(shard.run())));
     }
     let finish = move || {
         let counts = control.snapshot().nodes;
