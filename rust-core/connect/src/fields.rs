@@ -2,6 +2,9 @@
 
 use std::{ops::Deref, sync::Arc};
 
+#[cfg(any(feature = "kafka", feature = "nats"))]
+use ringmill_wire::DataType;
+
 use crate::{EventTypes, FieldSpec};
 
 /// The columns of the batches that a source's rows are written into.
@@ -23,6 +26,12 @@ impl Fields {
             None => self.columns.iter().enumerate().collect(),
             Some(types) => types.columns(number).iter().copied().zip(&types.types()[number].fields).collect(),
         }
+    }
+
+    /// Whether a field of this name is binary.
+    #[cfg(any(feature = "kafka", feature = "nats"))]
+    pub(crate) fn is_binary(&self, name: &str) -> bool {
+        self.declared().any(|field| field.name == name && field.data_type == DataType::Binary)
     }
 
     /// What was declared, type by type.

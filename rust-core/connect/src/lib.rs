@@ -29,6 +29,7 @@ mod fields;
 mod file;
 mod formats;
 mod generator;
+mod headers;
 mod host;
 mod http;
 mod journal;
@@ -75,10 +76,11 @@ pub use formats::{
     write_timestamp,
 };
 pub use generator::{GeneratorSpec, Shape};
+pub use headers::{HeaderColumn, HeaderField};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};
 pub use kafka::{
-    HeaderField, KafkaGroup, KafkaHeader, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields,
+    KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields,
 };
 pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,

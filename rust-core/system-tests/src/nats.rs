@@ -3,6 +3,7 @@
 //! Where it is not installed a test fails, unless `RINGMILL_WITHOUT_NATS` says that this is known (`scripts/ci/rust-tests`
 //! says so, and lists what was left out).
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::future::{Future, IntoFuture};
 use std::net::TcpStream;
@@ -41,8 +42,15 @@ pub struct Stored {
     pub subject: String,
     /// what is in it
     pub payload: String,
-    /// by which the server drops another one like it
-    pub id: Option<String>,
+    /// by name; of several with the same one the last
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Stored {
+    /// By which the server drops another one like it.
+    pub fn id(&self) -> Option<&str> {
+        self.headers.get("Nats-Msg-Id").map(String::as_str)
+    }
 }
 
 impl Nats {
@@ -157,10 +165,10 @@ impl Nats {
         self.send_all(subject, std::iter::once(payload.to_vec()));
     }
 
-    /// The same with a header.
-    pub fn send_with(&self, subject: &str, (name, value): (&str, &str), payload: &[u8]) {
+    /// The same with headers.
+    pub fn send_with(&self, subject: &str, named: &[(&str, &str)], payload: &[u8]) {
         let mut headers = async_nats::HeaderMap::new();
-        headers.insert(name, value);
+        named.iter().for_each(|(name, value)| headers.append(*name, *value));
         let (subject, payload) = (subject.to_owned(), payload.to_vec());
         self.ask(|context| async move {
             let sent = context.publish_with_headers(subject, headers, payload.into()).await;
@@ -200,11 +208,12 @@ impl Nats {
             let mut stored = Vec::new();
             while let Some(message) = messages.next().await {
                 let message = message.expect("a message").message;
-                let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
+                let headers = message.headers.iter().flat_map(|headers| headers.iter());
+                let headers = headers.filter_map(|(name, values)| Some((name, values.last()?)));
                 stored.push(Stored {
                     subject: message.subject.to_string(),
                     payload: String::from_utf8(message.payload.to_vec()).expect("text"),
-                    id: id.map(|id| id.as_str().to_owned()),
+                    headers: headers.map(|(name, value)| (name.to_string(), value.to_string())).collect(),
                 });
             }
             stored

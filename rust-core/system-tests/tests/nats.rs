@@ -64,6 +64,14 @@ fn kill(mut child: Child) {
     child.wait().expect("a child");
 }
 
+/// Whether that message is the next one, as the newest checkpoint has it.
+fn stands_at(job: &Job, number: u64) -> bool {
+    let newest = newest_checkpoint(&job.path("state"));
+    let manifest = job.path("state/checkpoints").join(format!("{newest:010}")).join("manifest");
+    let text = std::fs::read_to_string(manifest).unwrap_or_default();
+    text.split_whitespace().collect::<String>().contains(&format!("\"offset\":{number},"))
+}
+
 #[test]
 fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
     let Some(server) = server() else { return };
@@ -160,6 +168,8 @@ fn reading_begins_where_it_is_to_and_with_the_messages_that_are_meant() {
         ("subject = \"plant.*.a\"", &[0, 2, 6, 7, 8]),
         ("subject = \"plant.1.>\"", &[0, 2, 3, 4, 5]),
         ("subject = \"plant.3.>\"", &[]),
+        ("subjects = [\"plant.1.b\", \"plant.2.*\", \"spare.>\"]", &[3, 4, 5, 6, 7, 8]),
+        ("subjects = [\"spare.a\", \"spare.b\"]", &[]),
     ] {
         let job = job(&server, &format!("{end}\n{keys}"));
         assert_eq!(job.run(&[]).figure("/rows/in"), numbers.len() as u64, "{keys}");
@@ -187,6 +197,56 @@ fn iso(milliseconds: i64) -> String {
         ])
         .output();
     String::from_utf8(date.expect("it is there").stdout).expect("text").trim().to_owned()
+}
+
+#[test]
+fn several_subjects_are_read_once_and_in_order_however_often_the_core_dies() {
+    let Some(server) = server() else { return };
+    let job = job(&server, "subjects = [\"plant.*.count\", \"spare.count\"]");
+    let wanted = ["plant.1.count", "spare.count"];
+    let mut next = 0;
+    for _ in 0..4 {
+        for subject in wanted {
+            server.send_numbers("plant.1.other", 0..50);
+            server.send_numbers(subject, next..next + 200);
+            next += 200;
+        }
+        kill_behind(&job, next as usize);
+    }
+    let mut child = job.start(&[]);
+    server.send_numbers("spare.other", 0..50);
+    // What nobody wants is behind us all the same.
+    until(&mut child, || stands_at(&job, next + 4 * 2 * 50 + 50 + 1));
+    assert_eq!(job.end(child).figure("/rows/in"), next);
+    assert!(shown(&job).into_iter().eq(0..next));
+    job.write("pipeline.toml", job.read("pipeline.toml").replace(", \"spare.count\"", ""));
+    refused(&job.run(&[]), "EVENTS/plant.*.count is read now");
+}
+
+#[test]
+fn what_stands_beside_a_message_becomes_fields() {
+    let Some(server) = server() else { return };
+    for headers in [
+        &[("trace-id", "a"), ("trace-id", "ü: 7"), ("raw", "\u{1}")][..],
+        &[("Trace-Id", "other")],
+        &[("trace-id", "\u{2}")],
+    ] {
+        server.send_with("plant.1", headers, b"{}");
+    }
+    let text = pipeline(&server.url(), "stop_at_end = true\nheader_fields = { trace = \"trace-id\", raw = \"raw\" }");
+    let fields = "fields = { sequence = \"int64\", subject = \"utf8\", trace = \"utf8\", raw = { type = \"binary\", nullable = true } }";
+    let job = Job::new(
+        &text.replace("fields = { number = \"uint64\", sequence = \"int64\", subject = \"utf8\" }", fields),
+        "",
+    );
+    let ended = job.run(&[]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (3, 1), "{}", ended.stderr);
+    let expected = [
+        serde_json::json!({ "sequence": 1, "subject": "plant.1", "trace": "ü: 7", "raw": "AQ==" }),
+        serde_json::json!({ "sequence": 3, "subject": "plant.1", "trace": "\u{2}", "raw": null }),
+    ];
+    assert_eq!(job.rows("out.ndjson"), expected);
+    assert_eq!(job.rows("dead.ndjson")[0]["offset"], 2);
 }
 
 #[test]
@@ -245,12 +305,6 @@ fn what_others_write_may_go_when_it_is_behind_us() {
     let mut child = job.start(&[]);
     until(&mut child, || shown(&job).len() == 10);
     server.send_numbers("spare.1", 0..1_000);
-    let stands_at = |job: &Job, number: u64| {
-        let newest = newest_checkpoint(&job.path("state"));
-        let manifest = job.path("state/checkpoints").join(format!("{newest:010}")).join("manifest");
-        let text = std::fs::read_to_string(manifest).unwrap_or_default();
-        text.split_whitespace().collect::<String>().contains(&format!("\"offset\":{number},"))
-    };
     until(&mut child, || stands_at(&job, 1_011));
     kill(child);
     server.purge_before("EVENTS", 1_011);

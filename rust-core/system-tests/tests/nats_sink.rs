@@ -55,7 +55,7 @@ fn every_row_becomes_a_message_once_and_in_order_however_often_the_core_dies() {
         kills.behind_checkpoints(&job(&server, "subject = \"scores.all\""), |_| {});
         let messages = server.read("SCORES");
         assert!(numbers(&messages).into_iter().eq(0..ROWS), "none is left out, and the stream drops what it has had");
-        let ids: BTreeSet<&str> = messages.iter().map(|message| message.id.as_deref().expect("an id")).collect();
+        let ids: BTreeSet<&str> = messages.iter().map(|message| message.id().expect("an id")).collect();
         assert_eq!(ids.len(), messages.len());
     }
     println!("{} kills", kills.done);
@@ -127,6 +127,20 @@ fn a_column_says_each_row_s_subject() {
 }
 
 #[test]
+fn columns_are_headers_too() {
+    let Some(server) = server() else { return };
+    let job = job(&server, "subject = \"scores.all\"\nheaders = { Row = \"number\", \"trace-id\" = \"subject\" }");
+    let rows = [(1, "\"a: ü\""), (2, "null"), (3, "\"\"")];
+    let line = |(number, subject)| format!("{{\"number\":{number},\"subject\":{subject}}}\n");
+    job.write("in.ndjson", rows.map(line).concat());
+    assert_eq!(job.run(&[]).code, Some(0));
+    let messages = server.read("SCORES");
+    let headers = |name: &str| messages.iter().map(|one| one.headers.get(name).map(String::as_str)).collect::<Vec<_>>();
+    assert_eq!(headers("Row"), [Some("1"), Some("2"), Some("3")]);
+    assert_eq!(headers("trace-id"), [Some("a: ü"), None, Some("")]);
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let Some(server) = server() else { return };
     for (subject, reason) in [
@@ -143,7 +157,17 @@ fn what_is_wrong_is_said() {
             assert!(ended.stderr.contains(reason), "{}", ended.stderr);
         }
     }
+    let headed = self::job(&server, "subject = \"scores.all\"\nheaders = { trace-id = \"subject\" }");
+    headed.write("in.ndjson", "{\"number\":0,\"subject\":\"a\\nb\"}\n");
+    let ended = headed.run(&[]);
+    assert!(
+        ended.stderr.contains("a row's header trace-id is \"a\\nb\", and none can have a line end"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(server.read("SCORES"), []);
     for (keys, reason) in [
+        ("subject = \"a\"\nheaders = { a = \"nowhere\" }", "headers is nowhere, but the rows have no such column"),
         ("subject = \"other\"", "the stream takes no messages of subject \"other\", but of [\"scores.>\"]"),
         ("subject_column = \"number\"", "subject_column is number, but a subject is of type utf8"),
     ] {

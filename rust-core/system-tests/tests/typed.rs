@@ -315,7 +315,7 @@ fn a_header_or_a_field_tells_the_types_of_nats_messages() {
     server.create("EVENTS", &["events"], Config::default());
     let source = format!("kind = \"nats\"\nurl = \"{}\"\nstream = \"EVENTS\"\nstop_at_end = true", server.url());
     for number in 0..70 {
-        server.send_with("events", ("event-type", kind(number)), line(number).as_bytes());
+        server.send_with("events", &[("event-type", kind(number))], line(number).as_bytes());
     }
     for place in ["type = { header = \"event-type\" }", "type = { field = \"kind\" }"] {
         let job = job(&format!("{source}\n{place}"), "");

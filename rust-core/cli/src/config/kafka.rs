@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use ringmill_connect::{
-    Fields, HeaderField, KafkaGroup, KafkaHeader, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart,
+    Fields, KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart,
     MessageFields, Secret,
 };
 use ringmill_wire::{DataType, TimeUnit};
 
-use super::message_fields::{message_field, message_field_at};
+use super::message_fields::{check_filled, header_columns, header_fields, message_field};
 use super::message_format::message_format;
 use super::mistake::Mistake;
 use super::raw::{Raw, Table};
@@ -71,7 +71,7 @@ pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) 
         topic: table.text("topic")?.to_owned(),
         key: table.text("key").map(str::to_owned),
         timestamp: table.text("timestamp").map(str::to_owned),
-        headers: sink_headers(table, mistakes),
+        headers: header_columns(table, check_header, mistakes),
         options: options(table, KafkaSink::check_option, mistakes),
         options_file: table.text("options_file").map(|path| directory.join(path)),
     })
@@ -117,12 +117,6 @@ fn group(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<KafkaGroup> {
     Some(KafkaGroup { name: name?, membership: Some(KafkaMembership { instance }) })
 }
 
-fn check_filled(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) {
-    if let Some(entry) = table.entry(key).filter(|_| table.list(key).is_empty()) {
-        mistakes.push(Mistake::at(entry.raw.span, format!("`{key}` is empty")));
-    }
-}
-
 fn options(
     table: &Table,
     check: impl Fn(&str, &Secret) -> Result<(), String>,
@@ -143,7 +137,7 @@ fn options(
 
 fn message_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -> MessageFields {
     use DataType as T;
-    let headers = header_fields(table, fields, mistakes);
+    let headers = header_fields(table, (&BESIDE, check_header), fields, mistakes);
     let mut field = |key: &str, types, words| message_field(table, key, (types, words), fields, mistakes);
     MessageFields {
         topic: field("topic_field", &[T::Utf8], "utf8"),
@@ -153,37 +147,6 @@ fn message_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -
         timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Millisecond)], "timestamp[ms]"),
         headers,
     }
-}
-
-/// The fields that take a header's value each.
-fn header_fields(table: &Table, fields: &Fields, mistakes: &mut Vec<Mistake>) -> Vec<HeaderField> {
-    use DataType as T;
-    let mut headers = Vec::new();
-    for entry in table.children("header_fields") {
-        let Some(header) = entry.raw.text() else { continue };
-        check_header(header, entry.raw.span, mistakes);
-        if let Some(other) = BESIDE.iter().find(|other| table.text(other) == Some(entry.key.as_str())) {
-            let message = format!("`header_fields.{0}`: field `{0}` is that of `{other}` already", entry.key);
-            mistakes.push(Mistake::at(entry.key_span, message));
-            continue;
-        }
-        let types = (&[T::Utf8, T::Binary][..], "utf8 or binary");
-        let key = format!("header_fields.{}", entry.key);
-        let field = message_field_at(&key, (&entry.key, entry.key_span), types, fields, mistakes);
-        headers.extend(field.map(|field| HeaderField { field, header: header.to_owned() }));
-    }
-    headers
-}
-
-/// The columns that are also headers.
-fn sink_headers(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<KafkaHeader> {
-    let mut headers = Vec::new();
-    for entry in table.children("headers") {
-        let Some(column) = entry.raw.text() else { continue };
-        check_header(&entry.key, entry.raw.span, mistakes);
-        headers.push(KafkaHeader { name: entry.key.clone(), column: column.to_owned() });
-    }
-    headers
 }
 
 /// Refuses what librdkafka would take for another name.

@@ -1,6 +1,6 @@
-//! The fields of a source that take what stands beside a message.
+//! The fields of a source that take what stands beside a message, and the columns of a sink that stand there.
 
-use ringmill_connect::Fields;
+use ringmill_connect::{Fields, HeaderColumn, HeaderField};
 use ringmill_wire::DataType;
 
 use super::mistake::Mistake;
@@ -20,7 +20,7 @@ pub fn message_field(
 }
 
 /// The same where the name stands at `span`.
-pub fn message_field_at(
+fn message_field_at(
     key: &str,
     (name, span): (&str, Span),
     (types, words): (&[DataType], &str),
@@ -46,4 +46,49 @@ pub fn message_field_at(
     let hint = format!("[sources.NAME.fields] {name} = \"{}\"", types[0]);
     mistakes.push(Mistake::at(span, wrong).hint(hint));
     None
+}
+
+/// Refuses the name of a header, which stands there.
+pub type CheckHeader = fn(&str, Span, &mut Vec<Mistake>);
+
+/// The fields that take a header's value each; `beside`: keys that name a field of their own.
+pub fn header_fields(
+    table: &Table,
+    (beside, check_header): (&[&str], CheckHeader),
+    fields: &Fields,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<HeaderField> {
+    let mut headers = Vec::new();
+    for entry in table.children("header_fields") {
+        let Some(header) = entry.raw.text() else { continue };
+        check_header(header, entry.raw.span, mistakes);
+        if let Some(other) = beside.iter().find(|other| table.text(other) == Some(entry.key.as_str())) {
+            let message = format!("`header_fields.{0}`: field `{0}` is that of `{other}` already", entry.key);
+            mistakes.push(Mistake::at(entry.key_span, message));
+            continue;
+        }
+        let types = (&[DataType::Utf8, DataType::Binary][..], "utf8 or binary");
+        let key = format!("header_fields.{}", entry.key);
+        let field = message_field_at(&key, (&entry.key, entry.key_span), types, fields, mistakes);
+        headers.extend(field.map(|field| HeaderField { field, header: header.to_owned() }));
+    }
+    headers
+}
+
+/// The columns that are also headers.
+pub fn header_columns(table: &Table, check_header: CheckHeader, mistakes: &mut Vec<Mistake>) -> Vec<HeaderColumn> {
+    let mut headers = Vec::new();
+    for entry in table.children("headers") {
+        let Some(column) = entry.raw.text() else { continue };
+        check_header(&entry.key, entry.raw.span, mistakes);
+        headers.push(HeaderColumn { name: entry.key.clone(), column: column.to_owned() });
+    }
+    headers
+}
+
+/// Refuses a list without anything in it.
+pub fn check_filled(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) {
+    if let Some(entry) = table.entry(key).filter(|_| table.list(key).is_empty()) {
+        mistakes.push(Mistake::at(entry.raw.span, format!("`{key}` is empty")));
+    }
 }

@@ -6,10 +6,14 @@ use ringmill_connect::{Fields, NatsFields, NatsLogin, NatsServers, NatsSink, Nat
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::http::token;
-use super::message_fields::message_field;
+use super::message_fields::{check_filled, header_columns, header_fields, message_field};
 use super::message_format::message_format;
 use super::mistake::Mistake;
 use super::raw::Table;
+use super::text::Span;
+
+/// Keys that name a field for what stands beside a message.
+const BESIDE: [&str; 3] = ["subject_field", "sequence_field", "timestamp_field"];
 
 /// Reads the table of a source; `None` if it lacks what every such source needs.
 pub fn nats(
@@ -22,13 +26,7 @@ pub fn nats(
     use DataType as T;
     let servers = servers(table, directory, mistakes);
     check_stream(table, mistakes);
-    if let Some(entry) =
-        table.entry("subject").filter(|_| table.text("subject").is_some_and(|text| !NatsSpec::is_subject(text)))
-    {
-        let mistake = Mistake::at(entry.raw.span, "`subject`: this is none");
-        mistakes
-            .push(mistake.hint("`*` stands for one part between dots, `>` for all parts at the end: \"plant.*.>\""));
-    }
+    let subjects = subjects(table, mistakes);
     if let (Some(entry), Some(_)) = (table.entry("start_time"), table.entry("start")) {
         mistakes.push(Mistake::at(entry.key_span, "`start` and `start_time` contradict each other"));
     }
@@ -37,22 +35,23 @@ pub fn nats(
         (None, Some("latest")) => NatsStart::Latest,
         (None, _) => NatsStart::Earliest,
     };
+    let headers = header_fields(table, (&BESIDE, check_header), &fields, mistakes);
     let mut field = |key: &str, types, words| message_field(table, key, (types, words), &fields, mistakes);
     let message_fields = NatsFields {
         subject: field("subject_field", &[T::Utf8], "utf8"),
         sequence: field("sequence_field", &[T::Int64], "int64"),
         timestamp: field("timestamp_field", &[T::Timestamp(TimeUnit::Nanosecond)], "timestamp[ns]"),
+        headers,
     };
-    let type_header = table.table("type").and_then(|place| place.entry("header"));
-    if let Some(entry) = type_header.filter(|entry| entry.raw.text().is_some_and(|name| !NatsSpec::is_header(name))) {
-        let mistake = Mistake::at(entry.raw.span, "`header`: no message can have one of this name");
-        mistakes.push(mistake.hint("names of headers in NATS are ASCII without spaces and colons"));
+    let type_header = table.table("type").and_then(|place| place.get("header"));
+    if let Some((name, raw)) = type_header.and_then(|raw| Some((raw.text()?, raw))) {
+        check_header(name, raw.span, mistakes);
     }
     let format = message_format(table, &fields, &message_fields.names(), directory, mistakes);
     Some(NatsSpec {
         servers: servers?,
         stream: table.text("stream")?.to_owned(),
-        subject: table.text("subject").map(str::to_owned),
+        subjects,
         start,
         stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
         message_fields,
@@ -79,7 +78,46 @@ pub fn nats_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         let mistake = Mistake::at(table.span, "`subject` or `subject_column` is needed");
         mistakes.push(mistake.hint("add subject = \"scores\""));
     }
-    Some(NatsSink { servers: servers?, stream: text("stream")?, subject, subject_column })
+    let headers = header_columns(table, check_own_header, mistakes);
+    Some(NatsSink { servers: servers?, stream: text("stream")?, subject, subject_column, headers })
+}
+
+/// The subjects that are wanted; none: all are.
+fn subjects(table: &Table, mistakes: &mut Vec<Mistake>) -> Vec<String> {
+    let mut subjects: Vec<String> = Vec::new();
+    if let (Some(entry), Some(_)) = (table.entry("subjects"), table.entry("subject")) {
+        mistakes.push(Mistake::at(entry.key_span, "`subject` and `subjects` exclude each other"));
+    }
+    check_filled(table, "subjects", mistakes);
+    let several = table.list("subjects").iter().map(|raw| ("subjects", raw));
+    for (key, raw) in table.get("subject").map(|raw| ("subject", raw)).into_iter().chain(several) {
+        let Some(subject) = raw.text() else { continue };
+        if !NatsSpec::is_subject(subject) {
+            let mistake = Mistake::at(raw.span, format!("`{key}`: this is none"));
+            let hint = "`*` stands for one part between dots, `>` for all parts at the end: \"plant.*.>\"";
+            mistakes.push(mistake.hint(hint));
+        } else if let Some(other) = subjects.iter().find(|other| NatsSpec::meet(subject, other)) {
+            let message = format!("`{key}`: a message can be of both \"{other}\" and \"{subject}\"");
+            mistakes.push(Mistake::at(raw.span, message).hint("servers choose only by subjects that do not overlap"));
+        }
+        subjects.push(subject.to_owned());
+    }
+    subjects
+}
+
+fn check_header(name: &str, span: Span, mistakes: &mut Vec<Mistake>) {
+    if !NatsSpec::is_header(name) {
+        let mistake = Mistake::at(span, format!("no message can have a header of the name {name:?}"));
+        mistakes.push(mistake.hint("names of headers in NATS are ASCII without spaces and colons"));
+    }
+}
+
+/// The same for what we write.
+fn check_own_header(name: &str, span: Span, mistakes: &mut Vec<Mistake>) {
+    check_header(name, span, mistakes);
+    if name.get(..5).is_some_and(|head| head.eq_ignore_ascii_case("Nats-")) {
+        mistakes.push(Mistake::at(span, format!("{name:?}: headers whose name begins with Nats- are for the servers")));
+    }
 }
 
 fn check_stream(table: &Table, mistakes: &mut Vec<Mistake>) {

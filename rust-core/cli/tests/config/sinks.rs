@@ -176,11 +176,22 @@ fn a_nats_sink_has_a_stream_and_a_subject_or_a_column_with_subjects() {
     let sink =
         |keys: &str| format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"nats\"\ninputs = [\"s\"]\n{keys}");
     let config = good(&sink(
-        "url = \"nats://b\"\nstream = \"S\"\nsubject = \"a.b\"\nsubject_column = \"device_id\"\ntoken_file = \"t\"\n",
+        "url = \"nats://b\"\nstream = \"S\"\nsubject = \"a.b\"\nsubject_column = \"device_id\"\ntoken_file = \"t\"\n\
+         headers = { trace = \"device_id\" }\n",
     ));
     let NodeKind::Sink(SinkSpec::Nats(found)) = node(&config, "o") else { panic!("subjects") };
     assert_eq!((found.stream.as_str(), found.subject.as_deref()), ("S", Some("a.b")));
     assert_eq!(found.subject_column.as_deref(), Some("device_id"));
+    assert_eq!((found.headers[0].name.as_str(), found.headers[0].column.as_str()), ("trace", "device_id"));
+    check(
+        &sink(
+            "url = \"nats://b\"\nstream = \"S\"\nsubject = \"a\"\nheaders = { \"a b\" = \"x\", nats-msg-id = \"y\" }\n",
+        ),
+        &[
+            "p.toml:9:21: no message can have a header of the name \"a b\" (names of headers in NATS are ASCII without spaces and colons)",
+            "p.toml:9:40: \"nats-msg-id\": headers whose name begins with Nats- are for the servers",
+        ],
+    );
     let needed = "p.toml:3:8: `subject` or `subject_column` is needed (add subject = \"scores\")";
     check(&sink("url = \"nats://b\"\nstream = \"S\"\n"), &[needed]);
     check(

@@ -378,13 +378,14 @@ fn a_member_of_a_group_has_its_name_and_fixes_nothing_that_is_dealt() {
 #[test]
 fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
     let nats = |url: &str, keys: &str| {
-        let fields = "fields = { a = \"int64\", subject = \"utf8\", at = \"timestamp[ms]\" }";
+        let fields = "fields = { a = \"int64\", subject = \"utf8\", trace = \"binary\", at = \"timestamp[ms]\" }";
         around(&format!("kind = \"nats\"\nurl = \"{url}\"\n{keys}\n{fields}"), "")
     };
     let config = good(&nats(
         "tls://a,tls://b:4223",
         "stream = \"EVENTS\"\nsubject = \"plant.*\"\nstart_time = \"1970-01-01T00:00:01.5Z\"\nsubject_field = \"subject\"\n\
-         credentials_file = \"mill.creds\"\nca_file = \"ca.pem\"\nstop_at_end = true",
+         credentials_file = \"mill.creds\"\nca_file = \"ca.pem\"\nstop_at_end = true\n\
+         header_fields = { trace = \"trace-id\" }",
     ));
     let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
     let SourceConnector::Nats(spec) = &source.connector else { panic!("servers") };
@@ -392,7 +393,12 @@ fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
     assert_eq!((spec.start, spec.stops_at_end), (NatsStart::Time(1_500_000_000), true));
     assert_eq!(spec.servers.login, NatsLogin::Credentials("/etc/mill/mill.creds".into()));
     assert_eq!(spec.servers.root_certificates.as_deref(), Some(Path::new("/etc/mill/ca.pem")));
-    assert_eq!(spec.message_fields.subject.as_deref(), Some("subject"));
+    assert_eq!(spec.message_fields.names(), ["subject", "trace"]);
+    assert_eq!(spec.subjects, ["plant.*"]);
+    let config = good(&nats("nats://b", "stream = \"S\"\nsubjects = [\"plant.*\", \"spare.>\"]"));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Nats(spec) = &source.connector else { panic!("servers") };
+    assert_eq!(spec.subjects, ["plant.*", "spare.>"]);
     let example = "(for example url = \"nats://localhost:4222\")";
     for (url, keys, message) in [
         (
@@ -411,6 +417,35 @@ fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
             "stream = \"S\"\nsubject = \"a.>.b\"",
             "5:11: `subject`: this is none (`*` stands for one part between dots, `>` for all parts at the end: \"plant.*.>\")"
                 .to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nsubject = \"a\"\nsubjects = [\"b\"]",
+            "6:1: `subject` and `subjects` exclude each other".to_owned(),
+        ),
+        ("nats://b", "stream = \"S\"\nsubjects = []", "5:12: `subjects` is empty".to_owned()),
+        (
+            "nats://b",
+            "stream = \"S\"\nsubjects = [\"a\", \"b..c\"]",
+            "5:18: `subjects`: this is none (`*` stands for one part between dots, `>` for all parts at the end: \"plant.*.>\")"
+                .to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nsubjects = [\"a.*\", \"b\", \"*.c\"]",
+            "5:25: `subjects`: a message can be of both \"a.*\" and \"*.c\" (servers choose only by subjects that do not overlap)"
+                .to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nheader_fields = { subject = \"a:b\" }",
+            "5:29: no message can have a header of the name \"a:b\" (names of headers in NATS are ASCII without spaces and colons)"
+                .to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\nsubject_field = \"subject\"\nheader_fields = { subject = \"a\" }",
+            "6:19: `header_fields.subject`: field `subject` is that of `subject_field` already".to_owned(),
         ),
         ("nats://b", "stream = \"S\"\nca_file = \"x\"", "5:1: `ca_file` has no effect without tls://".to_owned()),
         (

@@ -1,61 +1,41 @@
 //! Rows as messages, one after the other.
 //!
-//! A message is its time stamp (milliseconds since 1970, eight bytes; 0: it has none) and then so many parts as the sink has
-//! headers and two more: the key, the value, the headers' values. A part is its length plus one (0: it is not there), four
-//! bytes, and its bytes. All numbers are little-endian.
+//! A message is its time stamp (milliseconds since 1970, eight bytes, little-endian; 0: it has none) and then the message of
+//! any broker.
 
 use std::ops::Range;
 
 use ringmill_wire::{BatchView, DataType, Schema};
 
-use crate::{ConnectError, Encoder, Format, encoder, message::write_value};
-
-/// Where a row's message gets what it has besides its value, by the columns' indices.
-pub struct Columns {
-    pub key: Option<usize>,
-    pub timestamp: Option<usize>,
-    pub headers: Vec<usize>,
-}
+use crate::{
+    Encoder,
+    message::{Message, MessageEncoder, split},
+};
 
 pub struct KafkaEncoder {
-    json: Box<dyn Encoder>,
-    columns: Columns,
-    /// nanoseconds in a unit of the time stamp's column
+    messages: MessageEncoder,
+    /// the column with the time stamps
+    timestamp: Option<usize>,
+    /// nanoseconds in a unit of it
     unit_ns: i64,
 }
 
 impl KafkaEncoder {
-    pub fn new(columns: Columns, schema: &Schema) -> Result<KafkaEncoder, ConnectError> {
-        let unit_ns = match columns.timestamp.map(|column| schema.field(column).data_type) {
+    pub fn new(messages: MessageEncoder, timestamp: Option<usize>, schema: &Schema) -> KafkaEncoder {
+        let unit_ns = match timestamp.map(|column| schema.field(column).data_type) {
             Some(DataType::Timestamp(unit)) => unit.nanoseconds(),
             _ => 1,
         };
-        Ok(KafkaEncoder { json: encoder(Format::Json, schema)?, columns, unit_ns })
+        KafkaEncoder { messages, timestamp, unit_ns }
     }
 
     fn timestamp(&self, view: &BatchView<'_>, row: usize) -> i64 {
         const MILLISECOND_NS: i64 = 1_000_000;
-        let column = self.columns.timestamp.map(|column| view.column(column)).filter(|column| column.is_valid(row));
+        let column = self.timestamp.map(|column| view.column(column)).filter(|column| column.is_valid(row));
         let Some(column) = column else { return 0 };
         let ns = i128::from(column.values::<i64>()[row]) * i128::from(self.unit_ns);
         // What is before 1970, or within its first millisecond, no message can say.
         i64::try_from(ns.div_euclid(i128::from(MILLISECOND_NS))).unwrap_or(0).max(0)
-    }
-}
-
-/// Appends a part that `write` writes.
-fn put(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    let at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    write(out);
-    let length = (out.len() - at - 4 + 1) as u32;
-    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
-}
-
-fn put_column(view: &BatchView<'_>, column: Option<usize>, row: usize, out: &mut Vec<u8>) {
-    match column.map(|column| view.column(column)).filter(|column| column.is_valid(row)) {
-        Some(column) => put(out, |out| write_value(&column, row, out)),
-        None => out.extend_from_slice(&[0; 4]),
     }
 }
 
@@ -65,56 +45,27 @@ impl Encoder for KafkaEncoder {
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
         for row in rows {
             out.extend_from_slice(&self.timestamp(view, row).to_le_bytes());
-            put_column(view, self.columns.key, row, out);
-            put(out, |out| {
-                self.json.encode(view, row..row + 1, out);
-                // Without the line's end.
-                out.pop();
-            });
-            for header in &self.columns.headers {
-                put_column(view, Some(*header), row, out);
-            }
+            self.messages.encode(view, row..row + 1, out);
         }
     }
 }
 
-/// A message to be sent.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Message<'a> {
-    /// milliseconds since 1970; `None`: when it is sent
-    pub timestamp: Option<i64>,
-    pub key: Option<&'a [u8]>,
-    pub value: &'a [u8],
-    /// the headers' values, in the sink's order
-    pub headers: Vec<Option<&'a [u8]>>,
-}
-
-/// Takes the messages of a sink with so many headers apart. `None` stands for bytes that no encoder has written.
-pub fn messages(bytes: &[u8], headers: usize) -> impl Iterator<Item = Option<Message<'_>>> {
+/// Takes the messages of a sink with so many headers apart, and their time stamps (milliseconds since 1970; `None`: when it
+/// is sent). `None` stands for bytes that no encoder has written.
+pub fn messages(bytes: &[u8], headers: usize) -> impl Iterator<Item = Option<(Option<i64>, Message<'_>)>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let message = split(rest, headers);
+        let message = rest.split_first_chunk().and_then(|(timestamp, after)| {
+            let (message, after) = split(after, headers)?;
+            let timestamp = Some(i64::from_le_bytes(*timestamp)).filter(|timestamp| *timestamp > 0);
+            Some(((timestamp, message), after))
+        });
         rest = message.as_ref().map_or(&[], |(_, rest)| rest);
         Some(message.map(|(message, _)| message))
     })
-}
-
-fn split(bytes: &[u8], headers: usize) -> Option<(Message<'_>, &[u8])> {
-    let (timestamp, mut rest) = bytes.split_first_chunk()?;
-    let timestamp = i64::from_le_bytes(*timestamp);
-    let mut part = || {
-        let (length, after) = rest.split_first_chunk()?;
-        let length = (u32::from_le_bytes(*length) as usize).checked_sub(1);
-        let (part, after) = after.split_at_checked(length.unwrap_or(0))?;
-        rest = after;
-        Some(length.map(|_| part))
-    };
-    let (key, value) = (part()?, part()??);
-    let headers = (0..headers).map(|_| part()).collect::<Option<Vec<_>>>()?;
-    Some((Message { timestamp: (timestamp > 0).then_some(timestamp), key, value, headers }, rest))
 }
 
 #[cfg(test)]
@@ -145,8 +96,8 @@ mod tests {
             out.finish_row();
         }
         let mut out = Vec::new();
-        let columns = Columns { key: Some(2), timestamp: Some(1), headers: vec![0, 2] };
-        KafkaEncoder::new(columns, &schema).unwrap().encode(&rows.view(), 0..4, &mut out);
+        let messages_of = MessageEncoder::new(Some(2), vec![0, 2], &schema).unwrap();
+        KafkaEncoder::new(messages_of, Some(1), &schema).encode(&rows.view(), 0..4, &mut out);
         let expected: [(Option<i64>, &str, Option<&str>); 4] = [
             (Some(1_500), "7", Some("n")),
             (None, "-8", None),
@@ -155,8 +106,8 @@ mod tests {
         ];
         let mut came = messages(&out, 2);
         for (timestamp, count, name) in expected {
-            let message = came.next().unwrap().unwrap();
-            assert_eq!((message.timestamp, message.key), (timestamp, Some(count.as_bytes())));
+            let (came_timestamp, message) = came.next().unwrap().unwrap();
+            assert_eq!((came_timestamp, message.key), (timestamp, Some(count.as_bytes())));
             assert_eq!(message.headers, [name.map(str::as_bytes), Some(count.as_bytes())]);
             assert!(message.value.ends_with(format!("\"count\":{count}}}").as_bytes()));
         }

@@ -33,7 +33,7 @@ mod tests;
 #[cfg(feature = "kafka")]
 mod writer;
 
-pub use sink::{KafkaHeader, KafkaSink};
+pub use sink::KafkaSink;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -41,7 +41,9 @@ use ringmill_wire::Schema;
 
 #[cfg(feature = "kafka")]
 use crate::Share;
-use crate::{ConnectError, Fields, MessageFormat, Partitions, Promise, Replay, Resume, Secret, Waker, schema_of};
+use crate::{
+    ConnectError, Fields, HeaderField, MessageFormat, Partitions, Promise, Replay, Resume, Secret, Waker, schema_of,
+};
 
 /// Messages, a row each, from topics of Apache Kafka; the partitions are dealt to the shards.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,15 +144,6 @@ pub struct MessageFields {
     pub timestamp: Option<String>,
     /// `utf8` or `binary`: a header's value
     pub headers: Vec<HeaderField>,
-}
-
-/// A field that takes the value of a message's last header of this name; null where there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderField {
-    /// the field
-    pub field: String,
-    /// the header's name
-    pub header: String,
 }
 
 impl MessageFields {

@@ -3,7 +3,7 @@
 use std::{ffi::CString, sync::Arc, time::Duration};
 
 use rdkafka::{Message, consumer::base_consumer::PartitionQueue, error::KafkaError, message::BorrowedMessage};
-use ringmill_wire::{BatchWriter, DataType};
+use ringmill_wire::BatchWriter;
 
 use super::{
     KafkaSpec, MessageFields,
@@ -337,10 +337,7 @@ struct Lines {
 impl Lines {
     fn new(spec: &KafkaSpec) -> Result<Lines, ConnectError> {
         let fields = spec.message_fields.clone();
-        let is_binary = |name: &str| {
-            let mut named = spec.fields.declared().filter(|field| field.name == name);
-            named.any(|field| field.data_type == DataType::Binary)
-        };
+        let is_binary = |name: &str| spec.fields.is_binary(name);
         let headers = fields.headers.iter().map(|header| {
             let name = check_header("header_fields", &header.header)?;
             Ok((name, is_binary(&header.field)))
@@ -360,13 +357,13 @@ impl Lines {
         let Lines { fields, is_key_binary, headers, type_header, recorder } = self;
         let members = [
             (&fields.topic, Member::Text(topic.as_bytes())),
-            (&fields.key, bytes(message.key(), *is_key_binary)),
+            (&fields.key, Member::of(message.key(), *is_key_binary)),
             (&fields.partition, Member::Number(message.partition().into())),
             (&fields.offset, Member::Number(message.offset())),
             (&fields.timestamp, message.timestamp().to_millis().map_or(Member::Null, Member::Number)),
         ];
         let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
-        let of_header = |(name, is_binary): &(CString, bool)| bytes(header(message, name), *is_binary);
+        let of_header = |(name, is_binary): &(CString, bool)| Member::of(header(message, name), *is_binary);
         let headers = fields.headers.iter().zip(headers.iter());
         let members = members.chain(headers.map(|(header, known)| (header.field.as_str(), of_header(known))));
         // One without a payload says that its key is gone: whatever the format, it is no record.
@@ -375,13 +372,5 @@ impl Lines {
             Some(name) => Record { header: header(message, name).unwrap_or_default(), ..record },
             None => record,
         })
-    }
-}
-
-fn bytes(value: Option<&[u8]>, is_binary: bool) -> Member<'_> {
-    match value {
-        None => Member::Null,
-        Some(value) if is_binary => Member::Bytes(value),
-        Some(value) => Member::Text(value),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, Encoder, Promise, Secret, Writer};
+use crate::{ConnectError, Encoder, HeaderColumn, Promise, Secret, Writer};
 
 /// A topic of Apache Kafka as a sink: each row is a message, its value the row as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,20 +18,11 @@ pub struct KafkaSink {
     /// the column that is also the message's time stamp; when it is sent if absent
     pub timestamp: Option<String>,
     /// columns that are also headers
-    pub headers: Vec<KafkaHeader>,
+    pub headers: Vec<HeaderColumn>,
     /// properties of librdkafka
     pub options: Vec<(String, Secret)>,
     /// a file with further ones, `name=value` a line, read when the sink is opened
     pub options_file: Option<PathBuf>,
-}
-
-/// A header of a sink's messages; a message has it where the column is not null.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KafkaHeader {
-    /// its name
-    pub name: String,
-    /// the column with its values
-    pub column: String,
 }
 
 impl KafkaSink {
@@ -52,8 +43,8 @@ impl KafkaSink {
     pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
         use ringmill_wire::DataType;
 
-        use super::encode::{Columns, KafkaEncoder};
-        use crate::message::{column_of, is_key};
+        use super::encode::KafkaEncoder;
+        use crate::message::{MessageEncoder, column_of, is_key};
         let types: (fn(_) -> _, _) = (is_key, "a key is of type utf8, binary or an integer");
         let key = self.key.as_ref().map(|key| column_of(("key", key), types, schema)).transpose()?;
         let types: (fn(_) -> _, _) =
@@ -61,12 +52,13 @@ impl KafkaSink {
         let timestamp =
             self.timestamp.as_ref().map(|name| column_of(("timestamp", name), types, schema)).transpose()?;
         let types: (fn(_) -> _, _) = (is_key, "a header is of type utf8, binary or an integer");
-        let header = |header: &KafkaHeader| {
+        let header = |header: &HeaderColumn| {
             super::check_header("headers", &header.name)?;
             column_of(("headers", &header.column), types, schema)
         };
         let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
-        Ok(Box::new(KafkaEncoder::new(Columns { key, timestamp, headers }, schema)?))
+        let messages = MessageEncoder::new(key, headers, schema)?;
+        Ok(Box::new(KafkaEncoder::new(messages, timestamp, schema)))
     }
 
     /// Asks the brokers for the topic; fails if none answers.

@@ -14,9 +14,9 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
 };
 
-use super::{HeaderField, KafkaShare, KafkaSpec, KafkaStart, MessageFields};
+use super::{KafkaShare, KafkaSpec, KafkaStart, MessageFields};
 use crate::{
-    Format, Partition, Partitions, Position, Resume, Secret,
+    Format, HeaderField, Partition, Partitions, Position, Resume, Secret,
     testing::{Letter, Letters, batch, fields, poll, read_all},
 };
 

@@ -13,9 +13,9 @@ use serde_json::Value;
 use super::{
     KafkaSink,
     client::{ANSWER_TIMEOUT, Reports, Reserved, configuration, refuse, said, set_defaults},
-    encode::{Message, messages},
+    encode::messages,
 };
-use crate::{ConnectError, Fault, Writer};
+use crate::{ConnectError, Fault, Writer, message::Message};
 
 pub const RESERVED: Reserved = &[
     ("message.timeout.ms", "the sink: no row is given up"),
@@ -82,10 +82,10 @@ impl KafkaWriter {
         }
     }
 
-    fn send(&self, message: &Message<'_>) -> Result<(), ConnectError> {
-        let Message { timestamp, key, value, headers } = message;
+    fn send(&self, timestamp: Option<i64>, message: &Message<'_>) -> Result<(), ConnectError> {
+        let Message { key, value, headers } = message;
         let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).payload(value);
-        (record.key, record.timestamp) = (*key, *timestamp);
+        (record.key, record.timestamp) = (*key, timestamp);
         let values = self.headers.iter().zip(headers).filter_map(|(name, value)| Some((name, (*value)?)));
         record.headers = values.fold(None, |headers, (key, value)| {
             let headers = headers.unwrap_or_else(OwnedHeaders::new);
@@ -155,8 +155,8 @@ impl Writer for KafkaWriter {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
         self.check()?;
         for message in messages(bytes, self.headers.len()).skip(self.taken) {
-            let message = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
-            self.send(&message)?;
+            let (timestamp, message) = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
+            self.send(timestamp, &message)?;
             self.taken += 1;
         }
         self.taken = 0;

@@ -1,7 +1,7 @@
-//! Rows as keys and values, one after the other.
+//! Rows as messages, one after the other.
 //!
-//! A message is the length of its key plus one (0: it has none) and of its value, four bytes each, little-endian; then the
-//! key, and the value: the row as a JSON object.
+//! A message is so many parts as the sink has headers and two more: the key, the value (the row as a JSON object), the
+//! headers' values. A part is its length plus one (0: it is not there), four bytes, little-endian, and its bytes.
 
 #[cfg(feature = "nats")]
 use std::io::{self, BufRead};
@@ -12,17 +12,17 @@ use ringmill_wire::{BatchView, ColumnView, DataType, Schema};
 use crate::{ConnectError, Encoder, Format, encoder};
 
 const LENGTH_BYTES: usize = 4;
-const HEAD_BYTES: usize = 2 * LENGTH_BYTES;
 
 pub struct MessageEncoder {
     json: Box<dyn Encoder>,
     key: Option<usize>,
+    headers: Vec<usize>,
 }
 
 impl MessageEncoder {
-    /// With the values of a column, if it is given, as keys.
-    pub fn new(key: Option<usize>, schema: &Schema) -> Result<MessageEncoder, ConnectError> {
-        Ok(MessageEncoder { json: encoder(Format::Json, schema)?, key })
+    /// With the values of a column, if it is given, as keys, and those of others as headers.
+    pub fn new(key: Option<usize>, headers: Vec<usize>, schema: &Schema) -> Result<MessageEncoder, ConnectError> {
+        Ok(MessageEncoder { json: encoder(Format::Json, schema)?, key, headers })
     }
 }
 
@@ -38,7 +38,7 @@ pub fn column_of(
 }
 
 /// Whether values of this type can be keys, and those of headers.
-#[cfg(any(test, feature = "kafka"))]
+#[cfg(any(test, feature = "kafka", feature = "nats"))]
 pub fn is_key(data_type: DataType) -> bool {
     use DataType as T;
     matches!(
@@ -52,30 +52,37 @@ impl Encoder for MessageEncoder {
 
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
         for row in rows {
-            let head = out.len();
-            out.extend_from_slice(&[0; HEAD_BYTES]);
-            let key = self.key.map(|key| view.column(key)).filter(|column| column.is_valid(row));
-            if let Some(column) = &key {
-                write_value(column, row, out);
+            put_column(view, self.key, row, out);
+            put(out, |out| {
+                self.json.encode(view, row..row + 1, out);
+                // Without the line's end.
+                out.pop();
+            });
+            for header in &self.headers {
+                put_column(view, Some(*header), row, out);
             }
-            let value = out.len();
-            self.json.encode(view, row..row + 1, out);
-            // Without the line's end.
-            out.pop();
-            let key_length = if key.is_some() { value - head - HEAD_BYTES + 1 } else { 0 };
-            put_length(out, head, key_length);
-            let value_length = out.len() - value;
-            put_length(out, head + LENGTH_BYTES, value_length);
         }
     }
 }
 
-fn put_length(out: &mut [u8], at: usize, length: usize) {
-    out[at..at + LENGTH_BYTES].copy_from_slice(&(length as u32).to_le_bytes());
+/// Appends a part that `write` writes.
+fn put(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    write(out);
+    let length = (out.len() - at - LENGTH_BYTES + 1) as u32;
+    out[at..at + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+fn put_column(view: &BatchView<'_>, column: Option<usize>, row: usize, out: &mut Vec<u8>) {
+    match column.map(|column| view.column(column)).filter(|column| column.is_valid(row)) {
+        Some(column) => put(out, |out| write_value(&column, row, out)),
+        None => out.extend_from_slice(&[0; LENGTH_BYTES]),
+    }
 }
 
 /// Text and bytes as they are, integers in decimal, as their text in the value.
-pub fn write_value(column: &ColumnView<'_>, row: usize, out: &mut Vec<u8>) {
+fn write_value(column: &ColumnView<'_>, row: usize, out: &mut Vec<u8>) {
     macro_rules! integer {
         ($type:ty) => {
             out.extend_from_slice(itoa::Buffer::new().format(column.values::<$type>()[row]).as_bytes())
@@ -94,52 +101,68 @@ pub fn write_value(column: &ColumnView<'_>, row: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// A key, if there is one, and a value.
-pub type Message<'a> = (Option<&'a [u8]>, &'a [u8]);
+/// A message to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    pub key: Option<&'a [u8]>,
+    pub value: &'a [u8],
+    /// the headers' values, in the sink's order
+    pub headers: Vec<Option<&'a [u8]>>,
+}
 
 /// The same.
 #[cfg(feature = "nats")]
-pub type OwnedMessage = (Option<Vec<u8>>, Vec<u8>);
+pub struct OwnedMessage {
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: Vec<Option<Vec<u8>>>,
+}
 
-/// Takes the messages apart. `None` stands for bytes that no encoder has written.
-pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Option<Message<'_>>> {
+/// Takes the messages of a sink with so many headers apart. `None` stands for bytes that no encoder has written.
+#[cfg(any(test, feature = "mqtt", feature = "nats"))]
+pub fn messages(bytes: &[u8], headers: usize) -> impl Iterator<Item = Option<Message<'_>>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let message = split(rest);
-        rest = message.map_or(&[], |(_, rest)| rest);
+        let message = split(rest, headers);
+        rest = message.as_ref().map_or(&[], |(_, rest)| rest);
         Some(message.map(|(message, _)| message))
     })
 }
 
-/// Reads one message; `None`: there are no more.
+/// The first message of a sink with so many headers, and what is behind it.
+pub fn split(bytes: &[u8], headers: usize) -> Option<(Message<'_>, &[u8])> {
+    let mut rest = bytes;
+    let mut part = || {
+        let (length, after) = rest.split_first_chunk()?;
+        let length = (u32::from_le_bytes(*length) as usize).checked_sub(1);
+        let (part, after) = after.split_at_checked(length.unwrap_or(0))?;
+        rest = after;
+        Some(length.map(|_| part))
+    };
+    let (key, value) = (part()?, part()??);
+    let headers = (0..headers).map(|_| part()).collect::<Option<Vec<_>>>()?;
+    Some((Message { key, value, headers }, rest))
+}
+
+/// Reads one message of a sink with so many headers; `None`: there are no more.
 #[cfg(feature = "nats")]
-pub fn read_message(bytes: &mut impl BufRead) -> io::Result<Option<OwnedMessage>> {
+pub fn read_message(bytes: &mut impl BufRead, headers: usize) -> io::Result<Option<OwnedMessage>> {
     if bytes.fill_buf()?.is_empty() {
         return Ok(None);
     }
-    let mut length = || {
+    let mut part = || {
         let mut length = [0; LENGTH_BYTES];
-        bytes.read_exact(&mut length).map(|()| u32::from_le_bytes(length) as usize)
-    };
-    let (key_length, value_length) = (length()?.checked_sub(1), length()?);
-    let mut read = |length: usize| {
+        bytes.read_exact(&mut length)?;
+        let Some(length) = (u32::from_le_bytes(length) as usize).checked_sub(1) else { return Ok(None) };
         let mut content = vec![0; length];
-        bytes.read_exact(&mut content).map(|()| content)
+        bytes.read_exact(&mut content).map(|()| Some(content))
     };
-    let key = key_length.map(&mut read).transpose()?;
-    Ok(Some((key, read(value_length)?)))
-}
-
-fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
-    let (key_length, rest) = bytes.split_first_chunk()?;
-    let (value_length, rest) = rest.split_first_chunk()?;
-    let key_length = (u32::from_le_bytes(*key_length) as usize).checked_sub(1);
-    let (key, rest) = rest.split_at_checked(key_length.unwrap_or(0))?;
-    let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*value_length) as usize)?;
-    Some(((key_length.map(|_| key), value), rest))
+    let (key, value) = (part()?, part()?.unwrap_or_default());
+    let headers = (0..headers).map(|_| part()).collect::<io::Result<_>>()?;
+    Ok(Some(OwnedMessage { key, value, headers }))
 }
 
 #[cfg(test)]
@@ -153,7 +176,7 @@ mod tests {
     const KEY: (fn(DataType) -> bool, &str) = (is_key, "it is no key");
 
     #[test]
-    fn keys_and_values_come_apart_as_they_were() {
+    fn keys_values_and_headers_come_apart_as_they_were() {
         let schema = schema_of(&fields(&["name:utf8?", "count:int16", "share:float64"])).unwrap();
         let mut rows = batch(&schema, 3, 100);
         for (name, count) in [(Some("n\n"), -7), (None, 8), (Some(""), 9)] {
@@ -166,26 +189,41 @@ mod tests {
             out.push(2, 0.5);
             out.finish_row();
         }
-        let written = |key: Option<&str>| {
-            let mut out = Vec::new();
-            let key = key.map(|key| column_of(("key", key), KEY, &schema).unwrap());
-            MessageEncoder::new(key, &schema).unwrap().encode(&rows.view(), 0..3, &mut out);
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            let messages = messages(&out).map(|message| message.map(|(key, value)| (key.map(text), text(value))));
-            messages.collect::<Option<Vec<_>>>().unwrap()
-        };
         let values = [
             "{\"name\":\"n\\n\",\"count\":-7,\"share\":0.5}",
             "{\"name\":null,\"count\":8,\"share\":0.5}",
             "{\"name\":\"\",\"count\":9,\"share\":0.5}",
         ];
-        for (key, expected) in [
-            (None, [None, None, None]),
-            (Some("name"), [Some("n\n"), None, Some("")]),
-            (Some("count"), [Some("-7"), Some("8"), Some("9")]),
+        let (names, counts) = ([Some("n\n"), None, Some("")], [Some("-7"), Some("8"), Some("9")]);
+        for (key, headers, keys) in [
+            (None, &[][..], [None, None, None]),
+            (Some("name"), &["count", "name"], names),
+            (Some("count"), &["name"], counts),
         ] {
-            let expected = expected.map(|key| key.map(str::to_owned)).into_iter().zip(values.map(str::to_owned));
-            assert_eq!(written(key), expected.collect::<Vec<_>>());
+            let column = |name: &str| column_of(("key", name), KEY, &schema).unwrap();
+            let mut out = Vec::new();
+            let columns = headers.iter().map(|name| column(name)).collect();
+            MessageEncoder::new(key.map(column), columns, &schema).unwrap().encode(&rows.view(), 0..3, &mut out);
+            let came: Vec<_> = messages(&out, headers.len()).map(Option::unwrap).collect();
+            assert_eq!(came.len(), 3);
+            for (row, message) in came.iter().enumerate() {
+                assert_eq!((message.key, message.value), (keys[row].map(str::as_bytes), values[row].as_bytes()));
+                let of = |name: &&str| if *name == "name" { names[row] } else { counts[row] };
+                let expected: Vec<_> = headers.iter().map(|name| of(name).map(str::as_bytes)).collect();
+                assert_eq!(message.headers, expected);
+            }
+            #[cfg(feature = "nats")]
+            for (mut stream, expected) in [(&out[..], came)] {
+                for message in expected {
+                    let read = read_message(&mut stream, headers.len()).unwrap().unwrap();
+                    let headers: Vec<_> = read.headers.iter().map(Option::as_deref).collect();
+                    assert_eq!(
+                        (read.key.as_deref(), &*read.value, headers),
+                        (message.key, message.value, message.headers)
+                    );
+                }
+                assert!(read_message(&mut stream, headers.len()).unwrap().is_none());
+            }
         }
         for (key, rule) in [("share", "it is no key"), ("nowhere", "the rows have no such column")] {
             let refusal = column_of(("key", key), KEY, &schema).unwrap_err();
@@ -195,8 +233,8 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_no_messages() {
-        for bytes in [&b"\x01"[..], b"\x00\x00\x00\x00\x09\x00\x00\x00abc", b"\xff\xff\xff\xff\xff\xff\xff\xffabc"] {
-            assert_eq!(messages(bytes).collect::<Vec<_>>(), [None]);
+        for bytes in [&b"\x01"[..], &[0; 8], b"\x00\x00\x00\x00\x09\x00\x00\x00abc", &[0xff; 40]] {
+            assert_eq!(messages(bytes, 0).collect::<Vec<_>>(), [None]);
         }
     }
 }

@@ -15,6 +15,18 @@ pub(crate) enum Member<'a> {
     Bytes(&'a [u8]),
 }
 
+impl<'a> Member<'a> {
+    /// What may not be there, for a column that is binary or of text.
+    #[cfg(any(feature = "kafka", feature = "nats"))]
+    pub fn of(value: Option<&'a [u8]>, is_binary: bool) -> Member<'a> {
+        match value {
+            None => Member::Null,
+            Some(value) if is_binary => Member::Bytes(value),
+            Some(value) => Member::Text(value),
+        }
+    }
+}
+
 /// Appends a message's payload as one line, with these as the last members. A payload that is no object gets none: it
 /// becomes a dead letter as it is.
 pub(crate) fn write_line<'a>(

@@ -5,13 +5,17 @@ mod line;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 mod record;
 
-#[cfg(feature = "nats")]
-pub(crate) use self::encode::read_message;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub(crate) use self::encode::is_key;
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+pub(crate) use self::encode::messages;
 #[cfg(feature = "kafka")]
-pub(crate) use self::encode::{is_key, write_value};
+pub(crate) use self::encode::{Message, split};
+#[cfg(feature = "nats")]
+pub(crate) use self::encode::{OwnedMessage, read_message};
 #[cfg(any(feature = "kafka", feature = "nats"))]
 pub(crate) use self::record::{MessageDecoder, Record, Recorder, wait};
 pub(crate) use self::{
-    encode::{MessageEncoder, column_of, messages},
+    encode::{MessageEncoder, column_of},
     line::{Member, write_line},
 };

@@ -50,7 +50,7 @@ impl MqttSink {
         let types: (fn(_) -> _, _) =
             (|data_type| data_type == ringmill_wire::DataType::Utf8, "a topic is of type utf8");
         let column = |name: &String| column_of(("topic_column", name), types, schema);
-        Ok(Box::new(MessageEncoder::new(self.topic_column.as_ref().map(column).transpose()?, schema)?))
+        Ok(Box::new(MessageEncoder::new(self.topic_column.as_ref().map(column).transpose()?, Vec::new(), schema)?))
     }
 
     /// Connects from now on, and again whenever the connection breaks; a broker that refuses the user is found at a write.

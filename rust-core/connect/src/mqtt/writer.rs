@@ -15,7 +15,10 @@ use super::{
     options::{PAUSE, PAUSE_MAX, Who, options, refusal},
     outbox::{MESSAGES_MAX, Outbox, Outgoing, Stuck},
 };
-use crate::{ConnectError, Fault, Writer, message::messages};
+use crate::{
+    ConnectError, Fault, Writer,
+    message::{Message, messages},
+};
 
 /// A call waits so long for a broker that takes nothing, and then says so.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -73,8 +76,9 @@ impl MqttWriter {
 
 impl Writer for MqttWriter {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        for message in messages(bytes).skip(self.taken) {
-            let (key, payload) = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
+        for message in messages(bytes, 0).skip(self.taken) {
+            let Message { key, value: payload, .. } =
+                message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
             let topic = key.and_then(|key| std::str::from_utf8(key).ok()).or(self.topic.as_deref());
             let topic = topic.ok_or_else(|| self.refuse("a row has no topic; `topic` is for such rows"))?;
             if !MqttSink::is_topic(topic) {

@@ -29,8 +29,6 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// A consumer, and what it delivers.
 pub struct Delivery {
     messages: pull::Stream,
-    /// the header that says an event's type
-    type_header: Option<String>,
     /// so many messages came
     count: u64,
     /// later ones have this number or a greater one
@@ -55,10 +53,7 @@ impl Delivery {
         let request = consumer.stream().max_messages_per_batch(MESSAGES_MAX).max_bytes_per_batch(bytes);
         let messages = request.heartbeat(HEARTBEAT).messages().await;
         let messages = messages.map_err(|error| Trouble::Passing(said(&error)))?;
-        // No message has one of another name, and it is no use to ask for it: the client panics.
-        let type_header = spec.fields.types().and_then(|types| types.header()).filter(|name| NatsSpec::is_header(name));
-        let type_header = type_header.map(str::to_owned);
-        Ok(Delivery { messages, type_header, count: 0, next: 0 })
+        Ok(Delivery { messages, count: 0, next: 0 })
     }
 
     /// The number at which such a consumer begins.
@@ -101,19 +96,23 @@ impl Delivery {
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let taken_ns = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         (self.count, self.next) = (self.count + 1, sequence + 1);
-        let async_nats::Message { subject, payload, headers, .. } = message.message;
-        let header = self.type_header.as_deref().zip(headers.as_ref());
-        let event_type = header.and_then(|(name, headers)| headers.get_last(name)).map(ToString::to_string);
-        let event_type = event_type.unwrap_or_default();
-        Ok((Message { sequence, subject: subject.into_string(), payload, event_type, taken_ns }, pending))
+        let async_nats::Message { subject, payload, headers, length: bytes, .. } = message.message;
+        Ok((Message { sequence, subject: subject.into_string(), payload, headers, bytes, taken_ns }, pending))
     }
 }
 
 async fn consumer(context: &Context, spec: &NatsSpec, policy: DeliverPolicy) -> Result<PullConsumer, Trouble> {
+    // Servers before 2.10 know of one subject only and would send everything: what is not wanted is left out later.
+    let (filter_subject, filter_subjects) = match &*spec.subjects {
+        [] => Default::default(),
+        [subject] => (subject.clone(), Vec::new()),
+        subjects => (String::new(), subjects.to_vec()),
+    };
     let config = pull::Config {
         deliver_policy: policy,
         ack_policy: AckPolicy::None,
-        filter_subject: spec.subject.clone().unwrap_or_default(),
+        filter_subject,
+        filter_subjects,
         inactive_threshold: FORGOTTEN,
         num_replicas: 1,
         memory_storage: true,

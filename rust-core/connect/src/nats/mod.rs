@@ -16,6 +16,8 @@ mod driver;
 #[cfg(feature = "nats")]
 mod extent;
 #[cfg(feature = "nats")]
+mod lines;
+#[cfg(feature = "nats")]
 mod options;
 #[cfg(feature = "nats")]
 mod partition;
@@ -29,6 +31,7 @@ mod servers;
 #[cfg(feature = "nats")]
 mod session;
 mod sink;
+mod subject;
 #[cfg(all(test, feature = "nats"))]
 mod tests;
 
@@ -40,7 +43,7 @@ pub use self::{
     servers::{NatsLogin, NatsServers},
     sink::NatsSink,
 };
-use crate::{ConnectError, Fields, MessageFormat, Partitions, Replay, Resume, Waker, schema_of};
+use crate::{ConnectError, Fields, HeaderField, MessageFormat, Partitions, Replay, Resume, Waker, schema_of};
 
 /// Messages, a row each, from a stream of NATS JetStream: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,8 +52,8 @@ pub struct NatsSpec {
     pub servers: NatsServers,
     /// its name
     pub stream: String,
-    /// only messages of this subject, such as `plant.*.temperature` or `plant.>`; all if absent
-    pub subject: Option<String>,
+    /// only messages of these subjects, such as `plant.*.temperature` or `plant.>`, no two of which meet; all if empty
+    pub subjects: Vec<String>,
     /// where reading begins if no checkpoint says where
     pub start: NatsStart,
     /// the source ends where no further message was in the stream for once
@@ -87,13 +90,16 @@ pub struct NatsFields {
     pub sequence: Option<String>,
     /// `timestamp[ns]`: when the server took it
     pub timestamp: Option<String>,
+    /// `utf8` or `binary`: a header's value
+    pub headers: Vec<HeaderField>,
 }
 
 impl NatsFields {
     /// Those that are there.
     pub fn names(&self) -> Vec<&str> {
-        let NatsFields { subject, sequence, timestamp } = self;
-        [subject, sequence, timestamp].into_iter().filter_map(Option::as_deref).collect()
+        let NatsFields { subject, sequence, timestamp, headers } = self;
+        let named = [subject, sequence, timestamp].into_iter().filter_map(Option::as_deref);
+        named.chain(headers.iter().map(|header| header.field.as_str())).collect()
     }
 }
 
@@ -108,6 +114,12 @@ impl NatsSpec {
         Replay::Seekable
     }
 
+    /// Whether messages of this subject are wanted.
+    #[cfg(feature = "nats")]
+    fn takes(&self, subject: &str) -> bool {
+        self.subjects.is_empty() || self.subjects.iter().any(|wanted| subject::meet(subject, wanted))
+    }
+
     /// Whether a stream can have this name.
     pub fn is_stream(name: &str) -> bool {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>/\\".contains(&byte))
@@ -115,13 +127,12 @@ impl NatsSpec {
 
     /// Whether it is a subject, or one that stands for several: `*` for one part between dots, `>` for all at the end.
     pub fn is_subject(subject: &str) -> bool {
-        let parts: Vec<&str> = subject.split('.').collect();
-        let is_part = |(index, part): (usize, &&str)| match *part {
-            "*" => true,
-            ">" => index + 1 == parts.len(),
-            part => !part.is_empty() && !part.contains(|c: char| c == '*' || c == '>' || c.is_whitespace()),
-        };
-        parts.iter().enumerate().all(is_part)
+        subject::is_subject(subject)
+    }
+
+    /// Whether a message can be of both subjects: servers refuse to choose by two such.
+    pub fn meet(subject: &str, other: &str) -> bool {
+        subject::meet(subject, other)
     }
 
     /// Whether a message can have a header of this name.

@@ -5,16 +5,17 @@ use std::{collections::VecDeque, sync::Arc};
 use ringmill_wire::BatchWriter;
 
 use super::{
-    NatsFields, NatsSpec, NatsStart,
+    NatsSpec, NatsStart,
+    lines::Lines,
     options::refuse,
-    queue::{Item, Message, Queue},
+    queue::{Item, Queue},
     reader::Mark,
     session::Session,
 };
 use crate::{
     ConnectError, Format, Partition, Partitions, Places, Poll, PollContext, Position, Resume, Waker,
     formats::{Records, Scratch, Stop, Taken},
-    message::{Member, MessageDecoder, Record, Recorder, wait},
+    message::{MessageDecoder, wait},
     pace::{Admission, Pace},
     places::{Original, Tagger},
     text::TextOptions,
@@ -27,7 +28,7 @@ pub struct NatsPartition {
     queue: Arc<Queue>,
     /// taken from the queue
     items: VecDeque<Item>,
-    recorder: Recorder,
+    lines: Lines,
     decoder: MessageDecoder,
     scratch: Scratch,
     pace: Pace,
@@ -61,7 +62,7 @@ pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) ->
         spec: spec.clone(),
         queue,
         items: VecDeque::new(),
-        recorder: Recorder::new(&spec.format, !spec.message_fields.names().is_empty()),
+        lines: Lines::new(spec)?,
         decoder,
         scratch: Scratch::default(),
         pace: Pace::new(options.rate),
@@ -76,10 +77,12 @@ pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) ->
 
 /// The stream, and which of its messages.
 fn name(spec: &NatsSpec) -> String {
-    match &spec.subject {
-        None => spec.stream.clone(),
-        Some(subject) => format!("{}/{subject}", spec.stream),
+    if spec.subjects.is_empty() {
+        return spec.stream.clone();
     }
+    let mut subjects = spec.subjects.clone();
+    subjects.sort_unstable();
+    format!("{}/{}", spec.stream, subjects.join(","))
 }
 
 /// From where reading goes on, and how many records were consumed before.
@@ -114,7 +117,7 @@ impl NatsPartition {
         context: &mut PollContext<'_>,
         wanted: u32,
     ) -> Result<Poll, ConnectError> {
-        let NatsSpec { servers, message_fields, fields, .. } = &self.spec;
+        let NatsSpec { servers, fields, .. } = &self.spec;
         let now_ns = context.now_ns;
         let mut records = Records::new(out, context, &self.name, fields, &mut self.scratch, wanted);
         loop {
@@ -144,8 +147,7 @@ impl NatsPartition {
             if let Some(tagger) = &mut self.tagger {
                 records.tag = tagger.tag(sequence, sequence + 1, || (self.name.as_str().into(), Original::None));
             }
-            let record = record(message, message_fields, &mut self.recorder);
-            match self.decoder.take(record, &mut records)? {
+            match self.decoder.take(self.lines.of(message), &mut records)? {
                 Taken::Whole => {}
                 Taken::Full => return Ok(Poll::Full),
                 Taken::Later => return Ok(wait(&records, now_ns)),
@@ -190,22 +192,4 @@ impl Drop for NatsPartition {
     fn drop(&mut self) {
         self.queue.end();
     }
-}
-
-/// A message as a record; `None`: there is nothing in it.
-fn record<'a>(message: &'a Message, fields: &'a NatsFields, recorder: &'a mut Recorder) -> Option<Record<'a>> {
-    let NatsFields { subject, sequence, timestamp } = fields;
-    let members = [
-        (subject, Member::Text(message.subject.as_bytes())),
-        (sequence, Member::Number(i64::try_from(message.sequence).unwrap_or(i64::MAX))),
-        (timestamp, Member::Number(message.taken_ns)),
-    ];
-    let members = members.into_iter().filter_map(|(name, member)| Some((name.as_deref()?, member)));
-    let record = recorder.record(&message.payload, members)?;
-    // Only where a header tells an event's type is anything in it.
-    Some(if message.event_type.is_empty() {
-        record
-    } else {
-        Record { header: message.event_type.as_bytes(), ..record }
-    })
 }

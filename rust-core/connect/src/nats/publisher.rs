@@ -3,7 +3,7 @@
 use std::{error::Error, future::IntoFuture, io::BufRead, time::Duration};
 
 use async_nats::{
-    HeaderMap,
+    HeaderMap, HeaderName, HeaderValue,
     connection::State,
     header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
     jetstream::{
@@ -18,14 +18,16 @@ use super::{
     NatsSink,
     driver::Driver,
     extent::config,
+    lines::header_name,
     options::{connect, refuse, said},
     reader::Trouble,
+    subject::meet,
 };
 use crate::{
     ConnectError, Fault,
     backoff::Backoff,
     courier::Courier,
-    message::{messages, read_message},
+    message::{Message, OwnedMessage, messages, read_message},
     staging::{Sealed, StagePoints, Staged, stage_points},
 };
 
@@ -51,6 +53,8 @@ pub struct Publisher {
     name: String,
     stream: String,
     subject: Option<String>,
+    /// names of headers, whose values rows have
+    headers: Vec<HeaderName>,
     /// those that the stream takes
     subjects: Vec<String>,
     /// messages that the stream takes are not longer
@@ -60,6 +64,7 @@ pub struct Publisher {
 
 struct Outgoing {
     subject: String,
+    headers: HeaderMap,
     payload: Vec<u8>,
 }
 
@@ -71,12 +76,14 @@ impl Publisher {
             let client = connect(&sink.servers).await?;
             Ok::<_, ConnectError>(ContextBuilder::new().timeout(PATIENCE).build(client))
         })?;
+        let names = sink.headers.iter().map(|header| header_name("headers", &header.name));
         let mut publisher = Publisher {
             context,
             driver,
             name: format!("to stream {:?} of NATS at {}", sink.stream, sink.servers),
             stream: sink.stream.clone(),
             subject: sink.subject.clone(),
+            headers: names.collect::<Result<_, _>>()?,
             subjects: Vec::new(),
             bytes_max: None,
             backoff: Backoff::default(),
@@ -121,7 +128,7 @@ impl Publisher {
     }
 
     fn takes(&self, subject: &str) -> bool {
-        self.subjects.iter().any(|pattern| is_of(subject, pattern))
+        self.subjects.iter().any(|pattern| meet(subject, pattern))
     }
 
     /// The subject of a row, if a message can have it.
@@ -135,6 +142,20 @@ impl Publisher {
             return Err(self.failed(reason, Fault::Permanent));
         }
         Ok(subject.to_owned())
+    }
+
+    /// The headers of a row, if a message can have them; null ones are left out.
+    fn headers_of<'a>(&self, values: impl Iterator<Item = Option<&'a [u8]>>) -> Result<HeaderMap, ConnectError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.headers.iter().zip(values).filter_map(|(name, value)| Some((name, value?))) {
+            let text = String::from_utf8_lossy(value);
+            let value = text.parse::<HeaderValue>().map_err(|_| {
+                let reason = format!("a row's header {name} is {text:?}, and none can have a line end");
+                self.failed(reason, Fault::Permanent)
+            })?;
+            headers.insert(name.clone(), value);
+        }
+        Ok(headers)
     }
 
     fn failed(&self, reason: String, fault: Fault) -> ConnectError {
@@ -168,8 +189,7 @@ async fn publish(
     group: Vec<Outgoing>,
 ) -> (u64, Result<(), Option<PublishError>>) {
     let (mut sent, mut error) = (Vec::with_capacity(group.len()), None);
-    for (number, Outgoing { subject, payload }) in (first..).zip(group) {
-        let mut headers = HeaderMap::new();
+    for (number, Outgoing { subject, mut headers, payload }) in (first..).zip(group) {
         headers.insert(NATS_MESSAGE_ID, format!("{key}/{number}").as_str());
         headers.insert(NATS_EXPECTED_STREAM, stream);
         match timeout(PATIENCE, context.publish_with_headers(subject, headers, payload.into())).await {
@@ -204,16 +224,19 @@ impl Courier for Publisher {
     fn check(&mut self, rows: &[u8]) -> Result<(), ConnectError> {
         let of_server = self.context.client().max_payload();
         let bytes_max = self.bytes_max.map_or(of_server, |of_stream| of_stream.min(of_server));
-        let bytes_max = bytes_max.saturating_sub(HEAD_BYTES);
-        for message in messages(rows) {
+        let names = self.headers.iter().map(|name| AsRef::<[u8]>::as_ref(name).len() + ": \r\n".len()).sum::<usize>();
+        let bytes_max = bytes_max.saturating_sub(HEAD_BYTES + names);
+        for message in messages(rows, self.headers.len()) {
             let foreign = || self.failed("these bytes are no messages".to_owned(), Fault::Permanent);
-            let (key, payload) = message.ok_or_else(foreign)?;
+            let Message { key, value, headers } = message.ok_or_else(foreign)?;
             let subject = self.subject_of(key)?;
             self.refresh(&subject)?;
-            if payload.len() > bytes_max {
+            self.headers_of(headers.iter().copied())?;
+            let beside = headers.iter().flatten().map(|value| value.len()).sum::<usize>();
+            if value.len() + beside > bytes_max {
                 let reason = format!(
                     "a row is a message of {} bytes, and {} allows {bytes_max}",
-                    payload.len(),
+                    value.len() + beside,
                     if self.bytes_max.is_some_and(|of_stream| of_stream < of_server) {
                         "the stream's max_msg_size"
                     } else {
@@ -237,10 +260,13 @@ impl Courier for Publisher {
         loop {
             let (mut group, mut bytes) = (Vec::new(), 0);
             while group.len() < MESSAGES_MAX && bytes < BYTES_MAX {
-                let Some((subject, payload)) = read_message(&mut rows).map_err(unread)? else { break };
+                let message = read_message(&mut rows, self.headers.len()).map_err(unread)?;
+                let Some(OwnedMessage { key, value: payload, headers }) = message else { break };
                 if number >= *done {
                     bytes += payload.len();
-                    group.push(Outgoing { subject: self.subject_of(subject.as_deref())?, payload });
+                    let subject = self.subject_of(key.as_deref())?;
+                    let headers = self.headers_of(headers.iter().map(Option::as_deref))?;
+                    group.push(Outgoing { subject, headers, payload });
                 }
                 number += 1;
             }
@@ -275,19 +301,6 @@ impl Courier for Publisher {
         match staged {
             Staged::Nats { rows, writer } => Ok((rows, writer, ())),
             other => Err(other),
-        }
-    }
-}
-
-/// Whether a subject is one of those for which a pattern stands.
-pub fn is_of(subject: &str, pattern: &str) -> bool {
-    let (mut parts, mut subject) = (pattern.split('.'), subject.split('.'));
-    loop {
-        match (parts.next(), subject.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(_)) => {}
-            (Some(wanted), Some(part)) if wanted == part => {}
-            _ => return false,
         }
     }
 }

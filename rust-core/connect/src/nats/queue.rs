@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
@@ -13,7 +14,7 @@ use crate::{Waker, lock::lock};
 
 /// Further ones wait for room when so much is there.
 const BYTES_MAX: usize = 16 << 20;
-/// What a message takes besides its payload, about.
+/// What a message takes besides that, about.
 const ITEM_BYTES: usize = 256;
 
 /// What comes.
@@ -30,16 +31,25 @@ pub struct Message {
     pub sequence: u64,
     pub subject: String,
     pub payload: Bytes,
-    /// what the header says that tells an event's type; empty: nothing
-    pub event_type: String,
+    pub headers: Option<HeaderMap>,
+    /// what it takes on its way
+    pub bytes: usize,
     /// when the server took it, nanoseconds since 1970
     pub taken_ns: i64,
+}
+
+impl Message {
+    /// The value of the last header of that name.
+    pub fn header(&self, name: &HeaderName) -> Option<&[u8]> {
+        let value = self.headers.as_ref()?.get_last(name.clone())?;
+        Some(value.as_str().as_bytes())
+    }
 }
 
 impl Item {
     pub fn bytes(&self) -> usize {
         match self {
-            Item::Message(message) => ITEM_BYTES + message.payload.len(),
+            Item::Message(message) => ITEM_BYTES + message.bytes,
             Item::Reached(_) | Item::End => 0,
         }
     }

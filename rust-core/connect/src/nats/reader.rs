@@ -101,7 +101,9 @@ impl Reader {
             if let Some(last) = chunk.messages.last() {
                 (self.mark.next, self.has_read) = (last.sequence + 1, true);
             }
-            queue.push(chunk.messages.into_iter().map(Item::Message)).await;
+            chunk.messages.retain(|message| self.spec.takes(&message.subject));
+            let reached = Item::Reached(self.mark.next);
+            queue.push(chunk.messages.into_iter().map(Item::Message).chain([reached])).await;
             if let Some(trouble) = chunk.trouble {
                 return Err(trouble);
             }
@@ -122,8 +124,8 @@ impl Reader {
     }
 
     async fn has_more(&self) -> Result<bool, Trouble> {
-        let NatsSpec { stream, subject, .. } = &self.spec;
-        has_more(&self.context, stream, subject.as_deref(), self.mark.next).await
+        let NatsSpec { stream, subjects, .. } = &self.spec;
+        has_more(&self.context, stream, subjects, self.mark.next).await
     }
 
     fn check(&self, extent: &Extent, next: u64) -> Result<(), Trouble> {

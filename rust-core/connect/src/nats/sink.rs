@@ -2,8 +2,8 @@
 
 use ringmill_wire::Schema;
 
-use super::NatsServers;
-use crate::{ConnectError, Encoder, Promise, Transactions, Writer};
+use super::{NatsServers, subject::is_subject};
+use crate::{ConnectError, Encoder, HeaderColumn, Promise, Transactions, Writer};
 
 /// Servers end the connection when a command is longer than 4 KiB.
 const SUBJECT_BYTES_MAX: usize = 1_024;
@@ -23,6 +23,8 @@ pub struct NatsSink {
     pub subject: Option<String>,
     /// the column that says a row's subject
     pub subject_column: Option<String>,
+    /// columns that are also headers
+    pub headers: Vec<HeaderColumn>,
 }
 
 impl NatsSink {
@@ -35,17 +37,22 @@ impl NatsSink {
     /// Whether a message can have this subject.
     pub fn is_subject(subject: &str) -> bool {
         let is_short = subject.len() <= SUBJECT_BYTES_MAX && !subject.chars().any(char::is_control);
-        is_short && super::NatsSpec::is_subject(subject) && !subject.split('.').any(|part| part == "*" || part == ">")
+        is_short && is_subject(subject) && !subject.split('.').any(|part| part == "*" || part == ">")
     }
 
     /// What makes messages of rows of this schema; refused if it has no such column.
     #[cfg(feature = "nats")]
     pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
-        use crate::message::{MessageEncoder, column_of};
+        use ringmill_wire::DataType;
+
+        use crate::message::{MessageEncoder, column_of, is_key};
+        let types: (fn(_) -> _, _) = (|column| column == DataType::Utf8, "a subject is of type utf8");
+        let subject = self.subject_column.as_ref().map(|name| column_of(("subject_column", name), types, schema));
         let types: (fn(_) -> _, _) =
-            (|data_type| data_type == ringmill_wire::DataType::Utf8, "a subject is of type utf8");
-        let column = |name: &String| column_of(("subject_column", name), types, schema);
-        Ok(Box::new(MessageEncoder::new(self.subject_column.as_ref().map(column).transpose()?, schema)?))
+            (|column| column != DataType::Binary && is_key(column), "a header is of type utf8 or an integer");
+        let header = |header: &HeaderColumn| column_of(("headers", &header.column), types, schema);
+        let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
+        Ok(Box::new(MessageEncoder::new(subject.transpose()?, headers, schema)?))
     }
 
     /// Asks the servers for the stream, fails if none answers, and sends what a checkpoint has left to be sent.

@@ -1,8 +1,6 @@
 use bytes::Bytes;
 
-use super::{
-    NatsLogin, NatsServers, NatsSink, NatsSpec, extent::Extent, publisher::is_of, queue::Message, reader::first_gap,
-};
+use super::{NatsLogin, NatsServers, NatsSink, NatsSpec, extent::Extent, queue::Message, reader::first_gap};
 
 #[test]
 fn servers_have_a_scheme_a_host_and_perhaps_a_port() {
@@ -68,8 +66,13 @@ fn subjects_are_known_by_their_patterns() {
         ("a.b.c", "a.*", false),
         ("a", "a.*", false),
         ("b", "a", false),
+        ("a.*", "*.b", true),
+        ("a.*.c", "a.b.>", true),
+        ("a.*", "b.>", false),
+        ("a.>", "a", false),
     ] {
-        assert_eq!(is_of(subject, pattern), expected, "{subject} {pattern}");
+        assert_eq!(NatsSpec::meet(subject, pattern), expected, "{subject} {pattern}");
+        assert_eq!(NatsSpec::meet(pattern, subject), expected, "{pattern} {subject}");
     }
     assert!(NatsSink::is_subject("a.b") && !NatsSink::is_subject("a.*") && !NatsSink::is_subject("a.>"));
 }
@@ -102,7 +105,8 @@ fn a_gap_begins_where_the_first_message_is_missing() {
             sequence: *sequence,
             subject: String::new(),
             payload: Bytes::new(),
-            event_type: String::new(),
+            headers: None,
+            bytes: 0,
             taken_ns: 0,
         };
         assert_eq!(first_gap(next, &sequences.iter().map(message).collect::<Vec<_>>()), gap, "{sequences:?}");

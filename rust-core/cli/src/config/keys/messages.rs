@@ -80,6 +80,12 @@ static AVRO_KEYS: &[Key] = &[
     REGISTRY_TIMEOUT,
 ];
 
+const HEADER_FIELDS: Key = optional(
+    "header_fields",
+    Kind::Map(&Kind::Filled),
+    "Fields (utf8 or binary) that take the value of a message's header each, such as { trace = \"trace-id\" }; null where there is none.",
+);
+
 const BROKERS: Key = needed(
     "brokers",
     Kind::List(&Kind::Filled),
@@ -155,11 +161,7 @@ pub(super) static KAFKA: &[Key] = &[
     optional("partition_field", Kind::Filled, "The field (int32 or int64) that takes a message's partition."),
     optional("offset_field", Kind::Filled, "The field (int64) that takes a message's offset."),
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ms]) that takes a message's time stamp."),
-    optional(
-        "header_fields",
-        Kind::Map(&Kind::Filled),
-        "Fields (utf8 or binary) that take the value of a message's header each, such as { trace = \"trace-id\" }; null where there is none.",
-    ),
+    HEADER_FIELDS,
     MESSAGE_FORMAT,
     AVRO,
     PROTOBUF,
@@ -248,6 +250,11 @@ pub(super) static NATS: &[Key] = &[
         "Only messages of this subject, such as \"plant.*.temperature\" or \"plant.>\". Default: all.",
     ),
     optional(
+        "subjects",
+        Kind::List(&Kind::Filled),
+        "Only messages of these subjects, no two of which have one in common. Servers before 2.10 send all, and the others are left out here.",
+    ),
+    optional(
         "start",
         Kind::Choice(&["earliest", "latest"]),
         "Where reading begins if no checkpoint says where. Default: \"earliest\".",
@@ -267,6 +274,7 @@ pub(super) static NATS: &[Key] = &[
     optional("subject_field", Kind::Filled, "The field (utf8) that takes a message's subject."),
     optional("sequence_field", Kind::Filled, "The field (int64) that takes a message's number in the stream."),
     optional("timestamp_field", Kind::Filled, "The field (timestamp[ns]) that takes the time at which it was taken."),
+    HEADER_FIELDS,
     MESSAGE_FORMAT,
     AVRO,
     PROTOBUF,
@@ -333,6 +341,11 @@ pub(super) static NATS_SINK: &[Key] = &[
         "subject_column",
         Kind::Filled,
         "The column (utf8) with a row's subject; where it is null `subject` is meant. Either of them is needed.",
+    ),
+    optional(
+        "headers",
+        Kind::Map(&Kind::Filled),
+        "Headers of a message, and the columns (utf8 or integers) with their values, such as { trace-id = \"trace\" }; where one is null its header is left out.",
     ),
     NATS_USER,
     NATS_PASSWORD_FILE,

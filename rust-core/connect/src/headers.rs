@@ -1,0 +1,19 @@
+//! Headers of messages, by their names.
+
+/// A field that takes the value of a message's last header of this name; null where there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderField {
+    /// the field
+    pub field: String,
+    /// the header's name
+    pub header: String,
+}
+
+/// A header of a sink's messages; a message has it where the column is not null.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderColumn {
+    /// its name
+    pub name: String,
+    /// the column with its values
+    pub column: String,
+}
