@@ -62,6 +62,21 @@ impl Nats {
         Some(server)
     }
 
+    /// Three servers that keep streams together, as soon as they can create one; each with the settings that make it one of
+    /// them.
+    pub fn cluster() -> Option<Vec<(Nats, String)>> {
+        let routes: Vec<String> = (0..3).map(|_| free_address().to_string()).collect();
+        let all = routes.iter().map(|route| format!("nats://{route}")).collect::<Vec<_>>().join(", ");
+        let server = |(index, route): (usize, &String)| {
+            let mut server = Nats::stopped()?;
+            let settings =
+                format!("server_name: n{index}\ncluster {{ name: mill, listen: {route:?}, routes: [{all}] }}");
+            server.go_on(&settings);
+            Some((server, settings))
+        };
+        routes.iter().enumerate().map(server).collect()
+    }
+
     /// A new server that does not run yet.
     pub fn stopped() -> Option<Nats> {
         let Some(program) = program("nats-server") else {
@@ -136,7 +151,13 @@ impl Nats {
     pub fn create(&self, name: &str, subjects: &[&str], config: stream::Config) {
         let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
         let config = stream::Config { name: name.to_owned(), subjects, ..config };
-        self.ask(|context| async move { context.create_stream(config).await.expect("it is created") });
+        self.ask(|context| async move {
+            // Servers of a cluster must have found each other.
+            while let Err(error) = context.create_stream(config.clone()).await {
+                assert!(config.num_replicas > 1, "it is not created: {error}");
+                sleep(POLL);
+            }
+        });
     }
 
     /// Deletes a stream.
@@ -217,6 +238,41 @@ impl Nats {
                 });
             }
             stored
+        })
+    }
+
+    /// How many messages that consumer of a stream has still to deliver, and how many it has delivered that are not
+    /// acknowledged; `None`: it is not there.
+    pub fn consumer(&self, stream: &str, name: &str) -> Option<(u64, u64)> {
+        self.ask(|context| async move {
+            let found = context.get_consumer_from_stream::<consumer::pull::Config, _, _>(name, stream).await.ok()?;
+            let info = found.cached_info();
+            Some((info.num_pending, info.num_ack_pending as u64))
+        })
+    }
+
+    /// Creates a durable consumer as others do.
+    pub fn create_consumer(&self, stream: &str, name: &str) {
+        let config = consumer::pull::Config { durable_name: Some(name.to_owned()), ..Default::default() };
+        self.ask(|context| async move {
+            context.create_consumer_on_stream(config, stream).await.expect("it is created");
+        });
+    }
+
+    /// Waits until every server of a cluster has the whole stream, and says how many messages that are.
+    pub fn settled(&self, name: &str) -> u64 {
+        self.ask(|context| async move {
+            loop {
+                if let Ok(mut stream) = context.get_stream(name).await
+                    && let Ok(info) = stream.info().await
+                    && let Some(cluster) = &info.cluster
+                    && cluster.leader.is_some()
+                    && cluster.replicas.iter().filter(|replica| replica.current && !replica.offline).count() == 2
+                {
+                    return info.state.messages;
+                }
+                sleep(POLL);
+            }
         })
     }
 

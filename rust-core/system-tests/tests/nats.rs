@@ -250,6 +250,90 @@ fn what_stands_beside_a_message_becomes_fields() {
 }
 
 #[test]
+fn a_durable_consumer_shows_what_checkpoints_cover() {
+    let Some(mut server) = server() else { return };
+    let job = job(&server, "subject = \"plant.>\"\ndurable = \"mill\"");
+    let stands = |server: &Nats| server.consumer("EVENTS", "mill");
+    server.send_numbers("plant.1", 0..3_000);
+    let mut child = job.start(&["checkpoint.interval=1h"]);
+    until(&mut child, || stands(&server) == Some((0, 3_000)));
+    kill(child);
+    let mut child = job.start(&[]);
+    until(&mut child, || stands(&server) == Some((0, 0)));
+    assert_eq!(shown(&job).len(), 3_000);
+    kill(child);
+    server.send_numbers("plant.1", 3_000..3_500);
+    let mut child = job.start(&["checkpoint.interval=1h"]);
+    until(&mut child, || stands(&server) == Some((0, 500)));
+    assert_eq!(job.end(child).code, Some(0));
+    assert_eq!(stands(&server), Some((0, 500)), "the last checkpoint of a run is told by the next one");
+    let mut child = job.start(&[]);
+    until(&mut child, || stands(&server) == Some((0, 0)));
+    server.kill();
+    read_until(&mut child, "it is tried again");
+    server.go_on("");
+    server.send_numbers("plant.1", 3_500..3_700);
+    until(&mut child, || shown(&job).len() == 3_700 && stands(&server) == Some((0, 0)));
+    assert_eq!(job.end(child).code, Some(0));
+    assert!(shown(&job).into_iter().eq(0..3_700), "what is delivered again after a break is not read again");
+}
+
+#[test]
+fn a_consumer_of_somebody_else_is_left_alone() {
+    let Some(server) = server() else { return };
+    server.create_consumer("EVENTS", "theirs");
+    let job = job(&server, "durable = \"theirs\"");
+    refused(&job.run(&[]), "consumer \"theirs\" is there and not ours");
+    assert_eq!(server.consumer("EVENTS", "theirs"), Some((0, 0)), "it is there");
+}
+
+#[test]
+fn the_report_says_how_far_the_stream_is_ahead() {
+    let Some(server) = server() else { return };
+    server.send_numbers("spare.1", 0..100);
+    server.send_numbers("plant.1", 0..5_000);
+    let job = job(&server, "subject = \"plant.>\"\nrate = 500");
+    let mut child = job.start(&[]);
+    until(&mut child, || !shown(&job).is_empty());
+    let ended = job.end(child);
+    let (read, behind) = (ended.figure("/rows/in"), ended.figure("/nodes/messages/lag/total"));
+    assert_eq!((read + behind, ended.figure("/nodes/messages/lag/partitions/EVENTS~1plant.>")), (5_000, behind));
+    assert!(behind > 0);
+    let ended = job.run(&["sources.messages.stop_at_end=true", "sources.messages.rate=100000"]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/nodes/messages/lag/total")), (5_000, 0));
+}
+
+#[test]
+fn a_cluster_goes_on_when_any_of_its_servers_dies() {
+    let Some(mut servers) = Nats::cluster() else { return };
+    let replicated = || Config { num_replicas: 3, ..Config::default() };
+    servers[0].0.create("EVENTS", &["plant.>"], replicated());
+    servers[0].0.create("SCORES", &["scores"], replicated());
+    let urls = servers.iter().map(|(server, _)| server.url()).collect::<Vec<_>>().join(",");
+    let scores = format!(
+        "\n[sinks.scores]\nkind = \"nats\"\nurl = \"{urls}\"\nstream = \"SCORES\"\nsubject = \"scores\"\ninputs = [\"messages\"]\n"
+    );
+    let job = Job::new(&(pipeline(&urls, "rate = 5000\ndurable = \"mill\"") + &scores), "");
+    let mut child = job.start(&[]);
+    let mut next = 0;
+    for killed in 0..3 {
+        for stream in ["EVENTS", "SCORES"] {
+            servers[killed].0.settled(stream);
+        }
+        servers[(killed + 1) % 3].0.send_numbers("plant.1", next..next + 3_000);
+        until(&mut child, || shown(&job).len() as u64 > next);
+        let (server, settings) = &mut servers[killed];
+        server.kill();
+        next += 3_000;
+        until(&mut child, || shown(&job).len() as u64 == next);
+        server.go_on(settings);
+    }
+    assert_eq!(job.end(child).code, Some(0));
+    assert!(shown(&job).into_iter().eq(0..next));
+    assert_eq!(servers[0].0.settled("SCORES"), next, "the stream drops what it has had");
+}
+
+#[test]
 fn messages_that_went_before_they_were_read_end_the_run() {
     let Some(server) = server() else { return };
     server.send_numbers("plant.1", 0..100);

@@ -62,6 +62,36 @@ fn every_row_becomes_a_message_once_and_in_order_however_often_the_core_dies() {
 }
 
 #[test]
+fn a_core_killed_at_every_place_of_the_protocol_sends_every_row_once() {
+    let Some(server) = server() else { return };
+    let rows = 2_000;
+    let run = |failpoint: &str| {
+        server.delete("SCORES");
+        server.create("SCORES", &["scores.>"], Config::default());
+        let job = job(&server, "subject = \"scores.all\"");
+        job.write("in.ndjson", (0..rows).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
+        let child = job.command(&[]).env("RINGMILL_FAILPOINT", failpoint).spawn().expect("it is built");
+        let code = job.wait(child).code;
+        (job, code)
+    };
+    let record = tempfile::NamedTempFile::new().expect("a file");
+    assert_eq!(run(&format!("record:{}", record.path().display())).1, Some(0));
+    let hits = std::fs::read_to_string(record.path()).expect("a line for each hit");
+    let places: BTreeSet<&str> = hits.lines().filter_map(|line| line.split(' ').next()).collect();
+    let places: Vec<&str> = places.into_iter().filter(|place| place.starts_with("sink.nats.")).collect();
+    for place in ["sink.nats.send", "sink.nats.sent", "sink.nats.mark", "sink.nats.marked", "sink.nats.stage.synced"] {
+        assert!(places.contains(&place), "{places:?}");
+    }
+    for place in &places {
+        let (job, code) = run(&format!("kill:{place}:1"));
+        assert_eq!(code, None, "{place} was not reached");
+        assert_eq!(job.run(&[]).figure("/rows/in"), rows, "{place}");
+        assert!(numbers(&server.read("SCORES")).into_iter().eq(0..rows), "{place}");
+    }
+    println!("{places:?}");
+}
+
+#[test]
 fn a_stream_that_remembers_no_ids_has_every_row_though_some_come_again() {
     let mut kills = CoreKills::of("forgetful nats", "RINGMILL_NATS_SINK_KILLS", 20);
     let Some(server) = Nats::start() else { return };

@@ -20,13 +20,22 @@ pub fn nats(
     table: &Table,
     fields: Fields,
     record_bytes_max: usize,
-    directory: &Path,
+    (directory, has_checkpoints): (&Path, bool),
     mistakes: &mut Vec<Mistake>,
 ) -> Option<NatsSpec> {
     use DataType as T;
     let servers = servers(table, directory, mistakes);
     check_stream(table, mistakes);
     let subjects = subjects(table, mistakes);
+    if let Some(entry) =
+        table.entry("durable").filter(|_| table.text("durable").is_some_and(|name| !NatsSpec::is_name(name)))
+    {
+        let mistake = Mistake::at(entry.raw.span, "`durable`: no consumer can have this name");
+        mistakes.push(mistake.hint("it has no spaces, and none of . * > / \\"));
+    }
+    if let Some(entry) = table.entry("durable").filter(|_| !has_checkpoints) {
+        mistakes.push(Mistake::at(entry.key_span, "`durable` has no effect without [checkpoint]"));
+    }
     if let (Some(entry), Some(_)) = (table.entry("start_time"), table.entry("start")) {
         mistakes.push(Mistake::at(entry.key_span, "`start` and `start_time` contradict each other"));
     }
@@ -52,6 +61,7 @@ pub fn nats(
         servers: servers?,
         stream: table.text("stream")?.to_owned(),
         subjects,
+        durable: table.text("durable").map(str::to_owned),
         start,
         stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
         message_fields,
@@ -121,7 +131,7 @@ fn check_own_header(name: &str, span: Span, mistakes: &mut Vec<Mistake>) {
 }
 
 fn check_stream(table: &Table, mistakes: &mut Vec<Mistake>) {
-    let is_wrong = table.text("stream").is_some_and(|name| !NatsSpec::is_stream(name));
+    let is_wrong = table.text("stream").is_some_and(|name| !NatsSpec::is_name(name));
     if let Some(entry) = table.entry("stream").filter(|_| is_wrong) {
         let mistake = Mistake::at(entry.raw.span, "`stream`: no stream can have this name");
         mistakes.push(mistake.hint("the messages of a stream are chosen with `subject`"));

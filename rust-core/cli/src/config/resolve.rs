@@ -67,6 +67,7 @@ struct Surroundings<'a> {
     directory: &'a Path,
     python: PathBuf,
     cores: usize,
+    has_checkpoints: bool,
     mistakes: &'a mut Vec<Mistake>,
 }
 
@@ -82,8 +83,13 @@ pub fn resolve(
     mistakes: &mut Vec<Mistake>,
 ) -> Resolved {
     let python = find_python(root, directory, machine, mistakes);
-    let mut around =
-        Surroundings { directory, python: python.clone().unwrap_or_default(), cores: machine.cores, mistakes };
+    let mut around = Surroundings {
+        directory,
+        python: python.clone().unwrap_or_default(),
+        cores: machine.cores,
+        has_checkpoints: root.get("checkpoint").is_some(),
+        mistakes,
+    };
     let mut nodes = Vec::new();
     for section in ["sources", "steps", "sinks"] {
         if let Some(table) = root.table(section)
@@ -257,7 +263,8 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
         }
         "nats" => {
             let fields = fields_or_types(table, Format::Json, around)?;
-            let spec = nats(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
+            let places = (around.directory, around.has_checkpoints);
+            let spec = nats(table, fields, record_bytes_max(table), places, around.mistakes)?;
             SourceConnector::Nats(spec)
         }
         "python" => {

@@ -399,6 +399,12 @@ fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
     let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
     let SourceConnector::Nats(spec) = &source.connector else { panic!("servers") };
     assert_eq!(spec.subjects, ["plant.*", "spare.>"]);
+    let durable = |name: &str| {
+        nats("nats://b", &format!("stream = \"S\"\ndurable = \"{name}\"")) + "\n[checkpoint]\npath = \"state\"\n"
+    };
+    good(&durable("mill"));
+    let message = "p.toml:5:11: `durable`: no consumer can have this name (it has no spaces, and none of . * > / \\)";
+    check(&durable("a.b"), &[message]);
     let example = "(for example url = \"nats://localhost:4222\")";
     for (url, keys, message) in [
         (
@@ -422,6 +428,11 @@ fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
             "nats://b",
             "stream = \"S\"\nsubject = \"a\"\nsubjects = [\"b\"]",
             "6:1: `subject` and `subjects` exclude each other".to_owned(),
+        ),
+        (
+            "nats://b",
+            "stream = \"S\"\ndurable = \"mill\"",
+            "5:1: `durable` has no effect without [checkpoint]".to_owned(),
         ),
         ("nats://b", "stream = \"S\"\nsubjects = []", "5:12: `subjects` is empty".to_owned()),
         (

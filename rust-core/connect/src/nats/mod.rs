@@ -1,8 +1,8 @@
 //! Messages of a NATS JetStream stream, and rows as its messages ([`NatsSink`]).
 //!
 //! Each message that is read is one JSON object, one datum of Avro or one message of Protobuf. The stream is one partition, with the number of the
-//! next message in the checkpoint, so every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours: it forgets the
-//! consumers through which we read.
+//! next message in the checkpoint, so every message is one row or one dead letter, once, also after a crash. The server keeps nothing of ours, unless it is to be told
+//! what completed checkpoints cover: it forgets the consumers through which we read.
 //!
 //! Messages that are gone before they were read end the run, and so does a stream that was created anew. Those that the
 //! stream itself lets others replace, or that somebody deleted one by one, are not missed as long as older ones are there.
@@ -13,6 +13,8 @@
 mod delivery;
 #[cfg(feature = "nats")]
 mod driver;
+#[cfg(feature = "nats")]
+mod durable;
 #[cfg(feature = "nats")]
 mod extent;
 #[cfg(feature = "nats")]
@@ -54,6 +56,8 @@ pub struct NatsSpec {
     pub stream: String,
     /// only messages of these subjects, such as `plant.*.temperature` or `plant.>`, no two of which meet; all if empty
     pub subjects: Vec<String>,
+    /// name of a consumer on which is acknowledged what completed checkpoints cover, for tools that show lag
+    pub durable: Option<String>,
     /// where reading begins if no checkpoint says where
     pub start: NatsStart,
     /// the source ends where no further message was in the stream for once
@@ -120,8 +124,8 @@ impl NatsSpec {
         self.subjects.is_empty() || self.subjects.iter().any(|wanted| subject::meet(subject, wanted))
     }
 
-    /// Whether a stream can have this name.
-    pub fn is_stream(name: &str) -> bool {
+    /// Whether a stream, or a consumer, can have this name.
+    pub fn is_name(name: &str) -> bool {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>/\\".contains(&byte))
     }
 

@@ -6,6 +6,7 @@ use ringmill_wire::BatchWriter;
 
 use super::{
     NatsSpec, NatsStart,
+    durable::Coverage,
     lines::Lines,
     options::refuse,
     queue::{Item, Queue},
@@ -26,8 +27,11 @@ pub struct NatsPartition {
     name: String,
     spec: NatsSpec,
     queue: Arc<Queue>,
+    coverage: Arc<Coverage>,
     /// taken from the queue
     items: VecDeque<Item>,
+    /// so many of them are messages
+    waiting: u64,
     lines: Lines,
     decoder: MessageDecoder,
     scratch: Scratch,
@@ -56,12 +60,15 @@ pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) ->
     let name = name(spec);
     let (mark, rows) = find(spec, &session, &name, resume)?;
     let queue = Arc::new(Queue::new(wakers.first().cloned()));
-    session.start(mark, &queue).map_err(|error| refuse(&spec.servers, error.to_string()))?;
+    let coverage = Arc::new(Coverage::new(mark.next));
+    session.start(mark, &queue, &coverage).map_err(|error| refuse(&spec.servers, error.to_string()))?;
     let partition = NatsPartition {
         name,
         spec: spec.clone(),
         queue,
+        coverage,
         items: VecDeque::new(),
+        waiting: 0,
         lines: Lines::new(spec)?,
         decoder,
         scratch: Scratch::default(),
@@ -127,7 +134,7 @@ impl NatsPartition {
                 Err(Stop::Budget | Stop::NeedMore) => return Ok(Poll::Rows),
             }
             if self.items.is_empty() {
-                self.queue.take(&mut self.items).map_err(|reason| refuse(servers, reason))?;
+                self.waiting = self.queue.take(&mut self.items).map_err(|reason| refuse(servers, reason))?;
             }
             let message = match self.items.front() {
                 None => return Ok(if records.consumed > 0 { Poll::Rows } else { Poll::Idle }),
@@ -153,6 +160,7 @@ impl NatsPartition {
                 Taken::Later => return Ok(wait(&records, now_ns)),
             }
             self.items.pop_front();
+            self.waiting -= 1;
             self.next = sequence + 1;
             self.rows += 1;
         }
@@ -183,8 +191,16 @@ impl Partition for NatsPartition {
         Position { offset, rows: self.rows, created_ns, ..Position::default() }
     }
 
+    fn lag(&self) -> Option<u64> {
+        Some(self.queue.behind()? + self.waiting)
+    }
+
     fn note_places(&mut self, places: &Arc<Places>, source: &str) {
         self.tagger = Some(Tagger::new(places, source));
+    }
+
+    fn covered(&mut self, position: &Position) {
+        self.coverage.cover(position.offset);
     }
 }
 

@@ -70,6 +70,10 @@ pub struct Queue {
 struct State {
     items: VecDeque<Item>,
     bytes: usize,
+    /// how many of the items are messages
+    messages: u64,
+    /// how many were in the stream behind the last one that came; `None`: nobody has said yet
+    pending: Option<u64>,
     /// why no more will come
     failed: Option<String>,
 }
@@ -79,31 +83,47 @@ impl Queue {
         Queue { waker, ..Queue::default() }
     }
 
-    /// Adds items when there is room. Whoever waits for it when nobody reads any more waits for ever.
-    pub async fn push(&self, items: impl IntoIterator<Item = Item>) {
+    /// Adds items when there is room, behind which the stream has so many messages. Whoever waits for room when nobody reads
+    /// any more waits for ever.
+    pub async fn push(&self, items: impl IntoIterator<Item = Item>, pending: Option<u64>) {
         while self.lock().bytes > BYTES_MAX {
             self.taken.notified().await;
         }
         let mut state = self.lock();
         for item in items {
             state.bytes += item.bytes();
+            state.messages += u64::from(matches!(item, Item::Message(_)));
             state.items.push_back(item);
         }
+        state.pending = pending.or(state.pending);
         drop(state);
         self.wake();
     }
 
-    /// Moves everything that is there into `taken`, which is empty. Or why nothing will come any more.
-    pub fn take(&self, taken: &mut VecDeque<Item>) -> Result<(), String> {
+    /// The stream has so many messages behind those that came.
+    pub fn note_pending(&self, pending: u64) {
+        self.lock().pending = Some(pending);
+    }
+
+    /// How many messages nobody has taken, here and in the stream, as far as that is known.
+    pub fn behind(&self) -> Option<u64> {
+        let state = self.lock();
+        Some(state.pending? + state.messages)
+    }
+
+    /// Moves everything that is there into `taken`, which is empty, and says how many messages that is. Or why nothing will
+    /// come any more.
+    pub fn take(&self, taken: &mut VecDeque<Item>) -> Result<u64, String> {
         let mut state = self.lock();
         mem::swap(&mut state.items, taken);
         if taken.is_empty() {
-            return state.failed.clone().map_or(Ok(()), Err);
+            return state.failed.clone().map_or(Ok(0), Err);
         }
         state.bytes = 0;
+        let messages = mem::take(&mut state.messages);
         drop(state);
         self.taken.notify_one();
-        Ok(())
+        Ok(messages)
     }
 
     /// No more will come, after what is there.

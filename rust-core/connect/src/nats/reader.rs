@@ -1,6 +1,6 @@
 //! Reading the stream from a number on, whatever becomes of the connection.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{Context, consumer::DeliverPolicy};
 use tokio::time::sleep;
@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::{
     NatsSpec,
     delivery::Delivery,
+    durable::Coverage,
     extent::{Extent, has_more},
     queue::{Item, Message, Queue},
 };
@@ -40,13 +41,14 @@ pub struct Reader {
     context: Context,
     spec: NatsSpec,
     mark: Mark,
+    coverage: Arc<Coverage>,
     /// since the last trouble something came
     has_read: bool,
 }
 
 impl Reader {
-    pub fn new(context: Context, spec: NatsSpec, mark: Mark) -> Reader {
-        Reader { context, spec, mark, has_read: true }
+    pub fn new(context: Context, spec: NatsSpec, mark: Mark, coverage: Arc<Coverage>) -> Reader {
+        Reader { context, spec, mark, coverage, has_read: true }
     }
 
     /// Reads, and goes on after every trouble that may pass; comes back after one that does not, or at the end if there is to
@@ -55,7 +57,7 @@ impl Reader {
         let mut pause = PAUSE;
         loop {
             match self.follow(queue).await {
-                Ok(()) => return queue.push([Item::End]).await,
+                Ok(()) => return queue.push([Item::End], Some(0)).await,
                 Err(Trouble::Lasting(reason)) => return queue.fail(reason),
                 Err(Trouble::Passing(reason)) => {
                     if self.has_read {
@@ -78,8 +80,13 @@ impl Reader {
             self.mark.next = self.mark.next.max(extent.first);
         }
         self.check(&extent, self.mark.next)?;
-        let policy = DeliverPolicy::ByStartSequence { start_sequence: self.mark.next };
+        let covered = self.coverage.begin();
+        let start_sequence = if self.spec.durable.is_some() { covered.min(self.mark.next) } else { self.mark.next };
+        let policy = DeliverPolicy::ByStartSequence { start_sequence };
         let mut delivery = Delivery::start(&self.context, &self.spec, policy).await?;
+        if start_sequence == self.mark.next {
+            queue.note_pending(delivery.pending);
+        }
         let mut is_last = true;
         while !(is_last && self.spec.stops_at_end) || self.has_more().await? {
             let Some(mut chunk) = delivery.chunk().await else {
@@ -87,7 +94,11 @@ impl Reader {
                 is_last = true;
                 continue;
             };
-            // A server that lags behind the others of its cluster may begin too early.
+            let acknowledgement = chunk.acknowledgement.filter(|_| self.spec.durable.is_some());
+            if let (Some(last), Some(acknowledgement)) = (chunk.messages.last(), acknowledgement) {
+                self.coverage.deliver(last.sequence, acknowledgement);
+            }
+            // A server that lags behind the others of its cluster may begin too early, and a durable consumer does.
             let next = self.mark.next;
             chunk.messages.retain(|message| message.sequence >= next);
             if let (true, Some(first)) = (self.mark.is_beginning, chunk.messages.first()) {
@@ -103,11 +114,11 @@ impl Reader {
             }
             chunk.messages.retain(|message| self.spec.takes(&message.subject));
             let reached = Item::Reached(self.mark.next);
-            queue.push(chunk.messages.into_iter().map(Item::Message).chain([reached])).await;
+            queue.push(chunk.messages.into_iter().map(Item::Message).chain([reached]), chunk.pending).await;
             if let Some(trouble) = chunk.trouble {
                 return Err(trouble);
             }
-            is_last = chunk.is_last;
+            is_last = chunk.pending == Some(0);
         }
         Ok(())
     }
@@ -118,7 +129,7 @@ impl Reader {
         self.check(&extent, self.mark.next)?;
         if extent.end > self.mark.next && !self.has_more().await? {
             self.mark = Mark { next: extent.end, is_beginning: false, ..self.mark };
-            queue.push([Item::Reached(extent.end)]).await;
+            queue.push([Item::Reached(extent.end)], Some(0)).await;
         }
         Ok(())
     }

@@ -6,12 +6,13 @@ use async_nats::{
     datetime,
     jetstream::{self, Context, consumer::DeliverPolicy},
 };
-use futures_util::future::select;
+use futures_util::future::{join, select};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
     NatsSpec, NatsStart,
     delivery::Delivery,
+    durable::Coverage,
     extent::Extent,
     options::{connect, refuse},
     queue::Queue,
@@ -60,14 +61,22 @@ impl Session {
     }
 
     /// Reads from there on, until the queue is at its end.
-    pub fn start(self, mark: Mark, queue: &Arc<Queue>) -> io::Result<()> {
-        let queue = Arc::clone(queue);
+    pub fn start(self, mark: Mark, queue: &Arc<Queue>, coverage: &Arc<Coverage>) -> io::Result<()> {
+        let (queue, coverage) = (Arc::clone(queue), Arc::clone(coverage));
         let Session { runtime, context, spec } = self;
         let read = move || {
-            let mut reader = Reader::new(context, spec, mark);
-            runtime.block_on(async {
-                select(pin!(queue.ended()), pin!(reader.run(&queue))).await;
-            });
+            let client = context.client();
+            let is_told = spec.durable.is_some();
+            let mut reader = Reader::new(context, spec, mark, Arc::clone(&coverage));
+            let read = async {
+                let tell = async {
+                    if is_told {
+                        coverage.acknowledge(&client).await
+                    }
+                };
+                join(reader.run(&queue), tell).await;
+            };
+            runtime.block_on(select(pin!(queue.ended()), pin!(read)));
             runtime.shutdown_background();
         };
         thread::Builder::new().name("nats".to_owned()).spawn(read).map(drop)

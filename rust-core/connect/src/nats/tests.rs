@@ -26,7 +26,7 @@ fn names_and_subjects_are_what_servers_take() {
     for (name, expected) in
         [("EVENTS", true), ("a-b_c", true), ("", false), ("a.b", false), ("a b", false), ("a*", false)]
     {
-        assert_eq!(NatsSpec::is_stream(name), expected, "{name}");
+        assert_eq!(NatsSpec::is_name(name), expected, "{name}");
     }
     for (subject, expected) in [
         ("a", true),

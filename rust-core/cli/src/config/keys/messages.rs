@@ -255,6 +255,11 @@ pub(super) static NATS: &[Key] = &[
         "Only messages of these subjects, no two of which have one in common. Servers before 2.10 send all, and the others are left out here.",
     ),
     optional(
+        "durable",
+        Kind::Filled,
+        "Name of a durable consumer on which is acknowledged, for tools that show lag, what completed checkpoints cover; of this pipeline alone. Default: none.",
+    ),
+    optional(
         "start",
         Kind::Choice(&["earliest", "latest"]),
         "Where reading begins if no checkpoint says where. Default: \"earliest\".",
