@@ -46,6 +46,8 @@ mod null;
 pub mod open_loop;
 mod outlet;
 mod pace;
+#[cfg(any(feature = "http", feature = "mqtt"))]
+mod parcel;
 mod partition;
 mod places;
 mod postgres;

@@ -15,6 +15,9 @@ pub struct Position {
     pub offset: u64,
     /// records consumed so far: rows and dead letters
     pub rows: u64,
+    /// of requests: how much of the one at `offset` was taken, bytes of its lines or rows of its columns
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken: u64,
     /// the file that `offset` belongs to, where one partition runs through several (`order = "sequential"`)
     #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_text")]
     pub file: Option<Arc<str>>,
@@ -220,6 +223,10 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// Opened partitions, each with the index of the shard that polls it.
 pub type Partitions = Vec<(usize, Box<dyn Partition>)>;
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
 
 mod shared_text {
     use super::{Arc, Deserialize};

@@ -3,6 +3,7 @@
 //! The command and the interpreter are those of the environment (`RINGMILL_BIN`, `RINGMILL_PYTHON`, set by
 //! `scripts/test`); without them, the command next to the test binary and `python3`.
 
+pub mod bodies;
 pub mod chaos;
 pub mod http;
 pub mod kafka;

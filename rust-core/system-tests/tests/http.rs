@@ -2,13 +2,13 @@
 //! death of the core.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{Read, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use ringmill_system_tests::bodies::Form;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::http::{Client, await_answers};
 use ringmill_system_tests::page::Page;
@@ -27,25 +27,6 @@ fields = {{ sender = "int64", request = "int64", row = "int64" }}
 {}"#,
         sinks_of("requests")
     )
-}
-
-/// A request as lines or as an array.
-fn body(sender: u64, request: u64, rows: u64, is_array: bool) -> String {
-    let mut text = String::new();
-    for row in 0..rows {
-        let before = if !is_array {
-            ""
-        } else if row == 0 {
-            "["
-        } else {
-            ","
-        };
-        writeln!(text, "{before}{{\"sender\":{sender},\"request\":{request},\"row\":{row}}}").expect("text grows");
-    }
-    if is_array {
-        text.push(']');
-    }
-    text
 }
 
 /// How many rows are shown now.
@@ -114,12 +95,13 @@ fn send_on(address: SocketAddr, sender: u64, mut chance: Chance, accepted: &Atom
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let (rows, is_array) = (1 + chance.below(if request % 7 == 0 { 20_000 } else { 300 }), chance.below(2) == 0);
-        let (headers, body) = (if is_array { JSON } else { "" }, body(sender, request, rows, is_array));
+        let rows = 1 + chance.below(if request % 7 == 0 { 20_000 } else { 300 });
+        let form = Form::ALL[chance.below(4) as usize];
+        let body = form.body(sender, request, rows);
         let mut state = Sent { sender, request, rows, attempts: 0, is_accepted: false };
         while !state.is_accepted && (state.attempts == 0 || !stop.load(Ordering::Relaxed)) {
             state.attempts += 1;
-            match client.post(headers, body.as_bytes()) {
+            match client.post(form.header(), &body) {
                 Ok(answer) if answer.status == 202 => {
                     assert_eq!(answer.body, format!("{{\"accepted\":{rows}}}"));
                     state.is_accepted = true;
@@ -137,8 +119,8 @@ fn send_on(address: SocketAddr, sender: u64, mut chance: Chance, accepted: &Atom
 /// What was durable and not shown when a run ended is shown by the next one: all of it before a request that comes later.
 fn run_until_all_is_shown(job: &Job, address: SocketAddr) {
     let mut child = job.start(&[]);
-    let (mut client, last) = (Client::new(address), body(LAST_SENDER, 0, 1, false));
-    until(&mut child, || client.post("", last.as_bytes()).is_ok_and(|answer| answer.status == 202));
+    let (mut client, last) = (Client::new(address), Form::Lines.body(LAST_SENDER, 0, 1));
+    until(&mut child, || client.post("", &last).is_ok_and(|answer| answer.status == 202));
     let line = format!("\"sender\":{LAST_SENDER},");
     until(&mut child, || std::fs::read_to_string(job.path("out.ndjson")).is_ok_and(|text| text.contains(&line)));
     job.end(child).report();
@@ -190,7 +172,7 @@ fn what_is_not_on_the_disk_yet_is_not_accepted() {
     let mut hanging = job.command(&[]);
     let mut child = hanging.env("RINGMILL_FAILPOINT", "hang:journal.write:1").spawn().expect("it is built");
     await_answers(&mut child, address);
-    let answer = Client::new(address).post("", body(0, 0, 1, false).as_bytes()).expect("an answer");
+    let answer = Client::new(address).post("", &Form::Lines.body(0, 0, 1)).expect("an answer");
     assert_eq!(answer.status, 503, "{}", answer.body);
     kill_now(child.id() as i32);
     child.wait().expect("a child");
@@ -259,7 +241,7 @@ fn a_full_pipeline_says_so_and_takes_no_more_memory() {
             .collect();
         let mut client = Client::new(address);
         while refused < 3 {
-            let answer = client.post("", body(LAST_SENDER, 0, 1, false).as_bytes()).expect("it is answered");
+            let answer = client.post("", &Form::Lines.body(LAST_SENDER, 0, 1)).expect("it is answered");
             if answer.status == 429 {
                 assert_eq!(answer.header("retry-after"), Some("1"));
                 refused += 1;
@@ -326,11 +308,13 @@ fn wrong_slow_and_endless_requests_hurt_nobody_else() {
                 for request in 0..20 {
                     let wrong = client.post("authorization: Bearer secret\r\n", b"{}").expect("it is answered");
                     assert_eq!((wrong.status, wrong.header("www-authenticate")), (401, Some("Bearer")));
-                    let rows = body(sender, request, 100, request % 2 == 0);
-                    let headers = if request % 2 == 0 { format!("{bearer}{JSON}") } else { bearer.to_owned() };
-                    let cut = client.post(&format!("{bearer}{JSON}"), &rows.as_bytes()[..rows.len() / 2]);
+                    let form = Form::ALL[(request % 4) as usize];
+                    let rows = form.body(sender, request, 100);
+                    // Half a line is a dead letter, half of anything else nothing.
+                    let headers = if form == Form::Lines { JSON } else { form.header() };
+                    let cut = client.post(&format!("{bearer}{headers}"), &rows[..rows.len() / 2]);
                     assert_eq!(cut.expect("it is answered").status, 400);
-                    let answer = client.post(&headers, rows.as_bytes()).expect("it is answered");
+                    let answer = client.post(&format!("{bearer}{}", form.header()), &rows).expect("it is answered");
                     assert_eq!((answer.status, answer.body.as_str()), (202, "{\"accepted\":100}"));
                 }
             });
@@ -402,7 +386,7 @@ fn an_address_in_use_is_refused_by_name() {
     assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
 }
 
-/// The pipeline of the documentation, with another one behind it.
+/// The pipeline and the client of the documentation, with another pipeline behind it.
 #[test]
 fn what_one_run_sends_another_takes() {
     let (first, second) = (free_address(), free_address());
@@ -420,8 +404,56 @@ fn what_one_run_sends_another_takes() {
     let rows = br#"[{"sensor": "s-1", "celsius": 21.5}, {"sensor": "s-2", "celsius": 48.0}]"#;
     let answer = Client::new(first).post(JSON, rows).expect("it is answered");
     assert_eq!((answer.status, answer.body.as_str()), (202, "{\"accepted\":2}"));
-    until(&mut taker, || !taking.whole_rows("out.ndjson").is_empty());
-    assert_eq!(sending.end(sender).figure("/rows/in"), 2);
-    assert_eq!(taking.end(taker).figure("/rows/in"), 1);
-    assert_eq!(taking.read("out.ndjson"), "{\"sensor\":\"s-2\",\"celsius\":48.0}\n");
+    until(&mut taker, || taking.whole_rows("out.ndjson").len() == 1);
+    let output = Command::new(python()).arg(sending.path("send.py")).output().expect("there is a Python");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(printed, "2\n2\n", "Arrow and Avro: {}", String::from_utf8_lossy(&output.stderr));
+    until(&mut taker, || taking.whole_rows("out.ndjson").len() == 3);
+    assert_eq!(sending.end(sender).figure("/rows/in"), 6);
+    assert_eq!(taking.end(taker).figure("/rows/in"), 3);
+    assert_eq!(taking.read("out.ndjson"), "{\"sensor\":\"s-2\",\"celsius\":48.0}\n".repeat(3));
+}
+
+/// Writes a table with rows that do not fit, as Arrow and as Avro.
+const MISFITS: &str = r#"
+import fastavro
+import pyarrow as pa
+
+rows = [{"sender": 1, "request": None, "row": 0}, {"sender": 1, "request": 2, "row": 0}]
+table = pa.table({name: pa.array([row[name] for row in rows], pa.int64()) for name in rows[0]})
+with pa.ipc.new_stream("rows.arrows", table.schema) as writer:
+    writer.write_table(table)
+fields = [{"name": name, "type": ["null", "long"]} for name in rows[0]]
+with open("rows.avro", "wb") as file:
+    fastavro.writer(file, {"type": "record", "name": "Row", "fields": fields}, rows)
+"#;
+
+#[test]
+fn rows_of_columns_that_do_not_fit_are_kept_and_fed_back_once_they_do() {
+    let address = free_address();
+    let text = CHECKPOINT.to_owned() + &pipeline(address, "");
+    let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters").to_owned();
+    let job = Job::new(&text, "");
+    job.script(MISFITS, &[]);
+    let mut child = job.start(&[]);
+    await_answers(&mut child, address);
+    let mut client = Client::new(address);
+    for (form, file) in [(Form::Arrow, "rows.arrows"), (Form::Avro, "rows.avro")] {
+        let body = std::fs::read(job.path(file)).expect("it was written");
+        let answer = client.post(form.header(), &body).expect("it is answered");
+        assert_eq!((answer.status, answer.body.as_str()), (202, "{\"accepted\":2}"));
+    }
+    let answer = client.post("", b"{\"sender\":1,\"row\":0}").expect("it is answered");
+    assert_eq!(answer.status, 202);
+    until(&mut child, || lines(&job) == 2);
+    let ended = job.end(child);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (5, 3), "{}", ended.stderr);
+    let letters = job.letters(&[]);
+    let records: Vec<&str> = letters.iter().filter_map(|letter| letter["record"].as_str()).collect();
+    assert_eq!(records.len(), 3, "{letters:?}");
+    assert!(records[0].contains("\"request\":null") && records[2] == "{\"sender\":1,\"row\":0}", "{records:?}");
+    job.write("pipeline.toml", text.replace("request = \"int64\"", "request = { type = \"int64\", nullable = true }"));
+    job.dlq(&["replay", "pipeline.toml"]);
+    assert_eq!(lines(&job), 5, "{}", job.read("out.ndjson"));
+    assert_eq!(job.dlq(&["show", "pipeline.toml", "--json"]), "", "none is left");
 }

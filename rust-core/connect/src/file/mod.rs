@@ -1,7 +1,7 @@
 //! Files: a source of text, Arrow, Parquet or Avro, and a sink of the first three.
 
 mod resume;
-mod rows;
+pub(crate) mod rows;
 mod sink;
 
 use std::{io, path::PathBuf, sync::Arc};

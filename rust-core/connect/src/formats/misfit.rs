@@ -24,7 +24,7 @@ impl FieldMisfit {
 
     /// Why nothing becomes a row of a schema that does not fit.
     #[cfg(feature = "http")]
-    pub(in crate::formats) fn of_many(misfits: Vec<FieldMisfit>) -> String {
+    pub(crate) fn of_many(misfits: Vec<FieldMisfit>) -> String {
         let reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();
         format!("does not fit: {}", reasons.join("; "))
     }

@@ -1,6 +1,6 @@
 //! Requests and their answers, all of them JSON: `{"accepted": 2}` or `{"error": "…"}`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,14 +18,25 @@ use super::{
     records,
     token::Token,
 };
+use crate::{
+    FieldMisfit, Fields,
+    file::rows::Trouble,
+    parcel::{self, Kind},
+};
 
 /// What is read of a refused request, at most, takes so long.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Types of bodies.
+const ACCEPTED: &str = "application/x-ndjson, application/json, application/vnd.apache.arrow.stream, application/avro";
+const ACCEPTED_TYPED: &str = "application/x-ndjson, application/json";
 
 /// What is served, and within which limits.
 pub struct Served {
     pub path: String,
     pub token: Option<Token>,
+    /// into which rows must fit
+    pub fields: Fields,
     pub request_bytes_max: usize,
     pub request_timeout: Duration,
     pub intake: Arc<Intake>,
@@ -39,6 +50,8 @@ type Wrong = (StatusCode, String, Option<(HeaderName, &'static str)>);
 enum Form {
     Lines,
     Json,
+    Arrow,
+    Avro,
 }
 
 /// Answers one request.
@@ -59,6 +72,26 @@ pub async fn answer(served: Arc<Served>, request: Request<Incoming>) -> Result<R
 }
 
 impl Served {
+    /// Whether rows are of several types.
+    fn is_typed(&self) -> bool {
+        self.fields.types().is_some()
+    }
+
+    fn form(&self, headers: &HeaderMap) -> Result<Form, String> {
+        let form = form(headers).map_err(|other| {
+            format!(
+                "content-type is {other}; lines of JSON are sent as application/x-ndjson, an array as application/json, \
+                 Arrow as application/vnd.apache.arrow.stream, Avro as application/avro"
+            )
+        })?;
+        match form {
+            Form::Arrow | Form::Avro if self.is_typed() => {
+                Err("rows of several types are sent as JSON, in which each says its own".to_owned())
+            }
+            form => Ok(form),
+        }
+    }
+
     /// What can be said before the body has come.
     fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(Form, Coding), Wrong> {
         if path != self.path {
@@ -81,8 +114,9 @@ impl Served {
             }
             _ => {}
         }
-        let accepted = Some((header::ACCEPT, "application/x-ndjson, application/json"));
-        let form = form(headers).map_err(|reason| (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, accepted))?;
+        let accepted = if self.is_typed() { ACCEPTED_TYPED } else { ACCEPTED };
+        let accepted = Some((header::ACCEPT, accepted));
+        let form = self.form(headers).map_err(|reason| (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, accepted))?;
         let accepted = Some((header::ACCEPT_ENCODING, "gzip, zstd"));
         let coding = coding(headers).map_err(|reason| (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, accepted))?;
         if self.intake.is_ending() {
@@ -97,17 +131,37 @@ impl Served {
         let packed = body::receive(body, &self.intake, self.request_bytes_max, deadline).await;
         let packed = packed.map_err(|failed| self.failed(failed))?;
         let unpacked = body::unpack(packed, coding, &self.intake, self.request_bytes_max).await;
-        let (mut lines, room) = unpacked.map_err(|failed| self.failed(failed))?;
-        let count = match form {
-            Form::Lines => records::lines(&mut lines),
-            Form::Json => records::elements(&mut lines)
-                .map_err(|error| wrong(StatusCode::BAD_REQUEST, format!("the body is {error}")))?,
+        let (mut content, room) = unpacked.map_err(|failed| self.failed(failed))?;
+        let (kind, count) = match form {
+            Form::Lines => (Kind::Lines, records::lines(&mut content)),
+            Form::Json => {
+                let count = records::elements(&mut content);
+                let not_json = |error| wrong(StatusCode::BAD_REQUEST, format!("the body is {error}"));
+                (Kind::Lines, count.map_err(not_json)?)
+            }
+            Form::Arrow => (Kind::Arrow, self.count(Kind::Arrow, &mut content)?),
+            Form::Avro => (Kind::Avro, self.count(Kind::Avro, &mut content)?),
         };
         if count > 0 {
             let deadline = Instant::now() + self.request_timeout;
-            self.intake.put(lines, room, deadline).await.map_err(|refusal| self.refused(refusal))?;
+            self.intake.put(kind, content, room, deadline).await.map_err(|refusal| self.refused(refusal))?;
         }
         Ok(count)
+    }
+
+    /// How many rows a body has that has its columns with it. All of it is read before anything of it is taken.
+    fn count(&self, kind: Kind, content: &mut Vec<u8>) -> Result<u64, Wrong> {
+        let shared = Arc::new(mem::take(content));
+        let counted = parcel::count_rows(kind, &shared, &self.fields, self.request_bytes_max as u64);
+        *content = Arc::unwrap_or_clone(shared);
+        counted.map_err(|trouble| match trouble {
+            Trouble::TooLong(_) => self.failed(Failed::TooLong),
+            Trouble::Misfits(misfits) => {
+                wrong(StatusCode::BAD_REQUEST, format!("the body {}", FieldMisfit::of_many(misfits)))
+            }
+            Trouble::Broken(reason) => wrong(StatusCode::BAD_REQUEST, format!("the body cannot be read: {reason}")),
+            Trouble::Io(error) => wrong(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}")),
+        })
     }
 
     fn failed(&self, failed: Failed) -> Wrong {
@@ -141,16 +195,16 @@ fn wrong(status: StatusCode, reason: String) -> Wrong {
     (status, reason, None)
 }
 
-/// Lines, unless it is said otherwise.
+/// How a body is written; lines, unless it is said otherwise. The error says what it is called.
 fn form(headers: &HeaderMap) -> Result<Form, String> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Form::Lines) };
     let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
     match text.split(';').next().unwrap_or_default().trim() {
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "text/plain" => Ok(Form::Lines),
         "application/json" => Ok(Form::Json),
-        other => Err(format!(
-            "content-type is {other}; lines of JSON are sent as application/x-ndjson, an array as application/json"
-        )),
+        "application/vnd.apache.arrow.stream" | "application/vnd.apache.arrow.file" => Ok(Form::Arrow),
+        "application/avro" | "application/vnd.apache.avro" | "avro/binary" => Ok(Form::Avro),
+        other => Err(other.to_owned()),
     }
 }
 

@@ -8,9 +8,12 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::intake::{Intake, Refusal, Room};
+use crate::parcel::HEAD_BYTES;
 
 /// Memory that is asked for at once, where a request says how long it is.
 const CAPACITY_MAX: u64 = 1 << 20;
+/// A line end may be added, and the head of a parcel is.
+const ADDED_BYTES: usize = 1 + HEAD_BYTES;
 /// Windows of zstd: what RFC 8878 asks of every decoder, as a power of two.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
@@ -44,8 +47,7 @@ pub async fn receive(
         return Err(Failed::TooLong);
     }
     let mut bytes = Vec::with_capacity(expected.min(CAPACITY_MAX) as usize);
-    // A line end may be added.
-    let mut room = intake.room(1).await.map_err(Failed::Refused)?;
+    let mut room = intake.room(ADDED_BYTES).await.map_err(Failed::Refused)?;
     loop {
         let frame = match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(Failed::TooSlow),
@@ -73,12 +75,12 @@ pub async fn unpack(
         Coding::Gzip => Box::new(MultiGzDecoder::new(&bytes[..])),
         Coding::Zstd => Box::new(zstd_decoder(&bytes).map_err(|error| Failed::Broken(error.to_string()))?),
     };
-    let mut room_after = intake.room(bytes_max + 1).await.map_err(Failed::Refused)?;
+    let mut room_after = intake.room(bytes_max + ADDED_BYTES).await.map_err(Failed::Refused)?;
     let mut unpacked = Vec::new();
     match decoder.take(bytes_max as u64 + 1).read_to_end(&mut unpacked) {
         Ok(length) if length > bytes_max => Err(Failed::TooLong),
         Ok(length) => {
-            room_after.shrink_to(length + 1);
+            room_after.shrink_to(length + ADDED_BYTES);
             Ok((unpacked, room_after))
         }
         Err(error) => Err(Failed::Broken(format!("it cannot be unpacked: {error}"))),

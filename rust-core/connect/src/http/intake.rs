@@ -15,7 +15,11 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{lock::lock, text::Stream};
+use crate::{
+    lock::lock,
+    parcel::{HEAD_BYTES, Kind},
+    text::Stream,
+};
 
 /// How long a request may wait for room before the pipeline counts as full.
 const FULL_TIME_MAX: Duration = Duration::from_secs(1);
@@ -61,9 +65,17 @@ struct State {
 
 struct Waiting {
     number: u64,
-    lines: Vec<u8>,
+    kind: Kind,
+    content: Vec<u8>,
     room: Room,
     answer: oneshot::Sender<()>,
+}
+
+impl Waiting {
+    /// Of its parcel.
+    fn length(&self) -> usize {
+        HEAD_BYTES + self.content.len()
+    }
 }
 
 struct Taken {
@@ -89,8 +101,8 @@ impl Intake {
         }
     }
 
-    /// Puts the lines of a request, and waits until they are safe, or it is known that they will not be, or `deadline`.
-    pub async fn put(&self, lines: Vec<u8>, room: Room, deadline: Instant) -> Result<(), Refusal> {
+    /// Puts the content of a request, and waits until they are safe, or it is known that they will not be, or `deadline`.
+    pub async fn put(&self, kind: Kind, content: Vec<u8>, room: Room, deadline: Instant) -> Result<(), Refusal> {
         let (answer, mut answered) = oneshot::channel();
         let number = {
             let mut state = self.lock();
@@ -99,7 +111,7 @@ impl Intake {
             }
             let number = state.next;
             state.next += 1;
-            state.waiting.push_back(Waiting { number, lines, room, answer });
+            state.waiting.push_back(Waiting { number, kind, content, room, answer });
             number
         };
         self.arrived.notify_one();
@@ -167,7 +179,7 @@ impl Room {
     }
 }
 
-/// All requests as one stream, for the reading thread. Nothing is taken any more when it is dropped.
+/// All requests as one stream of parcels, for the reading thread. Nothing is taken any more when it is dropped.
 pub struct Requests {
     intake: Arc<Intake>,
     /// what is read is durable before the next read
@@ -190,9 +202,9 @@ impl Requests {
         }
         let mut left = bytes_max;
         while let Some(waiting) =
-            state.waiting.pop_front_if(|waiting| self.group.is_empty() || waiting.lines.len() <= left)
+            state.waiting.pop_front_if(|waiting| self.group.is_empty() || waiting.length() <= left)
         {
-            left = left.saturating_sub(waiting.lines.len());
+            left = left.saturating_sub(waiting.length());
             self.group.push(waiting);
         }
     }
@@ -202,12 +214,15 @@ impl Stream for Requests {
     fn fill(&mut self, bytes: &mut Vec<u8>, at: usize, bytes_max: usize) -> io::Result<usize> {
         self.take(bytes_max);
         bytes.truncate(at);
-        self.group.iter().for_each(|waiting| bytes.extend_from_slice(&waiting.lines));
+        for Waiting { kind, content, .. } in &self.group {
+            bytes.extend_from_slice(&kind.head(content.len()));
+            bytes.extend_from_slice(content);
+        }
         let mut state = self.intake.lock();
-        for Waiting { lines, room, answer, .. } in self.group.drain(..) {
-            state.end += lines.len() as u64;
+        for waiting in self.group.drain(..) {
+            state.end += waiting.length() as u64;
             let end = state.end;
-            state.taken.push_back(Taken { end, answer, _room: room });
+            state.taken.push_back(Taken { end, answer: waiting.answer, _room: waiting.room });
         }
         drop(state);
         Ok(bytes.len() - at)

@@ -1,8 +1,10 @@
 //! Rows from whoever sends requests, and rows to a server as requests ([`HttpSink`]).
 //!
-//! The source takes `POST` with lines of JSON, or one JSON array. A request is taken as a whole or not at all. With a journal it is answered with 202 when all of its rows are durable,
-//! in one record of the journal; requests that wait at the same time share a record and its fsync. Without a journal it
-//! is answered when the pipeline has taken the rows, and a crash loses them.
+//! The source takes `POST` with lines of JSON, one JSON array, a stream of Arrow or a container of Avro, which lie in
+//! the journal as they came (lines for an array). A request is taken as a whole or not at all. With a journal it is
+//! answered with 202 when all of its rows are durable, in one record of the journal; requests that wait at the same
+//! time share a record and its fsync. Without a journal it is answered when the pipeline has taken the rows, and a
+//! crash loses them.
 //!
 //! After 202 every row is taken once. After 4xx none is. After 503, or without an answer, nobody knows: a client that
 //! sends the request again may send its rows twice. There is no memory of what was sent before.
@@ -43,7 +45,7 @@ use ringmill_wire::Schema;
 pub use self::sink::{HttpBody, HttpMethod, HttpSink};
 use crate::{ConnectError, Fields, Journal, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
-/// JSON objects from requests: one partition, on shard 0.
+/// Rows from requests: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpSpec {
     /// where it listens

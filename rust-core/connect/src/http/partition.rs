@@ -1,4 +1,4 @@
-//! The lines of all requests as a partition.
+//! All requests as a partition.
 
 use std::{net::TcpListener, sync::Arc};
 
@@ -12,8 +12,8 @@ use super::{
     token::Token,
 };
 use crate::{
-    ConnectError, Format, Journal, Partition, Places, Poll, PollContext, Position, Resume, Waker, stdin,
-    text::{TextOptions, TextPartition},
+    ConnectError, Journal, Partition, Places, Poll, PollContext, Position, Resume, Waker,
+    parcel::{HEAD_BYTES, ParcelOptions, ParcelPartition},
 };
 
 /// The only partition; an address may be another one after a restart.
@@ -23,10 +23,10 @@ const ROOM_BYTES: usize = 32 << 20;
 /// … or as much as so many of the longest, one of them packed and unpacked.
 const ROOM_REQUESTS: usize = 4;
 
-/// Text, and the server that it comes from. In this order its parts are dropped.
+/// Requests, and the server that they come from. In this order its parts are dropped.
 pub struct HttpPartition {
     /// after it nothing is written to the journal any more
-    text: TextPartition,
+    parcels: ParcelPartition,
     /// after it all requests have their answers
     intake: Closing,
     is_journaled: bool,
@@ -60,22 +60,26 @@ impl HttpPartition {
         }
         let intake = Arc::new(Intake::new(ROOM_BYTES.max(ROOM_REQUESTS * spec.request_bytes_max)));
         let requests = Requests::new(Arc::clone(&intake), journal.is_some());
-        let options = TextOptions {
-            format: Format::Json,
+        let options = ParcelOptions {
             fields: spec.fields.clone(),
             rate: spec.rate,
             record_bytes_max: spec.record_bytes_max,
+            // A line end may have been added.
+            parcel_bytes_max: spec.request_bytes_max + 1 + HEAD_BYTES,
+            #[cfg(feature = "mqtt")]
+            messages: None,
         };
-        let text = stdin::open_stream(PARTITION, &options, move || Ok(requests), wakers, journal, resume)?;
+        let parcels = ParcelPartition::open(PARTITION, options, move || Ok(requests), wakers, journal, resume)?;
         let served = Served {
             path: spec.path.clone(),
             token,
+            fields: spec.fields.clone(),
             request_bytes_max: spec.request_bytes_max,
             request_timeout: spec.request_timeout,
             intake: Arc::clone(&intake),
         };
         Ok(HttpPartition {
-            text,
+            parcels,
             intake: Closing(intake),
             is_journaled: journal.is_some(),
             waiting: Some((listener, served)),
@@ -100,7 +104,7 @@ fn bind(spec: &HttpSpec) -> Result<TcpListener, ConnectError> {
 
 impl Partition for HttpPartition {
     fn name(&self) -> &str {
-        self.text.name()
+        self.parcels.name()
     }
 
     fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
@@ -109,23 +113,19 @@ impl Partition for HttpPartition {
             let name = PARTITION.to_owned();
             self.server = Some(started.map_err(|source| ConnectError::Read { name, offset: 0, source })?);
         }
-        let poll = self.text.poll(out, context)?;
+        let poll = self.parcels.poll(out, context)?;
         if !self.is_journaled {
-            self.intake.0.settle(self.text.offset());
+            self.intake.0.settle(self.parcels.offset());
         }
         Ok(poll)
     }
 
     fn position(&self) -> Position {
-        self.text.position()
-    }
-
-    fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
-        self.text.seek(position)
+        self.parcels.position()
     }
 
     fn note_places(&mut self, places: &Arc<Places>, source: &str) {
-        self.text.note_places(places, source);
+        self.parcels.note_places(places, source);
     }
 
     fn drain(&mut self) {
@@ -138,6 +138,6 @@ impl Partition for HttpPartition {
     }
 
     fn acknowledge(&mut self, position: &Position) {
-        self.text.acknowledge(position);
+        self.parcels.acknowledge(position);
     }
 }

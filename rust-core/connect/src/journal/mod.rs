@@ -112,6 +112,14 @@ impl Journaled {
         walk::walk(&self.folder, from, |_, _| true).map(drop)
     }
 
+    /// The same for a partition that goes on there.
+    pub fn check_resume(&self, partition: &str, from: u64) -> Result<(), ConnectError> {
+        self.check(from).map_err(|error| ConnectError::Resume {
+            partition: partition.to_owned(),
+            reason: format!("{error}; --fresh begins anew"),
+        })
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -39,6 +39,8 @@ pub enum LetterForm {
     Columns,
     /// Datums of Avro, each by the schema in its letter's header; a reader's schema says what that lacks.
     Datums(Option<AvroSchema>),
+    /// What came in requests: where the letter has a header a datum of Avro, otherwise as [`Columns`](Self::Columns).
+    Requests,
     /// Messages of a binary format, and the fields that take what stood beside them, which is in the letters' headers.
     Messages(BinaryFormat, Vec<String>),
 }
@@ -111,28 +113,58 @@ struct LettersPartition {
 enum LetterDecoder {
     Text(Decoder),
     Binary(BinaryDecoder),
-    Datums {
-        fields: Vec<FieldSpec>,
-        reader: Option<AvroSchema>,
-        /// the schema of the last letter, and how its datums are read
-        known: Option<(String, AvroRows)>,
-    },
+    Datums(DatumDecoder),
+    /// lines and rows of columns, and datums
+    Requests(Decoder, DatumDecoder),
+}
+
+/// Reads datums of Avro by the schemas in their letters' headers.
+struct DatumDecoder {
+    fields: Vec<FieldSpec>,
+    reader: Option<AvroSchema>,
+    /// the schema of the last letter, and how its datums are read
+    known: Option<(String, AvroRows)>,
+}
+
+impl DatumDecoder {
+    fn new(fields: &Fields, reader: Option<AvroSchema>) -> DatumDecoder {
+        DatumDecoder { fields: fields.to_vec(), reader, known: None }
+    }
+
+    fn begin(&mut self, header: &str) -> Result<(), ConnectError> {
+        if self.known.as_ref().is_none_or(|(schema, _)| schema != header) {
+            let schema = AvroSchema::parse(header);
+            let schema = schema.map_err(|reason| {
+                ConnectError::Schema(format!("the schema by which it was written, of which 32 KiB were kept: {reason}"))
+            })?;
+            let rows = AvroRows::new(&schema, self.reader.as_ref(), &self.fields);
+            let rows = rows.map_err(|misfits| ConnectError::Misfit { misfits })?;
+            self.known = Some((header.to_owned(), rows));
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, header: Option<&str>, record: &[u8], records: &mut Records<'_, '_>) -> Taken {
+        let outcome = self.known.as_ref().map_or(Ok(()), |(_, rows)| rows.fill(record, &mut records.row));
+        let taken = records.end_with(outcome, 0, record, header);
+        if taken.is_ok() { Taken::Whole } else { Taken::Full }
+    }
 }
 
 impl LetterDecoder {
     fn new(spec: &LettersSpec) -> Result<LetterDecoder, ConnectError> {
         let LettersSpec { form, fields, record_bytes_max, .. } = spec;
         let text = |format| Decoder::new(format, fields, *record_bytes_max);
+        let json = || {
+            let mut decoder = text(Format::Json)?;
+            decoder.read_letters();
+            Ok::<Decoder, ConnectError>(decoder)
+        };
         Ok(match form {
-            LetterForm::Rows | LetterForm::Columns => {
-                let mut decoder = text(Format::Json)?;
-                decoder.read_letters();
-                LetterDecoder::Text(decoder)
-            }
+            LetterForm::Rows | LetterForm::Columns => LetterDecoder::Text(json()?),
+            LetterForm::Requests => LetterDecoder::Requests(json()?, DatumDecoder::new(fields, None)),
             LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
-            LetterForm::Datums(reader) => {
-                LetterDecoder::Datums { fields: fields.to_vec(), reader: reader.clone(), known: None }
-            }
+            LetterForm::Datums(reader) => LetterDecoder::Datums(DatumDecoder::new(fields, reader.clone())),
             LetterForm::Messages(format, members) => {
                 let members: Vec<&str> = members.iter().map(String::as_str).collect();
                 LetterDecoder::Binary(BinaryDecoder::new(format, fields, &members, *record_bytes_max)?)
@@ -150,18 +182,11 @@ impl LetterDecoder {
                     decoder.take_header(header.unwrap_or_default().as_bytes(), true, origin)?;
                 }
             }
-            LetterDecoder::Datums { fields, reader, known } => {
-                let header = header.unwrap_or_default();
-                if known.as_ref().is_none_or(|(schema, _)| schema != header) {
-                    let schema = AvroSchema::parse(header);
-                    let schema = schema.map_err(|reason| {
-                        ConnectError::Schema(format!("its file's schema, of which 32 KiB were kept: {reason}"))
-                    })?;
-                    let rows = AvroRows::new(&schema, reader.as_ref(), fields);
-                    let rows = rows.map_err(|misfits| ConnectError::Misfit { misfits })?;
-                    *known = Some((header.to_owned(), rows));
-                }
-            }
+            LetterDecoder::Datums(datums) => datums.begin(header.unwrap_or_default())?,
+            LetterDecoder::Requests(decoder, datums) => match header {
+                Some(header) => datums.begin(header)?,
+                None => decoder.restart(true),
+            },
             LetterDecoder::Binary(_) => {}
         }
         Ok(())
@@ -174,14 +199,13 @@ impl LetterDecoder {
         records: &mut Records<'_, '_>,
     ) -> Result<Taken, ConnectError> {
         match self {
-            LetterDecoder::Text(decoder) => Ok(match decoder.decode(record, true, records).stop {
-                Stop::Full if records.consumed == 0 => Taken::Full,
-                _ => Taken::Whole,
-            }),
-            LetterDecoder::Datums { known, .. } => {
-                let outcome = known.as_ref().map_or(Ok(()), |(_, rows)| rows.fill(record, &mut records.row));
-                let taken = records.end_with(outcome, 0, record, header);
-                Ok(if taken.is_ok() { Taken::Whole } else { Taken::Full })
+            LetterDecoder::Datums(datums) => Ok(datums.decode(header, record, records)),
+            LetterDecoder::Requests(_, datums) if header.is_some() => Ok(datums.decode(header, record, records)),
+            LetterDecoder::Text(decoder) | LetterDecoder::Requests(decoder, _) => {
+                Ok(match decoder.decode(record, true, records).stop {
+                    Stop::Full if records.consumed == 0 => Taken::Full,
+                    _ => Taken::Whole,
+                })
             }
             LetterDecoder::Binary(decoder) => decoder.decode(header.unwrap_or("{}").as_bytes(), record, records),
         }

@@ -26,11 +26,11 @@ use crate::{
     places::{Form, Original, Places, Tagger},
 };
 use ahead::Ahead;
-use feed::{Fed, Feed};
+use feed::Feed;
 
 pub(crate) use ahead::{Decoders, memory_bytes as ahead_memory_bytes};
 pub(crate) use content::{Content, Source, of_stream};
-pub(crate) use feed::{Outlet, Piece, ReaderThread, Stream};
+pub(crate) use feed::{Fed, Outlet, Piece, ReaderThread, Stream};
 
 /// Bytes read at a time from regular files: large enough to drown the system call, small enough for the second-level cache.
 const READ_BYTES: usize = 256 << 10;
@@ -209,18 +209,9 @@ impl TextPartition {
     /// Goes on behind `position`, which the journal must have.
     pub fn resume_journal(&mut self, position: &Position) -> Result<(), ConnectError> {
         if let Some(journal) = &self.journal {
-            let refuse = |error: ConnectError| ConnectError::Resume {
-                partition: self.name.clone(),
-                reason: format!("{error}; --fresh begins anew"),
-            };
-            journal.check(position.offset).map_err(refuse)?;
+            journal.check_resume(&self.name, position.offset)?;
         }
         self.seek(position)
-    }
-
-    /// How much of the content is consumed.
-    pub fn offset(&self) -> u64 {
-        self.offset
     }
 
     /// Reads the header of the first file, if it is a regular one, so that what is wrong with it is found before the
@@ -570,6 +561,7 @@ impl Partition for TextPartition {
         Position {
             offset: self.offset,
             rows: self.rows,
+            taken: 0,
             file: self.names_file.then(name).flatten(),
             files: files.iter().map(|part| part.name.to_string()).collect(),
             identity: self.identity.or_else(|| self.identity()),

@@ -8,14 +8,12 @@
 //! Source: <https://avro.apache.org/docs/1.12.0/specification/#object-container-files>
 
 use std::{
-    fs::File,
     io::{self, Read},
     ops::Range,
-    os::unix::fs::FileExt,
     sync::Arc,
 };
 
-use super::{RowFile, Trouble};
+use super::{Medium, RowFile, Trouble};
 use crate::{
     AvroSchema, FieldSpec,
     formats::{AvroRows, Broken, Bytes, Records, Stop},
@@ -46,7 +44,7 @@ enum Codec {
 
 /// An Avro file, of which one block is decoded at a time.
 pub(super) struct AvroFile {
-    file: File,
+    file: Medium,
     bytes: u64,
     /// where the next block begins
     at: u64,
@@ -75,8 +73,8 @@ struct Header {
 }
 
 impl AvroFile {
-    pub fn open(file: File, reader: Option<&AvroSchema>, fields: &[FieldSpec]) -> Result<Box<dyn RowFile>, Trouble> {
-        let bytes = file.metadata()?.len();
+    pub fn open(file: Medium, reader: Option<&AvroSchema>, fields: &[FieldSpec]) -> Result<Box<dyn RowFile>, Trouble> {
+        let bytes = file.length()?;
         let header = Header::read(&file, bytes)?;
         let schema = AvroSchema::parse(&header.schema);
         let schema = schema.map_err(|reason| Trouble::Broken(format!("the schema in its header: {reason}")))?;
@@ -104,7 +102,7 @@ impl AvroFile {
             return Ok(None);
         }
         let at = |reason: String| Trouble::Broken(format!("the block at byte {}: {reason}", self.at));
-        let cut = || at("it has more bytes than are there; the file was cut, or is being written".to_owned());
+        let cut = || at(format!("it has more bytes than are there{}", self.file.cut()));
         let mut head = vec![0; left.min(COUNTS_BYTES) as usize];
         self.file.read_exact_at(&mut head, self.at)?;
         let mut head = Bytes::new(&head);
@@ -161,7 +159,7 @@ impl AvroFile {
 }
 
 impl Header {
-    fn read(file: &File, bytes: u64) -> Result<Header, Trouble> {
+    fn read(file: &Medium, bytes: u64) -> Result<Header, Trouble> {
         let foreign = || Trouble::broken("it is not an Avro file, which begins with Obj and 1");
         let mut length = bytes.min(HEADER_BYTES_FIRST);
         loop {
@@ -171,7 +169,7 @@ impl Header {
             match Header::parse(rest) {
                 Ok(header) => return header,
                 Err(Broken::Ends) if length == bytes => {
-                    return Err(Trouble::broken("it ends within its header; the file was cut, or is being written"));
+                    return Err(Trouble::Broken(format!("it ends within its header{}", file.cut())));
                 }
                 Err(Broken::Ends) if length == HEADER_BYTES_MAX => {
                     return Err(Trouble::broken("its header has more than 16 MiB"));
@@ -225,19 +223,20 @@ impl Header {
 }
 
 impl Codec {
-    fn decompress(self, block: Vec<u8>) -> Result<Vec<u8>, String> {
-        match self {
-            Codec::Null => Ok(block),
-            Codec::Deflate => limited(flate2::read::DeflateDecoder::new(&block[..])),
+    /// What a block becomes; `None`: more than `bytes_max`.
+    fn decompress(self, block: Vec<u8>, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
+        let bytes = match self {
+            Codec::Null => block,
+            Codec::Deflate => limited(flate2::read::DeflateDecoder::new(&block[..]), bytes_max)?,
             Codec::Zstandard => {
                 let decoder = zstd::Decoder::new(&block[..]).map_err(|error| error.to_string())?;
-                limited(decoder)
+                limited(decoder, bytes_max)?
             }
             Codec::Snappy => {
                 let (compressed, checksum) = block.split_last_chunk::<CHECKSUM_BYTES>().ok_or("it has no checksum")?;
                 let length = snap::raw::decompress_len(compressed).map_err(|error| error.to_string())?;
-                if length as u64 > BLOCK_BYTES_MAX {
-                    return Err(too_large());
+                if length as u64 > bytes_max {
+                    return Ok(None);
                 }
                 let bytes = snap::raw::Decoder::new().decompress_vec(compressed).map_err(|error| error.to_string())?;
                 let mut crc = flate2::Crc::new();
@@ -245,23 +244,22 @@ impl Codec {
                 if crc.sum() != u32::from_be_bytes(*checksum) {
                     return Err("its checksum is another".to_owned());
                 }
-                Ok(bytes)
+                bytes
             }
-        }
+        };
+        Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= bytes_max))
     }
 }
 
-/// All that comes out of a decompressor, if it is not too much.
-fn limited(reader: impl Read) -> Result<Vec<u8>, String> {
+/// What comes out of a decompressor, of too much only so much that it can be seen.
+fn limited(reader: impl Read, bytes_max: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let read = reader.take(BLOCK_BYTES_MAX + 1).read_to_end(&mut bytes);
+    let read = reader.take(bytes_max + 1).read_to_end(&mut bytes);
     read.map_err(|error: io::Error| error.to_string())?;
-    if bytes.len() as u64 > BLOCK_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
+    Ok(bytes)
 }
 
-fn too_large() -> String {
-    "it becomes too large when it is decompressed; at most 256 MiB are read at a time".to_owned()
-}
+const TOO_LARGE: &str = "it becomes too large when it is decompressed; at most 256 MiB are read at a time";
 
 impl RowFile for AvroFile {
     fn seek(&mut self, row: u64) -> Result<(), Trouble> {
@@ -289,7 +287,16 @@ impl RowFile for AvroFile {
             }
             let at = |reason: String| Trouble::Broken(format!("the block at byte {from}: {reason}"));
             // What is empty need not be something that can be decompressed.
-            self.block = if block.is_empty() { block } else { self.codec.decompress(block).map_err(at)? };
+            self.block = if block.is_empty() {
+                block
+            } else {
+                let bytes_max = self.file.block_bytes_max(BLOCK_BYTES_MAX);
+                let unpacked = self.codec.decompress(block, bytes_max).map_err(at)?;
+                unpacked.ok_or_else(|| {
+                    self.file.too_large(BLOCK_BYTES_MAX, || format!("the block at byte {from}: {TOO_LARGE}"))
+                })?
+            };
+            self.file.unpacked(self.block.len() as u64, rows)?;
             self.tell_apart(rows).map_err(at)?;
             self.next = std::mem::take(&mut self.skip) as usize;
             return Ok(true);

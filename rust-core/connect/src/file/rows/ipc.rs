@@ -4,7 +4,7 @@
 //! decoded: what it says of its buffers must be there, and must not become more than [`BATCH_BYTES_MAX`] when it is
 //! decompressed.
 
-use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt, sync::Arc, vec};
+use std::{collections::BTreeMap, sync::Arc, vec};
 
 use arrow_array::RecordBatch;
 use arrow_buffer::{Buffer, MutableBuffer};
@@ -15,7 +15,7 @@ use arrow_ipc::{
 use arrow_schema::{Schema, SchemaRef};
 
 use super::{
-    Trouble,
+    Medium, Trouble,
     columns::{Batches, CHUNK_ROWS, as_bytes},
 };
 use crate::formats::columns::Columns;
@@ -38,7 +38,7 @@ const PREFIX_BYTES: usize = 8;
 
 /// An Arrow file or stream.
 pub(super) struct IpcFile {
-    file: File,
+    file: Medium,
     /// where the next message of a stream begins
     at: u64,
     /// where those of a file begin that are still to be read
@@ -65,15 +65,15 @@ struct Read {
 }
 
 impl IpcFile {
-    pub fn open(file: File) -> Result<IpcFile, Trouble> {
-        let bytes = file.metadata()?.len();
+    pub fn open(file: Medium) -> Result<IpcFile, Trouble> {
+        let bytes = file.length()?;
         let mut head = [0; MAGIC.len()];
         let is_file = bytes >= HEAD_BYTES && file.read_exact_at(&mut head, 0).is_ok() && head == *MAGIC;
         if is_file { IpcFile::of_file(file, bytes) } else { IpcFile::of_stream(file, bytes) }
     }
 
     /// A file's footer has the schema, and says where the messages are.
-    fn of_file(file: File, bytes: u64) -> Result<IpcFile, Trouble> {
+    fn of_file(file: Medium, bytes: u64) -> Result<IpcFile, Trouble> {
         let (footer, end) = footer(&file, bytes)?;
         let refuse = || Trouble::broken("its footer is not one");
         let footer = root_as_footer(&footer).map_err(|_| refuse())?;
@@ -85,7 +85,7 @@ impl IpcFile {
     }
 
     /// A stream begins with the schema; the messages follow.
-    fn of_stream(file: File, bytes: u64) -> Result<IpcFile, Trouble> {
+    fn of_stream(file: Medium, bytes: u64) -> Result<IpcFile, Trouble> {
         let Some((metadata, prefix)) = metadata_at(&file, 0, bytes)? else {
             return Err(Trouble::broken("it has nothing in it, not even a schema"));
         };
@@ -99,7 +99,7 @@ impl IpcFile {
     }
 
     fn new(
-        file: File,
+        file: Medium,
         (at, end): (u64, u64),
         (schema, version): (SchemaHeader<'_>, MetadataVersion),
         offsets: Option<vec::IntoIter<u64>>,
@@ -128,8 +128,7 @@ impl IpcFile {
         let message = root_as_message(&metadata[prefix..]).map_err(|error| at(&error.to_string()))?;
         let from = self.at + metadata.len() as u64;
         let length = u64::try_from(message.bodyLength()).ok().filter(|length| *length <= self.end - from);
-        let length =
-            length.ok_or_else(|| at("it has more bytes than are there; the file was cut, or is being written"))?;
+        let length = length.ok_or_else(|| at(&format!("it has more bytes than are there{}", self.file.cut())))?;
         let rows = message.header_as_record_batch().map_or(0, |batch| batch.length());
         let rows = u64::try_from(rows).map_err(|_| at("it has fewer than 0 rows"))?;
         let kind = message.header_type();
@@ -147,6 +146,7 @@ impl IpcFile {
             head.copy_from_slice(&metadata);
             self.file.read_exact_at(body, from)?;
             let decoded = check(&message, body).map_err(|reason| at(&reason))?;
+            self.file.unpacked(decoded, rows)?;
             if let Some(dictionary) = message.header_as_dictionary_batch() {
                 let own = self.dictionaries.entry(dictionary.id()).or_default();
                 *own = if dictionary.isDelta() { own.saturating_add(decoded) } else { decoded };
@@ -168,7 +168,7 @@ fn decoder(schema: &SchemaRef, version: MetadataVersion) -> FileDecoder {
 }
 
 /// A file's footer, and where the messages end at the latest.
-fn footer(file: &File, bytes: u64) -> Result<(Vec<u8>, u64), Trouble> {
+fn footer(file: &Medium, bytes: u64) -> Result<(Vec<u8>, u64), Trouble> {
     let mut tail = [0; TAIL_BYTES as usize];
     let is_complete = bytes >= HEAD_BYTES + TAIL_BYTES
         && file.read_exact_at(&mut tail, bytes - TAIL_BYTES).is_ok()
@@ -186,13 +186,12 @@ fn footer(file: &File, bytes: u64) -> Result<(Vec<u8>, u64), Trouble> {
 }
 
 /// What describes the message at a place, with its length before it, which takes so many bytes; `None`: the stream ends.
-fn metadata_at(file: &File, at: u64, end: u64) -> Result<Option<(Vec<u8>, usize)>, Trouble> {
+fn metadata_at(file: &Medium, at: u64, end: u64) -> Result<Option<(Vec<u8>, usize)>, Trouble> {
     let left = end.saturating_sub(at);
     if left == 0 {
         return Ok(None);
     }
-    let cut =
-        |what: &str| Trouble::Broken(format!("the message at byte {at} {what}; the file was cut, or is being written"));
+    let cut = |what: &str| Trouble::Broken(format!("the message at byte {at} {what}{}", file.cut()));
     let mut prefix = [0; 8];
     let prefix = &mut prefix[..left.min(8) as usize];
     file.read_exact_at(prefix, at)?;

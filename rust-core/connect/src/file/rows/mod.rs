@@ -1,4 +1,5 @@
-//! Files whose rows are counted: Parquet, Arrow and Avro, which hold their schema and their rows in blocks.
+//! Files whose rows are counted: Parquet, Arrow and Avro, which hold their schema and their rows in blocks. Arrow and Avro
+//! may also come as bytes that somebody has sent ([`Medium`]).
 //!
 //! A position is the number of a row in its file, so a run goes on exactly behind the last row that a checkpoint has.
 //! Some thousand rows are decoded at a time, by the shard that polls. What is wrong with a file ends the run with its
@@ -12,6 +13,7 @@ mod avro_tests;
 mod columns;
 #[cfg(feature = "arrow")]
 mod ipc;
+mod medium;
 #[cfg(feature = "arrow")]
 mod parquet;
 mod partition;
@@ -34,10 +36,11 @@ use crate::{
     formats::{Records, Stop},
 };
 
+pub(crate) use medium::Medium;
 pub(super) use partition::RowsPartition;
 
 /// The rows of a file, in their order.
-trait RowFile: Send {
+pub(crate) trait RowFile: Send {
     /// The next row is this one; only before any was loaded.
     fn seek(&mut self, row: u64) -> Result<(), Trouble>;
 
@@ -56,13 +59,15 @@ trait RowFile: Send {
 
 /// Why a file cannot be read.
 #[derive(Debug)]
-enum Trouble {
+pub(crate) enum Trouble {
     /// the system says so
     Io(io::Error),
     /// what is in it is not what it should be
     Broken(String),
     /// its columns are others than those of the fields
     Misfits(Vec<FieldMisfit>),
+    /// unpacked it is longer than so many bytes
+    TooLong(u64),
 }
 
 impl From<io::Error> for Trouble {
@@ -76,36 +81,50 @@ impl Trouble {
         Trouble::Broken(reason.to_string())
     }
 
-    fn of(self, name: &str, row: u64) -> ConnectError {
+    pub fn of(self, name: &str, row: u64) -> ConnectError {
         let name = name.to_owned();
         match self {
             Trouble::Io(error) => ConnectError::Damaged { name, row, reason: error.to_string() },
             Trouble::Broken(reason) => ConnectError::Damaged { name, row, reason },
             Trouble::Misfits(misfits) => ConnectError::Columns { name, misfits },
+            Trouble::TooLong(max) => {
+                ConnectError::Damaged { name, row, reason: format!("unpacked it has more than {max} bytes") }
+            }
         }
     }
 }
 
 /// Opens a file and finds the columns of the fields in it.
 fn open(path: &Path, format: &FileFormat, fields: &[FieldSpec]) -> Result<Box<dyn RowFile>, Trouble> {
-    let file = File::open(path)?;
+    open_medium(Medium::File(File::open(path)?), format, fields)
+}
+
+/// The same of what is opened already.
+pub(crate) fn open_medium(
+    medium: Medium,
+    format: &FileFormat,
+    fields: &[FieldSpec],
+) -> Result<Box<dyn RowFile>, Trouble> {
     guarded(|| match format {
         #[cfg(feature = "arrow")]
-        FileFormat::Arrow => columns::ColumnRows::open(ipc::IpcFile::open(file)?, fields),
+        FileFormat::Arrow => columns::ColumnRows::open(ipc::IpcFile::open(medium)?, fields),
         #[cfg(feature = "arrow")]
-        FileFormat::Parquet => columns::ColumnRows::open(parquet::ParquetFile::open(file)?, fields),
+        FileFormat::Parquet => match medium {
+            Medium::File(file) => columns::ColumnRows::open(parquet::ParquetFile::open(file)?, fields),
+            Medium::Memory(_) => Err(Trouble::broken("Parquet is read from files only")),
+        },
         #[cfg(not(feature = "arrow"))]
         FileFormat::Arrow | FileFormat::Parquet => {
             Err(Trouble::broken("this program was built without the feature `arrow`"))
         }
-        FileFormat::Avro(reader) => avro::AvroFile::open(file, reader.as_ref(), fields),
+        FileFormat::Avro(reader) => avro::AvroFile::open(medium, reader.as_ref(), fields),
         FileFormat::Text(_) => Err(Trouble::broken("the rows of text are not counted")),
     })
 }
 
 /// Calls decoders that others have written, which should never panic; if one does, the file is to blame, and nobody uses
 /// the decoder any more.
-fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
     panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panicked| Err(Trouble::Broken(said(&*panicked))))
 }
 

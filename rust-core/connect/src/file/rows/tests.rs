@@ -247,13 +247,13 @@ fn a_path_leads_through_structs_and_what_is_missing_is_null_if_it_may_be() {
 #[test]
 fn columns_that_do_not_fit_are_refused_with_what_is_there() {
     let cases = [
-        ("x:int64", "field \"x\": the file has no column \"x\"; it has n, meta"),
-        ("n:int32", "field \"n\": the file has Int64, which does not become int32"),
-        ("n:utf8", "field \"n\": the file has Int64, which does not become utf8"),
-        ("n:uint64", "field \"n\": the file has Int64, which does not become uint64"),
-        ("n:list[int64]", "field \"n\": the file has Int64, which does not become list[int64]"),
+        ("x:int64", "field \"x\": there is no column \"x\" among n, meta"),
+        ("n:int32", "field \"n\": Int64 does not become int32"),
+        ("n:utf8", "field \"n\": Int64 does not become utf8"),
+        ("n:uint64", "field \"n\": Int64 does not become uint64"),
+        ("n:list[int64]", "field \"n\": Int64 does not become list[int64]"),
         ("a:utf8@/n/a", "field \"a\": its path leads into Int64, which has no fields"),
-        ("a:utf8@/meta/b", "field \"a\": the file has no column \"b\"; it has site"),
+        ("a:utf8@/meta/b", "field \"a\": there is no column \"b\" among site"),
     ];
     for form in FORMS {
         let file = written(form, &form.write(&nested()));

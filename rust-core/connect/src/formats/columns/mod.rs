@@ -101,7 +101,7 @@ impl Binder<'_> {
             let (field, other) = (same.next(), same.next());
             self.keys.push(child.key.to_string());
             match (field, child.target) {
-                _ if other.is_some() => self.refuse(child.target, "the file has several columns of this name"),
+                _ if other.is_some() => self.refuse(child.target, "several columns have this name"),
                 (None, target) => self.missing(target, found),
                 (Some(field), Target::Column(column)) => self.column(column, field.data_type()),
                 (Some(field), Target::Node(below)) => match field.data_type() {
@@ -122,7 +122,7 @@ impl Binder<'_> {
             bound.keys.clone_from(&self.keys);
             return;
         }
-        let reason = format!("the file has {found}, which does not become {}", bound.column.data_type);
+        let reason = format!("{found} does not become {}", bound.column.data_type);
         let hint = accept::natural(found).map(|natural| format!("declare it as {natural}"));
         self.misfits.push(FieldMisfit::new(&bound.column.name, reason).hint_maybe(hint));
     }
@@ -132,7 +132,7 @@ impl Binder<'_> {
         let key = self.keys.last().map_or("", String::as_str);
         let names: Vec<&str> = found.iter().take(NAMES_MAX).map(|field| field.name().as_str()).collect();
         let more = if found.len() > names.len() { ", …" } else { "" };
-        let reason = format!("the file has no column {key:?}; it has {}{more}", names.join(", "));
+        let reason = format!("there is no column {key:?} among {}{more}", names.join(", "));
         for column in self.columns_of(target) {
             let Bound { column, .. } = &self.bound[column];
             if !column.nullable {

@@ -16,7 +16,7 @@ use crate::{
     testing::{self, Letters, fields},
 };
 
-fn spec() -> HttpSpec {
+pub(super) fn spec() -> HttpSpec {
     HttpSpec {
         listen: "127.0.0.1:0".parse().unwrap(),
         path: "/ingest".to_owned(),
@@ -30,7 +30,7 @@ fn spec() -> HttpSpec {
     }
 }
 
-fn open(spec: &HttpSpec, journal: Option<&Path>, position: &Position) -> HttpPartition {
+pub(super) fn open(spec: &HttpSpec, journal: Option<&Path>, position: &Position) -> HttpPartition {
     let journal =
         journal.map(|folder| Journal { folder: folder.to_owned(), is_emptied: false, on_wait: Arc::new(|_, _| {}) });
     let position = serde_json::to_value(position).unwrap();
@@ -39,7 +39,7 @@ fn open(spec: &HttpSpec, journal: Option<&Path>, position: &Position) -> HttpPar
 }
 
 /// Polls so long that `work` is done, and then until so many records came, dead letters among them; the rows.
-fn serve<T: Send>(
+pub(super) fn serve<T: Send>(
     partition: &mut HttpPartition,
     records: u64,
     letters: &mut Letters,
@@ -67,7 +67,7 @@ fn send(address: SocketAddr, request: &[u8]) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.trim_end().to_owned())
 }
 
-fn post(address: SocketAddr, headers: &str, body: &[u8]) -> (u16, String) {
+pub(super) fn post(address: SocketAddr, headers: &str, body: &[u8]) -> (u16, String) {
     let head = format!(
         "POST /ingest HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
         body.len()
@@ -76,9 +76,9 @@ fn post(address: SocketAddr, headers: &str, body: &[u8]) -> (u16, String) {
 }
 
 const JSON: &str = "content-type: application/json\r\n";
-const LINES: &str = "content-type: application/x-ndjson; charset=utf-8\r\n";
+pub(super) const LINES: &str = "content-type: application/x-ndjson; charset=utf-8\r\n";
 
-fn accepted(count: u64) -> (u16, String) {
+pub(super) fn accepted(count: u64) -> (u16, String) {
     (202, format!("{{\"accepted\":{count}}}"))
 }
 
