@@ -280,7 +280,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "http",
-        doc: "JSON objects from requests: POST with one a line (application/x-ndjson) or in an array (application/json), plain, gzip or zstd.",
+        doc: "Rows from requests: POST with JSON (lines, an array, one object), an Arrow IPC stream or an Avro container, plain, gzip or zstd.",
         promise: AT_LEAST,
         keys: HTTP,
     },
@@ -292,7 +292,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "mqtt",
-        doc: "JSON objects, one a message, from topics of an MQTT 3.1.1 broker.",
+        doc: "Messages, JSON, Avro or Protobuf, from topics of an MQTT 3.1.1 broker.",
         promise: AT_LEAST,
         keys: MQTT,
     },

@@ -6,6 +6,7 @@ use ringmill_connect::{Broker, Fields, MqttSink, MqttSpec};
 use ringmill_wire::DataType;
 
 use super::message_fields::message_field;
+use super::message_format::message_format;
 use super::mistake::Mistake;
 use super::raw::Table;
 
@@ -20,6 +21,9 @@ pub fn mqtt(
     let broker = broker(table, mistakes);
     check_topics(table, mistakes);
     check_connection(table, broker.as_ref(), mistakes);
+    let topic_field = message_field(table, "topic_field", (&[DataType::Utf8], "utf8"), &fields, mistakes);
+    let members: Vec<&str> = topic_field.as_deref().into_iter().collect();
+    let format = message_format(table, &fields, &members, directory, mistakes);
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
     Some(MqttSpec {
         broker: broker?,
@@ -29,7 +33,8 @@ pub fn mqtt(
         user: table.text("user").map(str::to_owned),
         password_file: file("password_file"),
         root_certificates: file("ca_file"),
-        topic_field: message_field(table, "topic_field", (&[DataType::Utf8], "utf8"), &fields, mistakes),
+        topic_field,
+        format: format?,
         fields,
         rate: table.number("rate"),
         record_bytes_max,

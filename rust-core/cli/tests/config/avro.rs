@@ -11,18 +11,28 @@ const SCHEMA: &str = r#"{"type": "record", "name": "Reading", "fields": [
     {"name": "sensor", "type": "string"}, {"name": "celsius", "type": "double"},
     {"name": "samples", "type": {"type": "array", "items": "long"}}]}"#;
 
+const KAFKA: &str = "kind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopics = [\"t\"]";
+const MQTT: &str = "kind = \"mqtt\"\nurl = \"mqtt://b\"\ntopics = [\"t\"]\nclient_id = \"c\"";
+
 /// The format of the messages, or the mistakes.
 fn format(keys: &str, fields: &str) -> Result<MessageFormat, String> {
+    format_of(KAFKA, keys, fields)
+}
+
+/// The same of another source.
+fn format_of(source: &str, keys: &str, fields: &str) -> Result<MessageFormat, String> {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     std::fs::write(folder.path().join("reading.avsc"), SCHEMA).expect("it can be written");
     std::fs::write(folder.path().join("torn.avsc"), &SCHEMA[..40]).expect("it can be written");
-    let kafka = format!("kind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopics = [\"t\"]\nfields = {{ {fields} }}\n{keys}");
-    let text = Text::new("p.toml", &around(&kafka, ""));
+    let text = Text::new("p.toml", &around(&format!("{source}\nfields = {{ {fields} }}\n{keys}"), ""));
     let config = parse(text, &[], folder.path(), "p", &machine(2))
         .map_err(|mistakes| mistakes.to_string().replace(&folder.path().display().to_string(), "FOLDER"))?;
     let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
-    let SourceConnector::Kafka(spec) = &source.connector else { panic!("brokers") };
-    Ok(spec.format.clone())
+    match &source.connector {
+        SourceConnector::Kafka(spec) => Ok(spec.format.clone()),
+        SourceConnector::Mqtt(spec) => Ok(spec.format.clone()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -111,4 +121,17 @@ fn what_does_not_fit_the_schema_is_shown_at_its_field() {
     let torn = format("format = \"avro\"\navro = { schema_file = \"torn.avsc\" }", "a = \"utf8\"");
     let torn = torn.expect_err("it is torn");
     assert!(torn.starts_with("p.toml:7:24: `schema_file`: FOLDER/torn.avsc: "), "{torn}");
+}
+
+#[test]
+fn messages_of_mqtt_have_a_format_too_and_no_headers() {
+    let keys = "topic_field = \"topic\"\nformat = \"avro\"\navro = { schema_file = \"reading.avsc\" }";
+    let read = format_of(MQTT, keys, "sensor = \"utf8\", topic = \"utf8\"");
+    assert!(matches!(read, Ok(MessageFormat::Binary(BinaryFormat::Avro(_)))), "{read:?}");
+    assert_eq!(format_of(MQTT, "", "a = \"int64\""), Ok(MessageFormat::Json));
+    let wrong = format_of(MQTT, keys, "celsius = \"utf8\", topic = \"utf8\"").expect_err("it is a double");
+    assert!(wrong.starts_with("p.toml:6:22: `celsius` does not fit the schema"), "{wrong}");
+    let by_header = "type = { header = \"kind\" }\ntypes.a.fields = { a = \"int64\" }";
+    let wrong = format_of(MQTT, by_header, "a = \"int64\"").expect_err("there are none");
+    assert!(wrong.contains("`header`"), "{wrong}");
 }

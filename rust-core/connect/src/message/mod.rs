@@ -2,7 +2,6 @@
 
 mod encode;
 mod line;
-#[cfg(any(feature = "kafka", feature = "nats"))]
 mod record;
 
 #[cfg(any(feature = "kafka", feature = "nats"))]
@@ -14,8 +13,9 @@ pub(crate) use self::encode::{Message, split};
 #[cfg(feature = "nats")]
 pub(crate) use self::encode::{OwnedMessage, read_message};
 #[cfg(any(feature = "kafka", feature = "nats"))]
-pub(crate) use self::record::{MessageDecoder, Record, Recorder, wait};
+pub(crate) use self::record::{MessageDecoder, wait};
 pub(crate) use self::{
     encode::{MessageEncoder, column_of},
     line::{Member, write_line},
+    record::{LATER, Record, Recorder},
 };

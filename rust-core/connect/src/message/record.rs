@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A message that cannot be read yet is tried again so much later.
-const LATER: Duration = Duration::from_millis(20);
+pub(crate) const LATER: Duration = Duration::from_millis(20);
 
 /// What a poll comes to that ends with such a message.
 pub(crate) fn wait(records: &Records<'_, '_>, now_ns: u64) -> Poll {

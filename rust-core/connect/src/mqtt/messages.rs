@@ -1,4 +1,4 @@
-//! The messages as a stream of lines.
+//! The messages as a stream, of lines or of parcels.
 
 use std::{io, sync::Arc};
 
@@ -6,7 +6,9 @@ use rumqttc::{Client, Publish};
 
 use super::queue::Queue;
 use crate::{
-    message::{Member, write_line},
+    MessageFormat,
+    message::{Member, Record, Recorder, write_line},
+    parcel::Kind,
     text::Stream,
 };
 
@@ -15,13 +17,17 @@ pub struct Messages {
     queue: Arc<Queue>,
     client: Client,
     topic_field: Option<String>,
+    /// of messages that are no text
+    recorder: Option<Recorder>,
     /// handed out, and not known to be durable
     unacknowledged: Vec<Publish>,
 }
 
 impl Messages {
-    pub fn new(queue: Arc<Queue>, client: Client, topic_field: Option<String>) -> Messages {
-        Messages { queue, client, topic_field, unacknowledged: Vec::new() }
+    pub fn new(queue: Arc<Queue>, client: Client, format: &MessageFormat, topic_field: Option<String>) -> Messages {
+        let is_binary = matches!(format, MessageFormat::Binary(_));
+        let recorder = is_binary.then(|| Recorder::new(format, topic_field.is_some()));
+        Messages { queue, client, topic_field, recorder, unacknowledged: Vec::new() }
     }
 }
 
@@ -32,10 +38,14 @@ impl Stream for Messages {
         while bytes.len() == at {
             self.settle();
             self.queue.take(bytes_max, &mut self.unacknowledged).map_err(io::Error::other)?;
-            // An empty one is how a retained message is deleted.
-            for message in self.unacknowledged.iter().filter(|message| !message.payload.is_empty()) {
+            for message in &self.unacknowledged {
                 let topic = self.topic_field.as_deref().map(|field| (field, Member::Text(message.topic.as_bytes())));
-                write_line(&message.payload, topic, bytes);
+                match &mut self.recorder {
+                    Some(recorder) => write_parcel(recorder, &message.payload, topic, bytes),
+                    // An empty one is how a retained message is deleted.
+                    None if message.payload.is_empty() => {}
+                    None => write_line(&message.payload, topic, bytes),
+                }
             }
         }
         Ok(bytes.len() - at)
@@ -56,3 +66,15 @@ impl Drop for Messages {
         let _ = self.client.try_disconnect();
     }
 }
+
+/// Appends a message as a parcel, unless there is nothing in it.
+fn write_parcel(recorder: &mut Recorder, payload: &[u8], topic: Option<(&str, Member<'_>)>, out: &mut Vec<u8>) {
+    let Some(Record { header, content }) = recorder.record(payload, topic) else { return };
+    out.extend_from_slice(&Kind::Message.head(LENGTH_BYTES + header.len() + content.len()));
+    out.extend_from_slice(&(header.len() as u32).to_le_bytes());
+    out.extend_from_slice(header);
+    out.extend_from_slice(content);
+}
+
+/// Of the header's length.
+const LENGTH_BYTES: usize = 4;

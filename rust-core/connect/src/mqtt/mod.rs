@@ -1,6 +1,6 @@
 //! Messages of an MQTT broker, and rows as its messages ([`MqttSink`]).
 //!
-//! Each message that is read is one JSON object. All topics together are one stream, in the order in which the broker sends them. A
+//! Each message that is read is one JSON object, one datum of Avro or one message of Protobuf. All topics together are one stream, in the order in which the broker sends them. A
 //! message is acknowledged when it has been taken over: with a journal when it is durable there. The broker sends what was
 //! not acknowledged again, also after a restart of either side, so a message may come twice when the connection or the
 //! process breaks in between.
@@ -26,9 +26,12 @@ use std::{path::PathBuf, sync::Arc};
 use ringmill_wire::Schema;
 
 pub use self::sink::MqttSink;
-use crate::{ConnectError, Fields, Journal, Partitions, Replay, Resume, Waker, host::host_and_port, schema_of};
+use crate::{
+    ConnectError, Fields, Journal, MessageFormat, Partition, Partitions, Replay, Resume, Waker, host::host_and_port,
+    schema_of,
+};
 
-/// JSON objects, one a message, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.
+/// Messages, a row each, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MqttSpec {
     /// the broker
@@ -47,6 +50,8 @@ pub struct MqttSpec {
     pub root_certificates: Option<PathBuf>,
     /// the field that takes a message's topic
     pub topic_field: Option<String>,
+    /// what messages are
+    pub format: MessageFormat,
     /// the columns
     pub fields: Fields,
     /// rows per second; as fast as they come if absent
@@ -110,16 +115,25 @@ impl MqttSpec {
         journal: Option<&Journal>,
         resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
-        let options = crate::text::TextOptions {
-            format: crate::Format::Json,
-            fields: self.fields.clone(),
-            rate: self.rate,
-            record_bytes_max: self.record_bytes_max,
-        };
+        use crate::{formats::BinaryDecoder, parcel, stdin, text::TextOptions};
         let session = session::Session::new(self)?;
         let open = move || session.start();
-        let partition = crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
-        Ok(vec![(0, Box::new(partition))])
+        let MqttSpec { fields, rate, record_bytes_max, .. } = self.clone();
+        let partition: Box<dyn Partition> = match &self.format {
+            MessageFormat::Json => {
+                let options = TextOptions { format: crate::Format::Json, fields, rate, record_bytes_max };
+                Box::new(stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?)
+            }
+            MessageFormat::Binary(format) => {
+                let members: Vec<&str> = self.topic_field.as_deref().into_iter().collect();
+                let messages = Some(BinaryDecoder::new(format, &fields, &members, record_bytes_max)?);
+                // Longer ones are dead letters, and come all the same.
+                let parcel_bytes_max = options::PACKET_BYTES_MAX;
+                let options = parcel::ParcelOptions { fields, rate, record_bytes_max, parcel_bytes_max, messages };
+                Box::new(parcel::ParcelPartition::open(PARTITION, options, open, wakers, journal, resume)?)
+            }
+        };
+        Ok(vec![(0, partition)])
     }
 
     /// This program was built without MQTT.

@@ -12,7 +12,7 @@ use crate::{ConnectError, tls};
 pub const PAUSE: Duration = Duration::from_millis(100);
 pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The longest message of the protocol; what is longer than a record becomes a dead letter and is not refused.
-const PACKET_BYTES_MAX: usize = 268_435_455 + 5;
+pub const PACKET_BYTES_MAX: usize = 268_435_455 + 5;
 /// A connection on which nothing came for so long is tried out.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 

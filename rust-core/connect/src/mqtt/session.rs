@@ -10,7 +10,7 @@ use super::{
     options::{PAUSE, PAUSE_MAX, Who, options, refusal},
     queue::Queue,
 };
-use crate::ConnectError;
+use crate::{ConnectError, MessageFormat};
 
 /// As many acknowledgements as there can be, and a subscription: whoever acknowledges never waits for the session.
 const REQUESTS_MAX: usize = (1 << 16) + 8;
@@ -19,6 +19,7 @@ const REQUESTS_MAX: usize = (1 << 16) + 8;
 pub struct Session {
     options: MqttOptions,
     topics: Vec<SubscribeFilter>,
+    format: MessageFormat,
     topic_field: Option<String>,
     /// for people
     broker: String,
@@ -46,6 +47,7 @@ impl Session {
         Ok(Session {
             options,
             topics: spec.topics.iter().map(|topic| SubscribeFilter::new(topic.clone(), qos)).collect(),
+            format: spec.format.clone(),
             topic_field: spec.topic_field.clone(),
             broker: spec.broker.to_string(),
         })
@@ -55,7 +57,7 @@ impl Session {
     pub fn start(self) -> io::Result<Messages> {
         let queue = Arc::new(Queue::default());
         let (client, connection) = Client::new(self.options.clone(), REQUESTS_MAX);
-        let messages = Messages::new(Arc::clone(&queue), client.clone(), self.topic_field.clone());
+        let messages = Messages::new(Arc::clone(&queue), client.clone(), &self.format, self.topic_field.clone());
         thread::Builder::new().name("mqtt".to_owned()).spawn(move || self.run(connection, &client, &queue))?;
         Ok(messages)
     }

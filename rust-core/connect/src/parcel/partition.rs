@@ -5,8 +5,6 @@ use std::{io, mem, sync::Arc};
 use ringmill_wire::BatchWriter;
 
 use super::{HEAD_BYTES, Kind, open_rows};
-#[cfg(feature = "mqtt")]
-use crate::formats::{BinaryDecoder, Taken};
 use crate::{
     ConnectError, Fields, Format, Journal, Partition, Places, Poll, PollContext, Position, Resume, Waker,
     file::rows::{Medium, RowFile, guarded},
@@ -16,6 +14,11 @@ use crate::{
     places::{Form, Original, Tagger},
     text::{Fed, ReaderThread, Stream, TextOptions},
 };
+#[cfg(feature = "mqtt")]
+use crate::{
+    formats::{BinaryDecoder, Taken},
+    message::LATER,
+};
 
 /// A poll takes so much from the stream, so that a long parcel cannot hold up the shard,
 const READ_BYTES_PER_POLL: usize = 1 << 20;
@@ -23,9 +26,6 @@ const READ_BYTES_PER_POLL: usize = 1 << 20;
 const LOADS_PER_POLL: usize = 4;
 /// The memory of a parcel that was longer is not used again.
 const PARCEL_KEPT_BYTES: usize = 1 << 20;
-/// A message that cannot be read yet is tried again so much later.
-#[cfg(feature = "mqtt")]
-const LATER: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// How parcels become rows.
 pub(crate) struct ParcelOptions {
@@ -183,7 +183,8 @@ impl ParcelPartition {
     /// The kind of the parcel, and its length with its head, if that has come.
     fn head(&self) -> Result<Option<(Kind, usize)>, ConnectError> {
         let Some([kind, length @ ..]) = self.parcel.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
-        let kind = Kind::of(*kind).ok_or_else(|| self.damaged("another version has written its journal"))?;
+        let kind = Kind::of(*kind)
+            .ok_or_else(|| self.damaged("its journal is that of another version, or of another format"))?;
         Ok(Some((kind, HEAD_BYTES + u32::from_le_bytes(*length) as usize)))
     }
 
@@ -195,11 +196,12 @@ impl ParcelPartition {
             self.feed = Some(thread.map_err(|source| self.read_error(source))?);
         }
         loop {
-            let wanted = self.head()?.map_or(HEAD_BYTES, |(_, length)| length);
             let come = self.parcel.len();
-            if come == wanted && come > HEAD_BYTES {
-                return Ok(Gathered::Whole);
-            }
+            let wanted = match self.head()? {
+                Some((_, length)) if come == length => return Ok(Gathered::Whole),
+                Some((_, length)) => length,
+                None => HEAD_BYTES,
+            };
             if *budget == 0 {
                 return Ok(Gathered::More);
             }
@@ -341,7 +343,7 @@ impl ParcelPartition {
         let parts = self.parcel[HEAD_BYTES..].split_first_chunk();
         let parts = parts.and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize));
         let (Some((header, message)), Some(decoder)) = (parts, &mut self.messages) else {
-            return Err(self.damaged("another format was configured when its journal was written"));
+            return Err(self.damaged("its journal is that of another format"));
         };
         let given = match decoder.decode(header, message, &mut records)? {
             Taken::Whole => Given::All,

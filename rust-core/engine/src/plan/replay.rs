@@ -188,7 +188,10 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                     let form = messages(&kafka.format, kafka.message_fields.names());
                     (form, kafka.fields.clone(), kafka.record_bytes_max)
                 }
-                SourceConnector::Mqtt(mqtt) => (json, mqtt.fields.clone(), mqtt.record_bytes_max),
+                SourceConnector::Mqtt(mqtt) => {
+                    let form = messages(&mqtt.format, mqtt.topic_field.as_deref().into_iter().collect());
+                    (form, mqtt.fields.clone(), mqtt.record_bytes_max)
+                }
                 SourceConnector::Nats(nats) => {
                     let form = messages(&nats.format, nats.message_fields.names());
                     (form, nats.fields.clone(), nats.record_bytes_max)

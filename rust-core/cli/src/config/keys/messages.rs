@@ -2,7 +2,7 @@
 
 use super::{
     EVENT_TIME, FIELDS_OR_TYPES, IDLE_TIMEOUT, INPUTS, Key, Kind, MAX_FUTURE, OUT_OF_ORDERNESS, RATE, RECORD_SIZE_MAX,
-    TYPE_FIELD, TYPE_OF_LINES, TYPES, needed, optional,
+    TYPE_FIELD, TYPES, needed, optional,
 };
 
 const MESSAGE_FORMAT: Key = optional(
@@ -20,12 +20,16 @@ const TYPE_OF_MESSAGES: Key =
 static TYPE_OF_MESSAGE: &[Key] = &[
     TYPE_FIELD,
     optional("header", Kind::Filled, "The header of a message with the type; of several with this name the last."),
-    optional(
-        "schema",
-        Kind::Boolean,
-        "true, with Avro or Protobuf by a schema registry: the type is the full name of a message's record or message type.",
-    ),
+    TYPE_SCHEMA,
 ];
+const TYPE_SCHEMA: Key = optional(
+    "schema",
+    Kind::Boolean,
+    "true, with Avro or Protobuf by a schema registry: the type is the full name of a message's record or message type.",
+);
+const TYPE_WITHOUT_HEADERS: Key =
+    optional("type", Kind::Table(TYPE_WITHOUT_HEADER), "With `types`: how an event says which of them it is of.");
+static TYPE_WITHOUT_HEADER: &[Key] = &[TYPE_FIELD, TYPE_SCHEMA];
 
 const REGISTRY: Key = optional(
     "registry",
@@ -208,8 +212,11 @@ pub(super) static MQTT: &[Key] = &[
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
     optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
+    MESSAGE_FORMAT,
+    AVRO,
+    PROTOBUF,
     FIELDS_OR_TYPES,
-    TYPE_OF_LINES,
+    TYPE_WITHOUT_HEADERS,
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
