@@ -42,7 +42,8 @@ fn with_checkpoints_each_part_says_what_a_crash_costs() {
     let later = "exactly once: rows show when their file is complete, `roll_interval` later at most";
     assert_eq!(notes(&checked.stdout, "kept"), [later]);
     let refused = Folder::new(&rolled).run(&["check", "pipeline.toml"]);
-    refused.expect(2, &["files go on over checkpoints, and there are none", "[pipeline.toml:7:17]", "add [checkpoint]"]);
+    refused
+        .expect(2, &["files go on over checkpoints, and there are none", "[pipeline.toml:7:17]", "add [checkpoint]"]);
 
     let checked = Folder::new(&[CHECKPOINT, PRINTED].concat()).run(&["check", "pipeline.toml"]);
     let sentence = "\nend to end: whatever dies, each record counts at least once, since printed may show rows again; of lines, each \

@@ -73,17 +73,15 @@ pub use field::{FieldSpec, schema_of};
 pub use fields::Fields;
 pub use file::{FileSink, FileSpec, Order, Rolling};
 pub use formats::{
-    AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, FileFormat, Format, MessageFormat,
-    OutputFormat, ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within, encoder, letter_encoder,
-    write_timestamp,
+    AvroOutput, AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, FileFormat, Format,
+    MessageFormat, MessageOutput, OutputFormat, ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within,
+    encoder, letter_encoder, write_timestamp,
 };
 pub use generator::{GeneratorSpec, Shape};
 pub use headers::{HeaderColumn, HeaderField};
 pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};
 pub use journal::{Journal, OnWait};
-pub use kafka::{
-    KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields,
-};
+pub use kafka::{KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields};
 pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
     take_out,

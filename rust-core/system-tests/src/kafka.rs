@@ -87,8 +87,15 @@ impl Kafka {
         committed.elements().first().and_then(|element| element.offset().to_raw()).filter(|offset| *offset >= 0)
     }
 
-    /// All messages of a topic: partition, key and value, each partition's in their order.
+    /// All messages of a topic, which are text: partition, key and value, each partition's in their order.
     pub fn read(&self, topic: &str) -> Vec<(i32, Option<String>, String)> {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        let messages = self.messages(topic).into_iter();
+        messages.map(|(partition, key, value)| (partition, key.map(text), text(value))).collect()
+    }
+
+    /// The same of whatever is in them.
+    pub fn messages(&self, topic: &str) -> Vec<(i32, Option<Vec<u8>>, Vec<u8>)> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", self.cluster.bootstrap_servers())
@@ -102,12 +109,11 @@ impl Kafka {
         }
         consumer.assign(&list).expect("it can be read");
         let (mut messages, mut ended) = (Vec::new(), 0);
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         while ended < list.count() {
             match consumer.poll(TIMEOUT).expect("the brokers answer") {
                 Ok(message) => {
-                    let value = text(message.payload().expect("a value"));
-                    messages.push((message.partition(), message.key().map(text), value));
+                    let value = message.payload().expect("a value").to_vec();
+                    messages.push((message.partition(), message.key().map(<[u8]>::to_vec), value));
                 }
                 Err(KafkaError::PartitionEOF(_)) => ended += 1,
                 Err(error) => panic!("{error}"),

@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{Job, python};
 
-/// A schema registry: number N is what the file N says, in the order of their numbers from 1 on. Who asks is noted.
+/// A schema registry: number N is what the file N says, in the order of their numbers from 1 on. Who asks is noted in `asked`, and
+/// the subjects of schemas that it is told in `told`; where there is a file `refuses` it takes none.
 const REGISTRY: &str = r#"
 import http.server, json, os, sys
 
@@ -18,8 +19,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         answer = {"schema": open(name).read()} if is_known else {"error_code": 40403, "message": "Schema not found"}
         if is_known and answer["schema"].startswith("syntax"):
             answer["schemaType"] = "PROTOBUF"
+        self.answer(200 if is_known else 404, answer)
+
+    def do_POST(self):
+        schema = json.loads(self.rfile.read(int(self.headers["content-length"])))["schema"]
+        json.loads(schema)
+        if os.path.exists("refuses"):
+            return self.answer(409, {"error_code": 409, "message": "an incompatible schema"})
+        with open("told", "a") as told:
+            told.write(self.path.removeprefix("/subjects/").removesuffix("/versions") + "\n")
+        number = 1
+        while os.path.exists(str(number)) and open(str(number)).read() != schema:
+            number += 1
+        with open(str(number), "w") as file:
+            file.write(schema)
+        self.answer(200, {"id": number})
+
+    def answer(self, status, answer):
         body = json.dumps(answer).encode()
-        self.send_response(200 if is_known else 404)
+        self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

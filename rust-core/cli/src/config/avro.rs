@@ -1,4 +1,4 @@
-//! The keys of the table `avro`, checked together.
+//! The keys of the table `avro` of a source and of a sink, checked together.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::mistake::Mistake;
 use super::raw::{Raw, Table};
 use super::registry::{check_unused, registry};
 
-/// How messages are read; `None` if that cannot be known.
+/// What messages are, and the schema by which they were or are written; `None` if that cannot be known.
 pub fn avro(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<AvroSpec> {
     let (file, registry_entry) = (table.get("schema_file"), table.entry("registry"));
     check_unused(table, mistakes);

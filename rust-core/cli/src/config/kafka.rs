@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use ringmill_connect::{
-    Fields, KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart,
-    MessageFields, Secret,
+    Fields, KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields, Secret,
 };
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::message_fields::{check_filled, header_columns, header_fields, message_field};
-use super::message_format::message_format;
+use super::message_format::{message_format, message_output};
 use super::mistake::Mistake;
 use super::raw::{Raw, Table};
 use super::text::Span;
@@ -66,7 +65,10 @@ pub fn kafka(
 /// Reads the table of a sink; `None` if it lacks what every such sink needs.
 pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<KafkaSink> {
     check_filled(table, "brokers", mistakes);
+    let subject = table.text("topic").map(|topic| format!("{topic}-value"));
+    let format = message_output(table, subject, directory, mistakes);
     Some(KafkaSink {
+        format: format?,
         brokers: table.texts("brokers"),
         topic: table.text("topic")?.to_owned(),
         key: table.text("key").map(str::to_owned),

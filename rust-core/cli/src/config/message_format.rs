@@ -1,8 +1,8 @@
-//! The format of a broker's messages: the key `format` and the table of that name, checked with the fields.
+//! The format of a broker's messages: the key `format` and the table of that name, checked with the fields of a source.
 
 use std::path::Path;
 
-use ringmill_connect::{BinaryFormat, FieldSpec, Fields, MessageFormat};
+use ringmill_connect::{AvroOutput, BinaryFormat, FieldSpec, Fields, MessageFormat, MessageOutput};
 
 use super::avro::avro;
 use super::mistake::Mistake;
@@ -83,4 +83,37 @@ fn check(
         };
         mistakes.push(mistake.hint_maybe(misfit.hint));
     }
+}
+
+/// What a sink's messages are; `None` if that cannot be known. `subject`: under which their schema stands in a registry, if
+/// the table does not say it.
+pub fn message_output(
+    table: &Table,
+    subject: Option<String>,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<MessageOutput> {
+    let (name, example, _) = BINARY[0];
+    if table.text("format") != Some(name) {
+        if let Some(entry) = table.entry(name) {
+            mistakes.push(Mistake::at(entry.key_span, "`avro` has no effect without format = \"avro\""));
+        }
+        return Some(MessageOutput::Json);
+    }
+    let Some(own) = table.table(name) else {
+        let mistake = Mistake::at(table.get("format")?.span, "`format` is avro, but there is no table `avro`");
+        mistakes.push(mistake.hint(format!("add avro = {example}")));
+        return None;
+    };
+    let (given, has_registry) = (own.entry("subject"), own.entry("registry").is_some());
+    if let Some(entry) = given.filter(|_| !has_registry) {
+        mistakes.push(Mistake::at(entry.key_span, "`subject` has no effect without `registry`"));
+    }
+    let subject = own.text("subject").map(str::to_owned).or(subject);
+    if has_registry && subject.is_none() {
+        let message = "`avro` needs `subject`, under which the schema stands in the registry, as no one topic says it";
+        mistakes.push(Mistake::at(own.span, message).hint("add subject = \"scores-value\""));
+    }
+    let spec = avro(own, directory, mistakes)?;
+    Some(MessageOutput::Avro(Box::new(AvroOutput::new(spec, subject.unwrap_or_default()))))
 }

@@ -6,7 +6,7 @@ use ringmill_connect::{Broker, Fields, MqttSink, MqttSpec};
 use ringmill_wire::DataType;
 
 use super::message_fields::message_field;
-use super::message_format::message_format;
+use super::message_format::{message_format, message_output};
 use super::mistake::Mistake;
 use super::raw::Table;
 
@@ -56,7 +56,10 @@ pub fn mqtt_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     }
     let text = |key: &str| table.text(key).map(str::to_owned);
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
+    let subject = table.text("topic").map(|topic| format!("{topic}-value"));
+    let format = message_output(table, subject, directory, mistakes);
     Some(MqttSink {
+        format: format?,
         broker: broker?,
         topic: text("topic"),
         topic_column: text("topic_column"),

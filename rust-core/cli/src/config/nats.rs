@@ -7,7 +7,7 @@ use ringmill_wire::{DataType, TimeUnit};
 
 use super::http::token;
 use super::message_fields::{check_filled, header_columns, header_fields, message_field};
-use super::message_format::message_format;
+use super::message_format::{message_format, message_output};
 use super::mistake::Mistake;
 use super::raw::Table;
 use super::text::Span;
@@ -89,7 +89,8 @@ pub fn nats_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         mistakes.push(mistake.hint("add subject = \"scores\""));
     }
     let headers = header_columns(table, check_own_header, mistakes);
-    Some(NatsSink { servers: servers?, stream: text("stream")?, subject, subject_column, headers })
+    let format = message_output(table, text("stream").map(|stream| format!("{stream}-value")), directory, mistakes);
+    Some(NatsSink { servers: servers?, stream: text("stream")?, subject, subject_column, headers, format: format? })
 }
 
 /// The subjects that are wanted; none: all are.

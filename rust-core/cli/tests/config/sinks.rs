@@ -295,3 +295,48 @@ fn a_file_s_format_is_written_down_or_told_by_its_name() {
         ],
     );
 }
+
+#[test]
+fn messages_of_a_sink_are_json_or_avro_by_a_schema_or_a_registry() {
+    use ringmill_connect::{AvroSpec, MessageOutput};
+    let sink = |kind: &str, keys: &str| {
+        format!("[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"{kind}\"\ninputs = [\"s\"]\n{keys}\n")
+    };
+    let kafka = |keys: &str| sink("kafka", &format!("brokers = [\"b:9092\"]\ntopic = \"scores\"\n{keys}"));
+    let format = |text: &str| match node(&good(text), "o") {
+        NodeKind::Sink(SinkSpec::Kafka(found)) => found.format.clone(),
+        NodeKind::Sink(SinkSpec::Nats(found)) => found.format.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(format(&kafka("")), MessageOutput::Json);
+    let registry = "format = \"avro\"\navro = { registry = \"http://r:8081\" }";
+    let MessageOutput::Avro(avro) = format(&kafka(registry)) else { panic!("avro") };
+    assert!(matches!(avro.spec, AvroSpec::Registry(_, None)) && avro.subject == "scores-value", "{avro:?}");
+    let nats = "url = \"nats://b\"\nstream = \"S\"\nsubject = \"a\"\nformat = \"avro\"\n";
+    let MessageOutput::Avro(avro) = format(&sink("nats", &[nats, "avro = { registry = \"http://r\" }"].concat()))
+    else {
+        panic!("avro")
+    };
+    assert_eq!(avro.subject, "S-value");
+    for (keys, expected) in [
+        (
+            "format = \"avro\"",
+            "p.toml:8:10: `format` is avro, but there is no table `avro` (add avro = { schema_file = \"reading.avsc\" })",
+        ),
+        ("avro = { registry = \"http://r\" }", "p.toml:8:1: `avro` has no effect without format = \"avro\""),
+        (
+            "format = \"avro\"\navro = { registry = \"r\" }",
+            "p.toml:9:1: `registry`: this is no address that begins with http:// or https://",
+        ),
+        (
+            "format = \"avro\"\navro = { schema_file = \"/gone.avsc\", subject = \"x\" }",
+            "p.toml:9:38: `subject` has no effect without `registry`",
+        ),
+    ] {
+        let mistakes = load(&kafka(keys), &[]).expect_err(keys).to_string();
+        assert!(mistakes.lines().any(|line| line == expected), "{mistakes}");
+    }
+    let columns = "url = \"mqtt://b\"\ntopic_column = \"device_id\"\n";
+    let mistakes = load(&sink("mqtt", &[columns, registry].concat()), &[]).expect_err("no topic").to_string();
+    assert!(mistakes.contains("`avro` needs `subject`"), "{mistakes}");
+}

@@ -13,6 +13,7 @@ mod cut;
 mod decoder;
 mod json;
 mod message;
+mod message_output;
 mod misfit;
 mod number;
 mod output;
@@ -33,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ConnectError, LetterForm};
 
 pub(crate) use avro::AvroRows;
-pub use avro::{AvroSchema, AvroSpec};
+pub use avro::{AvroOutput, AvroSchema, AvroSpec};
 pub(crate) use binary::{Broken, Bytes};
 pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG, Taken};
@@ -41,6 +42,7 @@ pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, 
 pub(crate) use json::write_string;
 pub(crate) use message::BinaryDecoder;
 pub use message::BinaryFormat;
+pub use message_output::MessageOutput;
 pub use misfit::FieldMisfit;
 pub(crate) use output::has_same_columns;
 pub use output::{Compression, OutputFormat, encoder};

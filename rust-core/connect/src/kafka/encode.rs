@@ -8,7 +8,7 @@ use std::ops::Range;
 use ringmill_wire::{BatchView, DataType, Schema};
 
 use crate::{
-    Encoder,
+    ConnectError, Encoder,
     message::{Message, MessageEncoder, split},
 };
 
@@ -42,6 +42,10 @@ impl KafkaEncoder {
 impl Encoder for KafkaEncoder {
     fn begin(&mut self, _schema: &Schema, _out: &mut Vec<u8>) {}
 
+    fn check(&self, view: &BatchView<'_>, rows: Range<usize>) -> Result<(), ConnectError> {
+        self.messages.check(view, rows)
+    }
+
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
         for row in rows {
             out.extend_from_slice(&self.timestamp(view, row).to_le_bytes());
@@ -72,7 +76,7 @@ pub fn messages(bytes: &[u8], headers: usize) -> impl Iterator<Item = Option<(Op
 mod tests {
     use super::*;
     use crate::{
-        schema_of,
+        MessageOutput, schema_of,
         testing::{batch, fields},
     };
 
@@ -96,7 +100,7 @@ mod tests {
             out.finish_row();
         }
         let mut out = Vec::new();
-        let messages_of = MessageEncoder::new(Some(2), vec![0, 2], &schema).unwrap();
+        let messages_of = MessageEncoder::new(Some(2), vec![0, 2], &MessageOutput::Json, &schema).unwrap();
         KafkaEncoder::new(messages_of, Some(1), &schema).encode(&rows.view(), 0..4, &mut out);
         let expected: [(Option<i64>, &str, Option<&str>); 4] = [
             (Some(1_500), "7", Some("n")),

@@ -217,7 +217,7 @@ impl Group {
             self.of(taken).all(is_told)
         };
         // Settled first: what a shard adds to `covered` it has added by then.
-        if !is_lost && !(self.of(taken).all(Seat::is_settled) && is_settled()) {
+        if !(is_lost || self.of(taken).all(Seat::is_settled) && is_settled()) {
             if since.elapsed() < self.handover {
                 return Ok(false);
             }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use ringmill_wire::Schema;
 
-use crate::{ConnectError, Encoder, HeaderColumn, Promise, Secret, Writer};
+use crate::{ConnectError, Encoder, HeaderColumn, MessageOutput, Promise, Secret, Writer};
 
-/// A topic of Apache Kafka as a sink: each row is a message, its value the row as JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A topic of Apache Kafka as a sink: each row is a message, its value the row as JSON or Avro.
+#[derive(Debug, Clone, PartialEq)]
 pub struct KafkaSink {
     /// where brokers are asked for all the others: `host:port`
     pub brokers: Vec<String>,
@@ -23,6 +23,8 @@ pub struct KafkaSink {
     pub options: Vec<(String, Secret)>,
     /// a file with further ones, `name=value` a line, read when the sink is opened
     pub options_file: Option<PathBuf>,
+    /// what a message is
+    pub format: MessageOutput,
 }
 
 impl KafkaSink {
@@ -57,13 +59,14 @@ impl KafkaSink {
             column_of(("headers", &header.column), types, schema)
         };
         let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
-        let messages = MessageEncoder::new(key, headers, schema)?;
+        let messages = MessageEncoder::new(key, headers, &self.format, schema)?;
         Ok(Box::new(KafkaEncoder::new(messages, timestamp, schema)))
     }
 
     /// Asks the brokers for the topic; fails if none answers.
     #[cfg(feature = "kafka")]
-    pub fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+    pub fn open(&self, schema: &Schema) -> Result<Box<dyn Writer>, ConnectError> {
+        self.format.prepare(schema)?;
         Ok(Box::new(super::writer::KafkaWriter::open(self)?))
     }
 
@@ -81,7 +84,7 @@ impl KafkaSink {
 
     /// This program was built without Kafka.
     #[cfg(not(feature = "kafka"))]
-    pub fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+    pub fn open(&self, _schema: &Schema) -> Result<Box<dyn Writer>, ConnectError> {
         Err(ConnectError::Feature("kafka"))
     }
 }

@@ -1,7 +1,7 @@
 //! Rows as messages, one after the other.
 //!
-//! A message is so many parts as the sink has headers and two more: the key, the value (the row as a JSON object), the
-//! headers' values. A part is its length plus one (0: it is not there), four bytes, little-endian, and its bytes.
+//! A message is so many parts as the sink has headers and two more: the key, the value (the row in the sink's format),
+//! the headers' values. A part is its length plus one (0: it is not there), four bytes, little-endian, and its bytes.
 
 #[cfg(feature = "nats")]
 use std::io::{self, BufRead};
@@ -9,20 +9,25 @@ use std::ops::Range;
 
 use ringmill_wire::{BatchView, ColumnView, DataType, Schema};
 
-use crate::{ConnectError, Encoder, Format, encoder};
+use crate::{ConnectError, Encoder, MessageOutput};
 
 const LENGTH_BYTES: usize = 4;
 
 pub struct MessageEncoder {
-    json: Box<dyn Encoder>,
+    values: Box<dyn Encoder>,
     key: Option<usize>,
     headers: Vec<usize>,
 }
 
 impl MessageEncoder {
     /// With the values of a column, if it is given, as keys, and those of others as headers.
-    pub fn new(key: Option<usize>, headers: Vec<usize>, schema: &Schema) -> Result<MessageEncoder, ConnectError> {
-        Ok(MessageEncoder { json: encoder(Format::Json, schema)?, key, headers })
+    pub fn new(
+        key: Option<usize>,
+        headers: Vec<usize>,
+        format: &MessageOutput,
+        schema: &Schema,
+    ) -> Result<MessageEncoder, ConnectError> {
+        Ok(MessageEncoder { values: format.encoder(schema)?, key, headers })
     }
 }
 
@@ -50,14 +55,14 @@ pub fn is_key(data_type: DataType) -> bool {
 impl Encoder for MessageEncoder {
     fn begin(&mut self, _schema: &Schema, _out: &mut Vec<u8>) {}
 
+    fn check(&self, view: &BatchView<'_>, rows: Range<usize>) -> Result<(), ConnectError> {
+        self.values.check(view, rows)
+    }
+
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
         for row in rows {
             put_column(view, self.key, row, out);
-            put(out, |out| {
-                self.json.encode(view, row..row + 1, out);
-                // Without the line's end.
-                out.pop();
-            });
+            put(out, |out| self.values.encode(view, row..row + 1, out));
             for header in &self.headers {
                 put_column(view, Some(*header), row, out);
             }
@@ -203,7 +208,11 @@ mod tests {
             let column = |name: &str| column_of(("key", name), KEY, &schema).unwrap();
             let mut out = Vec::new();
             let columns = headers.iter().map(|name| column(name)).collect();
-            MessageEncoder::new(key.map(column), columns, &schema).unwrap().encode(&rows.view(), 0..3, &mut out);
+            MessageEncoder::new(key.map(column), columns, &MessageOutput::Json, &schema).unwrap().encode(
+                &rows.view(),
+                0..3,
+                &mut out,
+            );
             let came: Vec<_> = messages(&out, headers.len()).map(Option::unwrap).collect();
             assert_eq!(came.len(), 3);
             for (row, message) in came.iter().enumerate() {

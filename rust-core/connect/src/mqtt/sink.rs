@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use ringmill_wire::Schema;
 
 use super::Broker;
-use crate::{ConnectError, Encoder, Promise, Writer};
+use crate::{ConnectError, Encoder, MessageOutput, Promise, Writer};
 
-/// Topics of an MQTT 3.1.1 broker as a sink: each row is a message, its payload the row as JSON (quality of service 1).
+/// Topics of an MQTT 3.1.1 broker as a sink: each row is a message, its payload the row in a format (quality of service 1).
 ///
 /// Messages keep their order as long as the broker's connection lasts, and those that were not acknowledged are sent again
 /// over the next one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MqttSink {
     /// the broker
     pub broker: Broker,
@@ -29,6 +29,8 @@ pub struct MqttSink {
     pub password_file: Option<PathBuf>,
     /// certificates to trust instead of the system's
     pub root_certificates: Option<PathBuf>,
+    /// what a message is
+    pub format: MessageOutput,
 }
 
 impl MqttSink {
@@ -50,12 +52,18 @@ impl MqttSink {
         let types: (fn(_) -> _, _) =
             (|data_type| data_type == ringmill_wire::DataType::Utf8, "a topic is of type utf8");
         let column = |name: &String| column_of(("topic_column", name), types, schema);
-        Ok(Box::new(MessageEncoder::new(self.topic_column.as_ref().map(column).transpose()?, Vec::new(), schema)?))
+        Ok(Box::new(MessageEncoder::new(
+            self.topic_column.as_ref().map(column).transpose()?,
+            Vec::new(),
+            &self.format,
+            schema,
+        )?))
     }
 
     /// Connects from now on, and again whenever the connection breaks; a broker that refuses the user is found at a write.
     #[cfg(feature = "mqtt")]
-    pub fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+    pub fn open(&self, schema: &Schema) -> Result<Box<dyn Writer>, ConnectError> {
+        self.format.prepare(schema)?;
         Ok(Box::new(super::writer::MqttWriter::open(self)?))
     }
 
@@ -67,7 +75,7 @@ impl MqttSink {
 
     /// This program was built without MQTT.
     #[cfg(not(feature = "mqtt"))]
-    pub fn open(&self) -> Result<Box<dyn Writer>, ConnectError> {
+    pub fn open(&self, _schema: &Schema) -> Result<Box<dyn Writer>, ConnectError> {
         Err(ConnectError::Feature("mqtt"))
     }
 }

@@ -3,7 +3,7 @@
 use ringmill_wire::Schema;
 
 use super::{NatsServers, subject::is_subject};
-use crate::{ConnectError, Encoder, HeaderColumn, Promise, Transactions, Writer};
+use crate::{ConnectError, Encoder, HeaderColumn, MessageOutput, Promise, Transactions, Writer};
 
 /// Servers end the connection when a command is longer than 4 KiB.
 const SUBJECT_BYTES_MAX: usize = 1_024;
@@ -13,7 +13,7 @@ const SUBJECT_BYTES_MAX: usize = 1_024;
 /// With checkpoints, the rows of an epoch are sent when the epoch is committed, each with the same `Nats-Msg-Id` however
 /// often it has to be sent, so the stream drops a message that it has had within its duplicate window. Without, they are
 /// sent as they come. Servers that go away are waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NatsSink {
     /// where the stream is
     pub servers: NatsServers,
@@ -25,6 +25,8 @@ pub struct NatsSink {
     pub subject_column: Option<String>,
     /// columns that are also headers
     pub headers: Vec<HeaderColumn>,
+    /// what a message is
+    pub format: MessageOutput,
 }
 
 impl NatsSink {
@@ -52,12 +54,17 @@ impl NatsSink {
             (|column| column != DataType::Binary && is_key(column), "a header is of type utf8 or an integer");
         let header = |header: &HeaderColumn| column_of(("headers", &header.column), types, schema);
         let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
-        Ok(Box::new(MessageEncoder::new(subject.transpose()?, headers, schema)?))
+        Ok(Box::new(MessageEncoder::new(subject.transpose()?, headers, &self.format, schema)?))
     }
 
     /// Asks the servers for the stream, fails if none answers, and sends what a checkpoint has left to be sent.
     #[cfg(feature = "nats")]
-    pub fn open(&self, transactions: Option<&Transactions<'_>>) -> Result<Box<dyn Writer>, ConnectError> {
+    pub fn open(
+        &self,
+        schema: &Schema,
+        transactions: Option<&Transactions<'_>>,
+    ) -> Result<Box<dyn Writer>, ConnectError> {
+        self.format.prepare(schema)?;
         let publisher = super::publisher::Publisher::open(self)?;
         Ok(match transactions {
             Some(transactions) => Box::new(crate::courier::EpochWriter::open(publisher, transactions)?),
@@ -73,7 +80,11 @@ impl NatsSink {
 
     /// This program was built without NATS.
     #[cfg(not(feature = "nats"))]
-    pub fn open(&self, _transactions: Option<&Transactions<'_>>) -> Result<Box<dyn Writer>, ConnectError> {
+    pub fn open(
+        &self,
+        _schema: &Schema,
+        _transactions: Option<&Transactions<'_>>,
+    ) -> Result<Box<dyn Writer>, ConnectError> {
         Err(ConnectError::Feature("nats"))
     }
 }

@@ -94,9 +94,9 @@ fn open_writer(
             SqliteSink { path: path.clone(), table: table.clone() }.open(&node.schema, transactions.as_ref())
         }
         SinkSpec::Postgres(sink) => sink.open(&node.schema, transactions.as_ref()),
-        SinkSpec::Kafka(sink) => sink.open(),
-        SinkSpec::Mqtt(sink) => sink.open(),
-        SinkSpec::Nats(sink) => sink.open(transactions.as_ref()),
+        SinkSpec::Kafka(sink) => sink.open(&node.schema),
+        SinkSpec::Mqtt(sink) => sink.open(&node.schema),
+        SinkSpec::Nats(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Python(sink) => {
             let outlet = outlet.ok_or_else(|| EngineError::Internal(format!("{} has no process", node.name)))?;

@@ -48,6 +48,40 @@ const REGISTRY_CA_FILE: Key = optional(
 const REGISTRY_TIMEOUT: Key =
     optional("timeout", Kind::Length, "For one request to the registry; at most 1h. Default: 10s.");
 
+const OUTPUT_FORMAT: Key = optional(
+    "format",
+    Kind::Choice(&["json", "avro"]),
+    "What a message is: json (the row as an object) or avro (as one datum, by the table of that name). Default: json.",
+);
+const AVRO_OUTPUT: Key =
+    optional("avro", Kind::Table(AVRO_OUTPUT_KEYS), "How messages are written with format = \"avro\".");
+static AVRO_OUTPUT_KEYS: &[Key] = &[
+    optional(
+        "schema_file",
+        Kind::Filled,
+        "The schema of messages (.avsc), with a field for each column; relative to this file. With registry: optional, one is made of the columns.",
+    ),
+    optional(
+        "encoding",
+        Kind::Choice(&["datum", "single-object"]),
+        "With schema_file, what stands around a datum: nothing, or Avro's single-object encoding with the schema's fingerprint. Default: datum.",
+    ),
+    optional(
+        "registry",
+        Kind::Filled,
+        "Where a schema registry is, http:// or https://, that is told the schema and by whose number messages say it (Confluent's wire format); or $NAME, the environment variable in which it stands.",
+    ),
+    optional(
+        "subject",
+        Kind::Filled,
+        "With registry: under which the schema stands there. Default: TOPIC-value, with NATS STREAM-value.",
+    ),
+    REGISTRY_USER,
+    REGISTRY_PASSWORD,
+    REGISTRY_CA_FILE,
+    REGISTRY_TIMEOUT,
+];
+
 static PROTOBUF_KEYS: &[Key] = &[
     optional(
         "descriptor_file",
@@ -304,7 +338,7 @@ pub(super) static NATS: &[Key] = &[
 pub(super) static KAFKA_SINK: &[Key] = &[
     INPUTS,
     BROKERS,
-    needed("topic", Kind::Filled, "The topic. Each row is a message, its value the row as JSON."),
+    needed("topic", Kind::Filled, "The topic. Each row is a message."),
     optional("key", Kind::Filled, "The column (utf8, binary or an integer) that is also the key. Default: no key."),
     optional(
         "timestamp",
@@ -316,6 +350,8 @@ pub(super) static KAFKA_SINK: &[Key] = &[
         Kind::Map(&Kind::Filled),
         "Headers of a message, and the columns (utf8, binary or integers) with their values, such as { trace-id = \"trace\" }; where one is null its header is left out.",
     ),
+    OUTPUT_FORMAT,
+    AVRO_OUTPUT,
     KAFKA_OPTIONS,
     KAFKA_OPTIONS_FILE,
 ];
@@ -323,7 +359,7 @@ pub(super) static KAFKA_SINK: &[Key] = &[
 pub(super) static MQTT_SINK: &[Key] = &[
     INPUTS,
     MQTT_URL,
-    optional("topic", Kind::Filled, "The topic. Each row is a message, its payload the row as JSON."),
+    optional("topic", Kind::Filled, "The topic. Each row is a message."),
     optional(
         "topic_column",
         Kind::Filled,
@@ -339,6 +375,8 @@ pub(super) static MQTT_SINK: &[Key] = &[
         Kind::Filled,
         "Name at the broker, where no other client may have it. Default: one made up for each run.",
     ),
+    OUTPUT_FORMAT,
+    AVRO_OUTPUT,
     MQTT_USER,
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
@@ -348,7 +386,7 @@ pub(super) static NATS_SINK: &[Key] = &[
     INPUTS,
     NATS_URL,
     needed("stream", Kind::Filled, "The stream. No other one is written to."),
-    optional("subject", Kind::Filled, "The subject. Each row is a message, its payload the row as JSON."),
+    optional("subject", Kind::Filled, "The subject. Each row is a message."),
     optional(
         "subject_column",
         Kind::Filled,
@@ -359,6 +397,8 @@ pub(super) static NATS_SINK: &[Key] = &[
         Kind::Map(&Kind::Filled),
         "Headers of a message, and the columns (utf8 or integers) with their values, such as { trace-id = \"trace\" }; where one is null its header is left out.",
     ),
+    OUTPUT_FORMAT,
+    AVRO_OUTPUT,
     NATS_USER,
     NATS_PASSWORD_FILE,
     NATS_TOKEN,

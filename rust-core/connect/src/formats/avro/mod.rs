@@ -8,6 +8,11 @@
 //! No message can make it allocate more than a few times its own size, recurse without bound, or panic.
 
 mod decimal;
+mod encoder;
+mod number;
+mod output;
+#[cfg(test)]
+mod output_tests;
 mod program;
 mod reader;
 #[cfg(all(test, feature = "http"))]
@@ -20,7 +25,7 @@ mod value;
 mod wire;
 
 pub(crate) use self::rows::AvroRows;
-pub use self::schema::AvroSchema;
+pub use self::{output::AvroOutput, schema::AvroSchema};
 pub(super) use self::{
     program::Program,
     reader::{AvroReader, fill},
@@ -28,7 +33,7 @@ pub(super) use self::{
 use super::{FieldMisfit, RegistrySpec};
 use crate::FieldSpec;
 
-/// How Avro messages are read: what they are, and the schema by which they were written.
+/// What Avro messages are, and the schema by which they were written, or are.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AvroSpec {
     /// a datum and nothing else

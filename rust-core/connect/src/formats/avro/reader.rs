@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Of the single-object encoding.
-const MARKER: [u8; 2] = [0xc3, 0x01];
+pub(super) const MARKER: [u8; 2] = [0xc3, 0x01];
 
 /// By what messages were written.
 #[derive(Debug, Clone)]

@@ -36,6 +36,12 @@ impl AvroSchema {
         AvroSchema::parse(&text)
     }
 
+    /// As it was written down.
+    #[cfg(feature = "http")]
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(super) fn parsed(&self) -> &Schema {
         &self.parsed
     }

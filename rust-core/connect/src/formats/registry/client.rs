@@ -1,14 +1,14 @@
-//! Asks a schema registry for a schema, one request at a time.
+//! Asks a schema registry for a schema, or tells it one, one request at a time.
 
 use std::{collections::HashSet, io::Read};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use ureq::{
-    Agent,
+    Agent, Body,
     http::{
-        HeaderValue, StatusCode,
-        header::{ACCEPT, AUTHORIZATION},
+        HeaderValue, Response, StatusCode,
+        header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
     },
 };
 
@@ -16,6 +16,7 @@ use super::RegistrySpec;
 use crate::{ConnectError, http::client};
 
 const CONTENT: &str = "application/vnd.schemaregistry.v1+json, application/json";
+const CONTENT_SENT: &str = "application/vnd.schemaregistry.v1+json";
 /// A longer answer is none, and what a schema refers to is no longer together.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// What is told of an answer's body.
@@ -87,6 +88,20 @@ struct Gathered {
     bytes: u64,
 }
 
+/// A schema that it is told.
+#[derive(Serialize)]
+struct Told<'a> {
+    schema: &'a str,
+    #[serde(rename = "schemaType", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+}
+
+/// What it says of a schema that it was told.
+#[derive(Deserialize)]
+struct Registered {
+    id: u32,
+}
+
 #[derive(Deserialize)]
 struct Refusal {
     error_code: u32,
@@ -139,24 +154,45 @@ impl Client {
         Ok(())
     }
 
+    /// Makes a schema that of a subject, if it is not already; its number.
+    pub fn register(&self, subject: &str, schema: &str) -> Result<u32, Trouble> {
+        let path = format!("/subjects/{}/versions", escaped(subject));
+        // Without a kind it is one of Avro, which older registries expect to be left out.
+        let kind = (self.kind != "AVRO").then_some(self.kind);
+        let content =
+            serde_json::to_string(&Told { schema, kind }).map_err(|error| Trouble::Lasting(error.to_string()))?;
+        let mut request = self.agent.post(format!("{}{path}", self.url)).header(ACCEPT, CONTENT);
+        request = request.header(CONTENT_TYPE, CONTENT_SENT);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let registered: Registered = judged(request.send(&content), &path)?;
+        Ok(registered.id)
+    }
+
     fn get(&self, path: &str) -> Result<Found, Trouble> {
         let mut request = self.agent.get(format!("{}{path}", self.url)).header(ACCEPT, CONTENT);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let mut response = request.call().map_err(|error| match client::may_pass(&error) {
-            true => Trouble::Passing(client::said(&error)),
-            false => Trouble::Lasting(client::said(&error)),
-        })?;
-        let status = response.status();
-        let mut body = Vec::new();
-        let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut body);
-        read.map_err(|error| Trouble::Passing(error.to_string()))?;
-        match status.is_success() {
-            true => serde_json::from_slice(&body)
-                .map_err(|error| Trouble::Lasting(format!("its answer to {path} is no schema: {error}"))),
-            false => Err(judge(status, path, &body)),
-        }
+        judged(request.call(), path)
+    }
+}
+
+/// What an answer says, if it is a good one.
+fn judged<T: DeserializeOwned>(answer: Result<Response<Body>, ureq::Error>, path: &str) -> Result<T, Trouble> {
+    let mut response = answer.map_err(|error| match client::may_pass(&error) {
+        true => Trouble::Passing(client::said(&error)),
+        false => Trouble::Lasting(client::said(&error)),
+    })?;
+    let status = response.status();
+    let mut body = Vec::new();
+    let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut body);
+    read.map_err(|error| Trouble::Passing(error.to_string()))?;
+    match status.is_success() {
+        true => serde_json::from_slice(&body)
+            .map_err(|error| Trouble::Lasting(format!("its answer to {path} is no schema: {error}"))),
+        false => Err(judge(status, path, &body)),
     }
 }
 

@@ -22,7 +22,10 @@ use std::{
 use crossbeam::channel::{Sender, unbounded};
 
 pub(super) use self::client::Schema;
-use self::{asker::Asker, client::Client};
+use self::{
+    asker::Asker,
+    client::{Client, Trouble},
+};
 use super::RegistrySpec;
 use crate::{ConnectError, http::client::origin, lock::lock};
 
@@ -39,6 +42,22 @@ pub(super) fn id(message: &[u8]) -> Option<u32> {
         [0, number @ ..] => Some(u32::from_be_bytes(*number)),
         _ => None,
     }
+}
+
+/// Makes a schema of this kind that of a subject, if it is not already, and says its number. Waits for the answer; fails if
+/// there is none, and if the registry does not take it, as when it does not fit the subject's other versions.
+pub(super) fn register(
+    spec: &RegistrySpec,
+    kind: &'static str,
+    subject: &str,
+    schema: &str,
+) -> Result<u32, ConnectError> {
+    let name =
+        origin(&spec.url).map_err(|reason| ConnectError::Registry { name: "the registry".to_owned(), reason })?;
+    Client::open(spec, kind)?.register(subject, schema).map_err(|trouble| {
+        let (Trouble::Gone(reason) | Trouble::Passing(reason) | Trouble::Lasting(reason)) = trouble;
+        ConnectError::Registry { name, reason: format!("the schema of {subject}: {reason}") }
+    })
 }
 
 /// Of the thread that reads schemas, which may lie deep in themselves.
