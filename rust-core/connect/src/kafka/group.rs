@@ -211,13 +211,13 @@ impl Group {
     /// Gives partitions up that are taken away; `false`: not yet.
     fn give_up(&self, taken: &TopicPartitionList, since: Instant) -> KafkaResult<bool> {
         let is_lost = self.is_left_behind || self.consumer.assignment_lost();
-        let is_settled = || {
+        let are_told = || {
             let covered = lock(&self.covered);
-            let is_told = |seat: &Seat| !covered.contains_key(&(seat.topic.clone(), seat.partition));
-            self.of(taken).all(is_told)
+            self.of(taken).all(|seat| !covered.contains_key(&(seat.topic.clone(), seat.partition)))
         };
         // Settled first: what a shard adds to `covered` it has added by then.
-        if !(is_lost || self.of(taken).all(Seat::is_settled) && is_settled()) {
+        let is_due = is_lost || (self.of(taken).all(Seat::is_settled) && are_told());
+        if !is_due {
             if since.elapsed() < self.handover {
                 return Ok(false);
             }
