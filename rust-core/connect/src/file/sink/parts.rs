@@ -82,13 +82,14 @@ impl Writer for PartsWriter {
         if bytes.is_empty() {
             return Ok(());
         }
+        // Also before rows that come early again: there is one log for them, of one epoch.
+        self.take_ahead()?;
         if epoch > self.epoch {
             self.ahead.log.append(epoch, &[bytes])?;
             self.ahead.epoch = epoch;
             self.ahead.ends.push_back(self.ahead.log.bytes(epoch));
             return Ok(());
         }
-        self.take_ahead()?;
         self.folder.put(bytes)
     }
 
