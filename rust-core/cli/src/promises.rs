@@ -81,6 +81,10 @@ fn of_source(connector: &SourceConnector) -> &'static str {
             "journaled: after a crash it is read again from the journal; with qos = 0 the broker sends each message once, \
              whether it arrives or not"
         }
+        (Replay::Journaled, SourceConnector::NatsCore(_)) => {
+            "journaled: after a crash it is read again from the journal; a message that comes while nobody is there, faster than \
+             it is taken or just before a crash is lost: the servers keep none"
+        }
         (Replay::Journaled, _) => {
             "journaled: after a crash it is read again from the journal; what was taken from the pipe and was not on the \
              disk yet is lost"

@@ -1,7 +1,7 @@
 //! Sources, sinks and formats.
 //!
 //! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
-//! [`KafkaSpec`], [`NatsSpec`], [`FedSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
+//! [`KafkaSpec`], [`NatsSpec`], [`NatsCoreSpec`], [`FedSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
 //! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
 //! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`], and an [`OutletSink`] hands rows
 //! to a process.
@@ -87,7 +87,7 @@ pub use letters::{
     take_out,
 };
 pub use mqtt::{Broker, MqttSink, MqttSpec};
-pub use nats::{NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
+pub use nats::{NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 pub use null::Checksum;
 pub use outlet::{Outlet, OutletSink};
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};

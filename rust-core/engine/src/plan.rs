@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, EventTypes, Fields, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec,
-    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsSink, NatsSpec, OutputFormat, PostgresSink, Promise,
-    Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
+    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsCoreSpec, NatsSink, NatsSpec, OutputFormat,
+    PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -119,6 +119,8 @@ pub enum SourceConnector {
     Mqtt(MqttSpec),
     /// Messages of a NATS stream.
     Nats(NatsSpec),
+    /// subjects of core NATS
+    NatsCore(NatsCoreSpec),
     /// What a Python class has.
     Python(Box<PythonSource>),
     /// What processes of others send.
@@ -138,6 +140,7 @@ impl SourceConnector {
             SourceConnector::Kafka(spec) => &spec.fields,
             SourceConnector::Mqtt(spec) => &spec.fields,
             SourceConnector::Nats(spec) => &spec.fields,
+            SourceConnector::NatsCore(spec) => &spec.fields,
             SourceConnector::Letters(spec) => &spec.fields,
             SourceConnector::Generator(_) | SourceConnector::Python(_) | SourceConnector::Producer(_) => return None,
         };
@@ -155,6 +158,7 @@ impl SourceConnector {
             SourceConnector::Kafka(spec) => spec.replay(),
             SourceConnector::Mqtt(spec) => spec.replay(),
             SourceConnector::Nats(spec) => spec.replay(),
+            SourceConnector::NatsCore(spec) => spec.replay(),
             SourceConnector::Python(source) => source.feed.replay(),
             SourceConnector::Producer(source) => source.feed.replay(),
             SourceConnector::Letters(_) => Replay::Seekable,
@@ -184,6 +188,7 @@ impl SourceConnector {
             SourceConnector::Kafka(spec) => spec.record_bytes_max,
             SourceConnector::Mqtt(spec) => spec.record_bytes_max,
             SourceConnector::Nats(spec) => spec.record_bytes_max,
+            SourceConnector::NatsCore(spec) => spec.record_bytes_max,
             SourceConnector::Python(source) => source.feed.variable_bytes_max as usize,
             SourceConnector::Producer(source) => source.feed.variable_bytes_max as usize,
             SourceConnector::Letters(spec) => spec.record_bytes_max,

@@ -197,6 +197,31 @@ impl Nats {
         });
     }
 
+    /// Sends a message that no stream keeps, and waits until the server has it.
+    pub fn tell(&self, subject: &str, named: &[(&str, &str)], payload: &[u8]) {
+        let mut headers = async_nats::HeaderMap::new();
+        named.iter().for_each(|(name, value)| headers.append(*name, *value));
+        let (subject, payload) = (subject.to_owned(), payload.to_vec());
+        self.ask(|context| async move {
+            let client = context.client();
+            client.publish_with_headers(subject, headers, payload.into()).await.expect("it is sent");
+            client.flush().await.expect("it is taken");
+        });
+    }
+
+    /// Sends `{"number": N}` in the same way.
+    pub fn tell_numbers(&self, subject: &str, numbers: Range<u64>) {
+        let subject = subject.to_owned();
+        self.ask(|context| async move {
+            let client = context.client();
+            for number in numbers {
+                let payload = format!("{{\"number\":{number}}}");
+                client.publish(subject.clone(), payload.into()).await.expect("it is sent");
+            }
+            client.flush().await.expect("they are taken");
+        });
+    }
+
     /// Writes `{"number": N}`, and waits until the stream has them.
     pub fn send_numbers(&self, subject: &str, numbers: Range<u64>) {
         self.send_all(subject, numbers.map(|number| format!("{{\"number\":{number}}}").into_bytes()));

@@ -107,6 +107,7 @@ fn rate_of(connector: &SourceConnector) -> Option<f64> {
         SourceConnector::Kafka(spec) => spec.rate,
         SourceConnector::Mqtt(spec) => spec.rate,
         SourceConnector::Nats(spec) => spec.rate,
+        SourceConnector::NatsCore(spec) => spec.rate,
         SourceConnector::Python(source) => source.feed.rate,
         SourceConnector::Producer(source) => source.feed.rate,
         SourceConnector::Letters(_) => None,
@@ -138,6 +139,7 @@ fn hold_sources(plan: &mut Plan, scratch: &Path, notes: &mut Vec<String>) -> Res
             | SourceConnector::Kafka(_)
             | SourceConnector::Mqtt(_)
             | SourceConnector::Nats(_)
+            | SourceConnector::NatsCore(_)
             | SourceConnector::Python(_)
             | SourceConnector::Producer(_) => {
                 let hinted = Hinted::new(format!("{name}: there are no rows to send again and again"));

@@ -6,7 +6,7 @@ mod python;
 
 use ringmill_connect::Promise;
 
-use messages::{KAFKA, KAFKA_SINK, MQTT, MQTT_SINK, NATS, NATS_SINK};
+use messages::{KAFKA, KAFKA_SINK, MQTT, MQTT_SINK, NATS, NATS_CORE, NATS_SINK};
 use python::{PRODUCER, PYTHON, PYTHON_SINK};
 
 /// The type of a value.
@@ -301,6 +301,12 @@ pub static SOURCES: &[Variant] = &[
         doc: "Messages, JSON, Avro or Protobuf, from a stream of NATS JetStream.",
         promise: EXACTLY,
         keys: NATS,
+    },
+    Variant {
+        kind: "nats_core",
+        doc: "JSON objects, one a message, from subjects of core NATS, whose servers keep none.",
+        promise: AT_MOST,
+        keys: NATS_CORE,
     },
     Variant {
         kind: "python",

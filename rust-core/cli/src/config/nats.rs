@@ -1,8 +1,8 @@
-//! The keys of a `nats` source and of a `nats` sink, checked together.
+//! The keys of a `nats` source, of a `nats_core` source and of a `nats` sink, checked together.
 
 use std::path::Path;
 
-use ringmill_connect::{Fields, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
+use ringmill_connect::{Fields, NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::http::token;
@@ -66,6 +66,36 @@ pub fn nats(
         stops_at_end: table.boolean("stop_at_end").unwrap_or(false),
         message_fields,
         format: format?,
+        fields,
+        rate: table.number("rate"),
+        record_bytes_max,
+    })
+}
+
+/// Reads the table of a source of core NATS; `None` if it lacks what every such source needs.
+pub fn nats_core(
+    table: &Table,
+    fields: Fields,
+    record_bytes_max: usize,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<NatsCoreSpec> {
+    let servers = servers(table, directory, mistakes);
+    let subjects = subjects(table, mistakes);
+    let group = table.text("queue_group");
+    if let Some(entry) = table.entry("queue_group").filter(|_| group.is_some_and(|name| !NatsSink::is_subject(name))) {
+        mistakes.push(Mistake::at(entry.raw.span, "`queue_group`: no group can have this name"));
+    }
+    let message_fields = NatsFields {
+        subject: message_field(table, "subject_field", (&[DataType::Utf8], "utf8"), &fields, mistakes),
+        headers: header_fields(table, (&BESIDE, check_header), &fields, mistakes),
+        ..NatsFields::default()
+    };
+    Some(NatsCoreSpec {
+        servers: servers?,
+        subjects,
+        queue_group: group.map(str::to_owned),
+        message_fields,
         fields,
         rate: table.number("rate"),
         record_bytes_max,

@@ -22,7 +22,7 @@ use super::http::{http, http_sink};
 use super::kafka::{kafka, kafka_sink};
 use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
-use super::nats::{nats, nats_sink};
+use super::nats::{nats, nats_core, nats_sink};
 use super::paths;
 use super::postgres::postgres;
 use super::producer::producer_source;
@@ -266,6 +266,11 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
             let places = (around.directory, around.has_checkpoints);
             let spec = nats(table, fields, record_bytes_max(table), places, around.mistakes)?;
             SourceConnector::Nats(spec)
+        }
+        "nats_core" => {
+            let fields = fields_or_types(table, Format::Json, around)?;
+            let spec = nats_core(table, fields, record_bytes_max(table), around.directory, around.mistakes)?;
+            SourceConnector::NatsCore(spec)
         }
         "python" => {
             let fields = fields(table, Format::Csv, around)?;

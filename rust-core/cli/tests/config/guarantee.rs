@@ -15,7 +15,7 @@ fn keys(variant: &Variant) -> &'static str {
         "socket" => "path = \"in.sock\"\nfields = { a = \"int64\" }\n",
         "kafka" => "brokers = [\"b:9092\"]\n",
         "mqtt" => "url = \"mqtt://b\"\nclient_id = \"c\"\n",
-        "nats" => "url = \"nats://b\"\n",
+        "nats" | "nats_core" => "url = \"nats://b\"\n",
         "sqlite" => "path = \"x.db\"\ntable = \"t\"\n",
         "postgres" => "url = \"postgres://me@db/events\"\ntable = \"t\"\n",
         other => panic!("{other} needs an example"),
@@ -27,6 +27,7 @@ fn source(variant: &Variant) -> String {
         "file" | "http" | "producer" => "fields = { a = \"int64\" }\n",
         "python" => "class = \"numbers:Numbers\"\nfields = { a = \"int64\" }\n",
         "nats" => "stream = \"S\"\nfields = { a = \"int64\" }\n",
+        "nats_core" => "subjects = [\"a\"]\nfields = { a = \"int64\" }\n",
         "kafka" | "mqtt" => "topics = [\"t\"]\nfields = { a = \"int64\" }\n",
         _ => "",
     };

@@ -486,6 +486,32 @@ fn a_nats_source_has_servers_a_stream_and_a_way_to_show_who_we_are() {
 }
 
 #[test]
+fn a_source_of_core_nats_has_subjects_and_perhaps_a_group() {
+    let core = |keys: &str| {
+        around(
+            &format!("kind = \"nats_core\"\nurl = \"nats://b\"\n{keys}\nfields = {{ a = \"int64\", s = \"utf8\" }}"),
+            "",
+        )
+    };
+    let keys = "subjects = [\"a.*\", \"b\"]\nqueue_group = \"mill\"\nheader_fields = { s = \"trace\" }";
+    let config = good(&core(keys));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::NatsCore(spec) = &source.connector else { panic!("subjects") };
+    assert_eq!((&*spec.subjects, spec.queue_group.as_deref()), (&["a.*".to_owned(), "b".to_owned()][..], Some("mill")));
+    assert_eq!(spec.message_fields.names(), ["s"]);
+    for (keys, message) in [
+        ("subjects = []", "4:12: `subjects` is empty"),
+        (
+            "subjects = [\"a\", \">\"]",
+            "4:18: `subjects`: a message can be of both \"a\" and \">\" (servers choose only by subjects that do not overlap)",
+        ),
+        ("subjects = [\"a\"]\nqueue_group = \"a b\"", "5:15: `queue_group`: no group can have this name"),
+    ] {
+        check(&core(keys), &[&format!("p.toml:{message}")]);
+    }
+}
+
+#[test]
 fn a_mistake_in_an_option_that_may_be_a_password_is_shown_without_its_line() {
     for option in ["\"sasl.pasword\" = \"hunter2\"", "\"sasl.password\" = [\"hunter2\"]"] {
         let keys = format!("kind = \"kafka\"\nbrokers = [\"b\"]\ntopics = [\"t\"]\noptions = {{ {option} }}");

@@ -152,7 +152,7 @@ fn missing_parts_are_named() {
     check(
         "[sources.s]\nrows = 5\n[sinks]\n",
         &[
-            "p.toml:1:10: `s` needs `kind` (kind is one of generator, file, stdin, socket, http, kafka, mqtt, nats, python, producer)",
+            "p.toml:1:10: `s` needs `kind` (kind is one of generator, file, stdin, socket, http, kafka, mqtt, nats, nats_core, python, producer)",
             "p.toml:3:2: `sinks` is empty",
         ],
     );

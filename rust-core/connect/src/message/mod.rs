@@ -1,6 +1,8 @@
 //! A broker's messages: what is read of them becomes records, and rows become what is written.
 
 mod encode;
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+mod inbox;
 mod line;
 mod record;
 
@@ -12,6 +14,8 @@ pub(crate) use self::encode::messages;
 pub(crate) use self::encode::{Message, split};
 #[cfg(feature = "nats")]
 pub(crate) use self::encode::{OwnedMessage, read_message};
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+pub(crate) use self::inbox::Inbox;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 pub(crate) use self::record::{MessageDecoder, wait};
 pub(crate) use self::{

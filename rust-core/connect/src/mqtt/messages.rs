@@ -4,17 +4,16 @@ use std::{io, sync::Arc};
 
 use rumqttc::{Client, Publish};
 
-use super::queue::Queue;
 use crate::{
     MessageFormat,
-    message::{Member, Record, Recorder, write_line},
+    message::{Inbox, Member, Record, Recorder, write_line},
     parcel::Kind,
     text::Stream,
 };
 
 /// The stream. It never ends; it fails if the broker refuses us.
 pub struct Messages {
-    queue: Arc<Queue>,
+    inbox: Arc<Inbox<Publish>>,
     client: Client,
     topic_field: Option<String>,
     /// of messages that are no text
@@ -24,10 +23,10 @@ pub struct Messages {
 }
 
 impl Messages {
-    pub fn new(queue: Arc<Queue>, client: Client, format: &MessageFormat, topic_field: Option<String>) -> Messages {
+    pub fn new(inbox: Arc<Inbox<Publish>>, client: Client, format: &MessageFormat, topic_field: Option<String>) -> Messages {
         let is_binary = matches!(format, MessageFormat::Binary(_));
         let recorder = is_binary.then(|| Recorder::new(format, topic_field.is_some()));
-        Messages { queue, client, topic_field, recorder, unacknowledged: Vec::new() }
+        Messages { inbox, client, topic_field, recorder, unacknowledged: Vec::new() }
     }
 }
 
@@ -37,7 +36,7 @@ impl Stream for Messages {
         bytes.truncate(at);
         while bytes.len() == at {
             self.settle();
-            self.queue.take(bytes_max, &mut self.unacknowledged).map_err(io::Error::other)?;
+            self.inbox.take(bytes_max, &mut self.unacknowledged).map_err(io::Error::other)?;
             for message in &self.unacknowledged {
                 let topic = self.topic_field.as_deref().map(|field| (field, Member::Text(message.topic.as_bytes())));
                 match &mut self.recorder {
@@ -61,7 +60,7 @@ impl Stream for Messages {
 
 impl Drop for Messages {
     fn drop(&mut self) {
-        self.queue.end();
+        self.inbox.end();
         // Wakes the session's thread, if it is not about to connect.
         let _ = self.client.try_disconnect();
     }

@@ -12,8 +12,6 @@ mod options;
 #[cfg(feature = "mqtt")]
 mod outbox;
 #[cfg(feature = "mqtt")]
-mod queue;
-#[cfg(feature = "mqtt")]
 mod session;
 mod sink;
 #[cfg(all(test, feature = "mqtt"))]

@@ -2,18 +2,19 @@
 
 use std::{io, sync::Arc, thread};
 
-use rumqttc::{Client, Connection, Event, MqttOptions, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
+use rumqttc::{Client, Connection, Event, MqttOptions, Packet, Publish, QoS, SubscribeFilter, SubscribeReasonCode};
 
 use super::{
     MqttSpec,
     messages::Messages,
     options::{PAUSE, PAUSE_MAX, Who, options, refusal},
-    queue::Queue,
 };
-use crate::{ConnectError, MessageFormat};
+use crate::{ConnectError, MessageFormat, message::Inbox};
 
 /// As many acknowledgements as there can be, and a subscription: whoever acknowledges never waits for the session.
 const REQUESTS_MAX: usize = (1 << 16) + 8;
+/// Messages that nobody acknowledges wait for room when so much is there.
+const BYTES_MAX: usize = 16 << 20;
 
 /// What a session is begun with.
 pub struct Session {
@@ -55,20 +56,25 @@ impl Session {
 
     /// Connects, and goes on until the messages are dropped.
     pub fn start(self) -> io::Result<Messages> {
-        let queue = Arc::new(Queue::default());
+        let inbox = Arc::new(Inbox::new(BYTES_MAX));
         let (client, connection) = Client::new(self.options.clone(), REQUESTS_MAX);
-        let messages = Messages::new(Arc::clone(&queue), client.clone(), &self.format, self.topic_field.clone());
-        thread::Builder::new().name("mqtt".to_owned()).spawn(move || self.run(connection, &client, &queue))?;
+        let messages = Messages::new(Arc::clone(&inbox), client.clone(), &self.format, self.topic_field.clone());
+        thread::Builder::new().name("mqtt".to_owned()).spawn(move || self.run(connection, &client, &inbox))?;
         Ok(messages)
     }
 
-    fn run(self, mut connection: Connection, client: &Client, queue: &Queue) {
+    fn run(self, mut connection: Connection, client: &Client, inbox: &Inbox<Publish>) {
         let mut pause = PAUSE;
         let (mut is_connected, mut was_connected) = (false, false);
-        while !queue.is_over() {
+        while !inbox.is_over() {
             match connection.recv() {
                 Ok(Ok(Event::Incoming(Packet::Publish(message)))) => {
-                    if !queue.push(message) {
+                    // Of the others the broker sends only so many before it wants acknowledgements.
+                    if message.qos == QoS::AtMostOnce {
+                        inbox.wait_for_room();
+                    }
+                    let bytes = message.payload.len() + message.topic.len();
+                    if !inbox.push(message, bytes) {
                         return;
                     }
                 }
@@ -84,15 +90,15 @@ impl Session {
                     let refused = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Failure);
                     if let Some(index) = answer.return_codes.iter().position(refused) {
                         let topic = self.topics.get(index).map_or("?", |topic| topic.path.as_str());
-                        return queue.fail(format!("MQTT broker {} refuses topic {topic:?}", self.broker));
+                        return inbox.fail(format!("MQTT broker {} refuses topic {topic:?}", self.broker));
                     }
                 }
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
                     if let Some(reason) = refusal(&error).filter(|_| !was_connected) {
-                        return queue.fail(format!("MQTT broker {}{reason}", self.broker));
+                        return inbox.fail(format!("MQTT broker {}{reason}", self.broker));
                     }
-                    if queue.is_over() {
+                    if inbox.is_over() {
                         return;
                     }
                     if is_connected || pause == PAUSE {

@@ -4,7 +4,7 @@ use async_nats::HeaderName;
 
 use super::{NatsFields, NatsSpec, queue::Message};
 use crate::{
-    ConnectError,
+    ConnectError, Fields, MessageFormat,
     message::{Member, Record, Recorder},
 };
 
@@ -19,17 +19,17 @@ pub struct Lines {
 }
 
 impl Lines {
-    pub fn new(spec: &NatsSpec) -> Result<Lines, ConnectError> {
-        let fields = spec.message_fields.clone();
+    pub fn new(message_fields: &NatsFields, columns: &Fields, format: &MessageFormat) -> Result<Lines, ConnectError> {
+        let fields = message_fields.clone();
         let headers = fields.headers.iter().map(|header| {
             let name = header_name("header_fields", &header.header)?;
-            Ok((name, spec.fields.is_binary(&header.field)))
+            Ok((name, columns.is_binary(&header.field)))
         });
-        let type_header = spec.fields.types().and_then(|types| types.header());
+        let type_header = columns.types().and_then(|types| types.header());
         Ok(Lines {
             headers: headers.collect::<Result<_, ConnectError>>()?,
             type_header: type_header.map(|header| header_name("type.header", header)).transpose()?,
-            recorder: Recorder::new(&spec.format, !fields.names().is_empty()),
+            recorder: Recorder::new(format, !fields.names().is_empty()),
             fields,
         })
     }

@@ -7,8 +7,9 @@
 //! Messages that are gone before they were read end the run, and so does a stream that was created anew. Those that the
 //! stream itself lets others replace, or that somebody deleted one by one, are not missed as long as older ones are there.
 //!
-//! There is no core NATS, whose messages are lost to those who are not there.
+//! Of core NATS ([`NatsCoreSpec`]) messages are lost to those who are not there.
 
+mod core;
 #[cfg(feature = "nats")]
 mod delivery;
 #[cfg(feature = "nats")]
@@ -34,6 +35,8 @@ mod servers;
 mod session;
 mod sink;
 mod subject;
+#[cfg(feature = "nats")]
+mod subscription;
 #[cfg(all(test, feature = "nats"))]
 mod tests;
 
@@ -42,6 +45,7 @@ use std::sync::Arc;
 use ringmill_wire::Schema;
 
 pub use self::{
+    core::NatsCoreSpec,
     servers::{NatsLogin, NatsServers},
     sink::NatsSink,
 };

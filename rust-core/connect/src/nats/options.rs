@@ -62,6 +62,9 @@ pub async fn connect(servers: &NatsServers) -> Result<Client, ConnectError> {
             Event::Connected => tracing::info!("connected to NATS at {name}"),
             Event::Disconnected => tracing::warn!("NATS at {name}: the connection broke; it is tried again"),
             Event::ServerError(error) => tracing::warn!("NATS at {name}: {error}"),
+            Event::SlowConsumer(_) => {
+                tracing::warn!("NATS at {name}: messages come faster than they are taken, and were dropped")
+            }
             event => tracing::debug!("NATS at {name}: {event}"),
         }
         async {}

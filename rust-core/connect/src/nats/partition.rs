@@ -69,7 +69,7 @@ pub fn open(spec: &NatsSpec, wakers: &[Waker], resume: Option<&[Resume<'_>]>) ->
         coverage,
         items: VecDeque::new(),
         waiting: 0,
-        lines: Lines::new(spec)?,
+        lines: Lines::new(&spec.message_fields, &options.fields, &spec.format)?,
         decoder,
         scratch: Scratch::default(),
         pace: Pace::new(options.rate),

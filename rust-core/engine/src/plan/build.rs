@@ -317,6 +317,7 @@ fn resolve_source(
         SourceConnector::Kafka(spec) => spec.schema(),
         SourceConnector::Mqtt(spec) => spec.schema(),
         SourceConnector::Nats(spec) => spec.schema(),
+        SourceConnector::NatsCore(spec) => spec.schema(),
         SourceConnector::Python(source) => source.feed.schema(),
         SourceConnector::Producer(source) => source.feed.schema(),
         SourceConnector::Letters(spec) => spec.schema(),

@@ -192,6 +192,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                     let form = messages(&mqtt.format, mqtt.topic_field.as_deref().into_iter().collect());
                     (form, mqtt.fields.clone(), mqtt.record_bytes_max)
                 }
+                SourceConnector::NatsCore(nats) => (json, nats.fields.clone(), nats.record_bytes_max),
                 SourceConnector::Nats(nats) => {
                     let form = messages(&nats.format, nats.message_fields.names());
                     (form, nats.fields.clone(), nats.record_bytes_max)

@@ -116,6 +116,9 @@ impl<'a> Assembly<'a> {
                     SourceConnector::Kafka(spec) => spec.open(plan.shards, &wakers, resume.as_deref()),
                     SourceConnector::Mqtt(spec) => spec.open(&wakers, start.journals.get(&index), resume.as_deref()),
                     SourceConnector::Nats(spec) => spec.open(&wakers, resume.as_deref()),
+                    SourceConnector::NatsCore(spec) => {
+                        spec.open(&wakers, start.journals.get(&index), resume.as_deref())
+                    }
                     // Its processes are started with the workers.
                     SourceConnector::Python(_) => Ok(Vec::new()),
                     // These connect while it runs.

@@ -425,6 +425,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::Kafka(_) => "kafka",
                 SourceConnector::Mqtt(_) => "mqtt",
                 SourceConnector::Nats(_) => "nats",
+                SourceConnector::NatsCore(_) => "core nats",
                 // Nothing of them is gone on from.
                 SourceConnector::Letters(_) => "",
             };

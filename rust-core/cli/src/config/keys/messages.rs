@@ -335,6 +335,37 @@ pub(super) static NATS: &[Key] = &[
     MAX_FUTURE,
 ];
 
+pub(super) static NATS_CORE: &[Key] = &[
+    NATS_URL,
+    needed(
+        "subjects",
+        Kind::List(&Kind::Filled),
+        "Subjects, such as [\"plant.*.temperature\", \"spare.>\"], no two of which have a message in common.",
+    ),
+    optional(
+        "queue_group",
+        Kind::Filled,
+        "Each message comes to one of those that subscribe under this name. Default: to everybody.",
+    ),
+    NATS_USER,
+    NATS_PASSWORD_FILE,
+    NATS_TOKEN,
+    NATS_TOKEN_FILE,
+    NATS_CREDENTIALS_FILE,
+    NATS_CA_FILE,
+    optional("subject_field", Kind::Filled, "The field (utf8) that takes a message's subject."),
+    HEADER_FIELDS,
+    FIELDS_OR_TYPES,
+    TYPE_OF_LINES,
+    TYPES,
+    RATE,
+    RECORD_SIZE_MAX,
+    EVENT_TIME,
+    OUT_OF_ORDERNESS,
+    IDLE_TIMEOUT,
+    MAX_FUTURE,
+];
+
 pub(super) static KAFKA_SINK: &[Key] = &[
     INPUTS,
     BROKERS,
