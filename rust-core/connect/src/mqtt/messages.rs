@@ -23,7 +23,12 @@ pub struct Messages {
 }
 
 impl Messages {
-    pub fn new(inbox: Arc<Inbox<Publish>>, client: Client, format: &MessageFormat, topic_field: Option<String>) -> Messages {
+    pub fn new(
+        inbox: Arc<Inbox<Publish>>,
+        client: Client,
+        format: &MessageFormat,
+        topic_field: Option<String>,
+    ) -> Messages {
         let is_binary = matches!(format, MessageFormat::Binary(_));
         let recorder = is_binary.then(|| Recorder::new(format, topic_field.is_some()));
         Messages { inbox, client, topic_field, recorder, unacknowledged: Vec::new() }

@@ -2,7 +2,7 @@
 
 use super::{
     EVENT_TIME, FIELDS_OR_TYPES, IDLE_TIMEOUT, INPUTS, Key, Kind, MAX_FUTURE, OUT_OF_ORDERNESS, RATE, RECORD_SIZE_MAX,
-    TYPE_FIELD, TYPES, needed, optional,
+    TYPE_FIELD, TYPE_OF_LINES, TYPES, needed, optional,
 };
 
 const MESSAGE_FORMAT: Key = optional(
