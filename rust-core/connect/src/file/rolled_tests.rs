@@ -187,6 +187,31 @@ fn the_next_run_goes_on_with_the_file_and_rows_of_no_epoch_are_not_in_it() {
     }
 }
 
+#[cfg(feature = "arrow")]
+#[test]
+fn rows_do_not_wait_until_the_file_of_an_earlier_run_is_made_again() {
+    for format in &FORMATS[2..] {
+        let mut place = Place::new(*format, LONG);
+        let rows: Vec<i64> = (0..=1_500).collect();
+        let hidden = place.sink.path.join(".part-0000000001.staged");
+        let made = || fs::metadata(&hidden).map_or(0, |file| file.len());
+        place.epoch(&mut *place.open().unwrap(), &rows[..1_000]);
+        let all = made();
+        let mut writer = place.open().unwrap();
+        place.epoch(&mut *writer, &rows[1_000..1_001]);
+        assert!(made() < all / 10, "{} of {all} bytes are made for one row", made());
+        place.epoch(&mut *writer, &rows[1_001..1_500]);
+        assert!(made() > all, "{} of {all} bytes: those that come never catch up", made());
+        // This one ends with its file in the middle.
+        place.epoch(&mut *place.open().unwrap(), &rows[1_500..]);
+        let mut writer = place.open().unwrap();
+        writer.input_ends();
+        place.epoch(&mut *writer, &[]);
+        assert_eq!(place.shown(), [part("0000000005", *format, &rows)]);
+        assert!(place.hidden().is_empty());
+    }
+}
+
 #[test]
 fn rows_that_come_early_follow_in_the_same_file() {
     for format in FORMATS {

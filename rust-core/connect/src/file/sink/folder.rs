@@ -33,7 +33,9 @@ const MODE: u32 = 0o666;
 /// Rows are for nobody else.
 pub(super) const ROWS_MODE: u32 = 0o600;
 /// Bytes of kept rows that are read at a time.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: u64 = if cfg!(test) { 64 } else { 1 << 20 };
+/// So many bytes of kept rows are encoded again for each byte that comes: a large part delays no checkpoint, and is soon there.
+const AGAIN: u64 = 4;
 
 /// The part that rows go to.
 struct OpenPart {
@@ -148,7 +150,6 @@ impl Folder {
         if !is_unfinished && self.is_full() {
             self.complete()?;
         }
-        self.make_again()?;
         let part = self.open.get_or_insert_with(|| {
             self.next += 1;
             OpenPart::new(self.next - 1)
@@ -157,13 +158,19 @@ impl Folder {
             return append(&mut self.files, part.number, &self.header, bytes);
         };
         if !part.is_unfinished {
-            if self.rolling.interval.is_some() {
+            if self.rolling.interval.is_some() || part.made.is_some() {
                 append(&mut self.rows, part.number, &self.header, bytes)?;
             }
             part.is_unfinished = true;
         }
-        completer.write(&mut self.files, part.number, bytes)?;
-        part.is_unfinished = false;
+        match part.made {
+            None => completer.write(&mut self.files, part.number, bytes)?,
+            // They are behind those that were kept, and their turn comes.
+            Some(_) => self.make_again((bytes.len() as u64).saturating_mul(AGAIN).max(PIECE_BYTES))?,
+        }
+        if let Some(part) = &mut self.open {
+            part.is_unfinished = false;
+        }
         Ok(())
     }
 
@@ -180,10 +187,11 @@ impl Folder {
         self.rolling.interval.is_none_or(is_old) || self.is_full()
     }
 
-    /// Makes the file of a part that an earlier run began as far as its kept rows go.
-    fn make_again(&mut self) -> Result<(), ConnectError> {
+    /// Makes the file of a part that an earlier run began as far as its kept rows go, or `most` bytes of them and a piece.
+    fn make_again(&mut self, most: u64) -> Result<(), ConnectError> {
         let (Some(part), Some(completer)) = (&mut self.open, &mut self.completer) else { return Ok(()) };
-        while let Some(made) = part.made {
+        let end = part.made.unwrap_or(0).saturating_add(most);
+        while let Some(made) = part.made.filter(|made| *made < end) {
             let piece = self.rows.bytes_at(part.number, made, PIECE_BYTES)?;
             if piece.is_empty() {
                 part.made = None;
@@ -197,7 +205,7 @@ impl Folder {
 
     /// Completes the open part, durably. May be called again after an error.
     pub fn complete(&mut self) -> Result<(), ConnectError> {
-        self.make_again()?;
+        self.make_again(u64::MAX)?;
         let Some(part) = &mut self.open else { return Ok(()) };
         let number = part.number;
         // Its file may get its end now and the log not take it: whoever tries again must complete it first.
@@ -327,6 +335,12 @@ impl Folder {
             return Err(self.refuse(reason));
         }
         let found = log.bytes_at(number, 0, self.header.len() as u64)?;
+        if self.completer.is_some() {
+            let (folder, bytes) = (self.display(), open.rows.bytes);
+            tracing::info!(
+                "{folder}: {bytes} bytes of rows that wait for their file are encoded again, beside those that come"
+            );
+        }
         self.open = Some(OpenPart {
             age_before: Duration::from_millis(open.age_ms),
             is_staged: true,
