@@ -116,9 +116,10 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
             "at least once: rows are sent when their checkpoint is complete, and after a crash those of the interrupted one \
              again, with the same Nats-Msg-Id, so that the stream drops those that it has had within its duplicate_window",
         ),
-        (true, _, SinkSpec::File(sink)) if sink.rolling.interval.is_some() => {
-            Some("exactly once: rows show when their file is complete, `roll_interval` later at most")
-        }
+        (true, _, SinkSpec::File(sink)) if sink.rolling.interval.is_some() => Some(
+            "exactly once: rows show when their file is complete, with the first checkpoint of a run after `roll_interval`, \
+             or sooner",
+        ),
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
         (true, Promise::AtLeastOnce | Promise::AtMostOnce, _) => {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")

@@ -39,7 +39,8 @@ fn with_checkpoints_each_part_says_what_a_crash_costs() {
 
     let rolled = MADE.replacen("path = \"out/\"", "path = \"out/\"\nroll_interval = \"10m\"", 1);
     let checked = Folder::new(&[CHECKPOINT, &rolled].concat()).run(&["check", "pipeline.toml"]);
-    let later = "exactly once: rows show when their file is complete, `roll_interval` later at most";
+    let later = "exactly once: rows show when their file is complete, with the first checkpoint of a run after \
+                 `roll_interval`, or sooner";
     assert_eq!(notes(&checked.stdout, "kept"), [later]);
     let refused = Folder::new(&rolled).run(&["check", "pipeline.toml"]);
     refused
