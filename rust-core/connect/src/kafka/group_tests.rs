@@ -49,6 +49,11 @@ fn offsets(partitions: &Partitions) -> Vec<u64> {
     positions(partitions).values().map(|position| position.offset).collect()
 }
 
+/// How many are ours and read.
+fn held(partitions: &Partitions) -> usize {
+    partitions.iter().filter(|(_, partition)| partition.lag().is_some()).count()
+}
+
 /// A checkpoint of everything that was read so far is complete.
 fn cover(partitions: &mut Partitions) {
     for (_, partition) in partitions {
@@ -122,7 +127,6 @@ fn a_partition_is_given_up_when_what_was_read_of_it_is_covered_and_goes_on_there
         read(&spec, &mut first);
     }
     let mut second = open(&spec, None);
-    let held = |partitions: &Partitions| partitions.iter().filter(|(_, partition)| partition.lag().is_some()).count();
     // It stops reading at once.
     while held(&first) == 2 {
         read(&spec, &mut first);
@@ -158,6 +162,24 @@ fn a_partition_is_given_up_when_what_was_read_of_it_is_covered_and_goes_on_there
     }
     let rows: Vec<u64> = positions(&second).values().map(|position| position.rows).collect();
     assert_eq!(rows.iter().sum::<u64>(), 200, "{rows:?}");
+}
+
+#[test]
+fn a_partition_that_is_not_polled_is_given_up_when_a_checkpoint_covers_it() {
+    let kafka = Kafka::with_topic("t", 2);
+    kafka.send_numbers("t", 0, 0..10);
+    kafka.send_numbers("t", 1, 0..10);
+    let spec = member(&kafka);
+    let mut first = open(&spec, None);
+    while offsets(&first) != [10, 10] {
+        read(&spec, &mut first);
+    }
+    let mut second = open(&spec, None);
+    while held(&second) == 0 {
+        cover(&mut first);
+        read(&spec, &mut second);
+    }
+    assert_eq!(held(&first), 1, "it was not taken without having been left");
 }
 
 #[test]

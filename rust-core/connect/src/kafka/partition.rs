@@ -305,6 +305,8 @@ impl Partition for KafkaPartition {
     }
 
     fn covered(&mut self, position: &Position) {
+        // One that is ahead of others is not polled while they have rows, and the group may want it.
+        self.attend();
         let tell = || self.session.commit(&self.topic, self.partition, position.offset);
         match &self.seat {
             Some(seat) => seat.cover(position.offset, tell),
