@@ -99,6 +99,9 @@ pub(crate) enum Staged {
         rows: Sealed,
         /// what their ids begin with
         writer: String,
+        /// by which their headers are told from others; 0: they have none
+        #[serde(default)]
+        headers: u32,
     },
     /// rows for a process of their own
     Python {

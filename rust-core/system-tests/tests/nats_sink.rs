@@ -171,6 +171,30 @@ fn columns_are_headers_too() {
 }
 
 #[test]
+fn rows_of_a_checkpoint_are_sent_with_the_headers_that_they_were_to_have() {
+    let Some(server) = server() else { return };
+    let headers = "headers = { row = \"number\" }";
+    let job = job(&server, &format!("subject = \"scores.all\"\n{headers}"));
+    job.write("in.ndjson", (0..10).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
+    let child = job.command(&[]).env("RINGMILL_FAILPOINT", "kill:sink.nats.send:1").spawn().expect("it is built");
+    assert_eq!(job.wait(child).code, None);
+    let as_it_was = job.read("pipeline.toml");
+    for other in ["", "headers = { row = \"number\", more = \"subject\" }", "headers = { row = \"subject\" }"] {
+        job.write("pipeline.toml", as_it_was.replace(headers, other));
+        let ended = job.run(&[]);
+        assert!(ended.stderr.contains("the checkpoint has rows for it with other `headers`"), "{}", ended.stderr);
+        assert_eq!(server.read("SCORES"), []);
+    }
+    job.write("pipeline.toml", as_it_was.clone());
+    assert_eq!(job.run(&[]).code, Some(0));
+    let messages = server.read("SCORES");
+    let rows: Vec<_> = messages.iter().map(|message| message.headers["row"].as_str()).collect();
+    assert_eq!(rows, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    job.write("pipeline.toml", as_it_was.replace(headers, ""));
+    assert_eq!(job.run(&[]).code, Some(0), "nothing is left to be sent");
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let Some(server) = server() else { return };
     for (subject, reason) in [

@@ -24,7 +24,7 @@ use super::{
     subject::meet,
 };
 use crate::{
-    ConnectError, Fault,
+    ConnectError, Fault, HeaderColumn,
     backoff::Backoff,
     courier::Courier,
     message::{Message, OwnedMessage, messages, read_message},
@@ -55,11 +55,19 @@ pub struct Publisher {
     subject: Option<String>,
     /// names of headers, whose values rows have
     headers: Vec<HeaderName>,
+    /// of the headers' names and columns
+    terms: u32,
     /// those that the stream takes
     subjects: Vec<String>,
     /// messages that the stream takes are not longer
     bytes_max: Option<usize>,
     backoff: Backoff,
+}
+
+/// By which headers are told from others; 0: there are none.
+fn terms(headers: &[HeaderColumn]) -> u32 {
+    let add = |terms, text: &str| crc32c::crc32c_append(crc32c::crc32c_append(terms, text.as_bytes()), b"\0");
+    headers.iter().fold(0, |terms, HeaderColumn { name, column }| add(add(terms, name), column))
 }
 
 struct Outgoing {
@@ -84,6 +92,7 @@ impl Publisher {
             stream: sink.stream.clone(),
             subject: sink.subject.clone(),
             headers: names.collect::<Result<_, _>>()?,
+            terms: terms(&sink.headers),
             subjects: Vec::new(),
             bytes_max: None,
             backoff: Backoff::default(),
@@ -211,7 +220,8 @@ async fn publish(
 }
 
 impl Courier for Publisher {
-    type Terms = ();
+    /// Rows have values of these headers.
+    type Terms = u32;
 
     const POINTS: (&'static StagePoints, [&'static str; 2]) = (&POINTS, ["sink.nats.mark", "sink.nats.marked"]);
 
@@ -219,7 +229,9 @@ impl Courier for Publisher {
         &self.name
     }
 
-    fn terms(&self) {}
+    fn terms(&self) -> u32 {
+        self.terms
+    }
 
     fn check(&mut self, rows: &[u8]) -> Result<(), ConnectError> {
         let of_server = self.context.client().max_payload();
@@ -253,8 +265,13 @@ impl Courier for Publisher {
         self.backoff.check()
     }
 
-    fn send(&mut self, key: &str, mut rows: impl BufRead, (): (), done: &mut u64) -> Result<(), ConnectError> {
+    fn send(&mut self, key: &str, mut rows: impl BufRead, terms: u32, done: &mut u64) -> Result<(), ConnectError> {
         self.ready()?;
+        if terms != self.terms {
+            let reason =
+                "the checkpoint has rows for it with other `headers`; run the pipeline once as it was, or with --fresh";
+            return Err(self.failed(reason.to_owned(), Fault::Permanent));
+        }
         let unread = |source| ConnectError::Read { name: format!("the rows for {key}"), offset: 0, source };
         let mut number = 0;
         loop {
@@ -293,13 +310,13 @@ impl Courier for Publisher {
         }
     }
 
-    fn staged(rows: Sealed, writer: String, (): ()) -> Staged {
-        Staged::Nats { rows, writer }
+    fn staged(rows: Sealed, writer: String, headers: u32) -> Staged {
+        Staged::Nats { rows, writer, headers }
     }
 
-    fn unstaged(staged: Staged) -> Result<(Sealed, String, ()), Staged> {
+    fn unstaged(staged: Staged) -> Result<(Sealed, String, u32), Staged> {
         match staged {
-            Staged::Nats { rows, writer } => Ok((rows, writer, ())),
+            Staged::Nats { rows, writer, headers } => Ok((rows, writer, headers)),
             other => Err(other),
         }
     }
