@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::future::{Future, IntoFuture};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context, consumer, stream};
+use async_nats::RequestErrorKind;
+use async_nats::jetstream::{Context, ContextBuilder, consumer, stream};
 use futures_util::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -61,6 +63,14 @@ impl Nats {
         server.go_on("");
         Some(server)
     }
+
+    /// Beginnings of headers that a client may send and others cannot read.
+    pub const UNREADABLE: [&[u8]; 4] = [
+        b"NATS/1.0\r\ntrace-id: \xff\r\n\r\n",
+        b"NATS/1.0\r\ntrace-id: a\rb\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0\r\nno header\r\n\r\n",
+    ];
 
     /// Three servers that keep streams together, as soon as they can create one; each with the settings that make it one of
     /// them.
@@ -205,7 +215,7 @@ impl Nats {
         self.ask(|context| async move {
             let client = context.client();
             client.publish_with_headers(subject, headers, payload.into()).await.expect("it is sent");
-            client.flush().await.expect("it is taken");
+            answered(&client).await;
         });
     }
 
@@ -218,8 +228,20 @@ impl Nats {
                 let payload = format!("{{\"number\":{number}}}");
                 client.publish(subject.clone(), payload.into()).await.expect("it is sent");
             }
-            client.flush().await.expect("they are taken");
+            answered(&client).await;
         });
+    }
+
+    /// Sends a message with these bytes as its headers, whatever they are, and waits until the server has it.
+    pub fn tell_raw(&self, subject: &str, head: &[u8], payload: &[u8]) {
+        let mut server = TcpStream::connect(("127.0.0.1", self.port)).expect("the server is there");
+        let (head_length, length) = (head.len(), head.len() + payload.len());
+        let before =
+            format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {subject} {head_length} {length}\r\n");
+        let sent = [before.as_bytes(), head, payload, b"\r\nPING\r\n"].concat();
+        server.write_all(&sent).expect("it is taken");
+        let answered = BufReader::new(server).lines().any(|line| line.expect("text").starts_with("PONG"));
+        assert!(answered, "the server refuses it");
     }
 
     /// Writes `{"number": N}`, and waits until the stream has them.
@@ -304,9 +326,17 @@ impl Nats {
     fn ask<F: Future>(&self, ask: impl FnOnce(Context) -> F) -> F::Output {
         self.runtime.block_on(async {
             let client = async_nats::connect(self.url()).await.expect("the server answers");
-            ask(jetstream::new(client)).await
+            // A cluster on a busy machine takes its time.
+            ask(ContextBuilder::new().ack_timeout(Duration::from_secs(60)).build(client)).await
         })
     }
+}
+
+/// Comes back when the server has answered, and so has taken what was sent before.
+async fn answered(client: &async_nats::Client) {
+    // Nobody is there, and the server says so.
+    let asked = client.request(client.new_inbox(), Vec::new().into()).await;
+    assert_eq!(asked.expect_err("nobody is there").kind(), RequestErrorKind::NoResponders);
 }
 
 impl Drop for Nats {

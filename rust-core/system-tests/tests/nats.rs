@@ -250,6 +250,28 @@ fn what_stands_beside_a_message_becomes_fields() {
 }
 
 #[test]
+fn headers_that_are_no_text_hurt_no_other_message() {
+    let Some(server) = server() else { return };
+    server.send_numbers("plant.1", 0..3);
+    for (number, head) in (3..).zip([Nats::UNREADABLE, Nats::UNREADABLE].concat()) {
+        server.tell_raw("plant.1", head, format!("{{\"number\":{number}}}").as_bytes());
+    }
+    server.send_numbers("plant.1", 11..14);
+    server.tell_raw("plant.1", Nats::UNREADABLE[0], b"{\"number\":14}");
+    let plain = job(&server, "stop_at_end = true\ndurable = \"mill\"");
+    let ended = plain.run(&[]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (15, 0), "{}", ended.stderr);
+    assert!(shown(&plain).into_iter().eq(0..15));
+    let fields = "subject = \"utf8\", trace = { type = \"utf8\", nullable = true } }";
+    let text = pipeline(&server.url(), "stop_at_end = true\nheader_fields = { trace = \"trace-id\" }");
+    let headed = Job::new(&text.replace("subject = \"utf8\" }", fields), "");
+    let ended = headed.run(&[]);
+    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (15, 3), "{}", ended.stderr);
+    assert!(shown(&headed).into_iter().eq([0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13]));
+    assert_eq!(headed.rows("out.ndjson")[3]["trace"], "a\rb");
+}
+
+#[test]
 fn a_durable_consumer_shows_what_checkpoints_cover() {
     let Some(mut server) = server() else { return };
     let job = job(&server, "subject = \"plant.>\"\ndurable = \"mill\"");

@@ -2,7 +2,9 @@
 
 use std::process::Child;
 
-use ringmill_system_tests::chaos::kill_now;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringmill_system_tests::chaos::{Progress, kill_now, rounds};
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::page::Page;
 use ringmill_system_tests::{CHECKPOINT, Job, read_until, sinks_of, until};
@@ -75,7 +77,9 @@ fn what_was_on_the_disk_counts_once_however_often_the_core_dies() {
     let Some(server) = server() else { return };
     let job = job(&server, "");
     let mut next = 0;
-    for interval in ["1h", "20ms", "1h", "1h", "20ms"] {
+    let wanted = rounds("RINGMILL_NATS_CORE_KILLS", 5);
+    let intervals = ["1h", "20ms", "1h", "1h", "20ms"].into_iter().cycle();
+    for (_, interval) in Progress::over("kills", wanted).zip(intervals) {
         let mut child = job.start(&[&format!("checkpoint.interval={interval}")]);
         read_until(&mut child, "subscribed to plant.*.count, spare.>");
         server.tell_numbers("spare.count", next..next + 2_000);
@@ -146,12 +150,91 @@ fn messages_that_come_faster_than_they_are_taken_are_dropped_and_counted() {
     // A journal would take them all.
     job.write("pipeline.toml", job.read("pipeline.toml").replace(CHECKPOINT, "").replace("1KiB", "1MiB"));
     let mut child = start(&job);
-    let long = format!("{{\"number\":1,\"rest\":\"{}\"}}", "x".repeat(900_000));
-    for _ in 0..200 {
-        server.tell("spare.long", &[], long.as_bytes());
-    }
+    tell_long(&server, 200);
     read_until(&mut child, "messages come faster than they are taken");
     assert_eq!(job.end(child).code, Some(0));
+}
+
+#[test]
+fn messages_are_taken_while_the_journal_is_read_again() {
+    let Some(server) = server() else { return };
+    let job = job(&server, "rate = 1");
+    job.write("pipeline.toml", job.read("pipeline.toml").replace("1KiB", "1MiB"));
+    let mut child = start(&job);
+    tell_long(&server, 60);
+    until(&mut child, || journal_bytes(&job) > 40 << 20);
+    kill_now(child.id() as i32);
+    child.wait().expect("a child");
+    let mut child = start(&job);
+    // It takes a minute until the journal's end is reached, and nobody writes to the journal before.
+    tell_long(&server, 200);
+    read_until(&mut child, "messages come faster than they are taken");
+    assert_eq!(job.end(child).code, Some(0));
+}
+
+#[test]
+fn a_burst_of_small_messages_is_taken_whole() {
+    let Some(mut server) = Nats::stopped() else { return };
+    server.go_on_without_streams("write_deadline: \"10m\"");
+    let job = job(&server, "");
+    let mut child = start(&job);
+    let pid = Pid::from_raw(child.id() as i32);
+    kill(pid, Signal::SIGSTOP).expect("it is there");
+    server.tell_numbers("spare.count", 0..200_000);
+    kill(pid, Signal::SIGCONT).expect("it is there");
+    until(&mut child, || shown(&job).len() == 200_000);
+    assert_eq!(job.end(child).code, Some(0));
+    assert!(shown(&job).into_iter().eq(0..200_000));
+}
+
+/// Sends so many messages of 900 kB.
+fn tell_long(server: &Nats, count: usize) {
+    let long = format!("{{\"number\":1,\"rest\":\"{}\"}}", "x".repeat(900_000));
+    (0..count).for_each(|_| server.tell("spare.long", &[], long.as_bytes()));
+}
+
+fn journal_bytes(job: &Job) -> u64 {
+    let files = std::fs::read_dir(job.path("state/journal/messages")).into_iter().flatten().flatten();
+    files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+}
+
+#[test]
+fn headers_that_nobody_can_read_cost_the_connection_and_not_the_run() {
+    let Some(server) = server() else { return };
+    let job = job(&server, "");
+    let mut child = start(&job);
+    for (number, head) in (0..).zip(Nats::UNREADABLE) {
+        server.tell_raw("spare.raw", head, b"{\"number\":1000}");
+        // What is sent before it has subscribed again is lost.
+        until(&mut child, || {
+            server.tell("spare.again", &[], format!("{{\"number\":{number}}}").as_bytes());
+            shown(&job).contains(&number)
+        });
+    }
+    assert_eq!(job.end(child).code, Some(0));
+}
+
+#[test]
+fn subjects_that_the_server_refuses_end_the_run_at_its_start() {
+    let Some(mut server) = Nats::stopped() else { return };
+    let users = |permissions: &str| {
+        format!(
+            "no_auth_user: a\nauthorization {{ users: [{{ user: a, password: b, permissions: {{ {permissions} }} }}] }}"
+        )
+    };
+    server.go_on_without_streams(&users("subscribe: { deny: [\"spare.>\"] }"));
+    let job = job(&server, "");
+    let ended = job.run(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.to_lowercase().contains("permissions violation for subscription to"), "{}", ended.stderr);
+    for least in [
+        "publish: { deny: [\">\"] }, subscribe: { allow: [\"plant.*.count\", \"spare.>\"] }",
+        "publish: { deny: [\">\"] }, subscribe: { allow: [\">\"] }",
+    ] {
+        server.kill();
+        server.go_on_without_streams(&users(least));
+        assert_eq!(job.end(start(&job)).code, Some(0), "who may not ask may read");
+    }
 }
 
 #[test]

@@ -54,8 +54,9 @@ impl NatsCoreSpec {
             rate: self.rate,
             record_bytes_max: self.record_bytes_max,
         };
-        let subscription = super::subscription::Subscription::open(self)?;
-        let open = move || subscription.start();
+        // At once, for nothing waits until the journal's end is reached.
+        let subscribed = super::subscription::Subscribed::open(self)?;
+        let open = move || Ok(subscribed);
         let partition = crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
         Ok(vec![(0, Box::new(partition))])
     }

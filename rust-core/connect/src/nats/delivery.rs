@@ -114,7 +114,8 @@ impl Delivery {
         (self.count, self.next) = (self.count + 1, sequence + 1);
         let async_nats::Message { subject, reply, payload, headers, length: bytes, .. } = message.message;
         self.acknowledgement = reply;
-        Ok((Message { sequence, subject: subject.into_string(), payload, headers, bytes, taken_ns }, pending))
+        let (subject, headers) = (subject.into_string(), headers.into());
+        Ok((Message { sequence, subject, payload, headers, bytes, taken_ns }, pending))
     }
 }
 

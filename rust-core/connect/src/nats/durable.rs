@@ -42,6 +42,8 @@ pub struct Coverage {
 struct State {
     /// what is before this number is in a completed checkpoint
     covered: u64,
+    /// through which the servers are told
+    client: Option<Client>,
     /// numbers of delivered messages, oldest first, and where each is acknowledged together with all before it
     delivered: VecDeque<(u64, Subject)>,
 }
@@ -59,10 +61,12 @@ impl Coverage {
         self.changed.notify_one();
     }
 
-    /// What is before this number is covered. A consumer begins there, and what another one has delivered counts no more.
-    pub fn begin(&self) -> u64 {
+    /// What is before this number is covered. A consumer begins there, and what another one has delivered counts no more;
+    /// the servers are told through this client.
+    pub fn begin(&self, client: Client) -> u64 {
         let mut state = self.lock();
         state.delivered.clear();
+        state.client = Some(client);
         state.covered
     }
 
@@ -78,9 +82,9 @@ impl Coverage {
     }
 
     /// Tells the servers, and never comes back.
-    pub async fn acknowledge(&self, client: &Client) {
+    pub async fn acknowledge(&self) {
         loop {
-            if let Some(acknowledgement) = self.due() {
+            if let Some((client, acknowledgement)) = self.due() {
                 // A connection that breaks takes it along; the next one that is due counts for it, too.
                 let _ = client.publish(acknowledgement, Bytes::new()).await;
             }
@@ -88,15 +92,15 @@ impl Coverage {
         }
     }
 
-    /// Where the last message that is covered is acknowledged.
-    fn due(&self) -> Option<Subject> {
+    /// Where the last message that is covered is acknowledged, and through whom.
+    fn due(&self) -> Option<(Client, Subject)> {
         let mut state = self.lock();
         let covered = state.covered;
         let mut due = None;
         while let Some((_, acknowledgement)) = state.delivered.pop_front_if(|(sequence, _)| *sequence < covered) {
             due = Some(acknowledgement);
         }
-        due
+        Some((state.client.clone()?, due?))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -3,7 +3,7 @@
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::GetStreamErrorKind,
-    stream::{Config, Info, LastRawMessageErrorKind, RetentionPolicy},
+    stream::{Config, Info, RetentionPolicy},
 };
 
 use super::{options::said, reader::Trouble};
@@ -63,22 +63,6 @@ impl Extent {
         }
         Ok(())
     }
-}
-
-/// Whether there is a message of these subjects, or of any, from that number on. The server that leads the stream is asked: a
-/// consumer may be at one that lags behind.
-pub async fn has_more(context: &Context, stream: &str, subjects: &[String], next: u64) -> Result<bool, Trouble> {
-    let stream = context.get_stream_no_info(stream).await.map_err(|error| Trouble::Passing(said(&error)))?;
-    let any = [">".to_owned()];
-    for subject in if subjects.is_empty() { &any } else { subjects } {
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(last) if last.sequence >= next => return Ok(true),
-            Ok(_) => {}
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
-            Err(error) => return Err(Trouble::Passing(said(&error))),
-        }
-    }
-    Ok(false)
 }
 
 /// How a stream is configured.

@@ -34,6 +34,8 @@ mod servers;
 #[cfg(feature = "nats")]
 mod session;
 mod sink;
+#[cfg(feature = "nats")]
+mod stored;
 mod subject;
 #[cfg(feature = "nats")]
 mod subscription;

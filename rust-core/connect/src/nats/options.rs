@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 
 use super::{NatsLogin, NatsServers};
 use crate::{ConnectError, TokenPlace, tls};
@@ -11,6 +11,8 @@ use crate::{ConnectError, TokenPlace, tls};
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing came for so long is tried out.
 const PING: Duration = Duration::from_secs(20);
+/// The client reads 8 MiB at once before anybody else gets a turn, and drops what is more than so many messages.
+const BURST_MAX: usize = 1 << 20;
 /// Between attempts to connect again, at most.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -23,6 +25,7 @@ fn options(servers: &NatsServers) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new()
         .name("ringmill")
         .ping_interval(PING)
+        .subscription_capacity(BURST_MAX)
         .request_timeout(Some(ANSWER_TIMEOUT))
         .reconnect_delay_callback(|attempts| {
             let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
@@ -54,6 +57,14 @@ fn options(servers: &NatsServers) -> Result<ConnectOptions, ConnectError> {
 
 /// Connects once; when the connection breaks later, it is made again by itself.
 pub async fn connect(servers: &NatsServers) -> Result<Client, ConnectError> {
+    connect_noting(servers, |_| {}).await
+}
+
+/// The same; `note` is told what the servers refuse later.
+pub async fn connect_noting(
+    servers: &NatsServers,
+    note: impl Fn(&ServerError) + Send + Sync + 'static,
+) -> Result<Client, ConnectError> {
     let addresses: Result<Vec<ServerAddr>, _> = servers.urls().iter().map(|url| url.parse()).collect();
     let addresses = addresses.map_err(|error| refuse(servers, error.to_string()))?;
     let name = servers.to_string();
@@ -61,7 +72,10 @@ pub async fn connect(servers: &NatsServers) -> Result<Client, ConnectError> {
         match event {
             Event::Connected => tracing::info!("connected to NATS at {name}"),
             Event::Disconnected => tracing::warn!("NATS at {name}: the connection broke; it is tried again"),
-            Event::ServerError(error) => tracing::warn!("NATS at {name}: {error}"),
+            Event::ServerError(error) => {
+                tracing::warn!("NATS at {name}: {error}");
+                note(&error);
+            }
             Event::SlowConsumer(_) => {
                 tracing::warn!("NATS at {name}: messages come faster than they are taken, and were dropped")
             }

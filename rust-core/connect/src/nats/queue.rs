@@ -10,6 +10,7 @@ use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::stored;
 use crate::{Waker, lock::lock};
 
 /// Further ones wait for room when so much is there.
@@ -31,18 +32,35 @@ pub struct Message {
     pub sequence: u64,
     pub subject: String,
     pub payload: Bytes,
-    pub headers: Option<HeaderMap>,
+    pub headers: Headers,
     /// what it takes on its way
     pub bytes: usize,
     /// when the server took it, nanoseconds since 1970
     pub taken_ns: i64,
 }
 
+/// What stands beside a message.
+pub enum Headers {
+    None,
+    Named(HeaderMap),
+    /// lines that the client cannot read, or not all of them
+    Bytes(Vec<u8>),
+}
+
+impl From<Option<HeaderMap>> for Headers {
+    fn from(headers: Option<HeaderMap>) -> Headers {
+        headers.map_or(Headers::None, Headers::Named)
+    }
+}
+
 impl Message {
     /// The value of the last header of that name.
     pub fn header(&self, name: &HeaderName) -> Option<&[u8]> {
-        let value = self.headers.as_ref()?.get_last(name.clone())?;
-        Some(value.as_str().as_bytes())
+        match &self.headers {
+            Headers::None => None,
+            Headers::Named(headers) => Some(headers.get_last(name.clone())?.as_str().as_bytes()),
+            Headers::Bytes(head) => stored::header(head, name),
+        }
     }
 }
 

@@ -65,13 +65,12 @@ impl Session {
         let (queue, coverage) = (Arc::clone(queue), Arc::clone(coverage));
         let Session { runtime, context, spec } = self;
         let read = move || {
-            let client = context.client();
             let is_told = spec.durable.is_some();
             let mut reader = Reader::new(context, spec, mark, Arc::clone(&coverage));
             let read = async {
                 let tell = async {
                     if is_told {
-                        coverage.acknowledge(&client).await
+                        coverage.acknowledge().await
                     }
                 };
                 join(reader.run(&queue), tell).await;

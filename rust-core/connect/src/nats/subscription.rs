@@ -8,93 +8,109 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::Subscriber;
+use async_nats::{Client, HeaderMap, RequestErrorKind, Subscriber};
+use bytes::Bytes;
 use futures_util::{
     StreamExt,
-    future::select,
+    future::{Either, select},
     stream::{SelectAll, select_all},
 };
 use tokio::{
-    runtime::{Builder, Runtime},
-    sync::Notify,
-    time::timeout,
+    runtime::Builder,
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, unbounded_channel},
+    },
+    task::yield_now,
+    time::{sleep, timeout},
 };
 
 use super::{
     NatsCoreSpec,
     lines::Lines,
-    options::{ANSWER_TIMEOUT, connect, refuse, said},
+    options::{ANSWER_TIMEOUT, connect_noting, refuse, said},
     queue::Message,
 };
 use crate::{ConnectError, MessageFormat, message::Inbox, text::Stream};
 
 /// Further messages are dropped when so much waits: NATS cannot be made to wait.
 const BYTES_MAX: usize = 64 << 20;
-/// What a message takes besides its own bytes, about.
+/// What a message takes besides its own bytes, and each of its headers, about.
 const MESSAGE_BYTES: usize = 256;
 /// It is said at most so often that messages are dropped.
 const SAID_EVERY: Duration = Duration::from_secs(5);
+/// Between attempts to subscribe anew: the first, and the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What is subscribed to, and the runtime that drives the connection.
-pub struct Subscription {
-    runtime: Runtime,
-    messages: SelectAll<Subscriber>,
-    lines: Lines,
-    /// for people
-    servers: String,
+/// Connects, and comes back when the servers know what is wanted, and have not refused it.
+async fn subscribe(spec: &NatsCoreSpec) -> Result<SelectAll<Subscriber>, ConnectError> {
+    let refused = |reason| refuse(&spec.servers, reason);
+    let (said_by_server, mut errors) = unbounded_channel();
+    let client = connect_noting(&spec.servers, move |error| drop(said_by_server.send(error.to_string()))).await?;
+    let mut subscribers = Vec::new();
+    for subject in spec.subjects.iter().cloned() {
+        let subscribed = match &spec.queue_group {
+            Some(group) => client.queue_subscribe(subject, group.clone()).await,
+            None => client.subscribe(subject).await,
+        };
+        subscribers.push(subscribed.map_err(|error| refused(said(&error)))?);
+    }
+    settle(&client, &mut errors).await.map_err(refused)?;
+    tracing::info!("NATS at {}: subscribed to {}", spec.servers, spec.subjects.join(", "));
+    Ok(select_all(subscribers))
 }
 
-impl Subscription {
-    /// Connects, and comes back when the servers know what is wanted.
-    pub fn open(spec: &NatsCoreSpec) -> Result<Subscription, ConnectError> {
-        let lines = Lines::new(&spec.message_fields, &spec.fields, &MessageFormat::Json)?;
-        let refused = |reason| refuse(&spec.servers, reason);
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| refused(error.to_string()))?;
-        let messages = runtime.block_on(async {
-            let client = connect(&spec.servers).await?;
-            let mut subscribers = Vec::new();
-            for subject in spec.subjects.iter().cloned() {
-                let subscribed = match &spec.queue_group {
-                    Some(group) => client.queue_subscribe(subject, group.clone()).await,
-                    None => client.subscribe(subject).await,
-                };
-                subscribers.push(subscribed.map_err(|error| refused(said(&error)))?);
-            }
-            let flushed = timeout(ANSWER_TIMEOUT, client.flush()).await;
-            let flushed = flushed.map_err(|_| refused("it does not answer".to_owned()))?;
-            flushed.map_err(|error| refused(said(&error)))?;
-            Ok(select_all(subscribers))
-        })?;
-        tracing::info!("NATS at {}: subscribed to {}", spec.servers, spec.subjects.join(", "));
-        Ok(Subscription { runtime, messages, lines, servers: spec.servers.to_string() })
+/// Comes back when the servers have answered something that was asked behind the subscriptions, or with what they refuse.
+async fn settle(client: &Client, errors: &mut UnboundedReceiver<String>) -> Result<(), String> {
+    // That nobody is there is an answer; and so is that we may not ask.
+    let inbox = client.new_inbox();
+    let asked = pin!(timeout(ANSWER_TIMEOUT, client.request(inbox, Bytes::new())));
+    match select(pin!(errors.recv()), asked).await {
+        Either::Left((Some(error), _)) if error.contains("_INBOX.") => return Ok(()),
+        Either::Left((Some(error), _)) => return Err(error),
+        Either::Left((None, _)) | Either::Right((Err(_), _)) => return Err("it does not answer".to_owned()),
+        Either::Right((Ok(Err(error)), _)) if error.kind() != RequestErrorKind::NoResponders => {
+            return Err(said(&error));
+        }
+        Either::Right(_) => {}
     }
+    // What they have said before is on its way through the client.
+    yield_now().await;
+    errors.try_recv().map_or(Ok(()), Err)
+}
 
-    /// Reads until the stream is dropped.
-    pub fn start(self) -> io::Result<Subscribed> {
-        let Subscription { runtime, mut messages, lines, servers } = self;
-        let (inbox, ended) = (Arc::new(Inbox::new(BYTES_MAX)), Arc::new(Notify::new()));
-        let subscribed = Subscribed { inbox: Arc::clone(&inbox), ended: Arc::clone(&ended), lines, taken: Vec::new() };
-        let read = move || {
-            let read = async {
-                let mut dropped = Dropped { servers, ..Dropped::default() };
-                while let Some(message) = messages.next().await {
-                    if inbox.has_room() {
-                        let async_nats::Message { subject, payload, headers, length: bytes, .. } = message;
-                        let subject = subject.into_string();
-                        let message = Message { sequence: 0, subject, payload, headers, bytes, taken_ns: 0 };
-                        inbox.push(message, MESSAGE_BYTES + bytes);
-                    } else {
-                        dropped.count();
-                    }
-                }
-                inbox.fail("the connection ended".to_owned());
-            };
-            runtime.block_on(select(pin!(ended.notified()), pin!(read)));
-            runtime.shutdown_background();
-        };
-        thread::Builder::new().name("nats-core".to_owned()).spawn(read)?;
-        Ok(subscribed)
+/// Brings what comes into the inbox, and never comes back.
+async fn read(spec: &NatsCoreSpec, mut messages: SelectAll<Subscriber>, inbox: &Inbox<Message>) {
+    let wants_headers = !spec.message_fields.headers.is_empty();
+    let mut dropped = Dropped { servers: spec.servers.to_string(), ..Dropped::default() };
+    loop {
+        while let Some(message) = messages.next().await {
+            if inbox.has_room() {
+                let async_nats::Message { subject, payload, headers, length, .. } = message;
+                let headers = headers.filter(|_| wants_headers);
+                let bytes = length + MESSAGE_BYTES * (1 + headers.as_ref().map_or(0, HeaderMap::len));
+                let (subject, headers) = (subject.into_string(), headers.into());
+                inbox.push(Message { sequence: 0, subject, payload, headers, bytes, taken_ns: 0 }, bytes);
+            } else {
+                dropped.count();
+            }
+        }
+        // The client does not outlive some of what it cannot read.
+        tracing::warn!("NATS at {}: the connection ended; it is made anew", spec.servers);
+        messages = subscribe_anew(spec).await;
+    }
+}
+
+async fn subscribe_anew(spec: &NatsCoreSpec) -> SelectAll<Subscriber> {
+    let mut pause = PAUSE;
+    loop {
+        sleep(pause).await;
+        match subscribe(spec).await {
+            Ok(messages) => return messages,
+            Err(error) => tracing::warn!("{error}; it is tried again"),
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -136,6 +152,25 @@ pub struct Subscribed {
     ended: Arc<Notify>,
     lines: Lines,
     taken: Vec<Message>,
+}
+
+impl Subscribed {
+    /// Subscribes, and reads until it is dropped; fails if no server answers, or one refuses.
+    pub fn open(spec: &NatsCoreSpec) -> Result<Subscribed, ConnectError> {
+        let lines = Lines::new(&spec.message_fields, &spec.fields, &MessageFormat::Json)?;
+        let refused = |error: io::Error| refuse(&spec.servers, error.to_string());
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(refused)?;
+        let messages = runtime.block_on(subscribe(spec))?;
+        let (inbox, ended) = (Arc::new(Inbox::new(BYTES_MAX)), Arc::new(Notify::new()));
+        let subscribed = Subscribed { inbox: Arc::clone(&inbox), ended: Arc::clone(&ended), lines, taken: Vec::new() };
+        let spec = spec.clone();
+        let run = move || {
+            runtime.block_on(select(pin!(ended.notified()), pin!(read(&spec, messages, &inbox))));
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("nats-core".to_owned()).spawn(run).map_err(refused)?;
+        Ok(subscribed)
+    }
 }
 
 impl Stream for Subscribed {

@@ -1,6 +1,11 @@
 use bytes::Bytes;
 
-use super::{NatsLogin, NatsServers, NatsSink, NatsSpec, extent::Extent, queue::Message, reader::first_gap};
+use super::{
+    NatsLogin, NatsServers, NatsSink, NatsSpec,
+    extent::Extent,
+    queue::{Headers, Message},
+    reader::first_gap,
+};
 
 #[test]
 fn servers_have_a_scheme_a_host_and_perhaps_a_port() {
@@ -105,10 +110,27 @@ fn a_gap_begins_where_the_first_message_is_missing() {
             sequence: *sequence,
             subject: String::new(),
             payload: Bytes::new(),
-            headers: None,
+            headers: Headers::None,
             bytes: 0,
             taken_ns: 0,
         };
         assert_eq!(first_gap(next, &sequences.iter().map(message).collect::<Vec<_>>()), gap, "{sequences:?}");
     }
+}
+
+#[test]
+fn of_headers_that_are_no_text_the_last_of_a_name_counts() {
+    let bytes = b"NATS/1.0\r\na: 1\r\nA: 2\r\na:\xff\r3 \r\nab: 4\r\nno header\r\n\r\n".to_vec();
+    let message = Message {
+        sequence: 1,
+        subject: String::new(),
+        payload: Bytes::new(),
+        headers: Headers::Bytes(bytes),
+        bytes: 0,
+        taken_ns: 0,
+    };
+    let value = |name: &str| message.header(&name.parse().unwrap());
+    assert_eq!(value("a"), Some(&b"\xff\r3"[..]));
+    assert_eq!((value("A"), value("ab")), (Some(&b"2"[..]), Some(&b"4"[..])));
+    assert_eq!((value("b"), value("NATS/1.0")), (None, None));
 }
