@@ -120,6 +120,8 @@ pub(crate) struct TextPartition {
     header: Option<Arc<str>>,
     /// what is in the buffer is the rest of one of a journal's streams, and another one follows
     boundary: Option<Boundary>,
+    /// why it cannot be read on, which the next poll tells
+    fault: Option<ConnectError>,
     /// `buffer[start..end]` is read and not consumed
     buffer: Vec<u8>,
     start: usize,
@@ -164,6 +166,7 @@ impl TextPartition {
             tagger: None,
             header: None,
             boundary: None,
+            fault: None,
             buffer: Vec::new(),
             start: 0,
             end: 0,
@@ -444,6 +447,9 @@ impl TextPartition {
         context: &mut PollContext<'_>,
         mut left: u32,
     ) -> Result<Poll, ConnectError> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
         let wanted = left;
         let mut reads = 0;
         loop {
@@ -468,7 +474,15 @@ impl TextPartition {
                 return Ok(Poll::Rows);
             }
             reads += 1;
-            if self.fill()? == Fed::Pending {
+            let fed = match self.fill() {
+                // What was taken before it is given out first.
+                Err(fault) if left < wanted => {
+                    self.fault = Some(fault);
+                    return Ok(Poll::Rows);
+                }
+                fed => fed?,
+            };
+            if fed == Fed::Pending {
                 return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
             }
         }

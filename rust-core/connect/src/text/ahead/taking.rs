@@ -54,6 +54,10 @@ impl TextPartition {
             let Some(block) = ahead.block() else {
                 return Ok(if left < wanted { Poll::Rows } else { Poll::Idle });
             };
+            // What was taken before it is given out first.
+            if block.fault.is_some() && left < wanted {
+                return Ok(Poll::Rows);
+            }
             if let Some((offset, source)) = block.fault.take() {
                 return Err(ConnectError::Read { name: self.current().to_owned(), offset, source });
             }
