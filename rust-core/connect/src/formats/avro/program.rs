@@ -27,6 +27,12 @@ use crate::formats::{
 
 /// Records, arrays and maps lie at most so deep in each other.
 const DEPTH_MAX: u32 = 256;
+/// A program has not many more nodes and fields: names let a short schema stand for a long one.
+const SIZE_MAX: usize = if cfg!(test) { 1 << 12 } else { 1 << 18 };
+/// So many misfits are told of one schema, …
+const MISFITS_MAX: usize = 100;
+/// … each with as many names of fields as there are in so many bytes.
+const NAMES_BYTES: usize = 1_000;
 
 /// How messages of one schema become rows.
 #[derive(Debug, Clone)]
@@ -102,6 +108,7 @@ impl Program {
             nodes: Vec::new(),
             known: HashMap::new(),
             depth: 0,
+            size: 0,
             misfits: Vec::new(),
         };
         let root = compiler.object(schema.parsed(), 0, None, reader.map(|reader| reader.schema.parsed()));
@@ -216,13 +223,28 @@ struct Compiler<'s, 'c> {
     known: HashMap<Name, usize>,
     /// types around the one that is passed over
     depth: u32,
+    /// nodes, and fields of records and branches of unions
+    size: usize,
     misfits: Vec<FieldMisfit>,
 }
 
 impl<'s> Compiler<'s, '_> {
     fn add(&mut self, node: Node) -> usize {
+        self.size += 1;
         self.nodes.push(node);
         self.nodes.len() - 1
+    }
+
+    /// Of one schema there may be more misfits than memory.
+    fn refuse(&mut self, misfit: FieldMisfit) {
+        if self.misfits.len() < MISFITS_MAX {
+            self.misfits.push(misfit);
+        }
+    }
+
+    /// Passes over so many bytes.
+    fn bytes(count: usize) -> Node {
+        if count == 0 { Node::Empty } else { Node::Bytes(count) }
     }
 
     fn resolve(&self, schema: &'s Schema, namespace: NamespaceRef<'_>) -> &'s Schema {
@@ -238,6 +260,12 @@ impl<'s> Compiler<'s, '_> {
         namespace: NamespaceRef<'_>,
         reader: Option<&'s Schema>,
     ) -> usize {
+        if self.size > SIZE_MAX {
+            self.refuse(FieldMisfit::of_schema(
+                "it stands for too many fields, as its names are used over and over".to_owned(),
+            ));
+            return self.add(Node::Empty);
+        }
         match self.resolve(schema, namespace) {
             Schema::Record(record) => self.record(record, path, namespace, reader),
             Schema::Union(union) if !union.variants().is_empty() => {
@@ -254,7 +282,7 @@ impl<'s> Compiler<'s, '_> {
                     format!("its path leads into {}, which has no fields", name_of(other))
                 };
                 for column in self.columns_below(path) {
-                    self.misfits.push(FieldMisfit::new(&self.columns[column].name, reason.clone()));
+                    self.refuse(FieldMisfit::new(&self.columns[column].name, reason.clone()));
                 }
                 self.add(Node::Empty)
             }
@@ -263,6 +291,7 @@ impl<'s> Compiler<'s, '_> {
 
     /// One of a union's branches, each made by `branch`.
     fn union(&mut self, union: &'s UnionSchema, mut branch: impl FnMut(&mut Self, &'s Schema) -> usize) -> usize {
+        self.size += union.variants().len();
         let branches = union.variants().iter().map(|schema| branch(self, schema)).collect();
         self.add(Node::Union(branches))
     }
@@ -284,6 +313,7 @@ impl<'s> Compiler<'s, '_> {
         let readers = self.reader.zip(reader).and_then(|(reader, schema)| reader.record(schema));
         let mut missing: BTreeSet<usize> = (0..self.paths.node(path).children.len()).collect();
         let mut parts = Vec::with_capacity(record.fields.len() + 1);
+        self.size += record.fields.len();
         for field in &record.fields {
             parts.push(match self.child(field, record, path, readers) {
                 Some(child) if missing.remove(&child) => {
@@ -312,6 +342,8 @@ impl<'s> Compiler<'s, '_> {
         if !absent.is_empty() {
             parts.push(self.add(Node::Absent(absent.into(), "missing")));
         }
+        // There may be as many rows without bytes as one likes, and no step is taken for what is not there.
+        parts.retain(|part| !matches!(self.nodes[*part], Node::Empty));
         self.add(Node::Record(parts.into()))
     }
 
@@ -351,7 +383,7 @@ impl<'s> Compiler<'s, '_> {
 
     /// The columns below those keys of a path that the record has no field for; they must take nulls.
     fn absent(&mut self, missing: BTreeSet<usize>, path: usize, fields: &[RecordField]) -> Vec<usize> {
-        let mut absent = Vec::new();
+        let (mut absent, columns) = (Vec::new(), self.columns);
         for child in missing {
             let child = &self.paths.node(path).children[child];
             let mut below = Vec::new();
@@ -359,10 +391,9 @@ impl<'s> Compiler<'s, '_> {
                 Target::Column(column) => below.push(column),
                 Target::Node(node) => self.paths.columns_below(node, &mut |column| below.push(column)),
             }
-            for column in below.iter().map(|column| &self.columns[*column]).filter(|column| !column.nullable) {
-                let names = fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ");
+            for column in below.iter().map(|column| &columns[*column]).filter(|column| !column.nullable) {
                 let misfit = FieldMisfit::new(&column.name, format!("the schema has no field {:?}", child.key));
-                self.misfits.push(misfit.hint(format!("it has {names}; a nullable field may be missing")));
+                self.refuse(misfit.hint(format!("it has {}; a nullable field may be missing", names_of(fields))));
             }
             absent.extend(below);
         }
@@ -385,7 +416,8 @@ impl<'s> Compiler<'s, '_> {
             None => {
                 let misfit =
                     FieldMisfit::new(name, format!("it is {data_type}, and the schema has {}", name_of(schema)));
-                self.misfits.push(misfit.hint_maybe(hint(schema, name)));
+                let misfit = misfit.hint_maybe(hint(schema, name));
+                self.refuse(misfit);
                 self.add(Node::Empty)
             }
         }
@@ -394,8 +426,7 @@ impl<'s> Compiler<'s, '_> {
     /// A value that no column takes. Types of several schemas may lie in each other as deep as one likes.
     fn passed_over(&mut self, schema: &'s Schema, namespace: NamespaceRef<'_>) -> usize {
         if self.depth == DEPTH_MAX {
-            self.misfits
-                .push(FieldMisfit::of_schema(format!("its types lie more than {DEPTH_MAX} deep in each other")));
+            self.refuse(FieldMisfit::of_schema(format!("its types lie more than {DEPTH_MAX} deep in each other")));
             return self.add(Node::Empty);
         }
         self.depth += 1;
@@ -411,10 +442,10 @@ impl<'s> Compiler<'s, '_> {
             Schema::Float => Node::Bytes(4),
             Schema::Double => Node::Bytes(8),
             Schema::Fixed(fixed) | Schema::Duration(fixed) | Schema::Uuid(UuidSchema::Fixed(fixed)) => {
-                Node::Bytes(fixed.size)
+                Self::bytes(fixed.size)
             }
             Schema::Decimal(decimal) => match &decimal.inner {
-                InnerDecimalSchema::Fixed(fixed) => Node::Bytes(fixed.size),
+                InnerDecimalSchema::Fixed(fixed) => Self::bytes(fixed.size),
                 InnerDecimalSchema::Bytes => Node::Prefixed,
             },
             Schema::Bytes
@@ -445,16 +476,31 @@ impl<'s> Compiler<'s, '_> {
         if let Some(known) = self.known.get(&name) {
             return *known;
         }
-        let at = self.add(Node::Empty);
+        // Until its fields are known it counts as one that has some: in itself it ends at a depth.
+        let at = self.add(Node::Record(Box::default()));
         self.known.insert(name.clone(), at);
         let parts = record.fields.iter().map(|field| self.passed_over(&field.schema, name.namespace()));
-        let parts: Box<[usize]> = parts.collect();
+        let mut parts: Vec<usize> = parts.collect();
         // Of records without bytes there may be more in each other than anybody can go through.
-        if !parts.iter().all(|part| matches!(self.nodes[*part], Node::Empty)) {
-            self.nodes[at] = Node::Record(parts);
-        }
+        parts.retain(|part| !matches!(self.nodes[*part], Node::Empty));
+        self.nodes[at] = if parts.is_empty() { Node::Empty } else { Node::Record(parts.into()) };
         at
     }
+}
+
+/// The first of these names, for people.
+fn names_of(fields: &[RecordField]) -> String {
+    let mut names = String::new();
+    for (index, field) in fields.iter().enumerate() {
+        if names.len() + field.name.len() > NAMES_BYTES {
+            return names + ", …";
+        }
+        if index > 0 {
+            names.push_str(", ");
+        }
+        names.push_str(&field.name);
+    }
+    names
 }
 
 fn field_of<'s>(record: Option<&'s RecordSchema>, name: &str) -> Option<&'s RecordField> {

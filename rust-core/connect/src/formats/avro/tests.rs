@@ -331,6 +331,44 @@ fn types_without_bytes_cost_nothing_however_many_there_are() {
 }
 
 #[test]
+fn fields_without_bytes_cost_no_row_anything() {
+    let nothing = r#"{"type": "fixed", "name": "F", "size": 0}"#;
+    let mut named = format!(
+        r#"{{"name": "f0", "type": {{"type": "record", "name": "R0", "fields": [{{"name": "a", "type": {nothing}}}]}}}}"#
+    );
+    for level in 1..80 {
+        let before = level - 1;
+        named += &format!(
+            r#", {{"name": "f{level}", "type": {{"type": "record", "name": "R{level}", "fields": [
+                {{"name": "a", "type": "R{before}"}}, {{"name": "b", "type": "R{before}"}}]}}}}"#
+        );
+    }
+    let nulls: String = (0..20_000).map(|field| format!(r#", {{"name": "n{field}", "type": "null"}}"#)).collect();
+    let schema = AvroSchema::parse(&record(&(named + &nulls))).unwrap();
+    let mut rows = super::AvroRows::new(&schema, None, &fields(&["a:int64?"])).unwrap();
+    // With a step for each of them the rows would take minutes, and the records more than a life.
+    (0..5_000_000).for_each(|_| rows.pass(&mut crate::formats::Bytes::new(b"")).unwrap());
+}
+
+#[test]
+fn a_short_schema_that_stands_for_a_long_one_is_refused() {
+    let misfits = |records: usize, column: &str| {
+        let inner: String = (0..70).map(|field| format!(r#", {{"name": "n{field}", "type": "int"}}"#)).collect();
+        let first = format!(r#"{{"type": "record", "name": "X", "fields": [{{"name": "b", "type": "long"}}{inner}]}}"#);
+        let outer = |index: usize| {
+            let inner = if index == 0 { first.as_str() } else { "\"X\"" };
+            format!(r#"{{"type": "record", "name": "A{index}", "fields": [{{"name": "a", "type": {inner}}}]}}"#)
+        };
+        let schema = format!("[{}]", (0..records).map(outer).collect::<Vec<_>>().join(", "));
+        AvroSpec::Datum(AvroSchema::parse(&schema).unwrap()).misfits(&fields(&[column]), &[])
+    };
+    assert_eq!(misfits(10, "b:int64@/a/b"), []);
+    let refused = misfits(70, "b:int64@/a/b");
+    assert!(refused.iter().all(|misfit| misfit.to_string().contains("too many fields")), "{refused:?}");
+    assert!(!refused.is_empty() && misfits(300, "c:int64").len() == 100);
+}
+
+#[test]
 fn types_too_deep_in_each_other_are_refused() {
     let mut others = vec![r#"{"type": "record", "name": "D0", "fields": [{"name": "a", "type": "long"}]}"#.to_owned()];
     for level in 1..300 {
