@@ -76,6 +76,7 @@ impl AvroFile {
     pub fn open(file: Medium, reader: Option<&AvroSchema>, fields: &[FieldSpec]) -> Result<Box<dyn RowFile>, Trouble> {
         let bytes = file.length()?;
         let header = Header::read(&file, bytes)?;
+        file.check_schema(header.schema.len())?;
         let schema = AvroSchema::parse(&header.schema);
         let schema = schema.map_err(|reason| Trouble::Broken(format!("the schema in its header: {reason}")))?;
         let rows = AvroRows::new(&schema, reader, fields).map_err(Trouble::Misfits)?;

@@ -28,6 +28,11 @@ pub(super) trait Batches: Send {
     /// The next row is this one; only before the first call of `next`.
     fn seek(&mut self, row: u64) -> Result<(), Trouble>;
 
+    /// Rows will take so many bytes that stand in the file fewer times.
+    fn repeat(&mut self, _bytes: impl FnOnce() -> u64) -> Result<(), Trouble> {
+        Ok(())
+    }
+
     /// The next rows, at most [`CHUNK_ROWS`]; `None`: there are none.
     fn next(&mut self) -> Result<Option<RecordBatch>, Trouble>;
 }
@@ -76,6 +81,7 @@ impl<B: Batches> RowFile for ColumnRows<B> {
         let Some(batch) = self.batches.next()? else { return Ok(false) };
         let first = self.loaded.end;
         self.loaded = first..first + batch.num_rows() as u64;
+        self.batches.repeat(|| self.columns.shared_bytes(&batch))?;
         let chunk = Chunk::load(&self.columns, batch);
         self.chunk = Some(chunk.ok_or_else(|| Trouble::broken("its columns are others than it said"))?);
         Ok(true)

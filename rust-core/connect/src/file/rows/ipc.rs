@@ -33,6 +33,8 @@ const METADATA_BYTES_MAX: u64 = 64 << 20;
 const BATCH_BYTES_MAX: u64 = 1 << 30;
 /// The dictionaries of a file take no more than this.
 const DICTIONARIES_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 1 << 30 };
+/// What of the dictionaries counts for each message.
+const DICTIONARY_SHARE: u64 = 1 << 10;
 /// What stands before a compressed buffer: how long it becomes.
 const PREFIX_BYTES: usize = 8;
 
@@ -50,6 +52,8 @@ pub(super) struct IpcFile {
     decoder: FileDecoder,
     /// what each takes
     dictionaries: BTreeMap<i64, u64>,
+    /// … and all of them together
+    dictionary_bytes: u64,
     /// decoded, and the rows of it that were handed out
     batch: Option<(RecordBatch, usize)>,
     /// rows that are passed over in the next batch
@@ -75,6 +79,7 @@ impl IpcFile {
     /// A file's footer has the schema, and says where the messages are.
     fn of_file(file: Medium, bytes: u64) -> Result<IpcFile, Trouble> {
         let (footer, end) = footer(&file, bytes)?;
+        file.check_schema(footer.len())?;
         let refuse = || Trouble::broken("its footer is not one");
         let footer = root_as_footer(&footer).map_err(|_| refuse())?;
         let blocks = footer.dictionaries().into_iter().flatten().chain(footer.recordBatches().into_iter().flatten());
@@ -91,6 +96,7 @@ impl IpcFile {
         };
         let refuse =
             || Trouble::broken("it is neither an Arrow file nor an Arrow stream: it does not begin with a schema");
+        file.check_schema(metadata.len())?;
         let message = root_as_message(&metadata[prefix..]).map_err(|_| refuse())?;
         let schema = message.header_as_schema().ok_or_else(refuse)?;
         let body = u64::try_from(message.bodyLength()).map_err(Trouble::broken)?;
@@ -110,7 +116,19 @@ impl IpcFile {
         let schema = Arc::new(try_fb_to_schema(schema).map_err(Trouble::broken)?);
         let decoder = decoder(&schema, version);
         let dictionaries = BTreeMap::new();
-        Ok(IpcFile { file, at, end, offsets, schema, version, decoder, dictionaries, batch: None, skip: 0 })
+        Ok(IpcFile {
+            file,
+            at,
+            end,
+            offsets,
+            schema,
+            version,
+            decoder,
+            dictionaries,
+            dictionary_bytes: 0,
+            batch: None,
+            skip: 0,
+        })
     }
 
     /// The next message, and goes behind it; of a record batch nothing but its head if all its rows are passed over.
@@ -121,7 +139,13 @@ impl IpcFile {
         }
         let (metadata, prefix) = match metadata_at(&self.file, self.at, self.end)? {
             Some(found) => found,
-            None if self.offsets.is_none() => return Ok(None),
+            None if self.offsets.is_none() => {
+                // What ends a stream are zeros, perhaps behind such a mark.
+                let mut mark = [0; CONTINUATION.len()];
+                let has_mark = self.file.read_exact_at(&mut mark, self.at).is_ok() && mark == CONTINUATION;
+                self.file.check_end(self.at + if has_mark { mark.len() as u64 } else { 0 })?;
+                return Ok(None);
+            }
             None => return Err(Trouble::Broken(format!("there is no message at byte {}", self.at))),
         };
         let at = |reason: &str| Trouble::Broken(format!("the message at byte {}: {reason}", self.at));
@@ -146,12 +170,15 @@ impl IpcFile {
             head.copy_from_slice(&metadata);
             self.file.read_exact_at(body, from)?;
             let decoded = check(&message, body).map_err(|reason| at(&reason))?;
-            self.file.unpacked(decoded, rows)?;
+            let all = decoded.saturating_add(metadata.len() as u64);
+            // The dictionaries are gone through for it as well, which may be short: that costs a little, and ends.
+            self.file.unpacked(all.saturating_add(self.dictionary_bytes / DICTIONARY_SHARE), rows)?;
             if let Some(dictionary) = message.header_as_dictionary_batch() {
                 let own = self.dictionaries.entry(dictionary.id()).or_default();
+                let before = *own;
                 *own = if dictionary.isDelta() { own.saturating_add(decoded) } else { decoded };
-                let all = self.dictionaries.values().fold(0, |all: u64, own| all.saturating_add(*own));
-                if all > DICTIONARIES_BYTES_MAX {
+                self.dictionary_bytes = (self.dictionary_bytes - before).saturating_add(*own);
+                if self.dictionary_bytes > DICTIONARIES_BYTES_MAX {
                     return Err(at("with it, the dictionaries have more than 1 GiB"));
                 }
             }
@@ -264,6 +291,10 @@ impl Batches for IpcFile {
     fn seek(&mut self, row: u64) -> Result<(), Trouble> {
         self.skip = row;
         Ok(())
+    }
+
+    fn repeat(&mut self, bytes: impl FnOnce() -> u64) -> Result<(), Trouble> {
+        self.file.repeated(bytes)
     }
 
     fn next(&mut self) -> Result<Option<RecordBatch>, Trouble> {

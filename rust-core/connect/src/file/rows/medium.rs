@@ -9,6 +9,9 @@ use std::{
 
 use super::Trouble;
 
+/// Of bytes in memory.
+const SCHEMA_BYTES_MAX: usize = 1 << 20;
+
 /// A file, or bytes in memory.
 pub(crate) enum Medium {
     File(File),
@@ -67,6 +70,34 @@ impl Medium {
         let left = memory.left.checked_sub(bytes.max(rows));
         memory.left = left.ok_or(Trouble::TooLong(memory.unpacked_max))?;
         Ok(())
+    }
+
+    /// So many bytes come out of it beside those, which stand in it fewer times.
+    pub(super) fn repeated(&mut self, bytes: impl FnOnce() -> u64) -> Result<(), Trouble> {
+        match self {
+            Medium::File(_) => Ok(()),
+            Medium::Memory(_) => self.unpacked(bytes(), 0),
+        }
+    }
+
+    /// A stranger's schema is not so long, as it takes a hundred times its length.
+    pub(super) fn check_schema(&self, bytes: usize) -> Result<(), Trouble> {
+        match self {
+            Medium::Memory(_) if bytes > SCHEMA_BYTES_MAX => {
+                Err(Trouble::Broken(format!("its schema has {bytes} bytes; at most 1 MiB is read")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// That nothing is in it from there on: zeros are nothing.
+    pub(super) fn check_end(&self, at: u64) -> Result<(), Trouble> {
+        let Medium::Memory(memory) = self else { return Ok(()) };
+        let rest = usize::try_from(at).ok().and_then(|at| memory.bytes().get(at..)).unwrap_or_default();
+        match rest.iter().all(|byte| *byte == 0) {
+            true => Ok(()),
+            false => Err(Trouble::Broken(format!("it ends at byte {at}, and something follows"))),
+        }
     }
 
     /// Why a block is larger than `max`, or than all that is left.

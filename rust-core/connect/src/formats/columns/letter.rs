@@ -92,8 +92,10 @@ fn value(array: &dyn Array, row: usize, to: DataType) -> Value {
         A::Decimal64(..) => decimal(array.as_primitive::<Decimal64Type>().value_as_string(row)),
         A::Decimal128(..) => decimal(array.as_primitive::<Decimal128Type>().value_as_string(row)),
         A::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            match dictionary.normalized_keys().get(row) {
+            // Of all rows the keys would be made for each one of them.
+            let one = array.slice(row, 1);
+            let dictionary = one.as_any_dictionary();
+            match dictionary.normalized_keys().first() {
                 Some(key) => value(dictionary.values(), *key, to),
                 None => Value::Null,
             }

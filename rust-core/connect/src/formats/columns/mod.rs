@@ -66,6 +66,12 @@ impl Columns {
         self.bound.iter().any(is_taken)
     }
 
+    /// How many bytes the rows of a batch have whose values stand once for any number of rows: dictionaries and views.
+    pub fn shared_bytes(&self, batch: &RecordBatch) -> u64 {
+        let found = self.bound.iter().filter_map(|bound| bound.find(batch));
+        found.map(|found| values::shared_bytes(&found.array, found.nulls.as_ref())).sum()
+    }
+
     /// The columns of the file that are needed, by their names.
     pub fn roots(&self) -> impl Iterator<Item = &str> {
         self.bound.iter().filter_map(|bound| bound.keys.first().map(String::as_str))

@@ -106,6 +106,16 @@ impl Bytes {
     }
 }
 
+/// How many bytes the rows of an array have whose values stand once for any number of rows; 0 for other arrays, whose bytes
+/// are there.
+pub(super) fn shared_bytes(array: &ArrayRef, nulls: Option<&NullBuffer>) -> u64 {
+    use ArrowType as A;
+    let is_shared = matches!(array.data_type(), A::Dictionary(..) | A::BinaryView | A::Utf8View);
+    let Some(bytes) = Bytes::of(array).filter(|_| is_shared) else { return 0 };
+    let rows = (0..array.len()).filter(|row| nulls.is_none_or(|nulls| nulls.is_valid(*row)));
+    rows.map(|row| bytes.value(row).len() as u64).sum()
+}
+
 /// Makes the values of an array those of a column that takes them; `None`: it does not.
 pub(super) fn load(array: &ArrayRef, nulls: Option<NullBuffer>, to: DataType) -> Option<Loaded> {
     let is_valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));

@@ -3,7 +3,7 @@
 use std::{io::Write, sync::Arc};
 
 use apache_avro::{Codec, DeflateSettings, Writer, types::Value};
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray, StringViewArray, types::Int16Type};
 use arrow_ipc::{
     CompressionType,
     writer::{FileWriter, IpcWriteOptions, StreamWriter},
@@ -155,6 +155,103 @@ fn columns_that_no_row_can_be_made_of_and_bodies_that_unpack_to_too_much_are_ref
         }
     });
     assert!(rows.is_empty());
+}
+
+/// A stream with a column of text `t`, in batches of so many rows.
+fn texts(column: ArrayRef, batch_rows: usize) -> Vec<u8> {
+    let batch = RecordBatch::try_from_iter([("t", column)]).unwrap();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    (0..batch.num_rows()).step_by(batch_rows).for_each(|from| {
+        writer.write(&batch.slice(from, batch_rows.min(batch.num_rows() - from))).unwrap();
+    });
+    writer.into_inner().unwrap()
+}
+
+/// The first of these values for so many rows.
+fn keyed(values: &[&str], rows: usize) -> ArrayRef {
+    let values = StringArray::from(values.to_vec());
+    Arc::new(DictionaryArray::<Int16Type>::new(vec![0_i16; rows].into(), Arc::new(values)))
+}
+
+#[test]
+fn what_stands_once_for_many_rows_counts_for_each_of_them() {
+    let spec = HttpSpec { fields: fields(&["t:utf8"]).into(), request_bytes_max: 1 << 20, ..spec() };
+    let mut partition = open(&spec, None, &Position::default());
+    let address = partition.address().unwrap();
+    let value = "y".repeat(1_000);
+    let viewed = |rows: usize| -> ArrayRef {
+        let block = StringViewArray::from(vec![value.as_str()]);
+        Arc::new(StringViewArray::new(vec![block.views()[0]; rows].into(), block.data_buffers().to_vec(), None))
+    };
+    let schema = spec.schema().unwrap();
+    let mut batch = testing::batch(&schema, 1_000, 1 << 20);
+    assert_eq!(testing::poll(&mut partition, &mut batch, &mut Letters::default(), 1).unwrap(), Poll::Idle);
+    for body in [texts(keyed(&[&value], 2_000), 2_000), texts(viewed(2_000), 2_000)] {
+        assert!(body.len() < 1 << 20, "{}", body.len());
+        let (status, answer) = post(address, ARROW, &body);
+        assert!(status == 413 && answer.contains("longer than 1048576 bytes"), "{status} {answer}");
+    }
+    let mut letters = Letters::default();
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            for body in [texts(keyed(&[&value], 100), 100), texts(viewed(100), 100), texts(keyed(&[&value], 100), 1)] {
+                assert_eq!(post(address, ARROW, &body), accepted(100));
+            }
+        });
+        // Without a journal each one is answered behind its last row.
+        while !sender.is_finished() {
+            batch.clear();
+            testing::poll(&mut partition, &mut batch, &mut letters, 100).unwrap();
+            std::thread::yield_now();
+        }
+        sender.join().unwrap();
+    });
+    assert!(letters.taken.is_empty(), "{letters:?}");
+}
+
+#[test]
+fn many_messages_that_each_go_through_a_large_dictionary_are_refused() {
+    // Their columns alone would be short enough.
+    let body = texts(keyed(&["y", &"y".repeat(60_000)], 1_300), 1);
+    let spec = HttpSpec { fields: fields(&["t:utf8"]).into(), request_bytes_max: body.len() + 10_000, ..spec() };
+    let mut partition = open(&spec, None, &Position::default());
+    let address = partition.address().unwrap();
+    let mut batch = testing::batch(&spec.schema().unwrap(), 1_000, 1 << 20);
+    assert_eq!(testing::poll(&mut partition, &mut batch, &mut Letters::default(), 1).unwrap(), Poll::Idle);
+    let (status, answer) = post(address, ARROW, &body);
+    assert!(status == 413 && answer.contains("(request_size_max)"), "{status} {answer}");
+}
+
+#[test]
+fn a_schema_that_would_take_more_memory_than_there_is_is_refused() {
+    let spec = HttpSpec { request_bytes_max: 4 << 20, ..spec() };
+    let mut partition = open(&spec, None, &Position::default());
+    let address = partition.address().unwrap();
+    let long = "y".repeat(2 << 20);
+    let schema = format!(r#"{{"type":"record","name":"R","doc":"{long}","fields":[{{"name":"x","type":"long"}}]}}"#);
+    let parsed = apache_avro::Schema::parse_str(&schema).unwrap();
+    let mut writer = Writer::builder().schema(&parsed).writer(Vec::new()).build().unwrap();
+    writer.append_value(Value::Record(vec![("x".to_owned(), Value::Long(1))])).unwrap();
+    let container = writer.into_inner().unwrap();
+    serve(&mut partition, 0, &mut Letters::default(), || {
+        for (headers, body) in [(AVRO, container), (ARROW, arrow(&long, &[Some(1)], None))] {
+            let (status, answer) = post(address, headers, &body);
+            assert!(status == 400 && answer.contains("bytes; at most 1 MiB is read"), "{status} {answer:.300}");
+        }
+    });
+}
+
+#[test]
+fn a_body_with_something_behind_its_end_is_refused() {
+    let mut partition = open(&spec(), None, &Position::default());
+    let address = partition.address().unwrap();
+    let stream = arrow("x", &[Some(1), Some(2)], None);
+    let (rows, ()) = serve(&mut partition, 2, &mut Letters::default(), || {
+        let (status, answer) = post(address, ARROW, &[&stream[..], &stream[..]].concat());
+        assert!(status == 400 && answer.contains("something follows"), "{status} {answer}");
+        assert_eq!(post(address, ARROW, &[&stream[..], &[0; 56][..]].concat()), accepted(2));
+    });
+    assert_eq!(rows, [1, 2]);
 }
 
 #[test]
