@@ -30,7 +30,8 @@ class Table(rm.Sink):
     def write(self, batch):
         values = zip(batch['device_id'], batch['timestamp'].astype('int64').tolist(), batch['temperature'].tolist())
         rows = [(batch.id, number, *value) for number, value in zip(batch.row_numbers.tolist(), values)]
-        self.seen.write(b''.join(f'{id}#{row} {device} {time} {value}\\n'.encode() for id, row, device, time, value in rows))
+        # A process that was killed here may have left a part of a line.
+        self.seen.write(b''.join(f'\\n{id}#{row} {device} {time} {value}'.encode() for id, row, device, time, value in rows))
         with self.database:
             self.database.executemany('INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)', rows)
 ";
@@ -101,6 +102,10 @@ fn check_against_undisturbed(job: &Job, keys: &str) {
     let (found, expected) = (table(job), table(&undisturbed));
     assert_eq!(expected.len() as u64, rows);
     assert!(found == expected, "{} rows instead of {}, or others", found.len(), expected.len());
+    check_identities(job);
+}
+
+fn check_identities(job: &Job) {
     let several = identities(job).into_iter().find(|(_, identities)| identities.len() > 1);
     assert_eq!(several, None, "a row that came again had another identity");
 }
@@ -133,7 +138,7 @@ fn processes_killed_at_random_are_given_again_what_they_have_not_taken() {
         assert!(deaths + 1 >= wanted / 2, "{deaths} deaths: the last may have come with the end");
         assert_eq!(ended.figure("/rows/in"), table(&job).len() as u64, "all is there, and nothing twice");
         if checkpoint.is_empty() {
-            assert!(identities(&job).values().all(|identities| identities.len() == 1));
+            check_identities(&job);
         } else {
             check_against_undisturbed(&job, OFTEN);
         }
@@ -165,7 +170,7 @@ fn a_core_killed_at_random_with_and_without_its_sink_gives_rows_again_with_the_s
         grown += u64::from(given(&job) > before);
     }
     check_against_undisturbed(&job, OFTEN);
-    let repeated = identities(&job).len() < job.read("seen").lines().count();
+    let repeated = identities(&job).len() < job.read("seen").lines().skip(1).count();
     println!(
         "{wanted} kills of the core, {both} with a sink's process; rows had come in {grown} runs; again: {repeated}"
     );
