@@ -1,5 +1,9 @@
 //! Rows per second.
 
+use ringmill_wire::BatchWriter;
+
+use crate::{ConnectError, Poll, PollContext};
+
 /// Admits rows at an even rate, counted from the first poll. A partition that fell behind catches up at once, so that
 /// row `n` is never due later than `n / rate` after the start (an open-loop load). Without a rate all rows are due.
 #[derive(Debug)]
@@ -48,6 +52,31 @@ impl Pace {
     pub(crate) fn restart(&mut self) {
         self.start_ns = None;
         self.admitted = 0;
+    }
+}
+
+/// A partition whose records come at a pace.
+pub(crate) trait Paced {
+    fn pace(&mut self) -> &mut Pace;
+
+    /// Records consumed so far.
+    fn rows(&self) -> u64;
+
+    /// Reads up to `wanted` records, which are due.
+    fn read(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>, wanted: u32)
+    -> Result<Poll, ConnectError>;
+
+    /// Reads what is due and the batch has room for.
+    fn read_at_pace(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
+        let wanted = match self.pace().admit(context.now_ns, u64::from(context.rows_max)) {
+            Admission::Rows(due) => due as u32,
+            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
+        };
+        let before = self.rows();
+        let poll = self.read(out, context, wanted)?;
+        let consumed = self.rows() - before;
+        self.pace().consumed(consumed);
+        Ok(poll)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     ConnectError, Fields, Format, Partition, Partitions, Places, Poll, PollContext, Position, Share, Waker,
     formats::{Records, Scratch, Stop, Taken},
     message::{Member, MessageDecoder, Record, Recorder, wait},
-    pace::{Admission, Pace},
+    pace::{Pace, Paced},
     places::{Original, Tagger},
     text::TextOptions,
 };
@@ -199,6 +199,16 @@ impl KafkaPartition {
             Some(Change::Ends) => self.stop(),
         }
     }
+}
+
+impl Paced for KafkaPartition {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
 
     fn read(
         &mut self,
@@ -274,14 +284,7 @@ impl Partition for KafkaPartition {
             return Err(fault);
         }
         self.attend();
-        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
-            Admission::Rows(due) => due as u32,
-            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-        };
-        let before = self.rows;
-        let poll = self.read(out, context, wanted)?;
-        self.pace.consumed(self.rows - before);
-        Ok(poll)
+        self.read_at_pace(out, context)
     }
 
     fn position(&self) -> Position {

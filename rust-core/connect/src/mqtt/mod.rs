@@ -1,9 +1,9 @@
 //! Messages of an MQTT broker, and rows as its messages ([`MqttSink`]).
 //!
-//! Each message that is read is one JSON object, one datum of Avro or one message of Protobuf. All topics together are one stream, in the order in which the broker sends them. A
-//! message is acknowledged when it has been taken over: with a journal when it is durable there. The broker sends what was
-//! not acknowledged again, also after a restart of either side, so a message may come twice when the connection or the
-//! process breaks in between.
+//! Each message that is read is one JSON object, one datum of Avro or one message of Protobuf. All topics together are one
+//! stream, in the order in which the broker sends them. A message is acknowledged when it has been taken over: with a
+//! journal when it is durable there. The broker sends what was not acknowledged again, also after a restart of either side,
+//! so a message may come twice when the connection or the process breaks in between.
 
 #[cfg(feature = "mqtt")]
 mod messages;

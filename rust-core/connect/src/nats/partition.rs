@@ -17,7 +17,7 @@ use crate::{
     ConnectError, Format, Partition, Partitions, Places, Poll, PollContext, Position, Resume, Waker,
     formats::{Records, Scratch, Stop, Taken},
     message::{MessageDecoder, wait},
-    pace::{Admission, Pace},
+    pace::{Pace, Paced},
     places::{Original, Tagger},
     text::TextOptions,
 };
@@ -117,7 +117,17 @@ fn find(
     Ok((Mark { next: from, created_ns, is_beginning }, rows))
 }
 
-impl NatsPartition {
+impl NatsPartition {}
+
+impl Paced for NatsPartition {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
     fn read(
         &mut self,
         out: &mut BatchWriter,
@@ -176,14 +186,7 @@ impl Partition for NatsPartition {
         if self.has_ended {
             return Ok(Poll::End);
         }
-        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
-            Admission::Rows(due) => due as u32,
-            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-        };
-        let before = self.rows;
-        let poll = self.read(out, context, wanted)?;
-        self.pace.consumed(self.rows - before);
-        Ok(poll)
+        self.read_at_pace(out, context)
     }
 
     fn position(&self) -> Position {

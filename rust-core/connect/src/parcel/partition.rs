@@ -10,7 +10,7 @@ use crate::{
     file::rows::{Medium, RowFile, guarded},
     formats::{Decoder, Records, Scratch, Stop},
     journal::Journaled,
-    pace::{Admission, Pace},
+    pace::{Pace, Paced},
     places::{Form, Original, Tagger},
     text::{Fed, ReaderThread, Stream, TextOptions},
 };
@@ -353,6 +353,21 @@ impl ParcelPartition {
         Ok((records.consumed, given))
     }
 
+    fn go_on(&mut self, position: &Position) {
+        (self.offset, self.taken, self.rows) = (position.offset, position.taken, position.rows);
+        self.lines.go_on_within(position.within);
+    }
+}
+
+impl Paced for ParcelPartition {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
     fn read(
         &mut self,
         out: &mut BatchWriter,
@@ -393,11 +408,6 @@ impl ParcelPartition {
             }
         }
     }
-
-    fn go_on(&mut self, position: &Position) {
-        (self.offset, self.taken, self.rows) = (position.offset, position.taken, position.rows);
-        self.lines.go_on_within(position.within);
-    }
 }
 
 impl Partition for ParcelPartition {
@@ -406,14 +416,7 @@ impl Partition for ParcelPartition {
     }
 
     fn poll(&mut self, out: &mut BatchWriter, context: &mut PollContext<'_>) -> Result<Poll, ConnectError> {
-        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
-            Admission::Rows(due) => due as u32,
-            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-        };
-        let before = self.rows;
-        let poll = self.read(out, context, wanted)?;
-        self.pace.consumed(self.rows - before);
-        Ok(poll)
+        self.read_at_pace(out, context)
     }
 
     fn position(&self) -> Position {

@@ -22,7 +22,7 @@ use crate::{
     ConnectError, Fields, FileIdentity, Format, Partition, Poll, PollContext, Position, TakenLetters, Waker,
     formats::{BROKEN_OFF, Decoder, Records, Scratch, Stop},
     journal::Journaled,
-    pace::{Admission, Pace},
+    pace::{Pace, Paced},
     places::{Form, Original, Places, Tagger},
 };
 use ahead::Ahead;
@@ -538,6 +538,30 @@ impl TextPartition {
     }
 }
 
+impl Paced for TextPartition {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    fn read(
+        &mut self,
+        out: &mut BatchWriter,
+        context: &mut PollContext<'_>,
+        wanted: u32,
+    ) -> Result<Poll, ConnectError> {
+        self.look_ahead(out, context);
+        let Some(mut ahead) = self.ahead.take() else { return self.read_records(out, context, wanted) };
+        let poll = self.take_ahead(&mut ahead, out, context, wanted)?;
+        let is_left = self.ended || self.feed.is_some();
+        self.ahead = (!is_left).then_some(ahead);
+        Ok(poll)
+    }
+}
+
 impl Partition for TextPartition {
     fn name(&self) -> &str {
         &self.name
@@ -550,23 +574,7 @@ impl Partition for TextPartition {
             }
             self.open_feed()?;
         }
-        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
-            Admission::Rows(due) => due as u32,
-            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-        };
-        let before = self.rows;
-        self.look_ahead(out, context);
-        let poll = match self.ahead.take() {
-            None => self.read_records(out, context, wanted)?,
-            Some(mut ahead) => {
-                let poll = self.take_ahead(&mut ahead, out, context, wanted)?;
-                let is_left = self.ended || self.feed.is_some();
-                self.ahead = (!is_left).then_some(ahead);
-                poll
-            }
-        };
-        self.pace.consumed(self.rows - before);
-        Ok(poll)
+        self.read_at_pace(out, context)
     }
 
     fn position(&self) -> Position {

@@ -8,7 +8,7 @@ use super::{RowFile, Trouble, guarded, open};
 use crate::{
     ConnectError, FieldSpec, FileFormat, FileIdentity, Partition, Places, Poll, PollContext, Position,
     formats::{Records, Scratch, Stop},
-    pace::{Admission, Pace},
+    pace::{Pace, Paced},
     places::{Original, Tagger},
     text::{Part, Source},
 };
@@ -134,6 +134,16 @@ impl RowsPartition {
         self.file = Some(OpenFile { rows, identity });
         Ok(())
     }
+}
+
+impl Paced for RowsPartition {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
 
     fn read(
         &mut self,
@@ -192,14 +202,7 @@ impl Partition for RowsPartition {
         if self.file.is_none() {
             self.enter(self.part, self.row)?;
         }
-        let wanted = match self.pace.admit(context.now_ns, u64::from(context.rows_max)) {
-            Admission::Rows(due) => due as u32,
-            Admission::Until(time_ns) => return Ok(Poll::Until(time_ns)),
-        };
-        let before = self.rows;
-        let poll = self.read(out, context, wanted)?;
-        self.pace.consumed(self.rows - before);
-        Ok(poll)
+        self.read_at_pace(out, context)
     }
 
     fn position(&self) -> Position {
