@@ -11,6 +11,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
+use crate::{CHECKPOINT, sinks_of};
+
 /// Longest wait for the brokers.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -34,6 +36,28 @@ impl Kafka {
     pub fn brokers(&self) -> String {
         let brokers = self.cluster.bootstrap_servers();
         format!("[{}]", brokers.split(',').map(|broker| format!("{broker:?}")).collect::<Vec<_>>().join(", "))
+    }
+
+    /// A pipeline that keeps what [`Kafka::send_numbers`] writes, and in which partition it was, with further keys of its
+    /// source.
+    pub fn numbers_pipeline(&self, keys: &str) -> String {
+        format!(
+            r#"
+[pipeline]
+shards = 2
+
+{CHECKPOINT}
+[sources.messages]
+kind = "kafka"
+brokers = {}
+topics = ["num*"]
+partition_field = "partition"
+fields = {{ number = "uint64", partition = "int32" }}
+{keys}
+{}"#,
+            self.brokers(),
+            sinks_of("messages")
+        )
     }
 
     /// Writes `{"number": N}` to a partition, and waits until the brokers have them.

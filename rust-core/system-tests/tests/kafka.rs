@@ -6,30 +6,10 @@ use std::time::{Duration, Instant};
 use ringmill_system_tests::chaos::{Chance, CoreKills, Progress, kill_after, newest_checkpoint, rounds};
 use ringmill_system_tests::kafka::Kafka;
 use ringmill_system_tests::page::Page;
-use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, sinks_of, until};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, until};
 use serde_json::json;
 
 const PARTITIONS: i32 = 3;
-
-fn pipeline(kafka: &Kafka, keys: &str) -> String {
-    format!(
-        r#"
-[pipeline]
-shards = 2
-
-{CHECKPOINT}
-[sources.messages]
-kind = "kafka"
-brokers = {}
-topics = ["num*"]
-partition_field = "partition"
-fields = {{ number = "uint64", partition = "int32" }}
-{keys}
-{}"#,
-        kafka.brokers(),
-        sinks_of("messages")
-    )
-}
 
 /// The numbers of each partition, in the order in which they are shown.
 fn shown(job: &Job) -> Vec<Vec<u64>> {
@@ -48,7 +28,7 @@ fn rows(job: &Job) -> u64 {
 #[test]
 fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
     let kafka = Kafka::with_topic("numbers", PARTITIONS);
-    let job = Job::new(&pipeline(&kafka, "group = \"mill\""), "");
+    let job = Job::new(&kafka.numbers_pipeline("group = \"mill\""), "");
     let mut chance = Chance::from_environment("kafka");
     let wanted = rounds("RINGMILL_KAFKA_KILLS", 10);
     let mut next = [0_u64; PARTITIONS as usize];
@@ -96,7 +76,7 @@ fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
 #[test]
 fn brokers_that_go_away_are_waited_for() {
     let kafka = Kafka::with_topic("numbers", PARTITIONS);
-    let job = Job::new(&pipeline(&kafka, "group = \"mill\""), "");
+    let job = Job::new(&kafka.numbers_pipeline("group = \"mill\""), "");
     let mut child = job.start(&[]);
     for round in 0..3 {
         kafka.send_numbers("numbers", round as i32, 0..100);
@@ -120,7 +100,7 @@ fn garbage_is_a_dead_letter_and_an_end_that_is_asked_for_ends_the_run() {
         kafka.write("numbers", 1, value.as_bytes());
     }
     kafka.flush();
-    let job = Job::new(&pipeline(&kafka, "stop_at_end = true"), "");
+    let job = Job::new(&kafka.numbers_pipeline("stop_at_end = true"), "");
     let ended = job.run(&[]);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (5, 3));
     assert_eq!(shown(&job), [vec![], vec![0, 1], vec![]]);
@@ -138,7 +118,7 @@ fn the_report_and_the_live_line_say_how_far_each_partition_is_behind() {
     let kafka = Kafka::with_topic("numbers", PARTITIONS);
     kafka.send_numbers("numbers", 0, 0..500);
     kafka.send_numbers("numbers", 2, 0..300);
-    let job = Job::new(&pipeline(&kafka, "rate = 100"), "");
+    let job = Job::new(&kafka.numbers_pipeline("rate = 100"), "");
     let mut child = job.start(&[]);
     read_until(&mut child, " messages behind");
     until(&mut child, || rows(&job) > 0);
@@ -154,10 +134,10 @@ fn the_report_and_the_live_line_say_how_far_each_partition_is_behind() {
 #[test]
 fn what_is_wrong_is_said() {
     let kafka = Kafka::with_topic("other", 1);
-    let ended = Job::new(&pipeline(&kafka, ""), "").run(&[]);
+    let ended = Job::new(&kafka.numbers_pipeline(""), "").run(&[]);
     assert_ne!(ended.code, Some(0));
     assert!(ended.stderr.contains("there is no topic \"num*\""), "{}", ended.stderr);
-    let job = Job::new(&pipeline(&kafka, "").replace(&kafka.brokers(), "[\"127.0.0.1:1\"]"), "");
+    let job = Job::new(&kafka.numbers_pipeline("").replace(&kafka.brokers(), "[\"127.0.0.1:1\"]"), "");
     let ended = job.run(&[]);
     assert_ne!(ended.code, Some(0));
     let reason = "Kafka at 127.0.0.1:1: ";
@@ -249,7 +229,7 @@ fn headers_and_time_stamps_of_a_sink_are_those_that_a_source_reads() {
     assert_eq!(job.run(&[]).figure("/rows/in"), 3);
     let keys = "timestamp_field = \"at\"\nheader_fields = { trace = \"trace-id\", n = \"n\", other = \"name\" }\nstop_at_end = true";
     let fields = r#"n = "utf8", number = "uint64", at = "timestamp[ms]", trace = { type = "binary", nullable = true }, other = { type = "utf8", nullable = true }, partition = "int32""#;
-    let pipeline = pipeline(&kafka, keys).replace("num*", "rows");
+    let pipeline = kafka.numbers_pipeline(keys).replace("num*", "rows");
     let job = Job::new(&pipeline.replace(r#"number = "uint64", partition = "int32""#, fields), "");
     assert_eq!(job.run(&[]).figure("/rows/in"), 3);
     let mut rows = job.rows("out.ndjson");

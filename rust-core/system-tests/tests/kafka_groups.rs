@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use ringmill_system_tests::kafka::Kafka;
 use ringmill_system_tests::page::Page;
-use ringmill_system_tests::{CHECKPOINT, Job, python, read_until, sinks_of, terminate, until};
+use ringmill_system_tests::{Job, python, read_until, terminate, until};
 
 const PARTITIONS: i32 = 4;
 /// The protocol in which clients deal the partitions among themselves. While they do, these brokers take no offsets, as
@@ -18,27 +18,8 @@ const CLASSIC: &str = "\"session.timeout.ms\" = \"6000\", \"heartbeat.interval.m
 const NEWER: &str = "\"group.protocol\" = \"consumer\"";
 
 fn member(kafka: &Kafka, options: &str, keys: &str) -> Job {
-    let pipeline = format!(
-        r#"
-[pipeline]
-shards = 2
-
-{CHECKPOINT}
-[sources.messages]
-kind = "kafka"
-brokers = {}
-topics = ["num*"]
-assignment = "group"
-group = "mill"
-partition_field = "partition"
-fields = {{ number = "uint64", partition = "int32" }}
-options = {{ {options} }}
-{keys}
-{}"#,
-        kafka.brokers(),
-        sinks_of("messages")
-    );
-    Job::new(&pipeline, "")
+    let group = format!("assignment = \"group\"\ngroup = \"mill\"\noptions = {{ {options} }}\n{keys}");
+    Job::new(&kafka.numbers_pipeline(&group), "")
 }
 
 /// Numbers that go to every partition, and how many there were.
