@@ -29,10 +29,10 @@ pub enum LogLevel {
 impl LogLevel {
     fn filter(self) -> EnvFilter {
         EnvFilter::new(match self {
-            LogLevel::Error => "error",
-            LogLevel::Warn => "warn",
             // The sources and sinks themselves say what becomes of their connections.
-            LogLevel::Info => "info,async_nats=warn",
+            LogLevel::Error => "error,rdkafka=off",
+            LogLevel::Warn => "warn,rdkafka=off",
+            LogLevel::Info => "info,async_nats=warn,rdkafka=off",
             LogLevel::Debug => "debug",
             // Its traces tell passwords.
             LogLevel::Trace => "trace,async_nats=debug",

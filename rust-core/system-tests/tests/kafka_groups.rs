@@ -160,6 +160,22 @@ fn a_member_with_a_name_that_is_soon_back_has_its_partitions_again_and_the_group
 }
 
 #[test]
+fn a_member_ends_although_its_brokers_are_away() {
+    let kafka = Kafka::with_topic("numbers", PARTITIONS);
+    let mut sent = Sent { kafka: &kafka, each: 0 };
+    let job = member(&kafka, NEWER, "");
+    let mut child = job.start(&[]);
+    send_until_shown(&mut sent, &job, &mut child);
+    kafka.go_away();
+    read_until(&mut child, "WARN");
+    terminate(&child);
+    // librdkafka would go on for the 45 s of a session, and again for a second call.
+    let ended = job.wait(child);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("they were not told in time that this run ends"), "{}", ended.stderr);
+}
+
+#[test]
 fn the_example_of_the_documentation_is_a_member() {
     let kafka = Kafka::with_topic("readings", 2);
     let job = Page::read("connect/kafka").job(&[("[\"localhost:9092\"]", &kafka.brokers())]);

@@ -58,6 +58,9 @@ const MESSAGES_MAX: usize = 100_000;
 /// An answer has so much of a partition at most; a message that is larger comes alone.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// A run that ends waits for the brokers at most so long.
+const GOODBYE: Duration = Duration::from_secs(15);
+
 /// Offsets that the brokers are to be told, by topic and partition.
 pub type Covered = Mutex<BTreeMap<(String, i32), u64>>;
 
@@ -221,6 +224,7 @@ fn connect(config: &ClientConfig, brokers: &str) -> Result<Arc<BaseConsumer<Repo
 
 /// Serves the consumer's own queue, and tells the brokers what checkpoints cover, until it is dropped.
 struct Listener {
+    consumer: Arc<BaseConsumer<Reports>>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -233,6 +237,7 @@ impl Listener {
     ) -> std::io::Result<Listener> {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
+        let owned = Arc::clone(&consumer);
         let listen = move || {
             let mut is_committed = true;
             while !over.load(Ordering::Acquire) {
@@ -259,9 +264,15 @@ impl Listener {
             if let Some(group) = group {
                 group.leave();
             }
+            // Where the consumer is dropped it would be waited for without an end.
+            if consumer.close_queue().is_ok() {
+                while !consumer.closed() {
+                    consumer.poll(LISTEN);
+                }
+            }
         };
         let thread = thread::Builder::new().name("kafka".to_owned()).spawn(listen)?;
-        Ok(Listener { is_over, thread: Some(thread) })
+        Ok(Listener { consumer: owned, is_over, thread: Some(thread) })
     }
 }
 
@@ -298,11 +309,24 @@ pub fn commit(consumer: &BaseConsumer<Reports>, covered: &Covered) -> KafkaResul
 }
 
 impl Drop for Listener {
+    /// What librdkafka tells the brokers last it tries for as long as a session lasts, be it hours: a run ends without it.
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = Instant::now() + GOODBYE;
+        while !thread.is_finished() && Instant::now() < deadline {
+            thread::sleep(LISTEN / 10);
         }
+        if thread.is_finished() {
+            let _ = thread.join();
+            return;
+        }
+        let brokers = &self.consumer.context().brokers;
+        tracing::warn!(
+            "Kafka at {brokers}: they were not told in time that this run ends, and may not know what it has read"
+        );
+        // Whoever drops the last reference would wait.
+        std::mem::forget(Arc::clone(&self.consumer));
     }
 }
 
