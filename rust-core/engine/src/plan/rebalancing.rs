@@ -3,7 +3,7 @@
 //! A partition that goes to another member of the group takes nothing along but its offset. What a step keeps for a key
 //! would stay behind, and the other member would begin it anew.
 
-use super::{Node, NodeKind, PlanError, SourceConnector, SourceSpec};
+use super::{Node, NodeKind, Plan, PlanError, SourceConnector, SourceSpec};
 
 /// Refuses such sources where something behind them keeps state for each key, or nothing says how far they got.
 pub(super) fn mistakes(nodes: &[Node], has_checkpoints: bool) -> Vec<PlanError> {
@@ -24,6 +24,13 @@ pub(super) fn mistakes(nodes: &[Node], has_checkpoints: bool) -> Vec<PlanError> 
         }
     }
     mistakes
+}
+
+impl Plan {
+    /// Whether it has such sources.
+    pub fn has_moving_partitions(&self) -> bool {
+        self.nodes.iter().any(has_moving_partitions)
+    }
 }
 
 fn mistake(node: &Node, message: String, hint: &str) -> PlanError {

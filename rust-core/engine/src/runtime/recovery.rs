@@ -310,7 +310,13 @@ fn choose(plan: &Plan, spec: &CheckpointSpec, folder: &StateFolder) -> Result<Op
                 );
                 return Err(EngineError::Recovery { message, hint: format!("put the file back, or {FRESH}") });
             }
-            tracing::error!("falling back to checkpoint {}: rows that came after it are read again", manifest.epoch);
+            let again = match plan.has_moving_partitions() {
+                true => {
+                    "rows that came after it are read again, but for a group's, which goes on where its brokers say"
+                }
+                false => "rows that came after it are read again",
+            };
+            tracing::error!("falling back to checkpoint {}: {again}", manifest.epoch);
             Ok(Some(manifest))
         }
         StartFrom::Checkpoint(epoch) => {
