@@ -120,6 +120,10 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
             "exactly once: rows show when their file is complete, with the first checkpoint of a run after `roll_interval`, \
              or sooner",
         ),
+        (true, Promise::ExactlyOnce, SinkSpec::Kafka(_)) => Some(
+            "exactly once, for those who read what is committed (isolation.level = read_committed): the rows of a checkpoint are \
+             one transaction, which is sent when it is complete",
+        ),
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
         (true, Promise::AtLeastOnce | Promise::AtMostOnce, _) => {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")

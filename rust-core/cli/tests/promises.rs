@@ -89,6 +89,21 @@ fn partitions_that_a_group_deals_come_at_least_once_and_go_without_what_is_kept_
 }
 
 #[test]
+fn a_topic_is_exactly_once_in_transactions() {
+    let topic = |keys: &str| {
+        format!("[sinks.topic]\nkind = \"kafka\"\nbrokers = [\"b:9092\"]\ntopic = \"t\"\ninputs = [\"made\"]\n{keys}\n")
+    };
+    let pipeline = |keys: &str| [CHECKPOINT, MADE, &topic(keys)].concat();
+    let checked = Folder::new(&pipeline("transactional_id = \"alerts\"")).run(&["check", "pipeline.toml"]);
+    checked.expect(0, &["\nend to end: whatever dies, each record counts exactly once\n", "\nok\n"]);
+    let committed = "exactly once, for those who read what is committed (isolation.level = read_committed): the rows of a \
+                     checkpoint are one transaction, which is sent when it is complete";
+    assert_eq!(notes(&checked.stdout, "topic"), [committed]);
+    let checked = Folder::new(&pipeline("")).run(&["check", "pipeline.toml"]);
+    checked.expect(0, &["each record counts at least once, since topic may show rows again\n"]);
+}
+
+#[test]
 fn without_checkpoints_nothing_is_promised() {
     let checked = Folder::new(&[MADE, "[sinks.p]\nkind = \"stdout\"\ninputs = [\"made\"]\n"].concat())
         .run(&["check", "pipeline.toml"]);

@@ -25,8 +25,8 @@ const SENT: &str = "sent";
 
 /// The way to a server.
 pub(crate) trait Courier: Send {
-    /// What decides which key a row has, besides the row's place in its epoch.
-    type Terms: Copy + Send;
+    /// What has to be known of staged rows to send them, besides their bytes.
+    type Terms: Clone + Send;
 
     /// The places at which a test may kill the process: of the staged rows, and before and after the note of what was sent.
     const POINTS: (&'static StagePoints, [&'static str; 2]);
@@ -48,6 +48,12 @@ pub(crate) trait Courier: Send {
     /// Sends all rows but the first `done`, which the server has (or refused for good); `done` says so of the others, one by
     /// one. Keys begin with `key`.
     fn send(&mut self, key: &str, rows: impl BufRead, terms: Self::Terms, done: &mut u64) -> Result<(), ConnectError>;
+
+    /// Rows will come, with keys that begin with `name`. Those of the checkpoint that the run goes on from, if there is one,
+    /// are sent: their key, unless there were none.
+    fn settled(&mut self, _name: &str, _from: Option<(Option<&str>, &Self::Terms)>) -> Result<(), ConnectError> {
+        Ok(())
+    }
 
     /// What goes into the checkpoint.
     fn staged(rows: Sealed, writer: String, terms: Self::Terms) -> Staged;
@@ -156,9 +162,12 @@ impl<C: Courier> EpochWriter<C> {
         if self.is_settled {
             return Ok(());
         }
-        if let Some((rows, terms)) = self.recovering {
-            self.apply(&rows, terms)?;
+        let recovering = self.recovering.clone();
+        if let Some((rows, terms)) = &recovering {
+            self.apply(rows, terms.clone())?;
         }
+        let sent = recovering.as_ref().map(|(rows, terms)| ((rows.bytes > 0).then(|| self.key(rows)), terms));
+        self.courier.settled(&self.name, sent.as_ref().map(|(key, terms)| (key.as_deref(), *terms)))?;
         self.recovering = None;
         self.log.clear()?;
         self.is_settled = true;
@@ -173,14 +182,18 @@ impl<C: Courier> EpochWriter<C> {
         if self.sent < rows.epoch {
             self.courier.ready()?;
             let Some(file) = self.log.read(rows)? else { return Err(self.lost(rows)) };
-            // With the checksum: a state folder that was copied or put back may have other rows in an epoch of this number.
-            let key = format!("{}/{}-{:08x}", self.name, rows.epoch, rows.crc32c);
+            let key = self.key(rows);
             self.courier.send(&key, BufReader::with_capacity(256 << 10, file), terms, &mut self.done)?;
             self.mark(rows.epoch)?;
         }
         self.log.remove(rows.epoch)?;
         self.done = 0;
         Ok(())
+    }
+
+    /// With the checksum: a state folder that was copied or put back may have other rows in an epoch of this number.
+    fn key(&self, rows: &Sealed) -> String {
+        format!("{}/{}-{:08x}", self.name, rows.epoch, rows.crc32c)
     }
 
     fn lost(&self, rows: &Sealed) -> ConnectError {

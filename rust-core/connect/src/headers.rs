@@ -17,3 +17,10 @@ pub struct HeaderColumn {
     /// the column with its values
     pub column: String,
 }
+
+/// By which the headers of staged rows are told from others; 0: there are none.
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub(crate) fn terms(headers: &[HeaderColumn]) -> u32 {
+    let add = |terms, text: &str| crc32c::crc32c_append(crc32c::crc32c_append(terms, text.as_bytes()), b"\0");
+    headers.iter().fold(0, |terms, HeaderColumn { name, column }| add(add(terms, name), column))
+}

@@ -103,6 +103,17 @@ pub(crate) enum Staged {
         #[serde(default)]
         headers: u32,
     },
+    /// messages for a topic
+    Kafka {
+        #[serde(flatten)]
+        rows: Sealed,
+        /// what their marks begin with
+        writer: String,
+        /// by which their headers are told from others; 0: they have none
+        headers: u32,
+        /// the mark that stood there before
+        before: Option<String>,
+    },
     /// rows for a process of their own
     Python {
         #[serde(flatten)]
@@ -171,7 +182,8 @@ impl Staged {
         match self {
             Staged::Parts { epoch, .. } => *epoch,
             Staged::File { rows, .. } | Staged::Sqlite { rows, .. } | Staged::Http { rows, .. } => rows.epoch,
-            Staged::Nats { rows, .. } | Staged::Python { rows, .. } | Staged::Postgres { rows, .. } => rows.epoch,
+            Staged::Nats { rows, .. } | Staged::Kafka { rows, .. } => rows.epoch,
+            Staged::Python { rows, .. } | Staged::Postgres { rows, .. } => rows.epoch,
         }
     }
 
@@ -183,6 +195,7 @@ impl Staged {
             Staged::Sqlite { .. } => "an SQLite table",
             Staged::Http { .. } => "a server that takes requests",
             Staged::Nats { .. } => "a NATS stream",
+            Staged::Kafka { .. } => "a Kafka topic in transactions",
             Staged::Python { .. } => "a Python class",
             Staged::Postgres { .. } => "a PostgreSQL table",
         }

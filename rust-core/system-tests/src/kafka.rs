@@ -120,29 +120,37 @@ fields = {{ number = "uint64", partition = "int32" }}
 
     /// The same of whatever is in them.
     pub fn messages(&self, topic: &str) -> Vec<(i32, Option<Vec<u8>>, Vec<u8>)> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", self.cluster.bootstrap_servers())
-            .set("group.id", "reader")
-            .set("enable.partition.eof", "true");
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).expect("the brokers answer");
-        let mut list = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
-        }
-        consumer.assign(&list).expect("it can be read");
-        let (mut messages, mut ended) = (Vec::new(), 0);
-        while ended < list.count() {
-            match consumer.poll(TIMEOUT).expect("the brokers answer") {
-                Ok(message) => {
-                    let value = message.payload().expect("a value").to_vec();
-                    messages.push((message.partition(), message.key().map(<[u8]>::to_vec), value));
-                }
-                Err(KafkaError::PartitionEOF(_)) => ended += 1,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        messages
+        messages(&self.cluster.bootstrap_servers(), topic, "read_committed")
     }
+}
+
+/// What is in a topic: partition, key and value of all that this isolation level shows, each partition's in their order.
+pub fn messages(brokers: &str, topic: &str, isolation: &str) -> Vec<(i32, Option<Vec<u8>>, Vec<u8>)> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "reader")
+        .set("enable.partition.eof", "true")
+        // The end is told at once.
+        .set("fetch.wait.max.ms", "10")
+        .set("isolation.level", isolation);
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).expect("the brokers answer");
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&list).expect("it can be read");
+    let (mut messages, mut ended) = (Vec::new(), 0);
+    while ended < list.count() {
+        match consumer.poll(TIMEOUT).expect("the brokers answer") {
+            Ok(message) => {
+                let value = message.payload().expect("a value").to_vec();
+                messages.push((message.partition(), message.key().map(<[u8]>::to_vec), value));
+            }
+            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    messages
 }

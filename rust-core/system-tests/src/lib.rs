@@ -7,6 +7,7 @@ pub mod bodies;
 pub mod chaos;
 pub mod http;
 pub mod kafka;
+pub mod kafka_broker;
 pub mod messages;
 pub mod mosquitto;
 pub mod nats;

@@ -63,10 +63,18 @@ pub fn kafka(
 }
 
 /// Reads the table of a sink; `None` if it lacks what every such sink needs.
-pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<KafkaSink> {
+pub fn kafka_sink(
+    table: &Table,
+    (directory, has_checkpoints): (&Path, bool),
+    mistakes: &mut Vec<Mistake>,
+) -> Option<KafkaSink> {
     check_filled(table, "brokers", mistakes);
     let subject = table.text("topic").map(|topic| format!("{topic}-value"));
     let format = message_output(table, subject, directory, mistakes);
+    if let Some(entry) = table.entry("transactional_id").filter(|_| !has_checkpoints) {
+        let message = "`transactional_id`: what is committed in a transaction is a checkpoint's, and there are none";
+        mistakes.push(Mistake::at(entry.key_span, message).hint("add [checkpoint] with path = \"state\""));
+    }
     Some(KafkaSink {
         format: format?,
         brokers: table.texts("brokers"),
@@ -74,9 +82,26 @@ pub fn kafka_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) 
         key: table.text("key").map(str::to_owned),
         timestamp: table.text("timestamp").map(str::to_owned),
         headers: header_columns(table, check_header, mistakes),
+        transactional_id: table.text("transactional_id").map(str::to_owned),
         options: options(table, KafkaSink::check_option, mistakes),
         options_file: table.text("options_file").map(|path| directory.join(path)),
     })
+}
+
+/// Notes sinks that would take a `transactional_id` from each other.
+pub fn check_transactions(root: &Table, mistakes: &mut Vec<Mistake>) {
+    let mut seen: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    for entry in root.children("sinks") {
+        let Some(table) = entry.raw.table() else { continue };
+        let Some(raw) = table.get("transactional_id") else { continue };
+        let Some(id) = raw.text() else { continue };
+        let brokers = table.texts("brokers");
+        if let Some((other, ..)) = seen.iter().find(|(_, theirs, at)| *theirs == id && *at == brokers) {
+            let message = format!("`transactional_id`: the sink `{other}` has this one already");
+            mistakes.push(Mistake::at(raw.span, message).hint("each sink of each pipeline has one of its own"));
+        }
+        seen.push((&entry.key, id, brokers));
+    }
 }
 
 fn share(table: &Table, mistakes: &mut Vec<Mistake>) -> Option<KafkaShare> {

@@ -622,7 +622,12 @@ pub static SINKS: &[Variant] = &[
     },
     Variant { kind: "sqlite", doc: "A table of an SQLite database.", promise: EXACTLY, keys: SQLITE },
     Variant { kind: "postgres", doc: "A table of a PostgreSQL database.", promise: EXACTLY, keys: POSTGRES },
-    Variant { kind: "kafka", doc: "A topic of Apache Kafka, at least once.", promise: AT_LEAST, keys: KAFKA_SINK },
+    Variant {
+        kind: "kafka",
+        doc: "A topic of Apache Kafka; exactly once with a `transactional_id`.",
+        promise: AT_LEAST,
+        keys: KAFKA_SINK,
+    },
     Variant { kind: "mqtt", doc: "Topics of an MQTT 3.1.1 broker, at least once.", promise: AT_LEAST, keys: MQTT_SINK },
     Variant {
         kind: "nats",

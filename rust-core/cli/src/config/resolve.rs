@@ -19,7 +19,7 @@ use ringmill_wire::DataType;
 use super::avro::schema as avro_schema;
 use super::event_types::event_types;
 use super::http::{http, http_sink};
-use super::kafka::{kafka, kafka_sink};
+use super::kafka::{check_transactions, kafka, kafka_sink};
 use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
 use super::nats::{nats, nats_core, nats_sink};
@@ -117,6 +117,7 @@ pub fn resolve(
         }
     }
     paths::check(root, directory, around.mistakes);
+    check_transactions(root, around.mistakes);
     let checkpoint = root.table("checkpoint").and_then(|table| checkpoint(table, &mut around));
     check_profile(root.table("pipeline"), around.mistakes);
     let pipeline = pipeline(root.table("pipeline"), &nodes, checkpoint, default_name, machine);
@@ -758,7 +759,10 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
             Some(SinkSpec::Sqlite { path, table: text.to_owned() })
         }
         "postgres" => postgres(table, around.directory, around.mistakes).map(SinkSpec::Postgres),
-        "kafka" => kafka_sink(table, around.directory, around.mistakes).map(SinkSpec::Kafka),
+        "kafka" => {
+            let places = (around.directory, around.has_checkpoints);
+            kafka_sink(table, places, around.mistakes).map(SinkSpec::Kafka)
+        }
         "mqtt" => mqtt_sink(table, around.directory, around.mistakes).map(SinkSpec::Mqtt),
         "nats" => nats_sink(table, around.directory, around.mistakes).map(SinkSpec::Nats),
         "python" => {

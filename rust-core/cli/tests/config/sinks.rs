@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill_connect::{
-    Compression, FileSink, HttpBody, HttpMethod, OutputFormat, Rolling, Tls, TokenPlace, WriteMode,
+    Compression, FileSink, HttpBody, HttpMethod, OutputFormat, Promise, Rolling, Tls, TokenPlace, WriteMode,
 };
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 
@@ -292,6 +292,42 @@ fn a_file_s_format_is_written_down_or_told_by_its_name() {
         &sink("path = \"out\""),
         &[
             "p.toml:6:8: the format of `out` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\" or \"parquet\")",
+        ],
+    );
+}
+
+#[test]
+fn transactions_of_a_kafka_sink_need_checkpoints_and_a_name_of_their_own() {
+    const CHECKPOINT: &str = "[checkpoint]\npath = \"state\"\n";
+    let sink = |name: &str, broker: &str, keys: &str| {
+        format!("[sinks.{name}]\nkind = \"kafka\"\ninputs = [\"s\"]\nbrokers = [\"{broker}\"]\ntopic = \"t\"\n{keys}\n")
+    };
+    const SOURCE: &str = "[sources.s]\nkind = \"generator\"\n";
+    let id = "transactional_id = \"alerts\"";
+    let promised = |keys: &str| match node(&good(&[CHECKPOINT, SOURCE, &sink("o", "b:1", keys)].concat()), "o") {
+        NodeKind::Sink(sink @ SinkSpec::Kafka(found)) => (sink.promise(), found.transactional_id.clone()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(promised(""), (Promise::AtLeastOnce, None));
+    assert_eq!(promised(id), (Promise::ExactlyOnce, Some("alerts".to_owned())));
+    good(&["[pipeline]\nguarantee = \"exactly-once\"\n", CHECKPOINT, SOURCE, &sink("o", "b:1", id)].concat());
+    check(
+        &[SOURCE, &sink("o", "b:1", id)].concat(),
+        &[
+            "p.toml:8:1: `transactional_id`: what is committed in a transaction is a checkpoint's, and there are none (add [checkpoint] with path = \"state\")",
+        ],
+    );
+    check(
+        &[CHECKPOINT, SOURCE, &sink("o", "b:1", id), &sink("p", "b:1", id)].concat(),
+        &[
+            "p.toml:16:20: `transactional_id`: the sink `o` has this one already (each sink of each pipeline has one of its own)",
+        ],
+    );
+    good(&[CHECKPOINT, SOURCE, &sink("o", "b:1", id), &sink("p", "c:1", id)].concat());
+    check(
+        &[CHECKPOINT, SOURCE, &sink("o", "b:1", "options = { \"transactional.id\" = \"x\" }")].concat(),
+        &[
+            "p.toml:10:13: `options`: \"transactional.id\" follows from `transactional_id` (they are listed at https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)",
         ],
     );
 }

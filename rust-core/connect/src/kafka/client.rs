@@ -115,6 +115,8 @@ pub struct Reports {
     dealt: Mutex<VecDeque<Dealt>>,
     /// nobody answers any more, so it is done at once
     has_left: AtomicBool,
+    /// what was not taken is sent again in another transaction
+    is_transactional: bool,
 }
 
 /// What a group gives to a member or takes from it.
@@ -131,7 +133,13 @@ impl Reports {
             fault: OnceLock::new(),
             dealt: Mutex::default(),
             has_left: AtomicBool::new(false),
+            is_transactional: false,
         }
+    }
+
+    /// Of a producer with transactions.
+    pub fn of_transactions(brokers: &str) -> Reports {
+        Reports { is_transactional: true, ..Reports::new(brokers) }
     }
 
     /// Nothing can go on. The first reason counts.
@@ -206,8 +214,11 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = ();
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = delivered {
-            self.fail(format!("a message was not taken: {}", said(error)));
+        match delivered {
+            Err((error, _)) if !self.is_transactional || is_refusal(error) => {
+                self.fail(format!("a message was not taken: {}", said(error)));
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -247,6 +258,31 @@ pub fn is_final(error: &KafkaError) -> bool {
         )
     );
     is_final || is_fatal(error)
+}
+
+/// Whether the brokers will not have it, now or later.
+pub fn is_refusal(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::ClusterAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::InvalidMessage
+                | Code::InvalidMessageSize
+                | Code::InvalidRecord
+                | Code::InvalidTransactionTimeout
+                | Code::MessageSizeTooLarge
+                | Code::PolicyViolation
+                | Code::TopicAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnsupportedFeature
+                | Code::UnsupportedVersion
+        )
+    )
 }
 
 /// Whether librdkafka can do nothing any more; it has said why.

@@ -3,13 +3,16 @@
 //! A message is its time stamp (milliseconds since 1970, eight bytes, little-endian; 0: it has none) and then the message of
 //! any broker.
 
-use std::ops::Range;
+use std::{
+    io::{self, BufRead},
+    ops::Range,
+};
 
 use ringmill_wire::{BatchView, DataType, Schema};
 
 use crate::{
     ConnectError, Encoder,
-    message::{Message, MessageEncoder, split},
+    message::{self, Message, MessageEncoder, OwnedMessage, split},
 };
 
 pub struct KafkaEncoder {
@@ -72,6 +75,18 @@ pub fn messages(bytes: &[u8], headers: usize) -> impl Iterator<Item = Option<(Op
     })
 }
 
+/// Reads one message of a sink with so many headers, and its time stamp; `None`: there are no more.
+pub fn read_message(bytes: &mut impl BufRead, headers: usize) -> io::Result<Option<(Option<i64>, OwnedMessage)>> {
+    if bytes.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut timestamp = [0; 8];
+    bytes.read_exact(&mut timestamp)?;
+    let timestamp = Some(i64::from_le_bytes(timestamp)).filter(|timestamp| *timestamp > 0);
+    let message = message::read_message(bytes, headers)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(Some((timestamp, message)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,14 +123,18 @@ mod tests {
             (None, "9", Some("")),
             (Some(i64::MAX / 1_000), "0", None),
         ];
-        let mut came = messages(&out, 2);
+        let (mut came, mut rest) = (messages(&out, 2), &out[..]);
         for (timestamp, count, name) in expected {
             let (came_timestamp, message) = came.next().unwrap().unwrap();
             assert_eq!((came_timestamp, message.key), (timestamp, Some(count.as_bytes())));
+            let (read_timestamp, read) = read_message(&mut rest, 2).unwrap().unwrap();
+            assert_eq!((read_timestamp, read.borrowed()), (timestamp, message));
+            let message = read.borrowed();
             assert_eq!(message.headers, [name.map(str::as_bytes), Some(count.as_bytes())]);
             assert!(message.value.ends_with(format!("\"count\":{count}}}").as_bytes()));
         }
         assert_eq!(came.next(), None);
+        assert!(read_message(&mut rest, 2).unwrap().is_none());
     }
 
     #[test]
@@ -125,6 +144,9 @@ mod tests {
         let no_value = vec![0; 16];
         for bytes in [&b"\x01"[..], &[0; 12], &long, &no_value, &[0xff; 40]] {
             assert_eq!(messages(bytes, 0).collect::<Vec<_>>(), [None]);
+        }
+        for mut bytes in [&b"\x01"[..], &[0; 8], &[0; 12], &long] {
+            assert!(read_message(&mut bytes, 0).is_err());
         }
     }
 }

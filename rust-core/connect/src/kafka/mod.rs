@@ -7,7 +7,7 @@
 //! ([`KafkaMembership`]). Then every partition of the topics is one of ours all the same, and one that is somebody else's
 //! has nothing.
 //!
-//! A sink writes each row as a message, at least once.
+//! A sink writes each row as a message, at least once; or once, in transactions of the brokers.
 
 #[cfg(feature = "kafka")]
 mod assignment;
@@ -20,9 +20,13 @@ mod group;
 #[cfg(all(test, feature = "kafka"))]
 mod group_tests;
 #[cfg(feature = "kafka")]
+mod mark;
+#[cfg(feature = "kafka")]
 mod native;
 #[cfg(feature = "kafka")]
 mod partition;
+#[cfg(feature = "kafka")]
+mod producer;
 #[cfg(feature = "kafka")]
 mod seat;
 #[cfg(feature = "kafka")]
@@ -30,6 +34,8 @@ mod session;
 mod sink;
 #[cfg(all(test, feature = "kafka"))]
 mod tests;
+#[cfg(feature = "kafka")]
+mod transactor;
 #[cfg(feature = "kafka")]
 mod writer;
 

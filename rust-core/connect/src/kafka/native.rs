@@ -9,7 +9,7 @@ use std::{
 };
 
 use rdkafka::{
-    bindings,
+    TopicPartitionList, bindings,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     message::BorrowedMessage,
     types::RDKafkaRespErr,
@@ -42,6 +42,21 @@ pub fn position<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &CStr, pa
         offset
     };
     u64::try_from(offset).ok()
+}
+
+/// What stands beside the first offset of a list, be it text or not; empty if there is nothing.
+pub fn note(list: &TopicPartitionList) -> &[u8] {
+    // SAFETY: the list is borrowed, and nobody changes it; its first element is there if it has one, and so are so many bytes
+    // if they are anywhere.
+    unsafe {
+        let list = &*list.ptr();
+        let Some(first) = (list.cnt > 0).then(|| &*list.elems) else { return &[] };
+        if first.metadata.is_null() {
+            &[]
+        } else {
+            slice::from_raw_parts(first.metadata.cast::<u8>(), first.metadata_size)
+        }
+    }
 }
 
 /// The value of a message's last header of that name; `None`: there is no such header, or it has no value. Other headers may

@@ -3,7 +3,7 @@
 //! A message is so many parts as the sink has headers and two more: the key, the value (the row in the sink's format),
 //! the headers' values. A part is its length plus one (0: it is not there), four bytes, little-endian, and its bytes.
 
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 use std::io::{self, BufRead};
 use std::ops::Range;
 
@@ -116,11 +116,19 @@ pub struct Message<'a> {
 }
 
 /// The same.
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 pub struct OwnedMessage {
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
     pub headers: Vec<Option<Vec<u8>>>,
+}
+
+#[cfg(feature = "kafka")]
+impl OwnedMessage {
+    pub fn borrowed(&self) -> Message<'_> {
+        let OwnedMessage { key, value, headers } = self;
+        Message { key: key.as_deref(), value, headers: headers.iter().map(Option::as_deref).collect() }
+    }
 }
 
 /// Takes the messages of a sink with so many headers apart. `None` stands for bytes that no encoder has written.
@@ -153,7 +161,7 @@ pub fn split(bytes: &[u8], headers: usize) -> Option<(Message<'_>, &[u8])> {
 }
 
 /// Reads one message of a sink with so many headers; `None`: there are no more.
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 pub fn read_message(bytes: &mut impl BufRead, headers: usize) -> io::Result<Option<OwnedMessage>> {
     if bytes.fill_buf()?.is_empty() {
         return Ok(None);
@@ -221,7 +229,7 @@ mod tests {
                 let expected: Vec<_> = headers.iter().map(|name| of(name).map(str::as_bytes)).collect();
                 assert_eq!(message.headers, expected);
             }
-            #[cfg(feature = "nats")]
+            #[cfg(any(feature = "kafka", feature = "nats"))]
             for (mut stream, expected) in [(&out[..], came)] {
                 for message in expected {
                     let read = read_message(&mut stream, headers.len()).unwrap().unwrap();

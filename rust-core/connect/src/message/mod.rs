@@ -12,7 +12,7 @@ pub(crate) use self::encode::is_key;
 pub(crate) use self::encode::messages;
 #[cfg(feature = "kafka")]
 pub(crate) use self::encode::{Message, split};
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 pub(crate) use self::encode::{OwnedMessage, read_message};
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 pub(crate) use self::inbox::Inbox;

@@ -24,9 +24,10 @@ use super::{
     subject::meet,
 };
 use crate::{
-    ConnectError, Fault, HeaderColumn,
+    ConnectError, Fault,
     backoff::Backoff,
     courier::Courier,
+    headers,
     message::{Message, OwnedMessage, messages, read_message},
     staging::{Sealed, StagePoints, Staged, stage_points},
 };
@@ -64,12 +65,6 @@ pub struct Publisher {
     backoff: Backoff,
 }
 
-/// By which headers are told from others; 0: there are none.
-fn terms(headers: &[HeaderColumn]) -> u32 {
-    let add = |terms, text: &str| crc32c::crc32c_append(crc32c::crc32c_append(terms, text.as_bytes()), b"\0");
-    headers.iter().fold(0, |terms, HeaderColumn { name, column }| add(add(terms, name), column))
-}
-
 struct Outgoing {
     subject: String,
     headers: HeaderMap,
@@ -92,7 +87,7 @@ impl Publisher {
             stream: sink.stream.clone(),
             subject: sink.subject.clone(),
             headers: names.collect::<Result<_, _>>()?,
-            terms: terms(&sink.headers),
+            terms: headers::terms(&sink.headers),
             subjects: Vec::new(),
             bytes_max: None,
             backoff: Backoff::default(),

@@ -94,7 +94,7 @@ fn open_writer(
             SqliteSink { path: path.clone(), table: table.clone() }.open(&node.schema, transactions.as_ref())
         }
         SinkSpec::Postgres(sink) => sink.open(&node.schema, transactions.as_ref()),
-        SinkSpec::Kafka(sink) => sink.open(&node.schema),
+        SinkSpec::Kafka(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Mqtt(sink) => sink.open(&node.schema),
         SinkSpec::Nats(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref()),

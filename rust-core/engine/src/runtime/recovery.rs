@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::Builder;
 
 use crossbeam::channel::{Sender, bounded};
-use ringmill_connect::{Journal, LettersSpec, OutputFormat, Replay, take_out};
+use ringmill_connect::{Journal, KafkaSink, LettersSpec, OutputFormat, Replay, take_out};
 use ringmill_failpoint::hit;
 use ringmill_state::{Delta, EntryKey, Manifest, Misfit, NodeId, NodeIds, ShardStore, StateError, StateFolder};
 use serde_json::Value;
@@ -446,7 +446,11 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SinkSpec::Null => "null".to_owned(),
                 SinkSpec::File(sink) => format!("file {} as {}", sink.path.display(), form(sink.format)),
                 SinkSpec::Sqlite { path, table } => format!("table {table} of {}", path.display()),
-                SinkSpec::Kafka(sink) => format!("kafka topic {}", sink.topic),
+                SinkSpec::Kafka(KafkaSink { topic, transactional_id: None, .. }) => format!("kafka topic {topic}"),
+                // What was committed is looked up under the id.
+                SinkSpec::Kafka(KafkaSink { topic, transactional_id: Some(id), .. }) => {
+                    format!("kafka topic {topic} with transactional_id {id}")
+                }
                 SinkSpec::Mqtt(_) => "mqtt".to_owned(),
                 SinkSpec::Nats(sink) => format!("nats stream {}", sink.stream),
                 // A server may move, and so may what it takes.

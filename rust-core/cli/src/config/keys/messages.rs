@@ -383,6 +383,11 @@ pub(super) static KAFKA_SINK: &[Key] = &[
     ),
     OUTPUT_FORMAT,
     AVRO_OUTPUT,
+    optional(
+        "transactional_id",
+        Kind::Filled,
+        "Send the rows of each checkpoint in a transaction, under this name, which no other sink of any pipeline has: exactly once, for those who read what is committed; needs [checkpoint]. Default: there are no transactions, and rows are sent as they come.",
+    ),
     KAFKA_OPTIONS,
     KAFKA_OPTIONS_FILE,
 ];
