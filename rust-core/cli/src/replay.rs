@@ -151,7 +151,7 @@ fn file_name(name: &str, format: OutputFormat, has_parts: bool) -> String {
     match format {
         OutputFormat::Json => format!("{name}.ndjson"),
         OutputFormat::Arrow if has_parts => format!("{name}.arrow/"),
-        OutputFormat::Csv | OutputFormat::Arrow => format!("{name}.{format}"),
+        OutputFormat::Csv | OutputFormat::Raw | OutputFormat::Arrow => format!("{name}.{format}"),
         OutputFormat::Parquet(_) => format!("{name}.parquet/"),
     }
 }

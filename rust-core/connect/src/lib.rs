@@ -74,8 +74,8 @@ pub use fields::Fields;
 pub use file::{FileSink, FileSpec, Order, Rolling};
 pub use formats::{
     AvroOutput, AvroSchema, AvroSpec, BinaryFormat, Compression, Encoder, FieldMisfit, FileFormat, Format,
-    MessageFormat, MessageOutput, OutputFormat, ProtobufSchema, ProtobufSpec, ProtobufTypes, RegistrySpec, Within,
-    encoder, letter_encoder, write_timestamp,
+    MessageFormat, MessageOutput, OutputFormat, ProtobufOutput, ProtobufSchema, ProtobufSpec, ProtobufTarget,
+    ProtobufTypes, RegistrySpec, Within, encoder, letter_encoder, raw_misfits, write_timestamp,
 };
 pub use generator::{GeneratorSpec, Shape};
 pub use headers::{HeaderColumn, HeaderField};

@@ -1,15 +1,13 @@
 //! Rows as messages of Avro: to Kafka by a registry, read by the official Python package and fastavro, and to brokers without
 //! one, read by our own sources. A registry that refuses or is away is found at the start.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::kafka::Kafka;
+use ringmill_system_tests::messages::read_by_python;
 use ringmill_system_tests::mosquitto::Mosquitto;
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::registry::Registry;
-use ringmill_system_tests::{CHECKPOINT, Job, file_source, free_address, python, sinks_of, until};
+use ringmill_system_tests::{CHECKPOINT, Job, file_source, free_address, sinks_of, until};
 use serde_json::{Value, json};
 
 const ROWS: u64 = 500;
@@ -69,20 +67,8 @@ for line in sys.stdin:
 
 /// What the official package and fastavro make of the topic's messages, in the order of their numbers.
 fn read_by_others(kafka: &Kafka, registry: &str) -> Vec<Value> {
-    let mut child = Command::new(python())
-        .args(["-c", READER, registry])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("there is a Python");
-    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
-    let lines: String = kafka.messages("rows").iter().map(|(.., value)| hexadecimal(value)).collect();
-    let mut input = child.stdin.take().expect("a pipe");
-    let feeder = std::thread::spawn(move || input.write_all(lines.as_bytes()));
-    let output = child.wait_with_output().expect("it ends");
-    feeder.join().expect("no panic").expect("it reads everything");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let mut rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect();
+    let messages: Vec<Vec<u8>> = kafka.messages("rows").into_iter().map(|(.., value)| value).collect();
+    let mut rows = read_by_python(READER, &[registry], &messages);
     rows.sort_by_key(|row| row["number"].as_u64());
     rows
 }

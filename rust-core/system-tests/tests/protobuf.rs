@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::chaos::{Chance, Progress, kill_after, rounds};
 use ringmill_system_tests::kafka::Kafka;
-use ringmill_system_tests::messages::{numbers_of, shown_numbers, written_by_python};
+use ringmill_system_tests::messages::{compile_types, numbers_of, shown_numbers, written_by_python};
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::page::Page;
 use ringmill_system_tests::registry::Registry;
-use ringmill_system_tests::{CHECKPOINT, Job, free_address, python, read_until, ringmill, sinks_of, until};
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, read_until, ringmill, sinks_of, until};
 use serde_json::{Value, json};
 
 /// Writes each row of standard input (a JSON object a line) as a message, its length before it.
@@ -28,21 +28,6 @@ for line in sys.stdin:
     message = bytes.fromhex(sys.argv[3]) + message
     sys.stdout.buffer.write(struct.pack("<I", len(message)) + message)
 "#;
-
-/// Compiles this text into the file `types.pb` of the job.
-fn compile(job: &Job, text: &str) {
-    job.write("types.proto", text);
-    let mut command = Command::new(python());
-    command.args([
-        "-m",
-        "grpc_tools.protoc",
-        "-I.",
-        "--include_imports",
-        "--descriptor_set_out=types.pb",
-        "types.proto",
-    ]);
-    assert!(command.current_dir(job.folder()).status().expect("there is a Python").success(), "protoc compiles it");
-}
 
 /// These rows as messages of a type that was compiled before.
 fn written(job: &Job, name: &str, rows: &[Value]) -> Vec<Vec<u8>> {
@@ -101,7 +86,7 @@ fn what_the_official_package_writes_is_read() {
                   code = { type = \"int32\", nullable = true }, name = { type = \"utf8\", nullable = true }";
     let keys = "protobuf = { descriptor_file = \"types.pb\", message = \"plant.All\" }\nstop_at_end = true";
     let job = Job::new(&pipeline(&kafka, keys, fields), "");
-    compile(&job, text);
+    compile_types(&job, text);
     send(&kafka, "numbers", &written(&job, "plant.All", &[row(1), json!({}), json!({ "name": "n" })]));
     let ended = job.run(&[]);
     assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (3, 0));
@@ -125,7 +110,7 @@ fn every_message_is_shown_once_and_in_order_however_often_the_core_dies() {
     let kafka = Kafka::with_topic("numbers", 1);
     let fields = "number = \"int64\", at = \"timestamp[ms]\"";
     let job = Job::new(&pipeline(&kafka, &format!("{KEYS}\ntimestamp_field = \"at\""), fields), "");
-    compile(&job, NUMBER);
+    compile_types(&job, NUMBER);
     let mut chance = Chance::from_environment("protobuf");
     let wanted = rounds("RINGMILL_KAFKA_KILLS", 10);
     let all = 0..1_500 * wanted as usize + 10;
@@ -164,7 +149,7 @@ fn what_is_not_of_the_type_is_kept_and_can_be_fed_back() {
     let text = pipeline(&kafka, &format!("{KEYS}\nstop_at_end = true\noffset_field = \"offset\""), strict);
     let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters").to_owned();
     let job = Job::new(&text, "");
-    compile(&job, NUMBER);
+    compile_types(&job, NUMBER);
     let rows = [json!({ "note": "a", "number": 1 }), json!({ "number": 2 })];
     let mut messages = written(&job, "plant.Number", &rows);
     messages.insert(1, b"\x0d1234".to_vec());
@@ -200,7 +185,7 @@ fn messages_wait_for_a_registry_that_is_away_and_say_of_which_type_they_are() {
     let text = pipeline(&kafka, &keys, fields);
     let text = text.split("\n[sinks.dead]").next().expect("a sink of dead letters");
     let job = Job::new(text, "");
-    compile(&job, NUMBER);
+    compile_types(&job, NUMBER);
     let older = |number: u64| json!({ "note": "n", "number": number });
     let mut messages = written_behind("000000000100", &job, "plant.Number", &[older(0), older(1)]);
     messages.extend(written_behind("00000000010202", &job, "plant.Newer", &[json!({ "number": 2, "unit": "K" })]));
@@ -248,7 +233,7 @@ fields = {{ subject = "utf8", number = "int64" }}
         ),
         "",
     );
-    compile(&job, NUMBER);
+    compile_types(&job, NUMBER);
     for message in written(&job, "plant.Number", &[json!({ "number": 7 }), json!({})]) {
         server.send("plant.a", &message);
     }
@@ -265,7 +250,7 @@ fn the_example_of_the_documentation_runs() {
     let kafka = Kafka::with_topic("readings", 1);
     let page = Page::read("formats/protobuf");
     let job = page.job(&[("[\"localhost:9092\"]", &kafka.brokers())]);
-    compile(&job, page.file("plant.proto"));
+    compile_types(&job, page.file("plant.proto"));
     let types = std::fs::read(job.folder().join("types.pb")).expect("it was compiled");
     std::fs::write(job.folder().join("plant.pb"), types).expect("it can be written");
     let row = |sensor: &str, celsius: Value, meta: Value| json!({ "sensor": sensor, "at": "2026-01-01T00:00:00.25Z", "celsius": celsius, "meta": meta });

@@ -1,14 +1,15 @@
-//! Lines over sockets: from many clients at once, garbage among them, and through the death of the core.
+//! Lines and streams of Arrow over sockets: from many clients at once, garbage among them, and through the death of the core.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
+use std::time::Duration;
 
-use ringmill_system_tests::chaos::{Chance, Progress, kill_now, rounds};
+use ringmill_system_tests::chaos::{Chance, Progress, kill_after, kill_now, rounds};
 use ringmill_system_tests::page::Page;
-use ringmill_system_tests::{CHECKPOINT, Job, free_address, journaled_bytes, sinks_of, until};
+use ringmill_system_tests::{CHECKPOINT, Job, free_address, journaled_bytes, read_until, sinks_of, until};
 
 const SENDERS: usize = 3;
 
@@ -135,7 +136,119 @@ fn the_pipeline_of_the_documentation_takes_lines() {
     let mut client = connect(&mut child, || TcpStream::connect(address));
     client.write_all(b"{\"sensor\": \"s-1\", \"celsius\": 21.5}\n").expect("it reads");
     drop(client);
-    until(&mut child, || journaled_bytes(&job) > 0);
+    until(&mut child, || job.whole_rows("readings.ndjson").len() == 1);
     assert_eq!(job.end(child).figure("/rows/in"), 1);
     assert_eq!(job.read("readings.ndjson"), "{\"sensor\":\"s-1\",\"celsius\":21.5}\n");
+}
+
+/// A pipeline of streams of Arrow.
+fn of_arrow(address: &str) -> String {
+    let text = pipeline(address).replace("\"1KiB\"", "\"64KiB\"\nformat = \"arrow\"");
+    text.replace("number = \"int64\"", "number = \"int64\", word = \"utf8\"")
+}
+
+/// Writes the files 0.arrows, 1.arrows and so on, each a stream of so many rows in batches of ten, with words of a dictionary that
+/// grows and is replaced.
+const STREAMS: &str = r#"
+import sys
+import pyarrow as pa
+from pyarrow import ipc
+
+count, rows = int(sys.argv[1]), int(sys.argv[2])
+schema = pa.schema({"sender": pa.int64(), "number": pa.int64(), "word": pa.dictionary(pa.int32(), pa.utf8())})
+for stream in range(count):
+    options = ipc.IpcWriteOptions(emit_dictionary_deltas=stream % 2 == 0, compression=[None, "lz4", "zstd"][stream % 3])
+    with ipc.new_stream(f"{stream}.arrows", schema, options=options) as writer:
+        for first in range(0, rows, 10):
+            numbers = list(range(stream * rows + first, stream * rows + first + 10))
+            words = [str(number % (first // 100 + 1)) for number in numbers]
+            columns = [[stream % 3] * 10, numbers, words]
+            arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, schema)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+"#;
+
+#[test]
+fn record_batches_of_a_stream_are_shown_once_and_in_order_however_often_the_core_dies() {
+    const ROWS: u64 = 4_000;
+    let mut chance = Chance::from_environment("streams of Arrow");
+    let job = Job::new(&of_arrow(UNIX), "");
+    let wanted = rounds("RINGMILL_SOCKET_KILLS", 6);
+    job.script(STREAMS, &[&(wanted + 1).to_string(), &ROWS.to_string()]);
+    let numbers = || -> Vec<u64> {
+        job.whole_rows("out.ndjson").iter().map(|row| row["number"].as_u64().expect("a number")).collect()
+    };
+    for round in Progress::over("kills", wanted) {
+        let mut child = job.start(&[]);
+        let mut client = connect(&mut child, || UnixStream::connect(job.path("in.sock")));
+        let stream = std::fs::read(job.path(&format!("{round}.arrows"))).expect("it was written");
+        // It may die before it has read all of it.
+        let sender = std::thread::spawn(move || client.write_all(&stream));
+        let first = round * ROWS;
+        let mut has_begun = || numbers().contains(&first);
+        kill_after(&mut child, &mut has_begun, chance.between(Duration::ZERO, Duration::from_millis(40)));
+        let _ = sender.join().expect("no panic");
+    }
+    let mut child = job.start(&[]);
+    let mut client = connect(&mut child, || UnixStream::connect(job.path("in.sock")));
+    let stream = std::fs::read(job.path(&format!("{wanted}.arrows"))).expect("it was written");
+    client.write_all(&stream).expect("it reads");
+    drop(client);
+    until(&mut child, || numbers().last() == Some(&(wanted * ROWS + ROWS - 1)));
+    assert_eq!(job.end(child).figure("/rows/dead_letters"), 0);
+    let shown = numbers();
+    for round in 0..=wanted {
+        let own: Vec<u64> = shown.iter().copied().filter(|number| number / ROWS == round).collect();
+        assert!(own.iter().copied().eq((round * ROWS..).take(own.len())), "a beginning of it, each row once, in order");
+    }
+    for row in job.whole_rows("out.ndjson") {
+        let number = row["number"].as_u64().expect("a number");
+        let expected = (number % (number % ROWS / 100 + 1)).to_string();
+        assert_eq!((row["word"].as_str(), row["sender"].as_u64()), (Some(expected.as_str()), Some(number / ROWS % 3)));
+    }
+}
+
+#[test]
+fn streams_that_are_none_are_ended_with_a_reason_and_hurt_nobody_else() {
+    let port = free_address();
+    let job = Job::new(&of_arrow(&format!("tcp = \"{port}\"")), "");
+    job.script(STREAMS, &["1", "1000"]);
+    let stream = std::fs::read(job.path("0.arrows")).expect("it was written");
+    let (begin, rest) = stream.split_at(stream.len() / 2);
+    let mut child = job.start(&[]);
+    let mut good = connect(&mut child, || TcpStream::connect(port));
+    good.write_all(begin).expect("it reads");
+    let ended = |bytes: &[u8]| {
+        let mut bad = TcpStream::connect(port).expect("somebody listens");
+        // It may be ended before it has sent all, by a reset.
+        let _ = bad.write_all(bytes).and_then(|()| bad.shutdown(Shutdown::Write));
+        let _ = bad.read(&mut [0]);
+    };
+    ended(b"GET / HTTP/1.1\r\n\r\n");
+    read_until(&mut child, "is ended: a message has 542393671 bytes, and record_size_max is 65536");
+    let mut broken = stream.clone();
+    broken[600..700].fill(0xff);
+    ended(&[&stream[..600], &[0xff; 300]].concat());
+    ended(&broken);
+    ended(&[&stream[..], b"ARROW1\0\0"].concat());
+    good.write_all(rest).expect("it reads");
+    drop(good);
+    let sent_twice = || job.whole_rows("out.ndjson").iter().filter(|row| row["number"] == 999).count() >= 2;
+    until(&mut child, sent_twice);
+    assert_eq!(job.end(child).figure("/rows/dead_letters"), 0);
+}
+
+#[test]
+fn the_pipeline_of_the_documentation_takes_streams_of_arrow() {
+    let address = free_address();
+    let page = Page::read("connect/socket");
+    let job = page.job(&[]);
+    let replaced = |name: &str, from: &str, to: &str| page.file(name).replace(from, to);
+    job.write("pipeline.toml", replaced("columns.toml", "127.0.0.1:7001", &address.to_string()));
+    let script = replaced("send.py", "7001", &address.port().to_string());
+    let mut child = job.start(&[]);
+    drop(connect(&mut child, || TcpStream::connect(address)));
+    job.script(&script, &[]);
+    until(&mut child, || job.whole_rows("readings.ndjson").len() == 2);
+    assert_eq!(job.end(child).figure("/rows/in"), 2);
+    assert_eq!(job.rows("readings.ndjson")[1]["sensor"], "s-2");
 }

@@ -61,6 +61,10 @@ fn check_others(table: &Table, format: Format, mistakes: &mut Vec<Mistake>) {
         let mistake = Mistake::at(entry.key_span, "`event_time` stands in each type, if there are `types`");
         mistakes.push(mistake.hint("move it to [sources.NAME.types.order]"));
     }
+    if let (Some(entry), Some("raw")) = (table.entry("types"), table.text("format")) {
+        let mistake = Mistake::at(entry.key_span, "`types`: raw lines and messages do not say a type");
+        mistakes.push(mistake.hint("add `fields` with one field"));
+    }
     if let (Some(entry), Format::Csv) = (table.entry("types"), format) {
         let mistake = Mistake::at(entry.key_span, "`types`: all rows of CSV have the same columns, and so one type");
         mistakes.push(mistake.hint("read lines of JSON, or add `fields` with all columns and a filter for each type"));

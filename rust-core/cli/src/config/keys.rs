@@ -102,7 +102,7 @@ const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
 /// Largest integer that TOML and JSON tools agree on.
 const COUNT_MAX: i64 = i64::MAX;
 const POSITIVE: Kind = Kind::Number { above: 0.0, inclusive: false, max: 1e12 };
-const FORMAT: Kind = Kind::Choice(&["json", "csv"]);
+const FORMAT: Kind = Kind::Choice(&["json", "csv", "raw"]);
 
 /// The whole file.
 pub static ROOT: &[Key] = &[
@@ -274,7 +274,7 @@ pub static SOURCES: &[Variant] = &[
     Variant { kind: "stdin", doc: "Standard input.", promise: AT_MOST, keys: STDIN },
     Variant {
         kind: "socket",
-        doc: "JSON objects, one a line, from whoever connects to a TCP port or a Unix socket.",
+        doc: "Lines of JSON, raw ones, or streams of Arrow, from whoever connects to a TCP port or a Unix socket.",
         promise: AT_MOST,
         keys: SOCKET,
     },
@@ -286,19 +286,19 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "kafka",
-        doc: "Messages, JSON, Avro or Protobuf, from topics of Apache Kafka.",
+        doc: "Messages, JSON, Avro, Protobuf or raw, from topics of Apache Kafka.",
         promise: EXACTLY,
         keys: KAFKA,
     },
     Variant {
         kind: "mqtt",
-        doc: "Messages, JSON, Avro or Protobuf, from topics of an MQTT 3.1.1 broker.",
+        doc: "Messages, JSON, Avro, Protobuf or raw, from topics of an MQTT 3.1.1 broker.",
         promise: AT_LEAST,
         keys: MQTT,
     },
     Variant {
         kind: "nats",
-        doc: "Messages, JSON, Avro or Protobuf, from a stream of NATS JetStream.",
+        doc: "Messages, JSON, Avro, Protobuf or raw, from a stream of NATS JetStream.",
         promise: EXACTLY,
         keys: NATS,
     },
@@ -361,8 +361,8 @@ static FILE_SOURCE: &[Key] = &[
     needed("path", Kind::Filled, "A file or a glob, relative to this file; text that ends in .gz or .zst is unpacked."),
     optional(
         "format",
-        Kind::Choice(&["json", "csv", "arrow", "parquet", "avro"]),
-        "json (one object a line), csv (with a header), arrow (Feather, or an IPC stream), parquet or avro (object container files, which have their schema in them). Default: from the extension.",
+        Kind::Choice(&["json", "csv", "raw", "arrow", "parquet", "avro"]),
+        "json (one object a line), csv (with a header), raw (lines, each the value of the only field), arrow (Feather, or an IPC stream), parquet or avro (object container files, which have their schema in them). Default: from the extension.",
     ),
     optional("avro", Kind::Table(AVRO_FILE_KEYS), "With format = \"avro\": what the schemas of the files lack."),
     FIELDS_OR_TYPES,
@@ -387,7 +387,11 @@ static FILE_SOURCE: &[Key] = &[
 ];
 
 static STDIN: &[Key] = &[
-    optional("format", FORMAT, "json (one object a line) or csv (with a header). Default: json."),
+    optional(
+        "format",
+        FORMAT,
+        "json (one object a line), csv (with a header) or raw (lines, each the value of the only field). Default: json.",
+    ),
     FIELDS_OR_TYPES,
     TYPE_OF_LINES,
     TYPES,
@@ -400,6 +404,11 @@ static STDIN: &[Key] = &[
 ];
 
 static SOCKET: &[Key] = &[
+    optional(
+        "format",
+        Kind::Choice(&["json", "raw", "arrow"]),
+        "json (one object a line), raw (lines, each the value of the only field) or arrow (IPC streams). Default: json.",
+    ),
     optional(
         "tcp",
         Kind::Filled,
@@ -660,8 +669,8 @@ static FILE_SINK: &[Key] = &[
     ),
     optional(
         "format",
-        Kind::Choice(&["json", "csv", "arrow", "parquet"]),
-        "json (one object a line), csv (with a header), arrow (the files of a folder are Feather files; a single one is an IPC stream, for pyarrow.ipc.open_stream or polars.read_ipc_stream) or parquet (a folder only). Default: from the extension.",
+        Kind::Choice(&["json", "csv", "raw", "arrow", "parquet"]),
+        "json (one object a line), csv (with a header), raw (the only column, a value a line), arrow (the files of a folder are Feather files; a single one is an IPC stream, for pyarrow.ipc.open_stream or polars.read_ipc_stream) or parquet (a folder only). Default: from the extension.",
     ),
     optional(
         "compression",
@@ -792,8 +801,8 @@ static STDOUT: &[Key] = &[
     INPUTS,
     optional(
         "format",
-        Kind::Choice(&["json", "csv", "arrow"]),
-        "json (one object a line), csv (with a header) or arrow (an IPC stream). Default: json.",
+        Kind::Choice(&["json", "csv", "raw", "arrow"]),
+        "json (one object a line), csv (with a header), raw (the only column, a value a line) or arrow (an IPC stream). Default: json.",
     ),
 ];
 

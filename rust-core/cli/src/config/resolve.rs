@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ringmill_connect::{
     Address, Compression, FieldSpec, Fields, FileFormat, FileSink, FileSpec, Format, GeneratorSpec, Order,
-    OutputFormat, RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec,
+    OutputFormat, RECORD_BYTES_MAX, Shape, SocketSpec, StdinSpec, raw_misfits,
 };
 use ringmill_engine::plan::{
     CheckpointSpec, EventTypeSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec,
@@ -20,6 +20,7 @@ use super::avro::schema as avro_schema;
 use super::event_types::event_types;
 use super::http::{http, http_sink};
 use super::kafka::{check_transactions, kafka, kafka_sink};
+use super::message_format::show_misfits;
 use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
 use super::nats::{nats, nats_core, nats_sink};
@@ -285,7 +286,7 @@ fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {
             SourceConnector::Producer(Box::new(producer_source(table, fields, around.mistakes)))
         }
         _ => {
-            let format = format_of(table).unwrap_or(Format::Json);
+            let format = format_of(table);
             let fields = fields_or_types(table, format, around)?;
             let rate = table.number("rate");
             SourceConnector::Stdin(StdinSpec { format, fields, rate, record_bytes_max: record_bytes_max(table) })
@@ -354,9 +355,18 @@ fn socket(table: &Table, around: &mut Surroundings<'_>) -> Option<SocketSpec> {
             return None;
         }
     };
+    let format = format_of(table);
+    let is_arrow = table.text("format") == Some("arrow");
+    if is_arrow {
+        for entry in ["type", "types"].iter().filter_map(|key| table.entry(key)) {
+            let message = format!("`{}` belongs to lines, and this is arrow", entry.key);
+            around.mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
+        }
+    }
     Some(SocketSpec {
         address,
-        fields: fields_or_types(table, Format::Json, around)?,
+        format: if is_arrow { FileFormat::Arrow } else { FileFormat::Text(format) },
+        fields: fields_or_types(table, format, around)?,
         rate: table.number("rate"),
         record_bytes_max: record_bytes_max(table),
         connections_max: table.integer("connections_max").map_or(CONNECTIONS_MAX, count),
@@ -368,8 +378,12 @@ pub(super) fn record_bytes_max(table: &Table) -> usize {
     table.size("record_size_max").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(RECORD_BYTES_MAX)
 }
 
-fn format_of(table: &Table) -> Option<Format> {
-    table.text("format").map(|name| if name == "csv" { Format::Csv } else { Format::Json })
+fn format_of(table: &Table) -> Format {
+    match table.text("format") {
+        Some("csv") => Format::Csv,
+        Some("raw") => Format::Raw,
+        _ => Format::Json,
+    }
 }
 
 /// What the path's extension says.
@@ -394,10 +408,12 @@ fn file_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Opti
     match format_named(table, name) {
         Some(OutputFormat::Json) => Some(FileFormat::Text(Format::Json)),
         Some(OutputFormat::Csv) => Some(FileFormat::Text(Format::Csv)),
+        Some(OutputFormat::Raw) => Some(FileFormat::Text(Format::Raw)),
         Some(OutputFormat::Arrow) => Some(FileFormat::Arrow),
         Some(OutputFormat::Parquet(_)) => Some(FileFormat::Parquet),
         None => {
-            unknown_format(table, path, "add format = \"json\", \"csv\", \"arrow\", \"parquet\" or \"avro\"", around)
+            let hint = "add format = \"json\", \"csv\", \"raw\", \"arrow\", \"parquet\" or \"avro\"";
+            unknown_format(table, path, hint, around)
         }
     }
 }
@@ -415,7 +431,7 @@ fn check_counted(table: &Table, format: &FileFormat, around: &mut Surroundings<'
 /// The same of a sink.
 fn output_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Option<OutputFormat> {
     let Some(format) = format_named(table, table.text("format").or(extension(path))) else {
-        let hint = "add format = \"json\", \"csv\", \"arrow\" or \"parquet\"";
+        let hint = "add format = \"json\", \"csv\", \"raw\", \"arrow\" or \"parquet\"";
         return unknown_format(table, path, hint, around);
     };
     let is_parquet = matches!(format, OutputFormat::Parquet(_));
@@ -438,6 +454,8 @@ fn format_named(table: &Table, name: Option<&str>) -> Option<OutputFormat> {
     Some(match name? {
         "json" | "ndjson" | "jsonl" => OutputFormat::Json,
         "csv" => OutputFormat::Csv,
+        // No extension says so.
+        "raw" if table.text("format") == name => OutputFormat::Raw,
         "arrow" | "arrows" | "feather" => OutputFormat::Arrow,
         "parquet" => OutputFormat::Parquet(compression(table)),
         _ => return None,
@@ -482,7 +500,11 @@ fn fields_or_types(table: &Table, format: Format, around: &mut Surroundings<'_>)
         around.mistakes.push(Mistake::at(table.span, message).hint("add fields = { id = \"int64\" }, for example"));
         return None;
     }
-    fields(table, format, around).map(Fields::from)
+    let fields = fields(table, format, around)?;
+    if format == Format::Raw {
+        show_misfits(raw_misfits(&fields, &[]), table, None, around.mistakes);
+    }
+    Some(fields.into())
 }
 
 /// What has no lists, if that is what is read.

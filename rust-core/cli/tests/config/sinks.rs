@@ -291,7 +291,7 @@ fn a_file_s_format_is_written_down_or_told_by_its_name() {
     check(
         &sink("path = \"out\""),
         &[
-            "p.toml:6:8: the format of `out` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\" or \"parquet\")",
+            "p.toml:6:8: the format of `out` cannot be told from its name (add format = \"json\", \"csv\", \"raw\", \"arrow\" or \"parquet\")",
         ],
     );
 }

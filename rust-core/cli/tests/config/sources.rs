@@ -100,7 +100,7 @@ fn formats_come_from_the_extension() {
     check(
         &source("a.txt"),
         &[
-            "p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\", \"csv\", \"arrow\", \"parquet\" or \"avro\")",
+            "p.toml:3:8: the format of `a.txt` cannot be told from its name (add format = \"json\", \"csv\", \"raw\", \"arrow\", \"parquet\" or \"avro\")",
         ],
     );
 }
@@ -597,5 +597,63 @@ fn mistakes_of_a_python_source_are_named_with_their_lines() {
     check(
         &around("kind = \"python\"\nclass = \"a:B\"\nfields = { id = \"int64\" }\noptions = { size = nan }", ""),
         &["p.toml:5:20: `size` is neither a number of 64 bits nor a finite one (write it in quotes)"],
+    );
+}
+
+#[test]
+fn raw_lines_and_messages_have_one_field_of_text_or_bytes() {
+    let file = |fields: &str| around(&format!("kind = \"file\"\npath = \"a.log\"\nformat = \"raw\"\n{fields}"), "");
+    let kafka = |fields: &str| {
+        let kafka = "kind = \"kafka\"\nbrokers = [\"b\"]\ntopics = [\"t\"]\nkey_field = \"key\"\nformat = \"raw\"";
+        around(&format!("{kafka}\n{fields}"), "")
+    };
+    good(&file("fields = { line = \"utf8\" }"));
+    good(&kafka("fields = { key = \"utf8\", payload = \"binary\" }"));
+    check(
+        &file("fields = { line = \"utf8\", number = \"int64\" }"),
+        &["p.toml:5:36: `number`: a raw line or message is one value, which line takes"],
+    );
+    check(
+        &kafka("fields = { key = \"utf8\", payload = \"int64\" }"),
+        &["p.toml:7:36: `payload`: it is int64, and a raw line or message is utf8 or binary"],
+    );
+    check(
+        &kafka("fields = { key = \"utf8\" }"),
+        &["p.toml:1:10: `format`: none of the fields takes the line or message itself"],
+    );
+    check(
+        &file("type = { field = \"kind\" }\n[sources.s.types.order]\nfields = { a = \"utf8\" }"),
+        &[
+            "p.toml:6:12: `types`: raw lines and messages do not say a type (add `fields` with one field)",
+            "p.toml:11:11: `s` has events of several types, each with a stream of its own (name them: s.order)",
+        ],
+    );
+    check(
+        &kafka("avro = { registry = \"http://r\" }\nfields = { key = \"utf8\", payload = \"binary\" }"),
+        &["p.toml:7:1: `avro` has no effect without format = \"avro\""],
+    );
+}
+
+#[test]
+fn a_socket_takes_lines_or_streams_of_arrow() {
+    let socket = |keys: &str| around(&format!("kind = \"socket\"\npath = \"in.sock\"\n{keys}"), "");
+    let format = |keys: &str| match node(&good(&socket(keys)), "s") {
+        NodeKind::Source(SourceSpec { connector: SourceConnector::Socket(spec), .. }) => spec.format.name(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(format("fields = { a = \"int64\" }"), "json");
+    assert_eq!(format("format = \"raw\"\nfields = { a = \"utf8\" }"), "raw");
+    assert_eq!(format("format = \"arrow\"\nfields = { a = \"int64\", b = \"utf8\" }"), "arrow");
+    check(
+        &socket("format = \"arrow\"\ntype = { field = \"kind\" }\n[sources.s.types.order]\nfields = { a = \"utf8\" }"),
+        &[
+            "p.toml:5:1: `type` belongs to lines, and this is arrow (remove it)",
+            "p.toml:6:12: `types` belongs to lines, and this is arrow (remove it)",
+            "p.toml:11:11: `s` has events of several types, each with a stream of its own (name them: s.order)",
+        ],
+    );
+    check(
+        &socket("format = \"csv\"\nfields = { a = \"utf8\" }"),
+        &["p.toml:4:10: `format` is `csv`, but should be one of json, raw, arrow"],
     );
 }

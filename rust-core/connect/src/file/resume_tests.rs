@@ -42,7 +42,7 @@ impl Place {
     fn text(&self, name: &str, rows: std::ops::Range<usize>) -> String {
         match self.format {
             Format::Json => rows.map(|x| format!("{{\"x\":{x},\"t\":\"{name}\"}}\n")).collect(),
-            Format::Csv => rows.map(|x| format!("{x},{name}\n")).collect(),
+            Format::Csv | Format::Raw => rows.map(|x| format!("{x},{name}\n")).collect(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Binary encodings, read from untrusted bytes: nothing is allocated, and nothing is believed that is not there.
+//! Binary encodings, read from untrusted bytes: nothing is allocated, and nothing is believed that is not there; and how
+//! their numbers are written.
 //!
 //! What one encoding alone has stands in its own `wire.rs`.
 
@@ -112,4 +113,20 @@ impl<'a> Bytes<'a> {
 #[inline]
 pub(in crate::formats) fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+/// The number that [`unzigzag`] makes this one of.
+#[inline]
+pub(in crate::formats) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Appends a number as [`Bytes::varint`] reads it.
+#[inline]
+pub(in crate::formats) fn write_varint(mut rest: u64, out: &mut Vec<u8>) {
+    while rest > 0x7f {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
 }

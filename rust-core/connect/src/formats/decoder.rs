@@ -1,4 +1,4 @@
-//! Bytes to rows: what both formats share.
+//! Bytes to rows: what the text formats share.
 
 use std::fmt::Write;
 
@@ -9,6 +9,7 @@ use super::{
     column::{Refusal, Row},
     csv::CsvDecoder,
     json::JsonDecoder,
+    raw::RawDecoder,
 };
 use crate::{ConnectError, DeadLetter, FieldSpec, Fields, PollContext};
 
@@ -52,6 +53,7 @@ pub(crate) struct Progress {
 pub(crate) enum Decoder {
     Json(JsonDecoder),
     Csv(CsvDecoder),
+    Raw(RawDecoder),
 }
 
 impl Decoder {
@@ -63,6 +65,7 @@ impl Decoder {
             }
             Format::Json => Ok(Decoder::Json(JsonDecoder::new(fields, record_bytes_max)?)),
             Format::Csv => Ok(Decoder::Csv(CsvDecoder::new(fields, record_bytes_max)?)),
+            Format::Raw => Ok(Decoder::Raw(RawDecoder::new(fields, record_bytes_max)?)),
         }
     }
 
@@ -70,6 +73,7 @@ impl Decoder {
         match self {
             Decoder::Json(_) => Format::Json,
             Decoder::Csv(_) => Format::Csv,
+            Decoder::Raw(_) => Format::Raw,
         }
     }
 
@@ -81,7 +85,7 @@ impl Decoder {
     /// Takes the header that `bytes` begins with; `None` if it is not complete. `name` is that of the stream.
     pub fn take_header(&mut self, bytes: &[u8], at_end: bool, name: &str) -> Result<Option<usize>, ConnectError> {
         match self {
-            Decoder::Json(_) => Ok(Some(0)),
+            Decoder::Json(_) | Decoder::Raw(_) => Ok(Some(0)),
             Decoder::Csv(csv) => csv.take_header(bytes, at_end, name),
         }
     }
@@ -106,6 +110,7 @@ impl Decoder {
         match self {
             Decoder::Json(json) => json.restart(),
             Decoder::Csv(csv) => csv.restart(header),
+            Decoder::Raw(raw) => raw.restart(),
         }
     }
 
@@ -114,6 +119,7 @@ impl Decoder {
         match self {
             Decoder::Json(json) => json.within(),
             Decoder::Csv(csv) => csv.within(),
+            Decoder::Raw(raw) => raw.within(),
         }
     }
 
@@ -122,6 +128,7 @@ impl Decoder {
         match self {
             Decoder::Json(json) => json.go_on_within(within),
             Decoder::Csv(csv) => csv.go_on_within(within),
+            Decoder::Raw(raw) => raw.go_on_within(within),
         }
     }
 
@@ -130,6 +137,7 @@ impl Decoder {
         match self {
             Decoder::Json(json) => json.decode(bytes, at_end, records),
             Decoder::Csv(csv) => csv.decode(bytes, at_end, records),
+            Decoder::Raw(raw) => raw.decode(bytes, at_end, records),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Messages of the binary formats to rows.
+//! Messages of the binary formats, and raw ones, to rows.
 
 use std::{
     fmt::{self, Write},
@@ -12,6 +12,7 @@ use super::{
     json::JsonDecoder,
     paths::Paths,
     protobuf::{self, Findings, ProtobufReader},
+    raw,
 };
 use crate::{ConnectError, EventTypes, FieldSpec, Fields};
 
@@ -25,6 +26,8 @@ pub enum BinaryFormat {
     Avro(Box<AvroSpec>),
     /// one message of Protocol Buffers
     Protobuf(Box<ProtobufSpec>),
+    /// whatever it is, the value of one column
+    Raw,
 }
 
 impl BinaryFormat {
@@ -33,6 +36,7 @@ impl BinaryFormat {
         match self {
             BinaryFormat::Avro(_) => "avro",
             BinaryFormat::Protobuf(_) => "protobuf",
+            BinaryFormat::Raw => "raw",
         }
     }
 
@@ -42,13 +46,18 @@ impl BinaryFormat {
         match self {
             BinaryFormat::Avro(spec) => spec.misfits(fields, members),
             BinaryFormat::Protobuf(spec) => spec.misfits(fields, members),
+            BinaryFormat::Raw => raw::raw_misfits(fields, members),
         }
     }
 
     /// Whether a message may have no bytes.
     #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
     pub(crate) fn may_be_empty(&self) -> bool {
-        matches!(self, BinaryFormat::Protobuf(spec) if matches!(**spec, ProtobufSpec::Plain(_)))
+        match self {
+            BinaryFormat::Avro(_) => false,
+            BinaryFormat::Protobuf(spec) => matches!(**spec, ProtobufSpec::Plain(_)),
+            BinaryFormat::Raw => true,
+        }
     }
 }
 
@@ -68,6 +77,7 @@ pub(crate) struct BinaryDecoder {
 enum Reader {
     Avro(AvroReader),
     Protobuf(ProtobufReader),
+    Raw(Arc<Column>),
 }
 
 /// How a message is read.
@@ -85,6 +95,7 @@ pub(super) enum Reading {
 pub(super) enum Program {
     Avro(Arc<avro::Program>),
     Protobuf(Arc<protobuf::Program>),
+    Raw(Arc<Column>),
 }
 
 impl BinaryDecoder {
@@ -98,6 +109,7 @@ impl BinaryDecoder {
         let reader = match format {
             BinaryFormat::Avro(spec) => Reader::Avro(AvroReader::new(spec, fields, members)?),
             BinaryFormat::Protobuf(spec) => Reader::Protobuf(ProtobufReader::new(spec, fields, members)?),
+            BinaryFormat::Raw => Reader::Raw(Arc::new(raw::column(fields, members)?)),
         };
         let types = fields.types().cloned();
         let count = if members.is_empty() { 0 } else { types.as_ref().map_or(1, |types| types.types().len()) };
@@ -126,6 +138,7 @@ impl BinaryDecoder {
         let reading = match &mut self.reader {
             Reader::Avro(reader) => reader.reading(message)?,
             Reader::Protobuf(reader) => reader.reading(message)?,
+            Reader::Raw(column) => Reading::By(Program::Raw(Arc::clone(column)), 0, 0),
         };
         let (program, before, number) = match reading {
             Reading::By(program, before, number) => (program, before, number),
@@ -139,6 +152,7 @@ impl BinaryDecoder {
         let outcome = beside.and_then(|()| match &program {
             Program::Avro(program) => avro::fill(program, message, before, &mut records.row),
             Program::Protobuf(program) => protobuf::fill(program, message, before, &mut self.found, &mut records.row),
+            Program::Raw(column) => raw::fill(column, message, &mut records.row),
         });
         let ended = match outcome {
             Ok(()) => {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ringmill_wire::{BatchView, Schema};
 
-use super::{AvroOutput, Encoder, json::JsonEncoder};
+use super::{AvroOutput, Encoder, ProtobufOutput, json::JsonEncoder, raw::RawEncoder};
 use crate::ConnectError;
 
 /// How a broker's messages are written.
@@ -14,16 +14,22 @@ pub enum MessageOutput {
     Json,
     /// each row one datum of Avro
     Avro(Box<AvroOutput>),
+    /// each row one message of Protobuf
+    Protobuf(Box<ProtobufOutput>),
+    /// the value of the only column as it is
+    Raw,
 }
 
 impl MessageOutput {
     /// What makes a message of each row, and nothing between them; refused if the format cannot carry a column. It is used
-    /// behind [`prepare`](Self::prepare).
+    /// behind [`prepare`](Self::prepare). `beside`: columns whose values stand beside a message.
     #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
-    pub(crate) fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+    pub(crate) fn encoder(&self, schema: &Schema, beside: &[usize]) -> Result<Box<dyn Encoder>, ConnectError> {
         match self {
             MessageOutput::Json => Ok(Box::new(Objects(JsonEncoder::new(schema)))),
             MessageOutput::Avro(avro) => avro.encoder(schema),
+            MessageOutput::Protobuf(protobuf) => protobuf.encoder(schema),
+            MessageOutput::Raw => Ok(Box::new(RawEncoder::messages(schema, beside)?)),
         }
     }
 
@@ -32,8 +38,9 @@ impl MessageOutput {
     #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
     pub(crate) fn prepare(&self, schema: &Schema) -> Result<(), ConnectError> {
         match self {
-            MessageOutput::Json => Ok(()),
+            MessageOutput::Json | MessageOutput::Raw => Ok(()),
             MessageOutput::Avro(avro) => avro.register(schema),
+            MessageOutput::Protobuf(protobuf) => protobuf.register(schema),
         }
     }
 }

@@ -12,16 +12,20 @@ mod csv;
 mod cut;
 mod decoder;
 mod json;
+mod lines;
 mod message;
 mod message_output;
 mod misfit;
 mod number;
+mod numeric;
 mod output;
 mod paths;
 mod protobuf;
+mod raw;
 #[cfg(feature = "http")]
 mod registry;
 mod registry_spec;
+mod schema_number;
 mod skip;
 mod text;
 mod timestamp;
@@ -46,7 +50,8 @@ pub use message_output::MessageOutput;
 pub use misfit::FieldMisfit;
 pub(crate) use output::has_same_columns;
 pub use output::{Compression, OutputFormat, encoder};
-pub use protobuf::{ProtobufSchema, ProtobufSpec, ProtobufTypes};
+pub use protobuf::{ProtobufOutput, ProtobufSchema, ProtobufSpec, ProtobufTarget, ProtobufTypes};
+pub use raw::raw_misfits;
 pub use registry_spec::RegistrySpec;
 pub use skip::Within;
 pub use timestamp::write as write_timestamp;
@@ -59,6 +64,8 @@ pub enum Format {
     Json,
     /// comma-separated values with a header line, RFC 4180
     Csv,
+    /// lines as they are, each the value of the only column
+    Raw,
 }
 
 impl Format {
@@ -67,6 +74,7 @@ impl Format {
         match self {
             Format::Json => "json",
             Format::Csv => "csv",
+            Format::Raw => "raw",
         }
     }
 }
@@ -117,7 +125,7 @@ impl From<Format> for FileFormat {
 pub enum MessageFormat {
     /// one JSON object a message
     Json,
-    /// something that is no text
+    /// something that is no text, or is not looked at
     Binary(BinaryFormat),
 }
 

@@ -6,7 +6,7 @@ use ringmill_wire::Schema;
 
 #[cfg(feature = "arrow")]
 use super::arrow::ArrowEncoder;
-use super::{Encoder, Format, csv::CsvEncoder, json::JsonEncoder};
+use super::{Encoder, Format, csv::CsvEncoder, json::JsonEncoder, raw::RawEncoder};
 use crate::ConnectError;
 
 /// A format of a sink: text, or columns.
@@ -16,6 +16,8 @@ pub enum OutputFormat {
     Json,
     /// comma-separated values with a header line, RFC 4180
     Csv,
+    /// the only column, a value a line as it is
+    Raw,
     /// Apache Arrow: files that can be mapped (Feather) where each file is complete, otherwise an IPC stream
     Arrow,
     /// Apache Parquet; complete files only
@@ -37,6 +39,7 @@ impl OutputFormat {
         match self {
             OutputFormat::Json => "json",
             OutputFormat::Csv => "csv",
+            OutputFormat::Raw => "raw",
             OutputFormat::Arrow => "arrow",
             OutputFormat::Parquet(_) => "parquet",
         }
@@ -44,8 +47,8 @@ impl OutputFormat {
 
     /// Whether `extension` is that of a file of one of the formats.
     pub(crate) fn is_extension(extension: &str) -> bool {
-        let all =
-            [OutputFormat::Json, OutputFormat::Csv, OutputFormat::Arrow, OutputFormat::Parquet(Compression::None)];
+        use OutputFormat as O;
+        let all = [O::Json, O::Csv, O::Raw, O::Arrow, O::Parquet(Compression::None)];
         all.iter().any(|format| format.name() == extension)
     }
 }
@@ -61,6 +64,7 @@ impl From<Format> for OutputFormat {
         match format {
             Format::Json => OutputFormat::Json,
             Format::Csv => OutputFormat::Csv,
+            Format::Raw => OutputFormat::Raw,
         }
     }
 }
@@ -81,6 +85,7 @@ pub fn encoder(format: impl Into<OutputFormat>, schema: &Schema) -> Result<Box<d
     match format.into() {
         OutputFormat::Json => Ok(Box::new(JsonEncoder::new(schema))),
         OutputFormat::Csv => Ok(Box::new(CsvEncoder::new(schema)?)),
+        OutputFormat::Raw => Ok(Box::new(RawEncoder::lines(schema)?)),
         #[cfg(feature = "arrow")]
         OutputFormat::Arrow => Ok(Box::new(ArrowEncoder::new(schema)?)),
         #[cfg(feature = "arrow")]

@@ -9,7 +9,7 @@ use super::Format;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Within {
-    /// JSON: within a line
+    /// JSON and raw: within a line
     Line,
     /// CSV: where a value begins
     ValueStart,
@@ -25,7 +25,7 @@ impl Within {
     /// The beginning of a record.
     pub(crate) fn start(format: Format) -> Within {
         match format {
-            Format::Json => Within::Line,
+            Format::Json | Format::Raw => Within::Line,
             Format::Csv => Within::ValueStart,
         }
     }

@@ -309,12 +309,12 @@ fn uneven(format: Format, lengths: &[usize]) -> Vec<u8> {
         let mut filling = b"a\"\"b,\n\r".repeat(length / 7);
         match format {
             Format::Json if filling.is_empty() => text.extend(format!("{{\"x\":{x}}}").bytes()),
-            Format::Csv if filling.is_empty() => text.extend(x.to_string().bytes()),
+            Format::Csv | Format::Raw if filling.is_empty() => text.extend(x.to_string().bytes()),
             Format::Json => {
                 filling.retain(|byte| *byte != b'\n');
                 text.extend(filling);
             }
-            Format::Csv => {
+            Format::Csv | Format::Raw => {
                 text.push(b'"');
                 text.extend(filling);
                 text.push(b'"');

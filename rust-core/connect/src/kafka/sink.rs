@@ -64,7 +64,7 @@ impl KafkaSink {
             column_of(("headers", &header.column), types, schema)
         };
         let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
-        let messages = MessageEncoder::new(key, headers, &self.format, schema)?;
+        let messages = MessageEncoder::beside(key, headers, timestamp, &self.format, schema)?;
         Ok(Box::new(KafkaEncoder::new(messages, timestamp, schema)))
     }
 

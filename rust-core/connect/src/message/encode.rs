@@ -27,7 +27,19 @@ impl MessageEncoder {
         format: &MessageOutput,
         schema: &Schema,
     ) -> Result<MessageEncoder, ConnectError> {
-        Ok(MessageEncoder { values: format.encoder(schema)?, key, headers })
+        MessageEncoder::beside(key, headers, None, format, schema)
+    }
+
+    /// The same of rows of which another column stands beside a message as well.
+    pub fn beside(
+        key: Option<usize>,
+        headers: Vec<usize>,
+        other: Option<usize>,
+        format: &MessageOutput,
+        schema: &Schema,
+    ) -> Result<MessageEncoder, ConnectError> {
+        let beside: Vec<usize> = key.into_iter().chain(other).chain(headers.iter().copied()).collect();
+        Ok(MessageEncoder { values: format.encoder(schema, &beside)?, key, headers })
     }
 }
 

@@ -134,6 +134,7 @@ fn read_journal(folder: &Path, offset: u64, form: Form) -> Result<Vec<u8>, Strin
 /// A record that is being read.
 struct Record {
     bytes: Vec<u8>,
+    format: Format,
     within: Within,
     bytes_max: usize,
     is_whole: bool,
@@ -142,7 +143,13 @@ struct Record {
 impl Record {
     fn new(form: Form) -> Record {
         let Form { format, record_bytes_max } = form;
-        Record { bytes: Vec::new(), within: Within::start(format), bytes_max: record_bytes_max, is_whole: false }
+        Record {
+            bytes: Vec::new(),
+            format,
+            within: Within::start(format),
+            bytes_max: record_bytes_max,
+            is_whole: false,
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -159,6 +166,13 @@ impl Record {
     }
 
     fn finish(mut self, path: &Path) -> Result<Vec<u8>, String> {
+        if self.format == Format::Raw {
+            // What is not its end belongs to it, and it may have nothing in it.
+            let ends: [&[u8]; 2] = [b"\r\n", b"\n"];
+            let end = ends.into_iter().find(|end| self.bytes.ends_with(end)).map_or(0, <[u8]>::len);
+            self.bytes.truncate(self.bytes.len() - end);
+            return Ok(self.bytes);
+        }
         let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
         while self.bytes.last().is_some_and(is_end) {
             self.bytes.pop();

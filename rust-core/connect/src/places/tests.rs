@@ -73,9 +73,9 @@ fn text(format: Format, rows: &[(i64, bool, bool)]) -> (Vec<u8>, Vec<(i64, Vec<u
         let record = match (format, is_broken) {
             (Format::Json, true) => "nonsense".to_owned(),
             (Format::Json, false) => format!("{{\"x\":{x},\"t\":\"é\"}}"),
-            (Format::Csv, true) => "nonsense,1".to_owned(),
-            (Format::Csv, false) if is_odd => format!("{x},\"a \"\"line\"\",\nand another\""),
-            (Format::Csv, false) => format!("{x},a"),
+            (Format::Csv | Format::Raw, true) => "nonsense,1".to_owned(),
+            (Format::Csv | Format::Raw, false) if is_odd => format!("{x},\"a \"\"line\"\",\nand another\""),
+            (Format::Csv | Format::Raw, false) => format!("{x},a"),
         };
         text.extend(record.as_bytes());
         text.extend(if is_odd { &b"\r\n"[..] } else { b"\n" });
@@ -196,4 +196,19 @@ fn a_place_that_grows_beyond_its_tags_goes_on_as_another() {
         assert_eq!(find(&places, at(offset) + 3).unwrap().offset, offset + 3);
     }
     assert_eq!(lock(&places.known).len(), 3);
+}
+
+#[test]
+fn the_record_of_a_raw_line_is_the_line_without_its_end_alone() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.log");
+    fs::write(&path, b"a \r\r\n\n\xffx\r").unwrap();
+    let inode = fs::metadata(&path).unwrap().ino();
+    let original = Original::File { path, inode, form: Form { format: Format::Raw, record_bytes_max: 100 } };
+    let mut reader = Reader::default();
+    for (offset, line) in [(0, &b"a \r"[..]), (5, b""), (6, b"\xffx\r")] {
+        assert_eq!(reader.read(&original, offset), Ok(Some(line.to_vec())), "{offset}");
+    }
 }

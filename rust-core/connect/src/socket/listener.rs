@@ -60,18 +60,18 @@ impl Listener {
         Ok(Listener::Unix(listener))
     }
 
-    /// The next connection, if one waits.
-    pub fn accept(&self) -> io::Result<Box<dyn Connection>> {
+    /// The next connection, if one waits, and where it comes from, for people.
+    pub fn accept(&self) -> io::Result<(Box<dyn Connection>, String)> {
         match self {
             Listener::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
+                let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(Box::new(stream))
+                Ok((Box::new(stream), format!("from {peer}")))
             }
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(Box::new(stream))
+                Ok((Box::new(stream), "to the Unix socket".to_owned()))
             }
         }
     }

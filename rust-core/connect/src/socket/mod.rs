@@ -1,9 +1,14 @@
-//! Lines from whoever connects to a TCP port or a Unix socket.
+//! Lines, or streams of Arrow, from whoever connects to a TCP port or a Unix socket.
 //!
-//! All connections together are one stream of whole lines, in the order in which they ended; lines of one connection stay
-//! in their order. A connection's last line may lack its end. The protocol has no answers: when the process is killed,
+//! All connections together are one stream of whole lines, or of record batches, in the order in which they ended; those of
+//! one connection stay in their order. A connection's last line may lack its end. The protocol has no answers: when the process is killed,
 //! what the system has received for it and it has not read is lost, and the connections break.
 
+#[cfg(feature = "arrow")]
+mod arrow;
+#[cfg(all(test, feature = "arrow"))]
+mod arrow_tests;
+mod connections;
 mod lines;
 mod listener;
 #[cfg(test)]
@@ -13,10 +18,14 @@ use std::{path::PathBuf, sync::Arc};
 
 use ringmill_wire::Schema;
 
+#[cfg(feature = "arrow")]
+use crate::parcel::{ParcelOptions, ParcelPartition};
 use crate::{
-    ConnectError, Fields, Format, Journal, Partitions, Replay, Resume, Waker, schema_of, stdin,
+    ConnectError, Fields, FileFormat, Format, Journal, Partitions, Replay, Resume, Waker, schema_of, stdin,
     text::{Content, TextOptions},
 };
+#[cfg(feature = "arrow")]
+use arrow::Parcels;
 use lines::Lines;
 use listener::Listener;
 
@@ -29,16 +38,18 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// JSON objects, one a line, from any number of connections: one partition, on shard 0.
+/// Lines or streams of Arrow from any number of connections: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SocketSpec {
     /// where it listens
     pub address: Address,
+    /// text without a header (CSV has one), or Arrow
+    pub format: FileFormat,
     /// the columns
     pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
-    /// longer records become dead letters
+    /// longer records become dead letters; one of Arrow that sends a longer record batch is ended
     pub record_bytes_max: usize,
     /// further ones wait until another one ends
     pub connections_max: usize,
@@ -64,16 +75,58 @@ impl SocketSpec {
         resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
         let listener = Listener::bind(&self.address)?;
-        let lines = Lines::new(listener, self.record_bytes_max, self.connections_max);
-        let options = TextOptions {
-            format: Format::Json,
+        match &self.format {
+            FileFormat::Text(format @ (Format::Json | Format::Raw)) => {
+                let lines = Lines::new(listener, self.record_bytes_max, self.connections_max);
+                let options = TextOptions {
+                    format: *format,
+                    fields: self.fields.clone(),
+                    rate: self.rate,
+                    record_bytes_max: self.record_bytes_max,
+                };
+                let open = move || Ok(Box::new(lines) as Content);
+                let partition = stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
+                Ok(vec![(0, Box::new(partition))])
+            }
+            FileFormat::Arrow => self.open_arrow(listener, wakers, journal, resume),
+            FileFormat::Text(Format::Csv) | FileFormat::Parquet | FileFormat::Avro(_) => {
+                let rule = "connections send lines of JSON, raw lines or streams of Arrow";
+                Err(ConnectError::Spec { option: "format", value: self.format.name().to_owned(), rule })
+            }
+        }
+    }
+
+    #[cfg(feature = "arrow")]
+    fn open_arrow(
+        &self,
+        listener: Listener,
+        wakers: &[Waker],
+        journal: Option<&Journal>,
+        resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        let parcels = Parcels::new(listener, &self.fields, self.record_bytes_max, self.connections_max);
+        let options = ParcelOptions {
             fields: self.fields.clone(),
             rate: self.rate,
             record_bytes_max: self.record_bytes_max,
+            parcel_bytes_max: Parcels::parcel_bytes_max(self.record_bytes_max),
+            #[cfg(feature = "mqtt")]
+            messages: None,
         };
-        let open = move || Ok(Box::new(lines) as Content);
-        let partition = stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
+        let partition = ParcelPartition::open(PARTITION, options, move || Ok(parcels), wakers, journal, resume)?;
         Ok(vec![(0, Box::new(partition))])
+    }
+
+    /// This program was built without Arrow.
+    #[cfg(not(feature = "arrow"))]
+    fn open_arrow(
+        &self,
+        _listener: Listener,
+        _wakers: &[Waker],
+        _journal: Option<&Journal>,
+        _resume: Option<&[Resume<'_>]>,
+    ) -> Result<Partitions, ConnectError> {
+        Err(ConnectError::Feature("arrow"))
     }
 }
 

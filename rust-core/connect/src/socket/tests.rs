@@ -76,7 +76,22 @@ fn a_line_that_is_too_long_is_cut_and_hurts_no_other() {
     let found = read_lines(&mut lines, 4);
     sender.join().unwrap();
     assert_eq!((found.len(), &*found[0], &*found[2], &*found[3]), (4, "before", "after", "last without its end"));
-    assert_eq!(found[1].len(), RECORD_BYTES_MAX + 1);
+    assert_eq!(found[1].len(), RECORD_BYTES_MAX + 2);
+}
+
+#[test]
+fn a_carriage_return_within_a_line_that_is_too_long_does_not_make_it_a_shorter_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.sock");
+    let mut lines = unix(&path, 10);
+    let sender = thread::spawn(move || {
+        let line = [vec![b'y'; RECORD_BYTES_MAX], b"\rand more\nnext\n".to_vec()].concat();
+        UnixStream::connect(path).unwrap().write_all(&line).unwrap();
+    });
+    let found = read_lines(&mut lines, 2);
+    sender.join().unwrap();
+    assert!(found[0].trim_end_matches('\r').len() > RECORD_BYTES_MAX, "its reader finds out that it is too long");
+    assert_eq!(found[1], "next");
 }
 
 #[test]

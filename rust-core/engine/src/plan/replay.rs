@@ -182,7 +182,9 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                 SourceConnector::Stdin(stdin) => {
                     (LetterForm::Records(stdin.format), stdin.fields.clone(), stdin.record_bytes_max)
                 }
-                SourceConnector::Socket(socket) => (json, socket.fields.clone(), socket.record_bytes_max),
+                SourceConnector::Socket(socket) => {
+                    (socket.format.of_letters(), socket.fields.clone(), socket.record_bytes_max)
+                }
                 SourceConnector::Http(http) => (LetterForm::Requests, http.fields.clone(), http.record_bytes_max),
                 SourceConnector::Kafka(kafka) => {
                     let form = messages(&kafka.format, kafka.message_fields.names());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::Builder;
 
 use crossbeam::channel::{Sender, bounded};
-use ringmill_connect::{Journal, KafkaSink, LettersSpec, OutputFormat, Replay, take_out};
+use ringmill_connect::{FileFormat, Journal, KafkaSink, LettersSpec, OutputFormat, Replay, take_out};
 use ringmill_failpoint::hit;
 use ringmill_state::{Delta, EntryKey, Manifest, Misfit, NodeId, NodeIds, ShardStore, StateError, StateFolder};
 use serde_json::Value;
@@ -426,7 +426,9 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                 SourceConnector::Generator(_) => "generator",
                 SourceConnector::File(_) => "file",
                 SourceConnector::Stdin(_) => "stdin",
-                SourceConnector::Socket(_) => "socket",
+                SourceConnector::Socket(spec) if matches!(spec.format, FileFormat::Text(_)) => "socket",
+                // Its journal holds no lines.
+                SourceConnector::Socket(spec) => &format!("socket of {}", spec.format.name()),
                 SourceConnector::Http(_) => "http",
                 SourceConnector::Kafka(_) => "kafka",
                 SourceConnector::Mqtt(_) => "mqtt",
@@ -474,6 +476,7 @@ fn form(format: OutputFormat) -> &'static str {
     match format {
         OutputFormat::Json => "Json",
         OutputFormat::Csv => "Csv",
+        OutputFormat::Raw => "Raw",
         OutputFormat::Arrow => "Arrow",
         OutputFormat::Parquet(_) => "Parquet",
     }

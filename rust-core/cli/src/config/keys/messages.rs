@@ -7,8 +7,8 @@ use super::{
 
 const MESSAGE_FORMAT: Key = optional(
     "format",
-    Kind::Choice(&["json", "avro", "protobuf"]),
-    "What a message is: json (one object), avro (one datum) or protobuf (one message); the last two need a table of that name. Default: json.",
+    Kind::Choice(&["json", "avro", "protobuf", "raw"]),
+    "What a message is: json (one object), avro (one datum), protobuf (one message), these two with a table of that name, or raw (the value of the one field that takes nothing else). Default: json.",
 );
 const AVRO: Key = optional("avro", Kind::Table(AVRO_KEYS), "How messages are read with format = \"avro\".");
 
@@ -50,8 +50,8 @@ const REGISTRY_TIMEOUT: Key =
 
 const OUTPUT_FORMAT: Key = optional(
     "format",
-    Kind::Choice(&["json", "avro"]),
-    "What a message is: json (the row as an object) or avro (as one datum, by the table of that name). Default: json.",
+    Kind::Choice(&["json", "avro", "protobuf", "raw"]),
+    "What a message is: json (the row as an object), avro (as one datum) or protobuf (as one message), these two with a table of that name, or raw (the value of the only column besides those for key, headers and the like). Default: json.",
 );
 const AVRO_OUTPUT: Key =
     optional("avro", Kind::Table(AVRO_OUTPUT_KEYS), "How messages are written with format = \"avro\".");
@@ -66,16 +66,46 @@ static AVRO_OUTPUT_KEYS: &[Key] = &[
         Kind::Choice(&["datum", "single-object"]),
         "With schema_file, what stands around a datum: nothing, or Avro's single-object encoding with the schema's fingerprint. Default: datum.",
     ),
+    REGISTRY_OUTPUT,
+    SUBJECT,
+    REGISTRY_USER,
+    REGISTRY_PASSWORD,
+    REGISTRY_CA_FILE,
+    REGISTRY_TIMEOUT,
+];
+
+const REGISTRY_OUTPUT: Key = optional(
+    "registry",
+    Kind::Filled,
+    "Where a schema registry is, http:// or https://, that is told the schema and by whose number messages say it (Confluent's wire format); or $NAME, the environment variable in which it stands.",
+);
+const SUBJECT: Key = optional(
+    "subject",
+    Kind::Filled,
+    "With registry: under which the schema stands there. Default: TOPIC-value, with NATS STREAM-value.",
+);
+
+const PROTOBUF_OUTPUT: Key =
+    optional("protobuf", Kind::Table(PROTOBUF_OUTPUT_KEYS), "How messages are written with format = \"protobuf\".");
+static PROTOBUF_OUTPUT_KEYS: &[Key] = &[
     optional(
-        "registry",
+        "descriptor_file",
         Kind::Filled,
-        "Where a schema registry is, http:// or https://, that is told the schema and by whose number messages say it (Confluent's wire format); or $NAME, the environment variable in which it stands.",
+        "Without registry: the types of messages, as protoc --include_imports --descriptor_set_out writes them; relative to this file.",
     ),
     optional(
-        "subject",
+        "schema_file",
         Kind::Filled,
-        "With registry: under which the schema stands there. Default: TOPIC-value, with NATS STREAM-value.",
+        "With registry: the types as text (.proto), which the registry is told; relative to this file. Without it, a message is made of the columns.",
     ),
+    optional("message", Kind::Filled, "With either file: the full name of the type, such as plant.Reading."),
+    optional(
+        "paths",
+        Kind::Map(&Kind::Filled),
+        "Where columns are written that are not fields of their own name: JSON pointers through messages, such as { site = \"/meta/site\" }.",
+    ),
+    REGISTRY_OUTPUT,
+    SUBJECT,
     REGISTRY_USER,
     REGISTRY_PASSWORD,
     REGISTRY_CA_FILE,
@@ -383,6 +413,7 @@ pub(super) static KAFKA_SINK: &[Key] = &[
     ),
     OUTPUT_FORMAT,
     AVRO_OUTPUT,
+    PROTOBUF_OUTPUT,
     optional(
         "transactional_id",
         Kind::Filled,
@@ -413,6 +444,7 @@ pub(super) static MQTT_SINK: &[Key] = &[
     ),
     OUTPUT_FORMAT,
     AVRO_OUTPUT,
+    PROTOBUF_OUTPUT,
     MQTT_USER,
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
@@ -435,6 +467,7 @@ pub(super) static NATS_SINK: &[Key] = &[
     ),
     OUTPUT_FORMAT,
     AVRO_OUTPUT,
+    PROTOBUF_OUTPUT,
     NATS_USER,
     NATS_PASSWORD_FILE,
     NATS_TOKEN,

@@ -10,9 +10,10 @@ use arrow_array::RecordBatch;
 use arrow_buffer::{Buffer, MutableBuffer};
 use arrow_ipc::{
     Block, Message, MessageHeader, MetadataVersion, RecordBatch as BatchHeader, Schema as SchemaHeader,
-    convert::try_fb_to_schema, reader::FileDecoder, root_as_footer, root_as_message,
+    convert::try_fb_to_schema, reader::FileDecoder, root_as_footer, root_as_message_with_opts,
 };
 use arrow_schema::{Schema, SchemaRef};
+use flatbuffers::{InvalidFlatbuffer, VerifierOptions};
 
 use super::{
     Medium, Trouble,
@@ -97,7 +98,7 @@ impl IpcFile {
         let refuse =
             || Trouble::broken("it is neither an Arrow file nor an Arrow stream: it does not begin with a schema");
         file.check_schema(metadata.len())?;
-        let message = root_as_message(&metadata[prefix..]).map_err(|_| refuse())?;
+        let message = message_of(&metadata[prefix..]).map_err(|_| refuse())?;
         let schema = message.header_as_schema().ok_or_else(refuse)?;
         let body = u64::try_from(message.bodyLength()).map_err(Trouble::broken)?;
         let at = (metadata.len() as u64).saturating_add(body);
@@ -149,7 +150,7 @@ impl IpcFile {
             None => return Err(Trouble::Broken(format!("there is no message at byte {}", self.at))),
         };
         let at = |reason: &str| Trouble::Broken(format!("the message at byte {}: {reason}", self.at));
-        let message = root_as_message(&metadata[prefix..]).map_err(|error| at(&error.to_string()))?;
+        let message = message_of(&metadata[prefix..]).map_err(|error| at(&error.to_string()))?;
         let from = self.at + metadata.len() as u64;
         let length = u64::try_from(message.bodyLength()).ok().filter(|length| *length <= self.end - from);
         let length = length.ok_or_else(|| at(&format!("it has more bytes than are there{}", self.file.cut())))?;
@@ -212,6 +213,26 @@ fn footer(file: &Medium, bytes: u64) -> Result<(Vec<u8>, u64), Trouble> {
     Ok((footer, end))
 }
 
+/// What a message begins with: how many bytes that is, and how many behind it describe the message, 0 at the end of a
+/// stream; `None`: it is not all there.
+pub(crate) fn message_prefix(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (length, prefix) = match *bytes {
+        [0xff, 0xff, 0xff, 0xff, a, b, c, d, ..] => ([a, b, c, d], 8),
+        [0xff, 0xff, 0xff, 0xff, ..] => return None,
+        [a, b, c, d, ..] => ([a, b, c, d], 4),
+        _ => return None,
+    };
+    Some((prefix, u32::from_le_bytes(length) as usize))
+}
+
+/// The message that these bytes describe. One of which parts stand in several places, each of which would become as much as if
+/// it stood there itself, is none: no writer makes it, and a thousand bytes could become millions of columns.
+pub(crate) fn message_of(metadata: &[u8]) -> Result<Message<'_>, InvalidFlatbuffer> {
+    // Tables share descriptions of themselves, which count as well.
+    let max_apparent_size = 8 * metadata.len() + (64 << 10);
+    root_as_message_with_opts(&VerifierOptions { max_apparent_size, ..VerifierOptions::default() }, metadata)
+}
+
 /// What describes the message at a place, with its length before it, which takes so many bytes; `None`: the stream ends.
 fn metadata_at(file: &Medium, at: u64, end: u64) -> Result<Option<(Vec<u8>, usize)>, Trouble> {
     let left = end.saturating_sub(at);
@@ -222,12 +243,8 @@ fn metadata_at(file: &Medium, at: u64, end: u64) -> Result<Option<(Vec<u8>, usiz
     let mut prefix = [0; 8];
     let prefix = &mut prefix[..left.min(8) as usize];
     file.read_exact_at(prefix, at)?;
-    let (length, prefix_bytes) = match *prefix {
-        [a, b, c, d, e, f, g, h] if [a, b, c, d] == CONTINUATION => ([e, f, g, h], 8),
-        [a, b, c, d, ..] if [a, b, c, d] != CONTINUATION => ([a, b, c, d], 4),
-        _ => return Err(cut("has not even a length")),
-    };
-    let length = u64::from(u32::from_le_bytes(length));
+    let Some((prefix_bytes, length)) = message_prefix(prefix) else { return Err(cut("has not even a length")) };
+    let length = length as u64;
     if length == 0 {
         return Ok(None);
     }

@@ -36,6 +36,8 @@ use crate::{
     formats::{Records, Stop},
 };
 
+#[cfg(feature = "arrow")]
+pub(crate) use ipc::{message_of, message_prefix};
 pub(crate) use medium::Medium;
 pub(super) use partition::RowsPartition;
 
@@ -84,12 +86,21 @@ impl Trouble {
     pub fn of(self, name: &str, row: u64) -> ConnectError {
         let name = name.to_owned();
         match self {
-            Trouble::Io(error) => ConnectError::Damaged { name, row, reason: error.to_string() },
-            Trouble::Broken(reason) => ConnectError::Damaged { name, row, reason },
             Trouble::Misfits(misfits) => ConnectError::Columns { name, misfits },
-            Trouble::TooLong(max) => {
-                ConnectError::Damaged { name, row, reason: format!("unpacked it has more than {max} bytes") }
+            other => ConnectError::Damaged { name, row, reason: other.reason() },
+        }
+    }
+
+    /// The same for people who know of what.
+    pub fn reason(self) -> String {
+        match self {
+            Trouble::Io(error) => error.to_string(),
+            Trouble::Broken(reason) => reason,
+            Trouble::Misfits(misfits) => {
+                let reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();
+                format!("it does not fit the fields: {}", reasons.join("; "))
             }
+            Trouble::TooLong(max) => format!("unpacked it has more than {max} bytes"),
         }
     }
 }

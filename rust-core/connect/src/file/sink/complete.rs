@@ -38,7 +38,7 @@ impl Completer {
     /// `None`: files of this format are complete with each row.
     pub fn new(format: OutputFormat, header: &[u8]) -> Option<Completer> {
         match format {
-            OutputFormat::Json | OutputFormat::Csv => None,
+            OutputFormat::Json | OutputFormat::Csv | OutputFormat::Raw => None,
             OutputFormat::Arrow | OutputFormat::Parquet(_) => {
                 Some(Completer { format, header: header.to_owned(), open: None })
             }
@@ -48,7 +48,7 @@ impl Completer {
     /// Most memory that an open file takes, about.
     pub fn memory_bytes(format: OutputFormat) -> u64 {
         let bytes = match format {
-            OutputFormat::Json | OutputFormat::Csv => 0,
+            OutputFormat::Json | OutputFormat::Csv | OutputFormat::Raw => 0,
             // Rows that wait, and the record batch that they become.
             OutputFormat::Arrow => 2 * BATCH_BYTES,
             OutputFormat::Parquet(_) => 2 * GROUP_BYTES,

@@ -8,8 +8,15 @@ use std::ops::Range;
 use apache_avro::schema::Schema as Avro;
 use ringmill_wire::{BatchView, ColumnView, DataType, ListItem, Schema, TimeUnit};
 
-use super::{AvroSchema, number::Number, schema::name_of};
-use crate::{ConnectError, formats::FieldMisfit};
+use super::{AvroSchema, schema::name_of};
+use crate::{
+    ConnectError,
+    formats::{
+        FieldMisfit,
+        binary::{write_varint, zigzag},
+        numeric::Numeric,
+    },
+};
 
 /// Writes datums, each behind the same bytes.
 pub(in crate::formats) struct AvroEncoder {
@@ -161,17 +168,17 @@ impl Form {
 
     /// The value of this row that is too large, for people.
     fn overflow(self, column: &ColumnView<'_>, row: usize) -> Option<String> {
-        let is_too_large = |number: Number, factor: i64| match number {
-            Number::Signed(value) => value.checked_mul(factor).is_none(),
-            Number::Unsigned(value) => i64::try_from(value).is_err(),
-            Number::Single(_) | Number::Double(_) => false,
+        let is_too_large = |number: Numeric, factor: i64| match number {
+            Numeric::Signed(value) => value.checked_mul(factor).is_none(),
+            Numeric::Unsigned(value) => i64::try_from(value).is_err(),
+            Numeric::Single(_) | Numeric::Double(_) => false,
         };
         match self {
             Form::Integer(factor) => {
-                Number::of(column, row).filter(|number| is_too_large(*number, factor)).map(|number| number.to_string())
+                Numeric::of(column, row).filter(|number| is_too_large(*number, factor)).map(|number| number.to_string())
             }
             Form::Items(own, Item::Integer(factor)) => {
-                let mut items = Number::items(own, column.bytes(row));
+                let mut items = Numeric::items(own, column.bytes(row));
                 items.find(|number| is_too_large(*number, factor)).map(|number| number.to_string())
             }
             _ => None,
@@ -191,7 +198,7 @@ impl Form {
                 let count = bytes.len() / own.data_type().width().unwrap_or(1);
                 if count > 0 {
                     write_long(count as i64, out);
-                    Number::items(own, bytes).for_each(|number| item.write(number, out));
+                    Numeric::items(own, bytes).for_each(|number| item.write(number, out));
                 }
                 return write_long(0, out);
             }
@@ -199,7 +206,7 @@ impl Form {
             Form::Float => Item::Float,
             Form::Double => Item::Double,
         };
-        if let Some(number) = Number::of(column, row) {
+        if let Some(number) = Numeric::of(column, row) {
             item.write(number, out);
         }
     }
@@ -226,26 +233,21 @@ impl Item {
 
     /// A number that is not too large.
     #[inline]
-    fn write(self, number: Number, out: &mut Vec<u8>) {
+    fn write(self, number: Numeric, out: &mut Vec<u8>) {
         match (self, number) {
-            (Item::Integer(factor), Number::Signed(value)) => write_long(value.wrapping_mul(factor), out),
-            (Item::Integer(_), Number::Unsigned(value)) => write_long(value as i64, out),
-            (Item::Double, Number::Single(value)) => out.extend_from_slice(&f64::from(value).to_le_bytes()),
-            (Item::Double, Number::Double(value)) => out.extend_from_slice(&value.to_le_bytes()),
-            (Item::Float, Number::Single(value)) => out.extend_from_slice(&value.to_le_bytes()),
+            (Item::Integer(factor), Numeric::Signed(value)) => write_long(value.wrapping_mul(factor), out),
+            (Item::Integer(_), Numeric::Unsigned(value)) => write_long(value as i64, out),
+            (Item::Double, Numeric::Single(value)) => out.extend_from_slice(&f64::from(value).to_le_bytes()),
+            (Item::Double, Numeric::Double(value)) => out.extend_from_slice(&value.to_le_bytes()),
+            (Item::Float, Numeric::Single(value)) => out.extend_from_slice(&value.to_le_bytes()),
             // No form was made for these.
             (Item::Float | Item::Double, _) | (Item::Integer(_), _) => {}
         }
     }
 }
 
-/// `int` and `long`: zigzag, 7 bits a byte, the lowest first.
+/// `int` and `long`.
 #[inline]
-pub(super) fn write_long(value: i64, out: &mut Vec<u8>) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest > 0x7f {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
+fn write_long(value: i64, out: &mut Vec<u8>) {
+    write_varint(zigzag(value), out);
 }

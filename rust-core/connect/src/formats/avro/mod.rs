@@ -9,7 +9,6 @@
 
 mod decimal;
 mod encoder;
-mod number;
 mod output;
 #[cfg(test)]
 mod output_tests;

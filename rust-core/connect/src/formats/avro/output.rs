@@ -1,37 +1,29 @@
 //! What a sink's messages of Avro are: the schema, and what stands before a datum.
 
-use std::{
-    fmt::Write,
-    ops::Range,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt::Write, ops::Range};
 
 use ringmill_wire::{BatchView, DataType, ListItem, Schema, TimeUnit};
 
 use super::{AvroSchema, AvroSpec, encoder::AvroEncoder, reader::MARKER};
-use crate::{ConnectError, Encoder, formats::FieldMisfit};
+use crate::{
+    ConnectError, Encoder,
+    formats::{FieldMisfit, schema_number::SchemaNumber},
+};
 
 /// How a sink's rows become messages of Avro, each one datum.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AvroOutput {
     /// what they are, and by which schema they are written; without one, by one that is made of the rows' columns
     pub spec: AvroSpec,
     /// under which the schema stands in a registry
     pub subject: String,
-    /// its number there, once it is known
-    id: Arc<OnceLock<u32>>,
-}
-
-impl PartialEq for AvroOutput {
-    fn eq(&self, other: &AvroOutput) -> bool {
-        self.spec == other.spec && self.subject == other.subject
-    }
+    number: SchemaNumber,
 }
 
 impl AvroOutput {
     /// For this subject, if there is a registry.
     pub fn new(spec: AvroSpec, subject: String) -> AvroOutput {
-        AvroOutput { spec, subject, id: Arc::default() }
+        AvroOutput { spec, subject, number: SchemaNumber::default() }
     }
 
     /// The schema of the messages.
@@ -55,28 +47,15 @@ impl AvroOutput {
         let prefix = match &self.spec {
             AvroSpec::Datum(_) => Prefix::Bytes(Vec::new()),
             AvroSpec::SingleObject(schema) => Prefix::Bytes([&MARKER[..], &schema.fingerprint()].concat()),
-            AvroSpec::Registry(..) => Prefix::Id(Arc::clone(&self.id)),
+            AvroSpec::Registry(..) => Prefix::Number(self.number.clone()),
         };
         Ok(Box::new(MessageDatums { datums, prefix }))
     }
 
     /// Tells the registry the schema, if there is one, and learns its number.
-    #[cfg(feature = "http")]
     pub(crate) fn register(&self, rows: &Schema) -> Result<(), ConnectError> {
         let AvroSpec::Registry(registry, _) = &self.spec else { return Ok(()) };
-        let schema = self.schema(rows)?;
-        let id = crate::formats::registry::register(registry, "AVRO", &self.subject, schema.text())?;
-        self.id.get_or_init(|| id);
-        Ok(())
-    }
-
-    /// This program was built without HTTP.
-    #[cfg(not(feature = "http"))]
-    pub(crate) fn register(&self, _rows: &Schema) -> Result<(), ConnectError> {
-        match &self.spec {
-            AvroSpec::Registry(..) => Err(ConnectError::Feature("http")),
-            _ => Ok(()),
-        }
+        self.number.register(registry, "AVRO", &self.subject, self.schema(rows)?.text())
     }
 }
 
@@ -84,7 +63,7 @@ impl AvroOutput {
 enum Prefix {
     Bytes(Vec<u8>),
     /// the number of its schema
-    Id(Arc<OnceLock<u32>>),
+    Number(SchemaNumber),
 }
 
 struct MessageDatums {
@@ -103,10 +82,7 @@ impl Encoder for MessageDatums {
         for row in rows {
             match &self.prefix {
                 Prefix::Bytes(bytes) => out.extend_from_slice(bytes),
-                Prefix::Id(id) => {
-                    out.push(0);
-                    out.extend_from_slice(&id.get().copied().unwrap_or_default().to_be_bytes());
-                }
+                Prefix::Number(number) => number.write(out),
             }
             self.datums.write(view, row, out);
         }

@@ -5,18 +5,14 @@ use serde_json::Value;
 
 use super::{AvroOutput, AvroSchema, AvroSpec};
 use crate::{
-    Encoder, FieldSpec, Format, encoder,
-    formats::{BinaryDecoder, BinaryFormat, MessageOutput},
+    formats::{BinaryFormat, MessageOutput},
     schema_of,
-    testing::{self, RandomRow, all_kinds, batch_of, fields, messages, random_row},
+    testing::{
+        self, fields,
+        messages::{columns, read_back, written},
+        random_row,
+    },
 };
-
-/// A column of every kind, each with a name that a field of Avro can have.
-fn columns() -> Vec<FieldSpec> {
-    let mut columns = all_kinds(Format::Json);
-    columns.iter_mut().for_each(|field| field.name.retain(|letter| letter.is_ascii_alphanumeric()));
-    columns
-}
 
 /// Fields for all of [`columns`]; Avro has no numbers without a sign, and no seconds.
 const EVERYTHING: &str = r#"{"type":"record","name":"Row","fields":[
@@ -39,43 +35,11 @@ fn output(spec: AvroSpec) -> MessageOutput {
     MessageOutput::Avro(Box::new(AvroOutput::new(spec, "rows-value".to_owned())))
 }
 
-/// Rows of these columns as JSON and as messages, without those that Avro has no numbers for.
-fn written(output: &MessageOutput, columns: &[FieldSpec], rows: &[RandomRow]) -> (Vec<Value>, Vec<Vec<u8>>) {
-    let schema = schema_of(columns).unwrap();
-    let batch = batch_of(&schema, rows);
-    let (mut json, mut avro) = (encoder(Format::Json, &schema).unwrap(), output.encoder(&schema).unwrap());
-    let (mut values, mut datums) = (Vec::new(), Vec::new());
-    for row in 0..rows.len() {
-        if let Err(error) = avro.check(&batch.view(), row..row + 1) {
-            assert!(error.to_string().contains("column \"uint64\" has "), "{error}");
-            continue;
-        }
-        let encoded = |encoder: &mut Box<dyn Encoder>| {
-            let mut out = Vec::new();
-            encoder.encode(&batch.view(), row..row + 1, &mut out);
-            out
-        };
-        values.push(serde_json::from_slice(&encoded(&mut json)).unwrap());
-        datums.push(encoded(&mut avro));
-    }
-    (values, datums)
-}
-
-/// What our own reader makes of messages.
-fn read(spec: AvroSpec, columns: &[FieldSpec], datums: &[Vec<u8>]) -> Vec<Value> {
-    let format = BinaryFormat::Avro(Box::new(spec));
-    let decoder = BinaryDecoder::new(&format, &columns.to_vec().into(), &[], 1 << 20).unwrap();
-    let messages: Vec<(&[u8], &[u8])> = datums.iter().map(|datum| (&b""[..], &datum[..])).collect();
-    let (rows, letters) = messages::decode(decoder, columns, &messages).unwrap();
-    assert_eq!(letters, []);
-    rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 proptest! {
     #[test]
     fn every_row_is_read_back_as_it_was(rows in proptest::collection::vec(random_row(), 1..20)) {
         let columns = columns();
-        let (mut expected, datums) = written(&output(spec(EVERYTHING)), &columns, &rows);
+        let (mut expected, datums) = written(&output(spec(EVERYTHING)), &columns, &rows, "uint64");
         // Avro has made them wider, and instants finer.
         let mut read_as = columns.clone();
         for field in &mut read_as {
@@ -92,7 +56,8 @@ proptest! {
                 row["seconds"] = Value::from(text.replace('Z', ".000000Z"));
             }
         }
-        prop_assert_eq!(read(spec(EVERYTHING), &read_as, &datums), expected);
+        let format = BinaryFormat::Avro(Box::new(spec(EVERYTHING)));
+        prop_assert_eq!(read_back(&format, &read_as, &datums), expected);
     }
 }
 
@@ -122,7 +87,7 @@ fn a_schema_that_lacks_a_column_or_wants_more_is_refused_with_what_does_not_fit(
         ),
     ];
     for (schema, column, reason) in cases {
-        let error = output(spec(&schema)).encoder(&schema_of(&fields(&[column])).unwrap()).err().unwrap();
+        let error = output(spec(&schema)).encoder(&schema_of(&fields(&[column])).unwrap(), &[]).err().unwrap();
         assert_eq!(error.to_string(), format!("the schema does not fit the fields: {reason}"));
     }
 }
@@ -137,7 +102,7 @@ fn an_instant_that_is_too_far_away_is_refused_before_it_is_written() {
         batch.writer().push_timestamp(0, at);
         batch.writer().finish_row();
     }
-    let encoder = output(spec(schema)).encoder(&rows).unwrap();
+    let encoder = output(spec(schema)).encoder(&rows, &[]).unwrap();
     encoder.check(&batch.view(), 0..1).unwrap();
     let error = encoder.check(&batch.view(), 0..2).unwrap_err().to_string();
     assert!(error.contains("column \"at\" has 9223372037"), "{error}");
@@ -164,7 +129,7 @@ mod registry {
         out.push_timestamp(2, 1);
         out.finish_row();
         let mut message = Vec::new();
-        output.encoder(&rows).unwrap().encode(&batch.view(), 0..1, &mut message);
+        output.encoder(&rows, &[]).unwrap().encode(&batch.view(), 0..1, &mut message);
         assert_eq!(message, b"\x00\x00\x00\x02\x03\x01\x02\x02a\xd0\x0f");
         assert_eq!(server.asked(), [VERSIONS]);
         let schema = super::super::output::schema_of_rows(&rows).unwrap();
@@ -186,7 +151,7 @@ mod registry {
         server.answer(VERSIONS, "200 OK", "[]");
         assert!(prepare(&server).to_string().contains("is no schema"));
         let columns = schema_of(&fields(&["a b:int64"])).unwrap();
-        let error = output(AvroSpec::Registry(server.spec.clone(), None)).encoder(&columns).err().unwrap();
+        let error = output(AvroSpec::Registry(server.spec.clone(), None)).encoder(&columns, &[]).err().unwrap();
         assert!(error.to_string().contains("field \"a b\": no field of Avro can have this name"), "{error}");
     }
 }

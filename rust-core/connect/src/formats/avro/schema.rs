@@ -37,7 +37,6 @@ impl AvroSchema {
     }
 
     /// As it was written down.
-    #[cfg(feature = "http")]
     pub(super) fn text(&self) -> &str {
         &self.text
     }

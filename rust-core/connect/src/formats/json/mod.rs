@@ -23,6 +23,7 @@ use memchr::{memchr, memrchr};
 use super::{
     Progress, Records, Stop, Within,
     column::{Refusal, Row},
+    lines::{LongLine, is_line_too_long},
 };
 use crate::{ConnectError, FieldSpec, Fields};
 use cursor::{Cursor, ENDS, Syntax};
@@ -41,9 +42,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 #[derive(Debug, Clone)]
 pub(crate) struct JsonDecoder {
     objects: Objects,
-    record_bytes_max: usize,
-    /// within a line that is too long and already buried
-    skipping: bool,
+    long: LongLine,
 }
 
 /// What the objects are.
@@ -90,7 +89,7 @@ impl JsonDecoder {
             None => Objects::One(Object::of(fields.iter().enumerate())?),
             Some(types) => Objects::Typed(TypedObject::new(types)?),
         };
-        Ok(JsonDecoder { objects, record_bytes_max, skipping: false })
+        Ok(JsonDecoder { objects, long: LongLine::new(record_bytes_max) })
     }
 
     /// For some of the columns only.
@@ -98,7 +97,7 @@ impl JsonDecoder {
         fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone,
         record_bytes_max: usize,
     ) -> Result<JsonDecoder, ConnectError> {
-        Ok(JsonDecoder { objects: Objects::One(Object::of(fields)?), record_bytes_max, skipping: false })
+        Ok(JsonDecoder { objects: Objects::One(Object::of(fields)?), long: LongLine::new(record_bytes_max) })
     }
 
     pub fn read_letters(&mut self) {
@@ -115,52 +114,30 @@ impl JsonDecoder {
     }
 
     pub fn restart(&mut self) {
-        self.skipping = false;
+        self.long.go_on_within(None);
     }
 
     pub fn within(&self) -> Option<Within> {
-        self.skipping.then_some(Within::Line)
+        self.long.within()
     }
 
     pub fn go_on_within(&mut self, within: Option<Within>) {
-        self.skipping = within.is_some();
+        self.long.go_on_within(within);
     }
 
     pub fn decode(&mut self, bytes: &[u8], at_end: bool, records: &mut Records<'_, '_>) -> Progress {
-        let mut at = 0;
-        if self.skipping {
-            match Within::Line.pass(bytes) {
-                Some(length) => at = length,
-                None => {
-                    return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
-                }
-            }
-            self.skipping = false;
-        }
+        let Some(mut at) = self.long.pass(bytes) else {
+            return Progress { consumed: bytes.len(), stop: Stop::NeedMore };
+        };
         loop {
             let Some(block_end) = block_end(bytes, at, at_end) else {
-                return self.unfinished(bytes, at, records);
+                return self.long.unfinished(bytes, at, records);
             };
             match self.decode_block(&bytes[..block_end], at, records) {
                 Ok(()) => at = block_end,
                 Err((consumed, stop)) => return Progress { consumed, stop },
             }
         }
-    }
-
-    /// What follows the last line end.
-    fn unfinished(&mut self, bytes: &[u8], at: usize, records: &mut Records<'_, '_>) -> Progress {
-        let mut progress = Progress { consumed: at, stop: Stop::NeedMore };
-        if is_line_too_long(&bytes[at..], self.record_bytes_max) {
-            if let Err(stop) = records.admit() {
-                progress.stop = stop;
-                return progress;
-            }
-            records.too_long(at, &bytes[at..], self.record_bytes_max);
-            self.skipping = true;
-            progress.consumed = bytes.len();
-        }
-        progress
     }
 
     /// The lines from `at` to the end of `block`.
@@ -177,14 +154,14 @@ impl JsonDecoder {
             let end = length.map_or(block.len(), |length| at + length);
             let next = (end + 1).min(block.len());
             let line = trim(&block[at..end]);
-            let is_too_long = is_line_too_long(&block[at..end], self.record_bytes_max);
+            let is_too_long = is_line_too_long(&block[at..end], self.long.record_bytes_max);
             if line.is_empty() && !is_too_long {
                 at = next;
                 continue;
             }
             records.admit().map_err(|stop| (at, stop))?;
             if is_too_long {
-                records.too_long(at, &block[at..end], self.record_bytes_max);
+                records.too_long(at, &block[at..end], self.long.record_bytes_max);
                 (at, base, cursor) = (next, next, None);
                 continue;
             }
@@ -250,12 +227,6 @@ fn block_end(bytes: &[u8], at: usize, at_end: bool) -> Option<usize> {
         Some(length) => Some(at + length),
         None => at_end.then_some(bytes.len()),
     }
-}
-
-/// Whether a line that begins with these bytes (or is them, without its line feed) is given up. White space counts, so
-/// that this is known before the line's end is; but a carriage return at the end may belong to that.
-pub(super) fn is_line_too_long(line: &[u8], max: usize) -> bool {
-    line.strip_suffix(b"\r").unwrap_or(line).len() > max
 }
 
 /// White space around a record says nothing; a carriage return belongs to the line end.

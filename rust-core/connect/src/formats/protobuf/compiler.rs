@@ -7,7 +7,7 @@ use ringmill_wire::DataType;
 
 use super::{
     program::{Absent, Action, Field, Message, Program, Source, Time},
-    schema::name_of,
+    schema::{field_names, name_of},
     value::{self, Constant, Scalar, To},
     wire::WireType,
 };
@@ -16,9 +16,6 @@ use crate::formats::{
     column::Column,
     paths::{Paths, Target},
 };
-
-/// So many fields of a message are named in a hint.
-const NAMES_MAX: usize = 20;
 
 /// The program of a type for these columns, which stand at these paths; or what of the type does not fit them.
 pub(super) fn compile(
@@ -192,27 +189,20 @@ impl Compiler<'_> {
         own: usize,
     ) -> Option<Action> {
         let data_type = self.columns[column].data_type;
-        let to = match (message.full_name(), data_type) {
-            ("google.protobuf.Timestamp", DataType::Timestamp(unit)) => Time::Timestamp(unit),
-            ("google.protobuf.Duration", DataType::Int64) => Time::DurationNanoseconds,
-            ("google.protobuf.Duration", DataType::Float64) => Time::DurationFloat,
-            (name, _) if value::is_wrapper(name) => return self.wrapper(field, message, column, own),
+        if value::is_wrapper(message.full_name()) {
+            return self.wrapper(field, message, column, own);
+        }
+        let is = |name| value::is_time(message, name);
+        let to = match data_type {
+            DataType::Timestamp(unit) if is("google.protobuf.Timestamp") => Time::Timestamp(unit),
+            DataType::Int64 if is("google.protobuf.Duration") => Time::DurationNanoseconds,
+            DataType::Float64 if is("google.protobuf.Duration") => Time::DurationFloat,
             _ => {
                 self.refuse(field, column);
                 return None;
             }
         };
-        // Whoever calls their own message so has other fields, perhaps.
-        let parts = [message.get_field(1), message.get_field(2)];
-        let [Some(seconds), Some(nanoseconds)] = parts else {
-            self.refuse(field, column);
-            return None;
-        };
-        if Scalar::of(&seconds.kind()) != Some(Scalar::Int64) || Scalar::of(&nanoseconds.kind()) != Some(Scalar::Int32)
-        {
-            self.refuse(field, column);
-            return None;
-        }
+        let [seconds, nanoseconds] = [message.get_field(1)?, message.get_field(2)?];
         let index = self.begin(Some(own));
         let slots = [own, self.slot(), self.slot()];
         let mut fields = Fields::new();
@@ -256,9 +246,7 @@ impl Compiler<'_> {
         for column in below.into_iter().map(|column| &self.columns[column]).filter(|column| !column.nullable) {
             let reason = format!("the message {} has no field {key:?}", message.full_name());
             let misfit = FieldMisfit::new(&column.name, reason);
-            let names: Vec<String> = message.fields().take(NAMES_MAX).map(|field| field.name().to_owned()).collect();
-            let more = if message.fields().len() > NAMES_MAX { " and others" } else { "" };
-            let hint = format!("it has {}{more}; a nullable field may be missing", names.join(", "));
+            let hint = format!("it has {}; a nullable field may be missing", field_names(message));
             self.misfits.push(misfit.hint(hint));
         }
     }

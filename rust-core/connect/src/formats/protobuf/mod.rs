@@ -1,4 +1,4 @@
-//! Protocol Buffers: one message of them a message, of a type that is known before.
+//! Protocol Buffers: one message of them a message, of a type that is known before; read from sources and written by sinks.
 //!
 //! A message's values go straight into the batch, without a message object in between: what the type and the declared fields
 //! have in common is found out once ([`Program`]). Fields that nobody declared are passed over. What does not fit is refused
@@ -11,6 +11,11 @@
 //! No message can make it allocate more than a few times its own size, recurse without bound, or panic.
 
 mod compiler;
+mod encoder;
+mod form;
+mod output;
+#[cfg(test)]
+mod output_tests;
 mod program;
 mod reader;
 #[cfg(all(test, feature = "http"))]
@@ -25,7 +30,10 @@ mod text;
 mod value;
 mod wire;
 
-pub use self::schema::{ProtobufSchema, ProtobufTypes};
+pub use self::{
+    output::{ProtobufOutput, ProtobufTarget},
+    schema::{ProtobufSchema, ProtobufTypes},
+};
 pub(super) use self::{
     program::{Findings, Program},
     reader::{ProtobufReader, fill},

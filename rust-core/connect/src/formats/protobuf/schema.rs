@@ -1,17 +1,25 @@
 //! Types of messages.
 
-use std::{fmt, panic, path::Path, sync::Arc};
+use std::{borrow::Cow, fmt, panic, path::Path, sync::Arc};
 
 use prost_reflect::{
-    DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, prost::Message, prost_types::FileDescriptorSet,
+    DescriptorPool, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, prost::Message,
+    prost_types::FileDescriptorSet,
 };
 
-/// What a descriptor set says of types.
+#[cfg(not(feature = "http"))]
+use crate::ConnectError;
+#[cfg(feature = "http")]
+use crate::formats::registry::Schema;
+
+/// What a descriptor set or a `.proto` file says of types.
 #[derive(Clone)]
 pub struct ProtobufTypes {
-    /// the set as it was read
+    /// the set, or the file's text, as it was read
     bytes: Arc<[u8]>,
     pool: DescriptorPool,
+    /// the only one whose types can be had
+    file: Option<FileDescriptor>,
 }
 
 impl ProtobufTypes {
@@ -29,31 +37,56 @@ impl ProtobufTypes {
             Ok(built) => built.map_err(|error| format!("{error}: {MADE_BY}"))?,
             Err(_) => return Err(format!("it makes its reader panic: {MADE_BY}")),
         };
-        Ok(ProtobufTypes { bytes: bytes.into(), pool })
+        Ok(ProtobufTypes { bytes: bytes.into(), pool, file: None })
     }
 
-    /// Reads such a file.
+    /// Reads the text of a `.proto` file, which imports nothing but files of Google's.
+    #[cfg(feature = "http")]
+    pub fn parse_text(text: &str) -> Result<ProtobufTypes, String> {
+        let schema = Schema { schema: text.to_owned(), others: Vec::new() };
+        // Neither is what reads text.
+        let parsed = panic::catch_unwind(|| super::source::parse(&schema));
+        let file = parsed.unwrap_or_else(|_| Err("it makes its reader panic".to_owned()))?;
+        Ok(ProtobufTypes { bytes: text.as_bytes().into(), pool: file.parent_pool().clone(), file: Some(file) })
+    }
+
+    /// This program was built without registries, which alone need the text.
+    #[cfg(not(feature = "http"))]
+    pub fn parse_text(_: &str) -> Result<ProtobufTypes, String> {
+        Err(ConnectError::Feature("http").to_string())
+    }
+
+    /// Reads such a set from a file.
     pub fn read(path: &Path) -> Result<ProtobufTypes, String> {
         ProtobufTypes::parse(&std::fs::read(path).map_err(|error| error.to_string())?)
     }
 
+    /// Reads a `.proto` file.
+    pub fn read_text(path: &Path) -> Result<ProtobufTypes, String> {
+        ProtobufTypes::parse_text(&std::fs::read_to_string(path).map_err(|error| error.to_string())?)
+    }
+
     /// The type with this full name, such as `plant.Reading`.
     pub fn message(&self, name: &str) -> Option<ProtobufSchema> {
-        let message = self.pool.get_message_by_name(name)?;
+        let message = self.pool.get_message_by_name(name).filter(|message| self.has(message))?;
         Some(ProtobufSchema { bytes: Arc::clone(&self.bytes), message })
     }
 
     /// The full names of all types.
     pub fn names(&self) -> Vec<String> {
-        let messages = self.pool.all_messages().filter(|message| !message.is_map_entry());
+        let messages = self.pool.all_messages().filter(|message| !message.is_map_entry() && self.has(message));
         messages.map(|message| message.full_name().to_owned()).collect()
+    }
+
+    fn has(&self, message: &MessageDescriptor) -> bool {
+        self.file.as_ref().is_none_or(|file| message.parent_file() == *file)
     }
 }
 
 /// A type of messages.
 #[derive(Clone)]
 pub struct ProtobufSchema {
-    /// the set in which it stands
+    /// the set, or the text, in which it stands
     bytes: Arc<[u8]>,
     message: MessageDescriptor,
 }
@@ -61,6 +94,11 @@ pub struct ProtobufSchema {
 impl ProtobufSchema {
     pub(super) fn message(&self) -> &MessageDescriptor {
         &self.message
+    }
+
+    /// The text of its file, if that is what was read.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
     }
 }
 
@@ -74,6 +112,16 @@ impl fmt::Debug for ProtobufSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ProtobufSchema").field(&self.message.full_name()).finish()
     }
+}
+
+/// So many fields of a message are named in a hint.
+const NAMES_MAX: usize = 20;
+
+/// The names of a message's fields, for people.
+pub(super) fn field_names(message: &MessageDescriptor) -> String {
+    let names: Vec<String> = message.fields().take(NAMES_MAX).map(|field| field.name().to_owned()).collect();
+    let more = if message.fields().len() > NAMES_MAX { " and others" } else { "" };
+    format!("{}{more}", names.join(", "))
 }
 
 /// What people call the type of a field.

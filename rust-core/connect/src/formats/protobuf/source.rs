@@ -9,7 +9,10 @@ use protox::{
 };
 
 use super::text;
-use crate::formats::{binary::Bytes, registry::Schema};
+use crate::formats::{
+    binary::{Bytes, write_varint, zigzag},
+    registry::Schema,
+};
 
 /// A schema and those that it imports are at most so long together: the parser takes the square of the time for some.
 const TEXT_BYTES_MAX: usize = 2 << 20;
@@ -60,6 +63,31 @@ impl FileResolver for Texts {
 pub(super) struct Indexes(Vec<usize>);
 
 impl Indexes {
+    /// Where this type stands.
+    pub fn of(message: &MessageDescriptor) -> Indexes {
+        let (mut indexes, mut message) = (Vec::new(), message.clone());
+        while let Some(parent) = message.parent_message() {
+            let mut children = parent.child_messages().filter(|child| !child.is_map_entry());
+            indexes.push(children.position(|child| child == message).unwrap_or_default());
+            drop(children);
+            message = parent;
+        }
+        indexes.push(message.parent_file().messages().position(|other| other == message).unwrap_or_default());
+        indexes.reverse();
+        Indexes(indexes)
+    }
+
+    /// The list as it stands before a message.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut write = |number: usize| write_varint(zigzag(number as i64), &mut bytes);
+        match self.0[..] {
+            [0] => write(0),
+            _ => [self.0.len()].iter().chain(&self.0).for_each(|number| write(*number)),
+        }
+        bytes
+    }
+
     /// Reads the list that stands before a message; `None`: there is no valid one.
     pub fn read(&mut self, bytes: &mut Bytes<'_>) -> Option<()> {
         self.0.clear();

@@ -36,13 +36,14 @@ fn schema(text: &str) -> ProtobufSchema {
 }
 
 /// A message `Reading` with these fields.
-fn proto3(fields: &str) -> ProtobufSchema {
+pub(super) fn proto3(fields: &str) -> ProtobufSchema {
     let imports = ["timestamp", "duration", "wrappers"].map(|name| format!("import \"google/protobuf/{name}.proto\";"));
     schema(&format!("syntax = \"proto3\"; package plant; {} message Reading {{ {fields} }}", imports.concat()))
 }
 
-fn proto2(fields: &str) -> ProtobufSchema {
-    schema(&format!("syntax = \"proto2\"; package plant; message Reading {{ {fields} }}"))
+pub(super) fn proto2(fields: &str) -> ProtobufSchema {
+    let import = "import \"google/protobuf/wrappers.proto\";";
+    schema(&format!("syntax = \"proto2\"; package plant; {import} message Reading {{ {fields} }}"))
 }
 
 pub(super) fn written(message: &MessageDescriptor, text: &str) -> Vec<u8> {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, Value};
+use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value};
 use ringmill_wire::{DataType, ListItem, TimeUnit};
 
 use super::wire::WireType;
@@ -57,10 +57,10 @@ pub(super) enum Constant {
 }
 
 /// Seconds of 0001-01-01 and 9999-12-31, between which a `google.protobuf.Timestamp` lies.
-const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+pub(super) const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 /// 10,000 years, the longest `google.protobuf.Duration`.
 const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
-const SECOND_NS: i64 = 1_000_000_000;
+pub(super) const SECOND_NS: i64 = 1_000_000_000;
 
 impl Scalar {
     /// `None`: it is a message.
@@ -180,6 +180,16 @@ pub(super) fn is_wrapper(name: &str) -> bool {
     inner.is_some_and(|inner| {
         ["Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes"].contains(&inner)
     })
+}
+
+/// Whether it is the message of Google's with this name, which is seconds and nanoseconds. Whoever calls their own message
+/// so has other fields, perhaps.
+pub(super) fn is_time(message: &MessageDescriptor, name: &str) -> bool {
+    let is = |number, scalar| {
+        let field = message.get_field(number).filter(|field| !field.is_list());
+        field.is_some_and(|field| Scalar::of(&field.kind()) == Some(scalar))
+    };
+    message.full_name() == name && is(1, Scalar::Int64) && is(2, Scalar::Int32)
 }
 
 impl Constant {

@@ -14,6 +14,18 @@ pub(super) enum WireType {
 }
 
 impl WireType {
+    /// What stands for it in a key.
+    pub fn code(self) -> u32 {
+        match self {
+            WireType::Varint => 0,
+            WireType::Fixed64 => 1,
+            WireType::Delimited => 2,
+            WireType::GroupStart => 3,
+            WireType::GroupEnd => 4,
+            WireType::Fixed32 => 5,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             WireType::Varint => "a varint",
