@@ -12,7 +12,7 @@ import ringmill as rm
 from ringmill import testing
 from ringmill.describe import describe
 from ringmill.sink import check_sink
-from ringmill.sink_worker import Taker, _failure
+from ringmill.sink_worker import Rejected, Taker, _failure
 
 
 class Gathers(rm.Sink):
@@ -126,3 +126,74 @@ def test_a_sink_is_described_by_its_name() -> None:
     answer = describe("out", f"{__name__}:Gather", ".", "sink")
     assert answer["ok"] is False
     assert "did you mean 'Gathers'?" in answer["error"]
+
+
+class Rejects(rm.Sink):
+    """Rejects what it is told to."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def write(self, batch: rm.Batch) -> None:
+        raise rm.Reject(self.rows(batch) if callable(self.rows) else self.rows, "not these")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([1, 0, 1], {0, 1, 4, 5, 8, 9}),
+        (1, {1, 5, 9}),
+        (lambda batch: batch["x"] > 6.5, {7, 8, 9}),
+        (np.zeros(0), set()),
+        ([], set()),
+    ],
+)
+def test_rejected_rows_are_told_by_their_places_or_a_mask(rows: Any, expected: set[int]) -> None:
+    columns = {"x": np.arange(10.0)}
+    rejected = testing.deliver(Rejects, columns, options={"rows": rows}, rows_max=4)
+    assert rejected == dict.fromkeys(expected, "not these")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([4], r"sink Rejects: rm.Reject: there is no row 4 in a batch of 4 rows"),
+        ([-1, 1], r"there is no row -1"),
+        ([0.5], r"expected places of rows, or a mask of shape \(4,\), got float64 of shape \(1,\)"),
+        ([True, False], r"got bool of shape \(2,\)"),
+        ([[0], [1]], r"got int64 of shape \(2, 1\)"),
+        (["a"], r"got <U1"),
+        ([[0], [1, 2]], r"rm.Reject: expected places of rows, or a mask"),
+        ([2**70], r"got object of shape \(1,\)"),
+        (None, r"got object of shape \(1,\)"),
+    ],
+)
+def test_rows_that_a_batch_does_not_have_cannot_be_rejected(rows: Any, message: str) -> None:
+    with pytest.raises(rm.OutputError, match=message):
+        testing.deliver(Rejects, {"x": np.arange(4.0)}, options={"rows": rows})
+
+
+def test_rejected_rows_reach_the_core_with_their_reason_however_many_they_are() -> None:
+    told = json.loads(_failure(Rejected([0, 7], "not these"), 4096))
+    assert (told["error"], told["rejected"]) == ("not these", [0, 7])
+    rows = list(range(8192))
+    told = json.loads(_failure(Rejected(rows, "x" * 100_000), (16 << 10) + 10 * len(rows)))
+    assert told["rejected"] == rows
+    assert told["error"].endswith("...")
+
+
+class RejectsWhatFails(rm.Sink):
+    """Gives an exception as the reason, as one has it at hand."""
+
+    def write(self, batch: rm.Batch) -> None:
+        try:
+            raise ValueError("no such item")
+        except ValueError as error:
+            raise rm.Reject([0], error) from error  # type: ignore[arg-type]
+
+
+def test_a_reason_may_be_an_exception_and_the_core_is_told_its_words() -> None:
+    assert testing.deliver(RejectsWhatFails, {"x": np.arange(2.0)}) == {0: "no such item"}
+    with pytest.raises(Rejected) as raised:
+        Taker(RejectsWhatFails())(testing.batch({"x": np.arange(1.0)}))
+    assert json.loads(_failure(raised.value, 4096))["error"] == "no such item"

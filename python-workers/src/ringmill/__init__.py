@@ -13,7 +13,7 @@ name it in a pipeline file, and test it with :mod:`ringmill.testing`. What a UDF
 """
 
 from ._reader import Batch, ListColumn, StringColumn
-from .errors import DeclarationError, Disconnected, Full, LoadError, OutputError, Refused, Retry, SchemaError
+from .errors import DeclarationError, Disconnected, Full, LoadError, OutputError, Refused, Reject, Retry, SchemaError
 from .producer import Producer, connect
 from .sink import Sink
 from .source import End, Rows, Source
@@ -51,6 +51,7 @@ __all__ = [
     "OutputError",
     "Producer",
     "Refused",
+    "Reject",
     "Retry",
     "Rows",
     "SchemaError",

@@ -8,7 +8,7 @@ import traceback
 __all__ = ["failure_payload", "one_line"]
 
 
-def failure_payload(error: BaseException, bytes_max: int, *, message: str = "", **more: bool) -> bytes:
+def failure_payload(error: BaseException, bytes_max: int, *, message: str = "", **more: object) -> bytes:
     """What the core is told of an exception: JSON with ``error`` (or ``message``) and ``traceback``, within ``bytes_max``."""
     message, trace = _encodable(message or one_line(error)), _encodable("".join(traceback.format_exception(error)))
     while True:

@@ -56,8 +56,9 @@ class Sink:
         ``[checkpoint]`` always, without it within one run. They may be cut into other batches, so a key is made of both, not
         of the batch.
 
-        Raise :class:`~ringmill.Retry` when the target is away. Any other exception is tried again as often as ``retries`` of
-        the pipeline file says; then the run ends.
+        Raise :class:`~ringmill.Retry` when the target is away, and :class:`~ringmill.Reject` when it has taken all rows but
+        some that it never will. Any other exception is tried again as often as ``retries`` of the pipeline file says; then
+        the run ends.
         """
         raise NotImplementedError(f"{type(self).__name__} has no write()")
 

@@ -13,8 +13,10 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from . import _reader
-from .errors import OutputError, Retry
+from .errors import OutputError, Reject, Retry
 from .failure import failure_payload, one_line
 from .loading import load_sink
 from .sink import Sink
@@ -60,6 +62,14 @@ def _close(taker: Taker, log: WorkerLog) -> None:
         log.write("error", f"sink {taker.name}: close(): {one_line(error)}; every write() had returned")
 
 
+class Rejected(Exception):
+    """What :class:`Reject` says of a batch: the places of the rejected rows, ascending, each once."""
+
+    def __init__(self, rows: list[int], reason: str) -> None:
+        super().__init__(reason)
+        self.rows, self.reason = rows, reason
+
+
 class Taker:
     """A sink as a function without columns: ``write()``, after ``setup()``."""
 
@@ -78,13 +88,41 @@ class Taker:
             self.set_up()
         # The type says that it returns nothing; who awaits something of it is to hear of it.
         write: Any = self.sink.write
-        returned = write(batch)
+        try:
+            returned = write(batch)
+        except Reject as error:
+            rows = self._places(error, len(batch))
+            if not rows:
+                return {}
+            raise Rejected(rows, str(error.reason or "rm.Reject")) from error
         if returned is not None:
             raise OutputError(f"sink {self.name}: write(): expected None, got {type(returned).__name__} {returned!r:.80}")
         return {}
+
+    def _places(self, error: Reject, count: int) -> list[int]:
+        try:
+            rows = np.atleast_1d(np.asarray(error.rows))
+        except ValueError as ragged:
+            raise OutputError(f"sink {self.name}: rm.Reject: expected places of rows, or a mask: {ragged}") from error
+        if rows.dtype == np.bool_ and rows.shape == (count,):
+            rows = np.flatnonzero(rows)
+        if rows.size == 0:
+            return []
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise OutputError(
+                f"sink {self.name}: rm.Reject: expected places of rows, or a mask of shape ({count},), "
+                f"got {rows.dtype} of shape {rows.shape}"
+            )
+        places: list[int] = np.unique(rows).tolist()
+        wrong = next((place for place in places if not 0 <= place < count), None)
+        if wrong is not None:
+            raise OutputError(f"sink {self.name}: rm.Reject: there is no row {wrong} in a batch of {count} rows")
+        return places
 
 
 def _failure(error: BaseException, bytes_max: int) -> bytes:
     if isinstance(error, Retry):
         return failure_payload(error, bytes_max, message=str(error) or "rm.Retry", is_retry=True)
+    if isinstance(error, Rejected):
+        return failure_payload(error, bytes_max, message=error.reason, rejected=error.rows)
     return failure_payload(error, bytes_max)

@@ -36,7 +36,7 @@ from . import _reader, types
 from ._reader import Batch, ListColumn, StringColumn
 from .keyed import KeyedState, check_columns, key_columns
 from .sink import Sink, check_sink
-from .sink_worker import Taker
+from .sink_worker import Rejected, Taker
 from .source import End, Source, check_source, has_seek, position_text, row_count
 from .types import DataType
 from .udf import Declaration, Field, declaration_of
@@ -131,19 +131,25 @@ def deliver(
     options: Mapping[str, Any] | None = None,
     rows_max: int = 8192,
     row_id: str = "test/1",
-) -> None:
+) -> dict[int, str]:
     """Give a sink these rows as its process would: ``setup()``, ``write()`` for each ``rows_max`` of them, ``close()``.
 
     Their identities are ``row_id`` and the numbers from 0 on. Given again, also with another ``rows_max``, they are the same
     rows, and what the sink writes to should be as before: that is what ``idempotent = true`` says. Types are taken from
-    ``schema``, else from the data. Raises whatever the class raises.
+    ``schema``, else from the data. Returns the numbers of the rows that it rejects (:class:`ringmill.Reject`), each with
+    the reason. Raises whatever else the class raises.
     """
     given = columns if isinstance(columns, Batch) else batch(columns, schema=schema)
     taker = Taker(check_sink(sink, sink.__name__, options or {})(**(options or {})))
     taker.set_up()
+    rejected: dict[int, str] = {}
     for start in range(0, len(given), rows_max):
-        taker(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
+        try:
+            taker(_slice(given, start, min(start + rows_max, len(given)), row_id=row_id))
+        except Rejected as error:
+            rejected.update((start + row, error.reason) for row in error.rows)
     taker.sink.close()
+    return rejected
 
 
 class Polled(NamedTuple):

@@ -1,4 +1,4 @@
-//! Dead letters in the built-in store: a folder for each source and step in the state folder, and in it a file for each
+//! Dead letters in the built-in store: a folder for each source, step and sink in the state folder, and in it a file for each
 //! epoch that had any, one letter a line.
 
 use std::io::ErrorKind;
@@ -40,7 +40,7 @@ impl Store {
         self.manifest.as_ref().map_or(0, |manifest| manifest.epoch)
     }
 
-    /// Sources and steps that have a folder in the store, sorted by name.
+    /// Sources, steps and sinks that have a folder in the store, sorted by name.
     ///
     /// # Errors
     /// What the file system says.
@@ -60,7 +60,7 @@ impl Store {
         Ok(names)
     }
 
-    /// Hands over the letters of a source or step that the filter lets through, each with its line, in the order in which
+    /// Hands over the letters of a source, step or sink that the filter lets through, each with its line, in the order in which
     /// they were committed. The filter's limit is not looked at.
     ///
     /// # Errors

@@ -30,6 +30,12 @@ pub fn of_node(plan: &Plan, node: &Node) -> Vec<String> {
             let mut lines: Vec<String> = of_sink(sink, has_checkpoints).into_iter().map(str::to_owned).collect();
             lines
                 .extend(stored_node(&node.name).map(|_| "the built-in store: `ringmill dlq show` reads it".to_owned()));
+            lines.extend(sink.has_letters().then(|| {
+                format!(
+                    "rows that it refuses for good are dead letters of {}: `ringmill dlq show` reads them",
+                    node.name
+                )
+            }));
             lines.extend(retention::of_sink(plan, node, sink));
             lines
         }

@@ -177,7 +177,7 @@ fn letters_that_cannot_be_fed_back_are_refused_with_the_reason() {
     assert!(refused(&plan, "learns").contains("m:g learns from its rows, and with 2 shards"));
     assert!(refused(&plan, "sensors").contains("sensors makes its rows, and they are always right"));
     assert!(refused(&plan, "hot").contains("hot has no dead letters"));
-    assert!(refused(&plan, "score").contains("there is no source or step \"score\"; did you mean `scores`?"));
+    assert!(refused(&plan, "score").contains("there is no source, step or sink \"score\"; did you mean `scores`?"));
     plan.checkpoint = None;
     assert!(refused(&plan, "scores").contains("has no [checkpoint] table"));
 }

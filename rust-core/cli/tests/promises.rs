@@ -179,3 +179,17 @@ fn a_step_says_how_it_is_watched() {
         "rows that fail or kill their worker are left out and counted, after 1 retry"
     );
 }
+
+#[test]
+fn a_sink_that_keeps_what_it_is_refused_says_where_and_needs_checkpoints() {
+    const MADE: &str = "[sources.made]\nkind = \"generator\"\n[sinks.server]\nkind = \"http\"\nurl = \"http://alerts/\"\non_refused = \"dead_letter\"\ninputs = [\"made\"]\n";
+    let checked = Folder::new(&[CHECKPOINT, MADE].concat()).run(&["check", "pipeline.toml"]);
+    let kept = "rows that it refuses for good are dead letters of server: `ringmill dlq show` reads them";
+    assert!(notes(&checked.stdout, "server").contains(&kept), "{}", checked.stdout);
+    let refused = Folder::new(MADE).run(&["check", "pipeline.toml"]);
+    let reason = "the dead letters of a sink are kept with the checkpoints, and there are none";
+    refused.expect(2, &[reason, "[pipeline.toml:6:14]", "add [checkpoint]"]);
+    let read = "[sinks.more]\nkind = \"null\"\ninputs = [\"server.dead_letters\"]\n";
+    let refused = Folder::new(&[CHECKPOINT, MADE, read].concat()).run(&["check", "pipeline.toml"]);
+    refused.expect(2, &["`server` is a sink, and sinks give no rows"]);
+}

@@ -3,6 +3,9 @@
 //! With checkpoints the rows of an epoch are staged, and sent when it is committed; what is sent again after a crash has the
 //! same keys. Without, or if they are to be sent at once, rows are sent as they come, and keys only say what the same run
 //! sends again.
+//!
+//! Rows that are refused for good may become dead letters of their epoch ([`LetterLog`]), which are shown when all of its rows
+//! are sent; those of rows that are sent at once, when the epoch is committed.
 
 use std::{
     fs::{self, File},
@@ -17,10 +20,11 @@ use crate::{
     ConnectError, Transactions, Writer,
     backoff::unless_away,
     disk,
+    letters::{Counted, LetterLog, LetterStore, Refusal},
     staging::{Commits, Sealed, StagePoints, Staged, StagingLog, new_writer_name, write_error},
 };
 
-/// The file that says under which name which epoch was sent last.
+/// The file that says under which name which epoch was sent last, and how many letters there were by then.
 const SENT: &str = "sent";
 
 /// The way to a server.
@@ -46,8 +50,15 @@ pub(crate) trait Courier: Send {
     fn ready(&self) -> Result<(), ConnectError>;
 
     /// Sends all rows but the first `done`, which the server has (or refused for good); `done` says so of the others, one by
-    /// one. Keys begin with `key`.
-    fn send(&mut self, key: &str, rows: impl BufRead, terms: Self::Terms, done: &mut u64) -> Result<(), ConnectError>;
+    /// one. Keys begin with `key`. What is to be kept of rows that are refused for good goes to `refused`.
+    fn send(
+        &mut self,
+        key: &str,
+        rows: impl BufRead,
+        terms: Self::Terms,
+        done: &mut u64,
+        refused: &mut Refused<'_>,
+    ) -> Result<(), ConnectError>;
 
     /// Rows will come, with keys that begin with `name`. Those of the checkpoint that the run goes on from, if there is one,
     /// are sent: their key, unless there were none.
@@ -60,6 +71,19 @@ pub(crate) trait Courier: Send {
 
     /// … and what comes out of it again; as it is if another kind of sink wrote it.
     fn unstaged(staged: Staged) -> Result<(Sealed, String, Self::Terms), Staged>;
+}
+
+/// Where rows go that are refused for good: to the letters of an epoch, if anything keeps them.
+pub(crate) struct Refused<'a>(Option<(&'a mut LetterLog, u64)>);
+
+impl Refused<'_> {
+    /// Keeps rows, all or none; `false`: nothing does.
+    pub fn push(&mut self, refusals: &[Refusal<'_>]) -> Result<bool, ConnectError> {
+        match &mut self.0 {
+            Some((letters, epoch)) => letters.push(*epoch, refusals),
+            None => Ok(false),
+        }
+    }
 }
 
 /// Chunks of rows that are sent as they come, each with a key of its own.
@@ -75,10 +99,10 @@ impl Chunks {
         Chunks { name: key_name(), sent: 0, done: 0 }
     }
 
-    fn send(&mut self, courier: &mut impl Courier, bytes: &[u8]) -> Result<(), ConnectError> {
+    fn send(&mut self, courier: &mut impl Courier, bytes: &[u8], mut refused: Refused<'_>) -> Result<(), ConnectError> {
         courier.check(bytes)?;
         let (key, terms) = (format!("{}/{}", self.name, self.sent), courier.terms());
-        courier.send(&key, bytes, terms, &mut self.done)?;
+        courier.send(&key, bytes, terms, &mut self.done, &mut refused)?;
         self.sent += 1;
         self.done = 0;
         Ok(())
@@ -99,7 +123,7 @@ impl<C: Courier> ChunkWriter<C> {
 
 impl<C: Courier> Writer for ChunkWriter<C> {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.chunks.send(&mut self.courier, bytes)
+        self.chunks.send(&mut self.courier, bytes, Refused(None))
     }
 
     fn finish(&mut self) -> Result<(), ConnectError> {
@@ -116,6 +140,7 @@ fn key_name() -> String {
 pub(crate) struct EpochWriter<C: Courier> {
     courier: C,
     log: StagingLog,
+    letters: LetterLog,
     folder: PathBuf,
     /// What our keys begin with; the same from checkpoint to checkpoint, another one for an output that began anew.
     name: String,
@@ -130,10 +155,15 @@ pub(crate) struct EpochWriter<C: Courier> {
 }
 
 impl<C: Courier> EpochWriter<C> {
-    pub fn open(courier: C, transactions: &Transactions<'_>) -> Result<EpochWriter<C>, ConnectError> {
+    pub fn open(
+        courier: C,
+        transactions: &Transactions<'_>,
+        letters: Option<LetterStore>,
+    ) -> Result<EpochWriter<C>, ConnectError> {
         let mut writer = EpochWriter {
             courier,
             log: StagingLog::new(transactions.staging, "", 0o600, C::POINTS.0),
+            letters: LetterLog::new(transactions.staging, letters),
             folder: transactions.staging.to_owned(),
             name: key_name(),
             sent: 0,
@@ -147,11 +177,17 @@ impl<C: Courier> EpochWriter<C> {
             let unstaged = C::unstaged(Staged::of(value, epoch, target)?);
             let (rows, name, terms) = unstaged.map_err(|staged| staged.refuse_kind(target))?;
             (writer.name, writer.recovering) = (name, Some((rows, terms)));
-            let sent = writer.read_sent()?;
+            let counted = writer.read_sent()?;
+            let sent = counted.epoch;
             if sent > epoch {
                 return Err(writer.refuse(format!("the rows of epoch {sent} were sent, and the checkpoint is older")));
             }
             writer.sent = sent;
+            writer.letters.recover(epoch, sent == epoch || rows.bytes == 0, counted)?;
+        } else if let Some((epoch, _)) = transactions.recovered {
+            writer.letters.join(epoch)?;
+        } else {
+            writer.letters.begin()?;
         }
         unless_away(writer.settle())?;
         Ok(writer)
@@ -174,19 +210,25 @@ impl<C: Courier> EpochWriter<C> {
         Ok(())
     }
 
-    /// Sends the rows of an epoch, unless they are sent.
+    /// Sends the rows of an epoch, unless they are sent, and shows the letters of those that were refused.
     fn apply(&mut self, rows: &Sealed, terms: C::Terms) -> Result<(), ConnectError> {
-        if rows.bytes == 0 {
-            return Ok(());
-        }
-        if self.sent < rows.epoch {
+        let epoch = rows.epoch;
+        if self.sent < epoch && rows.bytes > 0 {
             self.courier.ready()?;
             let Some(file) = self.log.read(rows)? else { return Err(self.lost(rows)) };
             let key = self.key(rows);
-            self.courier.send(&key, BufReader::with_capacity(256 << 10, file), terms, &mut self.done)?;
-            self.mark(rows.epoch)?;
+            let staged = BufReader::with_capacity(256 << 10, file);
+            let mut refused = Refused(Some((&mut self.letters, epoch)));
+            self.courier.send(&key, staged, terms, &mut self.done, &mut refused)?;
         }
-        self.log.remove(rows.epoch)?;
+        if self.sent < epoch && (rows.bytes > 0 || self.letters.has(epoch)) {
+            let letters = self.letters.seal(epoch)?;
+            self.mark(Counted { epoch, letters })?;
+        }
+        self.letters.show(epoch)?;
+        if rows.bytes > 0 {
+            self.log.remove(epoch)?;
+        }
         self.done = 0;
         Ok(())
     }
@@ -205,23 +247,28 @@ impl<C: Courier> EpochWriter<C> {
         ConnectError::Target { name: self.courier.name().to_owned(), reason }
     }
 
-    /// The epoch that was sent last under our name, from the file; 0: none.
-    fn read_sent(&self) -> Result<u64, ConnectError> {
+    /// What was sent last under our name, from the file; epoch 0: nothing.
+    fn read_sent(&self) -> Result<Counted, ConnectError> {
         let path = self.folder.join(SENT);
-        let epoch = |text: &str| text.trim_end().strip_prefix(&self.name)?.strip_prefix(' ')?.parse().ok();
+        let counted = |text: &str| {
+            let mut numbers = text.strip_prefix(&self.name)?.strip_prefix(' ')?.split_ascii_whitespace();
+            let epoch = numbers.next()?.parse().ok()?;
+            Some(Counted { epoch, letters: numbers.next().and_then(|letters| letters.parse().ok()).unwrap_or(0) })
+        };
         match fs::read_to_string(&path) {
-            Ok(text) => Ok(epoch(&text).unwrap_or(0)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Ok(text) => Ok(counted(&text).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Counted::default()),
             Err(source) => Err(ConnectError::Open { path, source }),
         }
     }
 
     /// Takes note that the rows of an epoch are sent, before they are thrown away.
-    fn mark(&mut self, epoch: u64) -> Result<(), ConnectError> {
+    fn mark(&mut self, counted: Counted) -> Result<(), ConnectError> {
+        let Counted { epoch, letters } = counted;
         let (path, new) = (self.folder.join(SENT), self.folder.join("sent.new"));
         let write = || -> io::Result<()> {
             let file: File = disk::create(&new, 0o600)?;
-            disk::write_at(&file, format!("{} {epoch}\n", self.name).as_bytes(), 0)?;
+            disk::write_at(&file, format!("{} {epoch} {letters}\n", self.name).as_bytes(), 0)?;
             disk::sync(&file)?;
             disk::rename(&new, &path)?;
             disk::sync_folder(&self.folder)
@@ -244,6 +291,8 @@ impl<C: Courier> Writer for EpochWriter<C> {
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {
         self.settle()?;
+        // Those of rows that were sent at once.
+        self.letters.seal(epoch)?;
         let rows = self.commits.sealed(self.log.seal(epoch)?);
         C::staged(rows, self.name.clone(), self.courier.terms()).to_value()
     }
@@ -270,15 +319,20 @@ pub(crate) struct AtOnceWriter<C: Courier> {
 }
 
 impl<C: Courier> AtOnceWriter<C> {
-    pub fn open(courier: C, transactions: &Transactions<'_>) -> Result<AtOnceWriter<C>, ConnectError> {
-        Ok(AtOnceWriter { epochs: EpochWriter::open(courier, transactions)?, chunks: Chunks::new() })
+    pub fn open(
+        courier: C,
+        transactions: &Transactions<'_>,
+        letters: Option<LetterStore>,
+    ) -> Result<AtOnceWriter<C>, ConnectError> {
+        Ok(AtOnceWriter { epochs: EpochWriter::open(courier, transactions, letters)?, chunks: Chunks::new() })
     }
 }
 
 impl<C: Courier> Writer for AtOnceWriter<C> {
-    fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
+    fn write(&mut self, epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
         self.epochs.settle()?;
-        self.chunks.send(&mut self.epochs.courier, bytes)
+        let EpochWriter { courier, letters, .. } = &mut self.epochs;
+        self.chunks.send(courier, bytes, Refused(Some((letters, epoch))))
     }
 
     fn pre_commit(&mut self, epoch: u64) -> Result<Value, ConnectError> {

@@ -79,17 +79,17 @@ pub use formats::{
 };
 pub use generator::{GeneratorSpec, Shape};
 pub use headers::{HeaderColumn, HeaderField};
-pub use http::{HttpBody, HttpMethod, HttpSink, HttpSpec, TokenPlace};
+pub use http::{HttpBody, HttpMethod, HttpProxy, HttpSink, HttpSpec, OnRefused, TokenPlace};
 pub use journal::{Journal, OnWait};
 pub use kafka::{KafkaGroup, KafkaMembership, KafkaShare, KafkaSink, KafkaSpec, KafkaStart, MessageFields};
 pub use letters::{
-    Letter, LetterFilter, LetterForm, LetterId, LettersSpec, TakenLetters, for_each_letter, staged_without_letters,
-    take_out,
+    Letter, LetterFilter, LetterForm, LetterId, LetterStore, LettersSpec, TakenLetters, for_each_letter,
+    staged_without_letters, take_out,
 };
 pub use mqtt::{Broker, MqttSink, MqttSpec};
 pub use nats::{NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 pub use null::Checksum;
-pub use outlet::{Outlet, OutletSink};
+pub use outlet::{Outlet, OutletSink, Rejection};
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};
 pub use places::{LookUp, Origin, Places, Trace, Tried};
 pub use postgres::{PostgresSink, Tls, WriteMode};

@@ -197,7 +197,7 @@ impl Model {
             Target::Http => {
                 let sink =
                     testing::http_sink::sink_to_keeper(&testing::server::keeper().to_string(), self.folder.path());
-                sink.open(&self.schema, Some(&transactions))
+                sink.open(&self.schema, Some(&transactions), None)
             }
         }
     }

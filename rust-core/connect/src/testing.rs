@@ -19,7 +19,7 @@ use crate::{
     schema_of,
 };
 #[cfg(feature = "http")]
-use crate::{HttpBody, HttpMethod, HttpSink, Secret};
+use crate::{HttpBody, HttpMethod, HttpSink, OnRefused, Secret};
 
 /// A dead letter, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use ringmill_connect::{
     FieldSpec, FileSink, OutputFormat, Rolling, SqliteSink, Transactions, Writer, encoder, schema_of,
 };
 #[cfg(feature = "http")]
-use ringmill_connect::{HttpBody, HttpMethod, HttpSink, Secret};
+use ringmill_connect::{HttpBody, HttpMethod, HttpSink, LetterStore, OnRefused, Secret};
 use ringmill_wire::{DataType, Schema};
 use serde_json::Value;
 use testing_rows::{encoded, numbers};
@@ -77,6 +77,9 @@ enum Target {
     Sqlite,
     #[cfg(feature = "http")]
     Http,
+    /// Some rows are refused, and dead letters.
+    #[cfg(feature = "http")]
+    HttpLetters,
 }
 
 impl Target {
@@ -100,6 +103,8 @@ impl Target {
         ("sqlite", Target::Sqlite),
         #[cfg(feature = "http")]
         ("http", Target::Http),
+        #[cfg(feature = "http")]
+        ("http-letters", Target::HttpLetters),
     ];
 
     fn format(self) -> OutputFormat {
@@ -107,7 +112,7 @@ impl Target {
             Target::File(format) | Target::Parts(format) | Target::Rolled(format, _) => format,
             Target::Sqlite => OutputFormat::Json,
             #[cfg(feature = "http")]
-            Target::Http => OutputFormat::Json,
+            Target::Http | Target::HttpLetters => OutputFormat::Json,
         }
     }
 
@@ -116,7 +121,7 @@ impl Target {
         match self {
             Target::File(_) | Target::Rolled(..) => true,
             #[cfg(feature = "http")]
-            Target::Http => true,
+            Target::Http | Target::HttpLetters => true,
             _ => false,
         }
     }
@@ -127,7 +132,7 @@ impl Target {
             Target::Parts(_) | Target::Rolled(..) => "out/",
             Target::Sqlite => "out.db",
             #[cfg(feature = "http")]
-            Target::Http => "out",
+            Target::Http | Target::HttpLetters => "out",
         };
         format!("{}/{name}", folder.display()).into()
     }
@@ -143,7 +148,18 @@ impl Target {
             #[cfg(feature = "http")]
             Target::Http => {
                 let server = std::env::var(SERVER).unwrap();
-                testing_http_sink::sink_to_keeper(&server, folder).open(&schema, Some(&transactions))
+                testing_http_sink::sink_to_keeper(&server, folder).open(&schema, Some(&transactions), None)
+            }
+            #[cfg(feature = "http")]
+            Target::HttpLetters => {
+                fs::create_dir_all(folder.join(LETTERS)).unwrap();
+                fs::write(folder.join("refuses"), "1}").unwrap();
+                let server = std::env::var(SERVER).unwrap();
+                let mut sink = testing_http_sink::sink_to_keeper(&server, folder);
+                sink.on_refused = OnRefused::DeadLetter;
+                let store =
+                    LetterStore { folder: folder.join(LETTERS), origin: "out".to_owned(), count: Default::default() };
+                sink.open(&schema, Some(&transactions), Some(store))
             }
             Target::Rolled(format, rolling) => FileSink { path, format, rolling }.open(&schema, Some(&transactions)),
             _ => FileSink::new(path, self.format()).open(&schema, Some(&transactions)),
@@ -169,6 +185,16 @@ impl Target {
                 (paths.iter().flat_map(|path| seen(&fs::read(path).unwrap())).collect(), false)
             }
             #[cfg(feature = "http")]
+            Target::HttpLetters => {
+                let mut all = seen(&fs::read(self.path(folder)).unwrap_or_default());
+                assert!(all.iter().all(|number| number % 10 != 1), "{all:?}");
+                let letters = letters(folder);
+                assert!(letters.iter().all(|number| number % 10 == 1), "{letters:?}");
+                all.extend(letters);
+                all.sort_unstable();
+                (all, false)
+            }
+            #[cfg(feature = "http")]
             Target::Http => (seen(&fs::read(self.path(folder)).unwrap_or_default()), false),
             Target::Sqlite => {
                 let connection = rusqlite::Connection::open(self.path(folder)).unwrap();
@@ -179,6 +205,24 @@ impl Target {
             }
         }
     }
+}
+
+/// The store of dead letters.
+#[cfg(feature = "http")]
+const LETTERS: &str = "letters";
+
+/// The rows of the stored letters.
+#[cfg(feature = "http")]
+fn letters(folder: &Path) -> Vec<u64> {
+    let Ok(parts) = fs::read_dir(folder.join(LETTERS)) else { return Vec::new() };
+    let lines = parts.map(|part| fs::read_to_string(part.unwrap().path()).unwrap());
+    let number = |line: &str| {
+        let letter: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(letter["reason"], "it answers 422 Unprocessable Entity: none of those");
+        let row: Value = serde_json::from_str(letter["record"].as_str().unwrap()).unwrap();
+        row["x"].as_u64().unwrap()
+    };
+    lines.flat_map(|lines| lines.lines().map(number).collect::<Vec<_>>()).collect()
 }
 
 fn manifest(folder: &Path) -> Option<(u64, Value)> {
@@ -252,7 +296,16 @@ fn check_killed(target: Target, folder: &Path, place: &str) {
     let before: Vec<u64> = (1..epoch).flat_map(rows).collect();
     let all: Vec<u64> = (1..=epoch).flat_map(rows).collect();
     let least = if matches!(target, Target::Rolled(..)) { &[][..] } else { &before[..] };
-    let is_prefix = target.may_show_the_beginning() && seen.starts_with(least) && all.starts_with(&seen);
+    let is_prefix = match target {
+        // Letters are shown behind the rows that were taken.
+        #[cfg(feature = "http")]
+        Target::HttpLetters => {
+            seen.is_sorted_by(|one, other| one < other)
+                && seen.starts_with(least)
+                && seen.iter().all(|row| all.contains(row))
+        }
+        _ => target.may_show_the_beginning() && seen.starts_with(least) && all.starts_with(&seen),
+    };
     assert!(!is_torn && (seen == before || seen == all || is_prefix), "{place}: {seen:?} at epoch {epoch}");
 }
 
@@ -279,7 +332,8 @@ fn kill_everywhere(name: &str) {
     }
     assert!(places.len() >= 8, "{places:?}");
     for (place, hits) in &places {
-        assert!(place.starts_with(&format!("sink.{}.", name.split('-').next().unwrap())), "{place}");
+        let is_own = place.starts_with(&format!("sink.{}.", name.split('-').next().unwrap()));
+        assert!(is_own || place.starts_with("sink.letters."), "{place}");
         for hit in 1..=*hits {
             let failpoint = format!("kill:{place}:{hit}");
             let folder = folder(&format!("{place}-{hit}"));
@@ -349,6 +403,12 @@ fn killed_at_every_place_a_table_gets_each_row_once() {
 #[test]
 fn killed_at_every_place_a_server_that_knows_keys_has_each_row_once() {
     kill_everywhere("http");
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn killed_at_every_place_each_row_is_taken_or_a_dead_letter_once() {
+    kill_everywhere("http-letters");
 }
 
 /// The canary: a process that forgets what the manifest says of the sink does lose rows, and the checks see it.

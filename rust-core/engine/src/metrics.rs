@@ -132,7 +132,7 @@ pub struct NodeCounts {
     pub rows_out: u64,
     /// Rows given to `.late`.
     pub late: u64,
-    /// Rows given to `.dead_letters`.
+    /// Rows given to `.dead_letters` (for a sink: refused for good).
     pub dead_letters: u64,
     /// Rows left out on purpose: by a filter's condition or by `on_error = "skip"`; for a window the rows it aggregated.
     pub absorbed: u64,
@@ -387,6 +387,8 @@ pub struct Control {
     /// By who cannot go on.
     paused: Mutex<BTreeMap<String, String>>,
     checkpoint: Mutex<Option<CheckpointBoard>>,
+    /// By sink, how many rows it was refused for good since its output began; each belongs to its sink.
+    refused: Mutex<BTreeMap<String, std::sync::Arc<AtomicU64>>>,
     /// By step; each belongs to its sink.
     retained: Mutex<BTreeMap<String, std::sync::Weak<RetainedStore>>>,
 }
@@ -479,6 +481,11 @@ impl Control {
         lock(&self.paused).remove(who);
     }
 
+    /// Where `sink` is to count the rows that it was refused for good, those of earlier runs included.
+    pub(crate) fn count_refused(&self, sink: &str) -> std::sync::Arc<AtomicU64> {
+        lock(&self.refused).entry(sink.to_owned()).or_default().clone()
+    }
+
     pub(crate) fn set_checkpoint(&self, board: CheckpointBoard) {
         *lock(&self.checkpoint) = Some(board);
     }
@@ -556,7 +563,8 @@ impl Control {
                 add_counts(nodes.entry(index).or_default(), node);
             }
         }
-        let nodes: Vec<NodeCounts> = nodes.into_values().collect();
+        let mut nodes: Vec<NodeCounts> = nodes.into_values().collect();
+        self.take_refused_off(&mut nodes);
         let sum = |value: fn(&NodeCounts) -> u64| nodes.iter().map(value).sum();
         let bound = nodes.iter().max_by_key(|node| node.held_up_ns);
         Snapshot {
@@ -572,6 +580,18 @@ impl Control {
             spilled,
             paused: lock(&self.paused).values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
             checkpoint: self.checkpoint(),
+        }
+    }
+}
+
+impl Control {
+    /// What a shard has given to a sink is written, or was refused.
+    fn take_refused_off(&self, nodes: &mut [NodeCounts]) {
+        let refused = lock(&self.refused);
+        for node in nodes.iter_mut().filter(|node| node.kind == "sink") {
+            let Some(count) = refused.get(&node.name) else { continue };
+            node.dead_letters = count.load(Ordering::Relaxed).min(node.rows_out);
+            node.rows_out -= node.dead_letters;
         }
     }
 }

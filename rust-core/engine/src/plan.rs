@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, EventTypes, Fields, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec,
-    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsCoreSpec, NatsSink, NatsSpec, OutputFormat,
+    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsCoreSpec, NatsSink, NatsSpec, OnRefused, OutputFormat,
     PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
@@ -418,6 +418,15 @@ impl SinkSpec {
     /// Whether it is a store in the state folder, which the pipeline was given for its own keeping.
     pub fn is_internal(&self, name: &str) -> bool {
         matches!(self, SinkSpec::Retained(_)) || dead_letter_store::stored_node(name).is_some()
+    }
+
+    /// Whether rows that it is refused for good are dead letters.
+    pub fn has_letters(&self) -> bool {
+        match self {
+            SinkSpec::Http(sink) => sink.on_refused == OnRefused::DeadLetter,
+            SinkSpec::Python(sink) => sink.outlet.keeps_rejected,
+            _ => false,
+        }
     }
 
     /// Whether what it showed cannot be taken back when a run goes on from an older checkpoint. A null sink shows

@@ -4,6 +4,7 @@
 //! `scripts/test`); without them, the command next to the test binary and `python3`.
 
 pub mod bodies;
+pub mod certificates;
 pub mod chaos;
 pub mod http;
 pub mod kafka;
@@ -15,6 +16,7 @@ pub mod page;
 pub mod postgres;
 pub mod power;
 pub mod registry;
+pub mod taker;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_connect::{Fields, HttpBody, HttpMethod, HttpSink, HttpSpec, Secret, TokenPlace};
+use ringmill_connect::{Fields, HttpBody, HttpMethod, HttpProxy, HttpSink, HttpSpec, OnRefused, Secret, TokenPlace};
 
 use super::listen;
 use super::mistake::Mistake;
@@ -58,8 +58,10 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     const EXAMPLE: &str = "for example url = \"https://alerts.example.com/v1/rows\"";
     let url = url(table, HttpSink::check_url, EXAMPLE, mistakes);
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
-    let is_encrypted = url.as_ref().is_none_or(HttpSink::is_encrypted);
-    if let Some(entry) = table.entry("ca_file").filter(|_| !is_encrypted) {
+    let proxy = proxy(table, directory, mistakes);
+    let proxy_url = proxy.as_ref().map(|proxy| &proxy.url);
+    let is_encrypted = url.as_ref().into_iter().chain(proxy_url).any(HttpSink::is_encrypted);
+    if let Some(entry) = table.entry("ca_file").filter(|_| url.is_some() && !is_encrypted) {
         mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without https"));
     }
     let body = match table.text("body") {
@@ -91,12 +93,58 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         headers,
         token: token.ok()?,
         root_certificates: file("ca_file"),
+        proxy,
         is_compressed: table.text("compression") == Some("gzip"),
         timeout,
         is_idempotent: is_set("idempotent"),
         is_at_once: is_set("at_once"),
-        refused: file("refused_path"),
+        on_refused: on_refused(table, directory, mistakes),
     })
+}
+
+/// A mistake in its address is shown at the table's head, since its own line may have a password in it.
+fn proxy(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<HttpProxy> {
+    for (key, needed) in [("proxy_user", "proxy"), ("proxy_password_file", "proxy_user")] {
+        if let Some(entry) = table.entry(key).filter(|_| table.entry(needed).is_none()) {
+            mistakes.push(Mistake::at(entry.key_span, format!("`{key}` has no effect without `{needed}`")));
+        }
+    }
+    if let Some(entry) =
+        table.entry("proxy_user").filter(|_| table.text("proxy_user").is_some_and(|user| user.contains(':')))
+    {
+        let message = "`proxy_user`: no user of a proxy has a colon in the name (RFC 7617)";
+        mistakes.push(Mistake::at(entry.key_span, message).hint("the password belongs into proxy_password_file"));
+    }
+    let url = secret("proxy", table.text("proxy")?);
+    let checked = url.and_then(|url| match HttpProxy::check_url(&url) {
+        Ok(()) => Ok(url),
+        Err(reason) => Err(format!("`proxy`: {reason}")),
+    });
+    match checked {
+        Ok(url) => Some(HttpProxy {
+            url,
+            user: table.text("proxy_user").map(str::to_owned),
+            password_file: table.text("proxy_password_file").map(|path| directory.join(path)),
+        }),
+        Err(message) => {
+            mistakes.push(Mistake::at(table.span, message).hint("for example proxy = \"http://proxy:3128\""));
+            None
+        }
+    }
+}
+
+fn on_refused(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> OnRefused {
+    match (table.text("on_refused"), table.text("refused_path")) {
+        (Some(_), Some(_)) => {
+            let place = table.entry("refused_path").map_or(table.span, |entry| entry.key_span);
+            let message = "`refused_path` and `on_refused` exclude each other";
+            mistakes.push(Mistake::at(place, message).hint("either keeps the rows that the server refuses"));
+            OnRefused::Stop
+        }
+        (None, Some(path)) => OnRefused::Append(directory.join(path)),
+        (Some("dead_letter"), None) => OnRefused::DeadLetter,
+        (_, None) => OnRefused::Stop,
+    }
 }
 
 fn body_bytes(table: &Table, key: &str, default: u64, mistakes: &mut Vec<Mistake>) -> u64 {

@@ -744,7 +744,7 @@ static HTTP_SINK: &[Key] = &[
     needed(
         "url",
         Kind::Filled,
-        "Where requests go, http:// or https://, never through a proxy; or $NAME, the environment variable in which it stands.",
+        "Where requests go, http:// or https://; or $NAME, the environment variable in which it stands.",
     ),
     optional("method", Kind::Choice(&["POST", "PUT"]), "Default: POST."),
     optional(
@@ -776,6 +776,13 @@ static HTTP_SINK: &[Key] = &[
         "With https: certificates to trust instead of the system's (PEM); relative to this file.",
     ),
     optional(
+        "proxy",
+        Kind::Filled,
+        "A proxy that connects us (CONNECT), http://host:port or https://host:port; or $NAME, the environment variable in which it stands. Default: none, whatever HTTP_PROXY and its like say.",
+    ),
+    optional("proxy_user", Kind::Filled, "Who asks the proxy, if it wants to know (Basic)."),
+    optional("proxy_password_file", Kind::Filled, "File with that user's password; relative to this file."),
+    optional(
         "timeout",
         Kind::Length,
         "For a request and its answer; at most 1h. A run that is to end waits for it. Default: 30s.",
@@ -791,9 +798,14 @@ static HTTP_SINK: &[Key] = &[
         "With [checkpoint]: send rows as they come and not when their checkpoint is complete. They are there sooner; after a crash those since the newest checkpoint are sent again, in other requests. Default: false.",
     ),
     optional(
+        "on_refused",
+        Kind::Choice(&["stop", "dead_letter"]),
+        "For rows that the server refuses for good (400, 413, 422): end the run, or keep them as dead letters of the sink, with its reason (needs [checkpoint]). Default: stop.",
+    ),
+    optional(
         "refused_path",
         Kind::Filled,
-        "A file to which rows are appended that the server refuses (400, 413, 422), with its reason; relative to this file. Default: none, they end the run.",
+        "Instead of on_refused: a file to which such rows are appended with the server's reason; relative to this file.",
     ),
 ];
 

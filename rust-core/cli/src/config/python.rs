@@ -75,6 +75,7 @@ pub fn python_sink(
         rows_max,
         variable_bytes_max,
         is_idempotent: table.boolean("idempotent").unwrap_or(false),
+        keeps_rejected: table.text("on_refused") == Some("dead_letter"),
     };
     Some(PythonSink { outlet, directory: directory.to_owned(), python, options: options(table), supervision })
 }

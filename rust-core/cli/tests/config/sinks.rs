@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill_connect::{
-    Compression, FileSink, HttpBody, HttpMethod, OutputFormat, Promise, Rolling, Tls, TokenPlace, WriteMode,
+    Compression, FileSink, HttpBody, HttpMethod, OnRefused, OutputFormat, Promise, Rolling, Tls, TokenPlace, WriteMode,
 };
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 
@@ -126,7 +126,7 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
         !plain.is_compressed
             && !plain.is_idempotent
             && !plain.is_at_once
-            && plain.refused.is_none()
+            && plain.on_refused == OnRefused::Stop
             && plain.token.is_none()
     );
     assert!(!format!("{plain:?}").contains("T0KEN"));
@@ -135,8 +135,35 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
     let full = found(&[url, keys].concat());
     assert_eq!((full.method, full.body, full.rows_max), (HttpMethod::Put, HttpBody::Row, 1));
     assert_eq!(full.token, Some(TokenPlace::File("/etc/mill/token".into())));
-    assert_eq!(full.refused.as_deref(), Some(Path::new("/etc/mill/refused.ndjson")));
+    assert_eq!(full.on_refused, OnRefused::Append("/etc/mill/refused.ndjson".into()));
+    let checkpoint = "[checkpoint]\npath = \"state\"\n";
+    let config = good(&[&sink(&[url, "on_refused = \"dead_letter\"\n"].concat()), checkpoint].concat());
+    let NodeKind::Sink(SinkSpec::Http(kept)) = node(&config, "o") else { panic!("requests") };
+    assert_eq!(kept.on_refused, OnRefused::DeadLetter);
+    check(
+        &sink(&[url, "on_refused = \"dead_letter\"\nrefused_path = \"a\"\n"].concat()),
+        &[
+            "p.toml:8:1: `refused_path` and `on_refused` exclude each other (either keeps the rows that the server refuses)",
+        ],
+    );
     assert!(full.is_compressed && full.is_idempotent && full.headers.len() == 1);
+    assert!(full.proxy.is_none());
+    let keys = "proxy = \"http://proxy:3128\"\nproxy_user = \"me\"\nproxy_password_file = \"pass\"\n";
+    let proxy = found(&[url, keys].concat()).proxy.expect("a proxy");
+    assert_eq!(proxy.password_file.as_deref(), Some(Path::new("/etc/mill/pass")));
+    let reason = "user and password do not belong into it: use proxy_user and proxy_password_file";
+    let hint = "(for example proxy = \"http://proxy:3128\")";
+    check(
+        &sink(&[url, "proxy = \"http://me:T0KEN@proxy:3128\"\n"].concat()),
+        &[&format!("p.toml:3:8: `proxy`: {reason} {hint}")],
+    );
+    check(
+        &sink(&[url, "proxy = \"http://proxy:3128\"\nproxy_user = \"me:T0KEN\"\n"].concat()),
+        &[
+            "p.toml:8:1: `proxy_user`: no user of a proxy has a colon in the name (the password belongs into proxy_password_file)",
+        ],
+    );
+    check(&sink(&[url, "proxy_user = \"me\"\n"].concat()), &["p.toml:7:1: `proxy_user` has no effect without `proxy`"]);
     let hint = "(for example url = \"https://alerts.example.com/v1/rows\")";
     let reason = "user and password do not belong into it: use token_file, or a header";
     check(&sink("url = \"http://me:T0KEN@alerts/\"\n"), &[&format!("p.toml:3:8: `url`: {reason} {hint}")]);

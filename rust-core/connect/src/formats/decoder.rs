@@ -97,6 +97,14 @@ impl Decoder {
         }
     }
 
+    /// The same, of rows that were written as JSON in which a float that is no number is null: where a column has no nulls it
+    /// becomes a NaN, which is null again to whoever is sent it.
+    pub fn read_sent_letters(&mut self) {
+        if let Decoder::Json(json) = self {
+            json.read_sent_letters();
+        }
+    }
+
     /// The next records are of the type that a header with this value stands for; empty: there was none.
     pub fn set_type(&mut self, value: &[u8]) {
         if let Decoder::Json(json) = self {

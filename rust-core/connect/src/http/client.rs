@@ -20,10 +20,12 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-use super::{HttpBody, HttpMethod, HttpSink, token::Token};
+use super::{HttpBody, HttpMethod, HttpProxy, HttpSink, token::Token};
 use crate::{ConnectError, Fault, Secret, backoff::Backoff, tls};
 
 const KEY: &str = "idempotency-key";
+/// Shorter values of headers are no secrets, and may stand in a server's words by chance.
+const SECRET_BYTES_MIN: usize = 6;
 /// What is told of an answer's body.
 const TOLD_BYTES: usize = 300;
 /// What is read of it, so that the connection can be used again.
@@ -43,7 +45,7 @@ pub enum Answer {
 pub struct Client {
     agent: Agent,
     url: Secret,
-    /// scheme, host and port
+    /// scheme, host and port, and those of the proxy
     pub name: String,
     method: HttpMethod,
     is_compressed: bool,
@@ -83,7 +85,7 @@ pub fn header(name: &str, value: &Secret) -> Result<(HeaderName, HeaderValue), S
 }
 
 impl Client {
-    /// Reads token and certificates; connects to nobody.
+    /// Reads token, passwords and certificates; connects to nobody.
     pub fn open(sink: &HttpSink) -> Result<Client, ConnectError> {
         let wrong = |reason: String| ConnectError::Target { name: "url and headers".to_owned(), reason };
         let token = sink.token.as_ref().map(Token::read).transpose()?;
@@ -97,17 +99,26 @@ impl Client {
         if sink.is_compressed {
             headers.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
         }
+        let mut name = origin(&sink.url).map_err(wrong)?;
+        let mut encrypted = &sink.url;
+        if let Some(proxy) = &sink.proxy {
+            name = format!("{name} (through {})", proxy.name()?);
+            if is_encrypted(&proxy.url) {
+                encrypted = &proxy.url;
+            }
+        }
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .proxy(None)
+            // One of the environment (HTTP_PROXY) is none of ours.
+            .proxy(sink.proxy.as_ref().map(HttpProxy::open).transpose()?)
             .timeout_global(Some(sink.timeout))
             .user_agent(concat!("ringmill/", env!("CARGO_PKG_VERSION")))
-            .tls_config(encryption(&sink.url, sink.root_certificates.as_deref())?);
+            .tls_config(encryption(encrypted, sink.root_certificates.as_deref())?);
         Ok(Client {
             agent: config.build().new_agent(),
-            name: origin(&sink.url).map_err(wrong)?,
+            name,
             url: sink.url.clone(),
             method: sink.method,
             is_compressed: sink.is_compressed,
@@ -176,7 +187,7 @@ impl Client {
             let host = place.authority().map_or("another path", |authority| authority.as_str());
             reason.push_str(&format!(" (to {host}; the right address belongs into url)"));
         }
-        let told = self.without_path(&String::from_utf8_lossy(&body));
+        let told = self.without_secrets(&String::from_utf8_lossy(&body));
         let told = told[..told.floor_char_boundary(TOLD_BYTES)].trim();
         if !told.is_empty() {
             reason.push_str(&format!(": {}", told.escape_debug()));
@@ -195,13 +206,21 @@ impl Client {
         }
     }
 
-    /// A server's words without our path and query, in which a secret may stand.
-    fn without_path(&self, words: &str) -> String {
+    /// A server's words without our path and query and the values of our headers, in which a secret may stand.
+    fn without_secrets(&self, words: &str) -> String {
         let uri: Option<Uri> = self.url.reveal().parse().ok();
         let mut words = words.to_owned();
         for part in uri.iter().flat_map(|uri| [uri.path_and_query().map(|both| both.as_str()), Some(uri.path())]) {
             if let Some(part) = part.filter(|part| part.len() > 1) {
                 words = words.replace(part, "/…");
+            }
+        }
+        let values = self.headers.iter().map(|(_, value)| value).filter(|value| value.is_sensitive());
+        for value in values.filter_map(|value| value.to_str().ok()) {
+            // Of a token also what follows its scheme.
+            let last = value.rsplit(' ').next().unwrap_or(value);
+            for part in [value, last].into_iter().filter(|part| part.len() >= SECRET_BYTES_MIN) {
+                words = words.replace(part, "…");
             }
         }
         words
@@ -239,14 +258,39 @@ pub fn may_pass(error: &Error) -> bool {
         // A certificate that is not believed comes as an error of the stream.
         Error::Io(source) => !source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
         Error::Timeout(_) | Error::HostNotFound | Error::ConnectionFailed | Error::Protocol(_) => true,
+        Error::ConnectProxyFailed(reason) => {
+            let status = proxy_status(reason);
+            !status.is_some_and(|status| status.is_client_error() && !matches!(status.as_u16(), 408 | 425 | 429))
+        }
         _ => false,
     }
+}
+
+/// What a proxy answers that does not connect us, as the library words it.
+fn proxy_status(reason: &str) -> Option<StatusCode> {
+    reason.strip_prefix("proxy server responded ")?.get(..3)?.parse().ok()
 }
 
 /// What went wrong, in words.
 pub fn said(error: &Error) -> String {
     match error {
-        Error::Io(source) => source.to_string(),
+        Error::Io(source) => {
+            let encryption = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            match encryption {
+                Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+                    format!("{source} (ca_file names a file with the certificates to trust)")
+                }
+                _ => source.to_string(),
+            }
+        }
+        Error::ConnectProxyFailed(reason) => match proxy_status(reason) {
+            Some(StatusCode::PROXY_AUTHENTICATION_REQUIRED) => {
+                "the proxy answers 407 Proxy Authentication Required: look at proxy_user and proxy_password_file"
+                    .to_owned()
+            }
+            Some(status) => format!("the proxy answers {status}"),
+            None => format!("the proxy: {reason}"),
+        },
         error => error.to_string(),
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod client;
 mod intake;
 #[cfg(feature = "http")]
 mod partition;
+mod proxy;
 #[cfg(feature = "http")]
 mod records;
 #[cfg(feature = "http")]
@@ -42,7 +43,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::Schema;
 
-pub use self::sink::{HttpBody, HttpMethod, HttpSink};
+pub use self::proxy::HttpProxy;
+pub use self::sink::{HttpBody, HttpMethod, HttpSink, OnRefused};
 use crate::{ConnectError, Fields, Journal, Partitions, Replay, Resume, Secret, Waker, schema_of};
 
 /// Rows from requests: one partition, on shard 0.

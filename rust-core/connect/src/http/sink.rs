@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::Schema;
 
-use super::TokenPlace;
-use crate::{ConnectError, Promise, Secret, Transactions, Writer};
+use super::{HttpProxy, TokenPlace};
+use crate::{ConnectError, LetterStore, Promise, Secret, Transactions, Writer};
 
 /// A server that takes requests as a sink. Rows come as NDJSON.
 ///
@@ -14,8 +14,8 @@ use crate::{ConnectError, Promise, Secret, Transactions, Writer};
 /// request is sent again by the same run.
 ///
 /// A server that cannot be reached, is busy (408, 409, 425, 429) or fails (5xx) is waited for, longer each time and as
-/// long as it asks for (`Retry-After`). Rows that it refuses (400, 413, 422) end the run, or are kept aside; any other
-/// answer but 2xx ends the run.
+/// long as it asks for (`Retry-After`). Rows that it refuses (400, 413, 422) end the run, or are kept ([`OnRefused`]); any
+/// other answer but 2xx ends the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSink {
     /// where requests go
@@ -34,6 +34,8 @@ pub struct HttpSink {
     pub token: Option<TokenPlace>,
     /// with https: certificates to trust instead of the system's
     pub root_certificates: Option<PathBuf>,
+    /// through which requests go; the environment is not asked for one
+    pub proxy: Option<HttpProxy>,
     /// whether bodies are compressed (gzip)
     pub is_compressed: bool,
     /// for a request and its answer
@@ -42,8 +44,19 @@ pub struct HttpSink {
     pub is_idempotent: bool,
     /// Rows are sent as they come, and not when their checkpoint is complete.
     pub is_at_once: bool,
-    /// a file that refused rows are appended to, instead of ending the run
-    pub refused: Option<PathBuf>,
+    /// what becomes of rows that the server refuses
+    pub on_refused: OnRefused,
+}
+
+/// What becomes of rows that a server refuses for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnRefused {
+    /// They end the run.
+    Stop,
+    /// They are appended to this file.
+    Append(PathBuf),
+    /// With checkpoints they are dead letters of the sink, each once; without, they end the run.
+    DeadLetter,
 }
 
 /// What a request asks for.
@@ -90,18 +103,20 @@ impl HttpSink {
         super::client::header(name, value).map(drop)
     }
 
-    /// Sends what a checkpoint has left to be sent. A server that cannot be reached is waited for later.
+    /// Sends what a checkpoint has left to be sent. A server that cannot be reached is waited for later. `letters` is where the
+    /// sink's dead letters go.
     #[cfg(feature = "http")]
     pub fn open(
         &self,
         _schema: &Arc<Schema>,
         transactions: Option<&Transactions<'_>>,
+        letters: Option<LetterStore>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
         use crate::courier::{AtOnceWriter, ChunkWriter, EpochWriter};
         let sender = super::writer::Sender::open(self)?;
         Ok(match transactions {
-            Some(transactions) if self.is_at_once => Box::new(AtOnceWriter::open(sender, transactions)?),
-            Some(transactions) => Box::new(EpochWriter::open(sender, transactions)?),
+            Some(transactions) if self.is_at_once => Box::new(AtOnceWriter::open(sender, transactions, letters)?),
+            Some(transactions) => Box::new(EpochWriter::open(sender, transactions, letters)?),
             None => Box::new(ChunkWriter::new(sender)),
         })
     }
@@ -130,6 +145,7 @@ impl HttpSink {
         &self,
         _schema: &Arc<Schema>,
         _transactions: Option<&Transactions<'_>>,
+        _letters: Option<LetterStore>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
         Err(ConnectError::Feature("http"))
     }

@@ -6,14 +6,15 @@ use ringmill_failpoint::hit;
 use ureq::http::StatusCode;
 
 use super::{
-    HttpSink,
+    HttpSink, OnRefused,
     client::{Answer, Client},
     refused::RefusedRows,
     requests::{Cut, Request, Requests},
 };
 use crate::{
     ConnectError, Fault,
-    courier::Courier,
+    courier::{Courier, Refused},
+    letters::Refusal,
     staging::{Sealed, StagePoints, Staged, stage_points},
 };
 
@@ -23,17 +24,27 @@ static POINTS: StagePoints = stage_points!("sink.http");
 pub struct Sender {
     sink: HttpSink,
     client: Client,
-    refused: Option<RefusedRows>,
+    /// where refused rows are appended, if it is a file
+    file: Option<RefusedRows>,
 }
 
 impl Sender {
     pub fn open(sink: &HttpSink) -> Result<Sender, ConnectError> {
-        let refused = sink.refused.as_deref().map(RefusedRows::open).transpose()?;
-        Ok(Sender { sink: sink.clone(), client: Client::open(sink)?, refused })
+        let file = match &sink.on_refused {
+            OnRefused::Append(path) => Some(RefusedRows::open(path)?),
+            OnRefused::Stop | OnRefused::DeadLetter => None,
+        };
+        Ok(Sender { sink: sink.clone(), client: Client::open(sink)?, file })
     }
 
     /// Sends some rows of a request, in parts if they are refused together.
-    fn give(&mut self, name: &str, request: &Request, rows: Range<usize>, done: &mut u64) -> Result<(), ConnectError> {
+    fn give(
+        &mut self,
+        name: &str,
+        (request, rows): (&Request, Range<usize>),
+        done: &mut u64,
+        refused: &mut Refused<'_>,
+    ) -> Result<(), ConnectError> {
         let number = |row: usize| request.first + row as u64;
         if number(rows.end) <= *done {
             return Ok(());
@@ -48,17 +59,38 @@ impl Sender {
                 *done = number(rows.end);
                 return Ok(());
             };
-            let is_divisible = rows.len() > 1 && (self.refused.is_some() || status == StatusCode::PAYLOAD_TOO_LARGE);
+            let is_kept = self.sink.on_refused != OnRefused::Stop;
+            let is_divisible = rows.len() > 1 && (is_kept || status == StatusCode::PAYLOAD_TOO_LARGE);
             if !is_divisible {
-                let refused = self.refused.as_mut().ok_or_else(|| refusal(&self.client.name, rows.len(), &reason))?;
-                refused.add(&key, status, &reason, request.row(rows.start))?;
+                if !self.keep(&key, status, &reason, request.row(rows.start), refused)? {
+                    return Err(refusal(&self.client.name, rows.len(), &reason));
+                }
                 *done = number(rows.end);
                 return Ok(());
             }
         }
         let middle = rows.start + rows.len() / 2;
-        self.give(name, request, rows.start..middle, done)?;
-        self.give(name, request, middle..rows.end, done)
+        self.give(name, (request, rows.start..middle), done, refused)?;
+        self.give(name, (request, middle..rows.end), done, refused)
+    }
+
+    /// Keeps a row that was refused alone; `false`: that is not wanted.
+    fn keep(
+        &mut self,
+        key: &str,
+        status: StatusCode,
+        reason: &str,
+        row: &[u8],
+        refused: &mut Refused<'_>,
+    ) -> Result<bool, ConnectError> {
+        match (&self.sink.on_refused, &mut self.file) {
+            (OnRefused::DeadLetter, _) => {
+                let detail = format!("Idempotency-Key: {key}");
+                refused.push(&[Refusal { reason, detail: Some(&detail), row }])
+            }
+            (_, Some(file)) => file.add(key, status, reason, row).map(|()| true),
+            _ => Ok(false),
+        }
     }
 }
 
@@ -79,11 +111,18 @@ impl Courier for Sender {
         self.client.ready()
     }
 
-    fn send(&mut self, key: &str, rows: impl BufRead, cut: Cut, done: &mut u64) -> Result<(), ConnectError> {
+    fn send(
+        &mut self,
+        key: &str,
+        rows: impl BufRead,
+        cut: Cut,
+        done: &mut u64,
+        refused: &mut Refused<'_>,
+    ) -> Result<(), ConnectError> {
         let mut requests = Requests::new(rows, cut);
         let failed = |source| ConnectError::Read { name: format!("the rows for {key}"), offset: 0, source };
         while let Some(request) = requests.next().map_err(failed)? {
-            self.give(key, &request, 0..request.rows(), done)?;
+            self.give(key, (&request, 0..request.rows()), done, refused)?;
         }
         Ok(())
     }
@@ -102,6 +141,8 @@ impl Courier for Sender {
 }
 
 fn refusal(name: &str, rows: usize, reason: &str) -> ConnectError {
-    let reason = format!("{reason} (rows in the request: {rows}; refused_path keeps those aside that it refuses)");
+    let reason = format!(
+        "{reason} (rows in the request: {rows}; on_refused = \"dead_letter\" or refused_path keeps those that it refuses)"
+    );
     ConnectError::Database { name: name.to_owned(), reason, fault: Fault::Permanent }
 }

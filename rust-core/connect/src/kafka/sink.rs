@@ -83,7 +83,7 @@ impl KafkaSink {
         let rule = "transactions of a run without checkpoints would commit nothing exactly once";
         let refuse = || ConnectError::Spec { option: "transactional_id", value: id.clone(), rule };
         let transactions = transactions.ok_or_else(refuse)?;
-        Ok(Box::new(EpochWriter::open(Transactor::open(self, id)?, transactions)?))
+        Ok(Box::new(EpochWriter::open(Transactor::open(self, id)?, transactions, None)?))
     }
 
     /// This program was built without Kafka.

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     ConnectError, Fault,
-    courier::Courier,
+    courier::{Courier, Refused},
     headers,
     staging::{Sealed, StagePoints, Staged, stage_points},
 };
@@ -340,8 +340,15 @@ impl Courier for Transactor {
         Ok(())
     }
 
-    /// `done` are those of the open transaction that librdkafka has.
-    fn send(&mut self, key: &str, rows: impl BufRead, terms: Terms, done: &mut u64) -> Result<(), ConnectError> {
+    /// `done` are those of the open transaction that librdkafka has. None is refused for good without ending the run.
+    fn send(
+        &mut self,
+        key: &str,
+        rows: impl BufRead,
+        terms: Terms,
+        done: &mut u64,
+        _refused: &mut Refused<'_>,
+    ) -> Result<(), ConnectError> {
         if terms.headers != self.headers {
             let reason =
                 "the checkpoint has rows for it with other `headers`; run the pipeline once as it was, or with --fresh";

@@ -1,14 +1,18 @@
 //! Dead letters in the built-in store: what is in it, what is taken out of it, and how its letters become rows again.
 //!
-//! The store of a source or step is a folder of parts, one for each epoch that had any letters, one letter a line. A
+//! The store of a source, step or sink is a folder of parts, one for each epoch that had any letters, one letter a line. A
 //! letter is known by its part's epoch and its line ([`LetterId`]), and that stays so: a letter that is taken out leaves
 //! an empty line behind, and a part goes when all of its lines are empty.
 //!
-//! A [`LettersSpec`] is a source that reads letters: rows of a function as they were when it refused them, records of a
-//! source through the source's own decoder. Its [`Position`](crate::Position) says which letters it has taken
+//! Letters of sources and steps are committed with their epoch, as rows of a file sink; those of a sink are gathered while
+//! its rows are sent ([`LetterStore`]).
+//!
+//! A [`LettersSpec`] is a source that reads letters: rows of a function or sink as they were when it refused them, records
+//! of a source through the source's own decoder. Its [`Position`](crate::Position) says which letters it has taken
 //! ([`TakenLetters`]). They are taken out of the store ([`take_out`]) when the checkpoint that says so is there, and until
 //! then whoever reads the store with that position does not see them.
 
+mod log;
 mod part;
 mod source;
 mod taken;
@@ -22,6 +26,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{ConnectError, staging::Staged};
+pub use log::LetterStore;
+pub(crate) use log::{Counted, LetterLog, Refusal};
 pub(crate) use part::LetterBook;
 pub use source::{LetterForm, LettersSpec};
 pub use taken::{TakenLetters, take_out};

@@ -32,6 +32,8 @@ const POLLED_MAX: u32 = 64;
 pub enum LetterForm {
     /// A function's rows. What cannot be read back stays in the store as it is.
     Rows,
+    /// The same of a sink's rows, as they were sent: a null float is NaN where there are no nulls.
+    Sent,
     /// A source's records, read as the source reads them. One that does not fit becomes a dead letter again.
     Records(Format),
     /// Rows of a source's files in columns, as JSON in which a float may be text. One that does not fit becomes a dead
@@ -43,6 +45,12 @@ pub enum LetterForm {
     Requests,
     /// Messages of a binary format, and the fields that take what stood beside them, which is in the letters' headers.
     Messages(BinaryFormat, Vec<String>),
+}
+
+impl LetterForm {
+    fn is_of_rows(&self) -> bool {
+        matches!(self, LetterForm::Rows | LetterForm::Sent)
+    }
 }
 
 /// The letters of one source or step.
@@ -161,6 +169,11 @@ impl LetterDecoder {
             Ok::<Decoder, ConnectError>(decoder)
         };
         Ok(match form {
+            LetterForm::Sent => {
+                let mut decoder = text(Format::Json)?;
+                decoder.read_sent_letters();
+                LetterDecoder::Text(decoder)
+            }
             LetterForm::Rows | LetterForm::Columns => LetterDecoder::Text(json()?),
             LetterForm::Requests => LetterDecoder::Requests(json()?, DatumDecoder::new(fields, None)),
             LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
@@ -223,7 +236,7 @@ enum Read {
 
 impl LettersPartition {
     fn open(spec: &LettersSpec) -> Result<LettersPartition, ConnectError> {
-        let are_records = spec.form != LetterForm::Rows;
+        let are_records = !spec.form.is_of_rows();
         Ok(LettersPartition {
             decoder: LetterDecoder::new(spec)?,
             book: Arc::new(LetterBook::new(&spec.folder, &spec.origin, are_records, spec.choose()?)),
@@ -255,7 +268,7 @@ impl LettersPartition {
         }
         let mut caught = Caught(None);
         // A row was taken once, whatever its time.
-        let event_time = context.event_time.filter(|_| self.spec.form != LetterForm::Rows);
+        let event_time = context.event_time.filter(|_| !self.spec.form.is_of_rows());
         let mut own = PollContext { dead: &mut caught, event_time, ..*context };
         let tag = self.tag();
         let mut records = Records::new(out, &mut own, &self.spec.origin, &self.spec.fields, &mut self.scratch, 1);
@@ -266,7 +279,7 @@ impl LettersPartition {
             (Taken::Full, _) => return Ok(Read::Full),
             (Taken::Later, _) => return Ok(Read::Later),
             (_, None) if consumed == 0 => return Ok(self.leave(place, "it holds no record")),
-            (_, Some(reason)) if self.spec.form == LetterForm::Rows => return Ok(self.leave(place, &reason)),
+            (_, Some(reason)) if self.spec.form.is_of_rows() => return Ok(self.leave(place, &reason)),
             (_, Some(reason)) => context.dead.push(&DeadLetter {
                 partition: letter.partition.as_deref().unwrap_or_default(),
                 offset: letter.offset.unwrap_or(0),

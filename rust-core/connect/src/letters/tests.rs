@@ -204,3 +204,20 @@ fn a_foreign_line_is_refused_with_its_place() {
     let error = spec(folder.path(), LetterForm::Rows, Vec::new()).open().err().unwrap().to_string();
     assert!(error.contains("part-0000000003.json, line 2: this is no dead letter"), "{error}");
 }
+
+#[test]
+fn what_was_sent_as_null_because_it_is_no_number_is_sent_as_null_again() {
+    let folder = store(&[(1, &[&letter("no", r#"{"x":null,"y":null,"z":[1.5,null]}"#)])]);
+    let list = DataType::List(ringmill_wire::ListItem::Float64);
+    let fields =
+        || vec![field("x", DataType::Float64, false), field("y", DataType::Float32, true), field("z", list, false)];
+    let schema = schema_of(&fields()).unwrap();
+    let (_, mut partition) = spec(folder.path(), LetterForm::Sent, fields()).open().unwrap().remove(0);
+    let (rows, letters) = read_all(&mut *partition, &schema, Format::Json, 16).unwrap();
+    assert_eq!((rows.as_str(), letters), ("{\"x\":null,\"y\":null,\"z\":[1.5,null]}\n", Vec::new()));
+    assert!(!partition.position().letters.is_empty());
+    // A function never had it so.
+    let (_, mut partition) = spec(folder.path(), LetterForm::Rows, fields()).open().unwrap().remove(0);
+    assert_eq!(read_all(&mut *partition, &schema, Format::Json, 16).unwrap(), (String::new(), Vec::new()));
+    assert!(partition.position().letters.is_empty());
+}

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     ConnectError, Fault,
     backoff::Backoff,
-    courier::Courier,
+    courier::{Courier, Refused},
     headers,
     message::{Message, OwnedMessage, messages, read_message},
     staging::{Sealed, StagePoints, Staged, stage_points},
@@ -260,7 +260,14 @@ impl Courier for Publisher {
         self.backoff.check()
     }
 
-    fn send(&mut self, key: &str, mut rows: impl BufRead, terms: u32, done: &mut u64) -> Result<(), ConnectError> {
+    fn send(
+        &mut self,
+        key: &str,
+        mut rows: impl BufRead,
+        terms: u32,
+        done: &mut u64,
+        _: &mut Refused<'_>,
+    ) -> Result<(), ConnectError> {
         self.ready()?;
         if terms != self.terms {
             let reason =

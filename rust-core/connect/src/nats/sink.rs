@@ -67,7 +67,7 @@ impl NatsSink {
         self.format.prepare(schema)?;
         let publisher = super::publisher::Publisher::open(self)?;
         Ok(match transactions {
-            Some(transactions) => Box::new(crate::courier::EpochWriter::open(publisher, transactions)?),
+            Some(transactions) => Box::new(crate::courier::EpochWriter::open(publisher, transactions, None)?),
             None => Box::new(crate::courier::ChunkWriter::new(publisher)),
         })
     }

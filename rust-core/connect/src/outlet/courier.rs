@@ -8,33 +8,75 @@ use std::{
 use ringmill_failpoint::hit;
 use ringmill_wire::{BlockHead, HeapBatch, Schema, Template};
 
-use super::{Outlet, OutletSink};
+use super::{Outlet, OutletSink, Rejection};
 use crate::{
     ConnectError,
     backoff::Backoff,
-    courier::Courier,
+    courier::{Courier, Refused},
+    formats::letter_encoder,
+    letters::Refusal,
     staging::{Sealed, StagePoints, Staged, stage_points},
 };
 
 static POINTS: StagePoints = stage_points!("sink.python");
+/// A reason stands in each of its letters; what is longer is cut.
+const REASON_BYTES_MAX: usize = 1 << 10;
 
 /// Hands rows over.
 pub struct Deliverer {
     origin: String,
+    keeps_rejected: bool,
     outlet: Box<dyn Outlet>,
     /// the next batch
     batch: HeapBatch,
     backoff: Backoff,
+    /// key and first row of a batch that was handed over, and what was rejected of it: there was no space to keep that
+    unkept: Option<(String, u64, Rejection)>,
 }
 
 impl Deliverer {
     pub fn new(sink: &OutletSink, template: Arc<Template>, outlet: Box<dyn Outlet>) -> Deliverer {
         let batch = HeapBatch::new(template);
-        Deliverer { origin: sink.origin.clone(), outlet, batch, backoff: Backoff::default() }
+        let OutletSink { origin, keeps_rejected, .. } = sink.clone();
+        Deliverer { origin, keeps_rejected, outlet, batch, backoff: Backoff::default(), unkept: None }
     }
 
     fn refuse(&self, reason: String) -> ConnectError {
         ConnectError::Target { name: self.origin.clone(), reason }
+    }
+
+    /// Hands the batch over.
+    fn deliver(&mut self, key: &str, first: u64) -> Result<Option<Rejection>, ConnectError> {
+        hit("sink.python.deliver");
+        let delivered = self.outlet.deliver(key, first, &self.batch.view());
+        hit("sink.python.delivered");
+        let rejection = delivered.map_err(|error| self.backoff.failed(error))?;
+        self.backoff = Backoff::default();
+        Ok(rejection)
+    }
+
+    /// Keeps the rows of the batch that were rejected, all or none.
+    fn keep(&self, rejection: &Rejection, refused: &mut Refused<'_>) -> Result<(), ConnectError> {
+        let Rejection { rows, reason } = rejection;
+        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+        let view = self.batch.view();
+        let mut encoder = letter_encoder(view.schema());
+        let (mut text, mut ends) = (Vec::new(), Vec::new());
+        for row in rows.iter().map(|row| *row as usize) {
+            encoder.encode(&view, row..row + 1, &mut text);
+            ends.push(text.len());
+        }
+        let starts = std::iter::once(&0).chain(&ends);
+        let refusal = |(start, end): (&usize, &usize)| {
+            let row = text[*start..*end].trim_ascii_end();
+            Refusal { reason, detail: None, row }
+        };
+        let refusals: Vec<Refusal<'_>> = starts.zip(&ends).map(refusal).collect();
+        if self.keeps_rejected && refused.push(&refusals)? {
+            return Ok(());
+        }
+        let reason = format!("it rejected {} rows: {reason} (on_refused = \"dead_letter\" keeps those)", rows.len());
+        Err(ConnectError::Process { origin: self.origin.clone(), reason, detail: None })
     }
 
     fn schema_hash(&self) -> u64 {
@@ -60,7 +102,14 @@ impl Courier for Deliverer {
         self.backoff.check()
     }
 
-    fn send(&mut self, key: &str, rows: impl BufRead, schema: u64, done: &mut u64) -> Result<(), ConnectError> {
+    fn send(
+        &mut self,
+        key: &str,
+        rows: impl BufRead,
+        schema: u64,
+        done: &mut u64,
+        refused: &mut Refused<'_>,
+    ) -> Result<(), ConnectError> {
         self.ready()?;
         if schema != self.schema_hash() {
             let reason =
@@ -79,11 +128,17 @@ impl Courier for Deliverer {
             }
             // Batches are cut at the same places each time, so what is done is whole ones.
             if end > *done {
-                hit("sink.python.deliver");
-                let delivered = self.outlet.deliver(key, first, &self.batch.view());
-                hit("sink.python.delivered");
-                delivered.map_err(|error| self.backoff.failed(error))?;
-                self.backoff = Backoff::default();
+                let unkept = self.unkept.take_if(|(of, row, _)| of == key && *row == first);
+                let rejection = match unkept {
+                    Some((.., rejection)) => Some(rejection),
+                    None => self.deliver(key, first)?,
+                };
+                if let Some(rejection) = rejection
+                    && let Err(error) = self.keep(&rejection, refused)
+                {
+                    self.unkept = Some((key.to_owned(), first, rejection));
+                    return Err(error);
+                }
                 *done = end;
             }
             first = end;

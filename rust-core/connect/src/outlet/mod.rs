@@ -15,7 +15,7 @@ use ringmill_wire::{BatchView, Capacity, Schema, Template};
 
 use self::courier::Deliverer;
 use crate::{
-    ConnectError, Encoder, Promise, Transactions, Writer,
+    ConnectError, Encoder, LetterStore, Promise, Transactions, Writer,
     courier::{ChunkWriter, EpochWriter},
 };
 
@@ -30,16 +30,27 @@ pub struct OutletSink {
     pub variable_bytes_max: u32,
     /// Whoever takes the rows makes the same of them when they come again.
     pub is_idempotent: bool,
+    /// With checkpoints, rows that are rejected are dead letters of the sink, each once; otherwise they end the run.
+    pub keeps_rejected: bool,
+}
+
+/// Rows of a batch that whoever was given it refuses for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// their places in the batch, ascending
+    pub rows: Vec<u32>,
+    /// why
+    pub reason: String,
 }
 
 /// The process behind a sink. When this is dropped nothing follows, whether all rows were taken or the run gave up.
 pub trait Outlet: Send {
-    /// Hands over rows, no more than fit into a batch, and waits until they are taken: all of them or, with an error, perhaps
-    /// some. A process that dies meanwhile is given them again. Their identities are `id` and the numbers from `first` on.
+    /// Hands over rows, no more than fit into a batch, and waits until they are taken: all of them but those that are
+    /// rejected or, with an error, perhaps some. A process that dies meanwhile is given them again. Their identities are `id` and the numbers from `first` on.
     ///
     /// # Errors
     /// A transient one if they are to be handed over again later.
-    fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<(), ConnectError>;
+    fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<Option<Rejection>, ConnectError>;
 }
 
 impl OutletSink {
@@ -63,16 +74,18 @@ impl OutletSink {
         })
     }
 
-    /// Hands over what a checkpoint has left to be. A process that cannot take it yet is waited for later.
+    /// Hands over what a checkpoint has left to be. A process that cannot take it yet is waited for later. `letters` is where
+    /// the sink's dead letters go.
     pub fn open(
         &self,
         schema: &Arc<Schema>,
         outlet: Box<dyn Outlet>,
         transactions: Option<&Transactions<'_>>,
+        letters: Option<LetterStore>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
         let deliverer = Deliverer::new(self, self.template(schema)?, outlet);
         Ok(match transactions {
-            Some(transactions) => Box::new(EpochWriter::open(deliverer, transactions)?),
+            Some(transactions) => Box::new(EpochWriter::open(deliverer, transactions, letters)?),
             None => Box::new(ChunkWriter::new(deliverer)),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{HttpBody, HttpMethod, HttpSink, Secret};
+use super::{HttpBody, HttpMethod, HttpSink, OnRefused, Secret};
 
 /// A sink to the keeper of folders, with two rows in a request.
 pub fn sink_to_keeper(address: &str, folder: &Path) -> HttpSink {
@@ -22,10 +22,11 @@ pub fn sink_to(url: &str) -> HttpSink {
         headers: Vec::new(),
         token: None,
         root_certificates: None,
+        proxy: None,
         is_compressed: false,
         timeout: Duration::from_secs(30),
         is_idempotent: false,
         is_at_once: false,
-        refused: None,
+        on_refused: OnRefused::Stop,
     }
 }

@@ -73,7 +73,7 @@ fn receive(input: &mut impl BufRead) -> io::Result<Option<Received>> {
 
 /// The address of a server that knows keys. The path of a request is a folder: its rows are appended to `out` there unless
 /// their key is in `keys`. `silent` there has the number of a request that is taken and gets no answer, and neither
-/// does the one after it.
+/// does the one after it; a request with a row that ends with what stands in `refuses` is refused.
 pub fn keeper() -> SocketAddr {
     static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     *ADDRESS.get_or_init(|| serve(keep))
@@ -89,7 +89,12 @@ fn keep(received: &Received) -> Reply {
         let mut file = OpenOptions::new().append(true).create(true).open(folder.join(name)).unwrap();
         file.write_all(bytes).unwrap();
     };
-    let line = format!("{} {:?}\n", received.headers["idempotency-key"], String::from_utf8_lossy(&received.body));
+    let refuses = read("refuses");
+    let body = String::from_utf8_lossy(&received.body);
+    if !refuses.is_empty() && body.lines().any(|row| row.ends_with(&refuses)) {
+        return Some(("422 Not These", "none of those".to_owned()));
+    }
+    let line = format!("{} {:?}\n", received.headers["idempotency-key"], body);
     let key = line.split_inclusive(' ').next().unwrap();
     let keys = read("keys");
     match keys.split_inclusive('\n').find(|known| known.starts_with(key)) {

@@ -52,6 +52,7 @@ impl Plan {
         }
         if pipeline.checkpoint.is_none() {
             errors.extend(retained::without_checkpoints(&nodes));
+            errors.extend(dead_letter_store::without_checkpoints(&nodes));
             check_rolling(&nodes, &mut errors);
         }
         if !errors.is_empty() {

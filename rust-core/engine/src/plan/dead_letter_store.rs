@@ -3,6 +3,9 @@
 //! With checkpoints, every source and UDF step whose dead letters nobody reads gets a sink of its own: a folder of parts
 //! in the pipeline's state folder, which the file sink commits together with everything else of an epoch. `ringmill dlq`
 //! reads it. Without checkpoints there is no state folder, and such letters are only counted.
+//!
+//! A sink that keeps rows which it is refused has a folder of its own there, too. It shows its letters itself, when it knows
+//! them: behind the checkpoint that has the rows.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use serde::Deserialize;
 
 use super::build::stream_name;
 use super::replay::replayed_node;
-use super::{CheckpointSpec, NodeKind, NodeSpec, Port, SinkSpec, SourceConnector};
+use super::{CheckpointSpec, Node, NodeKind, NodeSpec, PlanError, Port, SinkSpec, SourceConnector};
 
 /// Configurations cannot have a name with a colon, so this one is never taken.
 const PREFIX: &str = "dead_letters:";
@@ -69,6 +72,19 @@ pub(super) fn sinks(checkpoint: &CheckpointSpec, nodes: &[NodeSpec]) -> Vec<Node
             ))),
         })
         .collect()
+}
+
+/// Sinks whose dead letters would have no place.
+pub(super) fn without_checkpoints(nodes: &[Node]) -> Vec<PlanError> {
+    let has_letters = |node: &&Node| matches!(&node.kind, NodeKind::Sink(sink) if sink.has_letters());
+    let mistake = |node: &Node| PlanError {
+        node: node.name.clone(),
+        key: "on_refused".to_owned(),
+        message: "`on_refused`: the dead letters of a sink are kept with the checkpoints, and there are none"
+            .to_owned(),
+        hint: Some("add [checkpoint] with path = \"state\"".to_owned()),
+    };
+    nodes.iter().filter(has_letters).map(mistake).collect()
 }
 
 /// A generator's rows are always right, and letters that fail again are those of their source or step.

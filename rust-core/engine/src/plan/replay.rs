@@ -1,7 +1,7 @@
 //! A plan that feeds stored dead letters back into a pipeline.
 //!
 //! It is the pipeline's own plan with a further source for each origin of letters: the rows of a function's letters go to
-//! the function, a source's records to whoever reads the source. A run of it goes on from the newest checkpoint. The
+//! the function, those of a sink to the sink, a source's records to whoever reads the source. A run of it goes on from the newest checkpoint. The
 //! pipeline's sources are not even opened and stay where they are ([`Plan::is_replay`]), so that the run ends with the
 //! letters, and the next ordinary run goes on where the last one ended. Which letters were taken is the position of their
 //! source in the checkpoint, so they leave the store in the same moment in which the sinks show what became of them.
@@ -16,10 +16,10 @@ use crate::nearest::nearest;
 /// Configurations cannot have a name with a colon, so this one is never taken.
 const PREFIX: &str = "replay:";
 
-/// The letters of one source or step that are to be fed back.
+/// The letters of one source, step or sink that are to be fed back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replayed {
-    /// The source or step.
+    /// The source, step or sink.
     pub origin: String,
     /// Which of them.
     pub filter: LetterFilter,
@@ -35,7 +35,7 @@ pub struct ReplayRefused {
     pub hint: Option<String>,
 }
 
-/// The source or step whose letters the source called `name` feeds back, if it is such a source.
+/// The source, step or sink whose letters the source called `name` feeds back, if it is such a source.
 pub fn replayed_node(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
 }
@@ -134,19 +134,27 @@ impl Plan {
 /// # Errors
 /// When there is no such node.
 pub fn find_origin(plan: &Plan, origin: &str) -> Result<usize, ReplayRefused> {
-    let makes_letters = |node: &Node| matches!(node.kind, NodeKind::Source(_) | NodeKind::Udf(_));
-    let is_sink = |node: &Node| matches!(node.kind, NodeKind::Sink(_));
-    let found = plan.nodes.iter().position(|node| node.name == origin && !is_sink(node));
-    match found {
+    let makes_letters = |node: &Node| match &node.kind {
+        NodeKind::Source(_) | NodeKind::Udf(_) => true,
+        NodeKind::Sink(sink) => sink.has_letters(),
+        NodeKind::EventType(_) | NodeKind::Window(_) | NodeKind::Filter(_) => false,
+    };
+    match plan.nodes.iter().position(|node| node.name == origin) {
         Some(index) if makes_letters(&plan.nodes[index]) => Ok(index),
-        Some(_) => {
-            let message = format!("{origin} has no dead letters; only sources and udf steps have");
-            Err(ReplayRefused { message, hint: None })
+        Some(index) => {
+            let (message, hint) = match plan.nodes[index].kind {
+                NodeKind::Sink(_) => {
+                    let hint = "they go back to the sink where on_refused = \"dead_letter\"".to_owned();
+                    (format!("{origin} keeps no dead letters"), Some(hint))
+                }
+                _ => (format!("{origin} has no dead letters; only sources, udf steps and some sinks have"), None),
+            };
+            Err(ReplayRefused { message, hint })
         }
         None => {
             let names = plan.nodes.iter().filter(|node| makes_letters(node)).map(|node| node.name.as_str());
             let hint = nearest(origin, names).map(|near| format!("did you mean `{near}`?"));
-            Err(ReplayRefused { message: format!("there is no source or step {origin:?}"), hint })
+            Err(ReplayRefused { message: format!("there is no source, step or sink {origin:?}"), hint })
         }
     }
 }
@@ -212,7 +220,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
             let event_time = source.event_time.clone();
             (form, fields, record_bytes_max, event_time, source.max_future_ns)
         }
-        NodeKind::Udf(_) => {
+        NodeKind::Udf(_) | NodeKind::Sink(_) => {
             check_learning(plan, index)?;
             let schema = node.input_schema.iter().flat_map(|schema| &schema.fields);
             let fields = schema.map(|field| FieldSpec {
@@ -221,7 +229,8 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                 nullable: field.nullable,
                 path: None,
             });
-            (LetterForm::Rows, fields.collect(), RECORD_BYTES_MAX, plan.input_time(node), i64::MAX)
+            let form = if matches!(node.kind, NodeKind::Sink(_)) { LetterForm::Sent } else { LetterForm::Rows };
+            (form, fields.collect(), RECORD_BYTES_MAX, plan.input_time(node), i64::MAX)
         }
         _ => return Err(format!("{} has no dead letters", node.name)),
     };

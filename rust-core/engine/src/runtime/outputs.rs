@@ -1,10 +1,11 @@
 //! Opens a plan's sinks and starts their threads.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam::channel::{Sender, bounded};
-use ringmill_connect::{FileSink, SqliteSink, StdoutSink, Transactions, Writer, staged_without_letters};
+use ringmill_connect::{FileSink, LetterStore, SqliteSink, StdoutSink, Transactions, Writer, staged_without_letters};
 use serde_json::Value;
 
 use super::checkpoint_thread::{Message, SinkCommand};
@@ -16,7 +17,7 @@ use super::worker_outlet::WorkerOutlet;
 use super::writer_thread::{CommitLink, WriterLane, WriterThread, start_writer};
 use crate::error::EngineError;
 use crate::metrics::Control;
-use crate::plan::dead_letter_store::stored_node;
+use crate::plan::dead_letter_store::{folder, stored_node};
 use crate::plan::roll_up::roll_up;
 use crate::plan::{Node, NodeKind, Plan, SinkSpec};
 
@@ -84,9 +85,9 @@ fn open_writer(
     let recovered = kept.as_ref().map(|(epoch, staged)| (*epoch, staged)).or(recovered);
     let transactions = staging.as_deref().map(|staging| Transactions { staging, recovered });
     if let (Some(durable), SinkSpec::File(FileSink { path, .. }), Some(_)) = (durable, sink, stored_node(&node.name)) {
-        let failed = |error| EngineError::Durable { action: format!("make the folder of {}", node.name), error };
-        durable.folder.make_dead_letters(path).map_err(failed)?;
+        make_store(durable, path, &node.name)?;
     }
+    let letters = durable.map(|durable| letter_store(durable, node, sink, control)).transpose()?.flatten();
     let opened = match sink {
         SinkSpec::Null => return Err(EngineError::Internal(format!("{} has no writer", node.name))),
         SinkSpec::File(sink) => sink.open(&node.schema, transactions.as_ref()),
@@ -97,10 +98,10 @@ fn open_writer(
         SinkSpec::Kafka(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Mqtt(sink) => sink.open(&node.schema),
         SinkSpec::Nats(sink) => sink.open(&node.schema, transactions.as_ref()),
-        SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref()),
+        SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref(), letters),
         SinkSpec::Python(sink) => {
             let outlet = outlet.ok_or_else(|| EngineError::Internal(format!("{} has no process", node.name)))?;
-            sink.outlet.open(&node.schema, Box::new(outlet.clone()), transactions.as_ref())
+            sink.outlet.open(&node.schema, Box::new(outlet.clone()), transactions.as_ref(), letters)
         }
         SinkSpec::Retained(spec) => {
             let folder = durable.map(|durable| durable.folder.retained(&spec.step));
@@ -113,6 +114,28 @@ fn open_writer(
         SinkSpec::Stdout { format } => StdoutSink { format: *format }.open(&node.schema),
     };
     opened.map_err(|error| EngineError::Connect { node: node.name.clone(), error })
+}
+
+fn make_store(durable: &Durable, folder: &Path, name: &str) -> Result<(), EngineError> {
+    let failed = |error| EngineError::Durable { action: format!("make the folder of {name}"), error };
+    durable.folder.make_dead_letters(folder).map_err(failed)
+}
+
+/// Where the sink's own dead letters go. One that had them and is to have none any more may still have some to show.
+fn letter_store(
+    durable: &Durable,
+    node: &Node,
+    sink: &SinkSpec,
+    control: &Control,
+) -> Result<Option<LetterStore>, EngineError> {
+    let folder = folder(durable.folder.path(), &node.name);
+    let may_have = matches!(sink, SinkSpec::Http(_) | SinkSpec::Python(_)) && folder.is_dir();
+    if !sink.has_letters() && !may_have {
+        return Ok(None);
+    }
+    make_store(durable, &folder, &node.name)?;
+    let count = control.count_refused(&node.name);
+    Ok(Some(LetterStore { folder, origin: node.name.clone(), count }))
 }
 
 /// What a store of dead letters goes on from that the checkpoint does not know.

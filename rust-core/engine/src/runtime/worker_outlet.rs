@@ -6,12 +6,12 @@
 //!
 //! Whoever calls waits: this is driven by the sink's writer thread, never by a shard. When the process dies, takes too long
 //! or breaks the protocol, its successor is given the batch again. What the class raised is told to the caller, as
-//! something that passes if it is to be tried again.
+//! something that passes if it is to be tried again, or as the rows that it rejects.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ringmill_connect::{ConnectError, Fault, Outlet};
+use ringmill_connect::{ConnectError, Fault, Outlet, Rejection};
 use ringmill_ring::{CompletionKind, Submission, SubmissionKind, Wait, monotonic_ns};
 use ringmill_wire::{BatchView, BatchWriter, Template};
 use serde::Deserialize;
@@ -85,6 +85,9 @@ struct Failure {
     /// The target is away, as the class says: this is no mistake.
     #[serde(default)]
     is_retry: bool,
+    /// Rows that the class refuses for good, all others being taken.
+    #[serde(default)]
+    rejected: Vec<u32>,
 }
 
 impl WorkerOutlet {
@@ -130,7 +133,7 @@ impl WorkerOutlet {
 }
 
 impl Outlet for WorkerOutlet {
-    fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<(), ConnectError> {
+    fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<Option<Rejection>, ConnectError> {
         self.process().deliver(id, first, rows)
     }
 }
@@ -143,13 +146,23 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<(), ConnectError> {
+    fn deliver(&mut self, id: &str, first: u64, rows: &BatchView<'_>) -> Result<Option<Rejection>, ConnectError> {
         loop {
             self.publish(id, first, rows)?;
             match self.await_news()? {
                 News::Taken => {
                     self.failures = 0;
-                    return Ok(());
+                    return Ok(None);
+                }
+                News::Raised(Failure { error, rejected, .. }) if !rejected.is_empty() => {
+                    self.failures = 0;
+                    let is_sound = rejected.is_sorted_by(|one, other| one < other)
+                        && rejected.last().is_some_and(|last| (*last as usize) < rows.rows());
+                    if !is_sound {
+                        let reason = format!("it rejects rows that it was not given ({error})");
+                        return Err(ConnectError::Process { origin: self.origin.clone(), reason, detail: None });
+                    }
+                    return Ok(Some(Rejection { rows: rejected, reason: error }));
                 }
                 News::Raised(failure) => return Err(self.judge(failure)),
                 News::Died => {}
@@ -244,6 +257,7 @@ impl Process {
                         error: "it raised, and could not say what".to_owned(),
                         traceback: None,
                         is_retry: false,
+                        rejected: Vec::new(),
                     }))
                 }
             };

@@ -28,6 +28,8 @@ use crate::rundir::ChannelHandle;
 pub const FAILURE_BYTES: usize = 16 << 10;
 /// Slots of a sink's ring. One is in use at a time; a class that keeps arrays of half of them is given copies.
 pub const SINK_SLOTS: u32 = 4;
+/// Bytes that a rejected row takes in an answer, which has its number as text: eight digits and what stands between them.
+const REJECTED_ROW_BYTES: usize = 10;
 /// The environment variable in which a class finds its options; it is taken away before the class is imported.
 const OPTIONS_VARIABLE: &str = "RINGMILL_OPTIONS";
 /// Largest batches for which a replay log has room at least: with so many, one that is not half full takes any other.
@@ -337,10 +339,11 @@ fn prepare_outlet(
     let nothing =
         Template::new(Arc::default(), Capacity { rows_max: template.capacity().rows_max, variable_bytes_max: 0 });
     let nothing = nothing.map_err(|error| EngineError::Layout { node: node.name.clone(), error })?;
+    let rejected_bytes = (REJECTED_ROW_BYTES * template.capacity().rows_max as usize).next_multiple_of(64);
     let channel = CoreEnd::create(&ChannelConfig {
         slots: SINK_SLOTS,
         request_slot_bytes: request_bytes(&template),
-        response_slot_bytes: nothing.bytes().max(FAILURE_BYTES),
+        response_slot_bytes: nothing.bytes().max(FAILURE_BYTES + rejected_bytes),
         schema_hash: template.hash(),
         response_schema_hash: nothing.hash(),
         generation: 1,

@@ -97,6 +97,11 @@ pub static PYTHON_SINK: &[Key] = &[
         Kind::Boolean,
         "Whether the class makes the same of rows that come again, by their identities or by an upsert. Then the sink is exactly once, with [checkpoint]. Default: false.",
     ),
+    optional(
+        "on_refused",
+        Kind::Choice(&["stop", "dead_letter"]),
+        "For rows that the class rejects (rm.Reject): end the run, or keep them as dead letters of the sink, with the reason (needs [checkpoint]). Default: stop.",
+    ),
     optional("batch_rows", Kind::Integer(1, 1 << 24), "Most rows in a batch. Default: 8192."),
     optional(
         "batch_bytes",

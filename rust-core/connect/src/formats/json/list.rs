@@ -11,6 +11,8 @@ pub(super) struct Lists {
     pub bytes: Vec<u8>,
     /// whether a float may be the text `NaN`, `inf` or `-inf`
     pub take_not_finite: bool,
+    /// whether a float may be null, and is NaN then
+    pub take_null: bool,
 }
 
 impl Lists {
@@ -52,6 +54,7 @@ impl Lists {
     fn not_finite(&self, raw: &[u8]) -> Result<f64, ()> {
         match raw {
             _ if !self.take_not_finite => Err(()),
+            b"null" if self.take_null => Ok(f64::NAN),
             b"NaN" => Ok(f64::NAN),
             b"inf" => Ok(f64::INFINITY),
             b"-inf" => Ok(f64::NEG_INFINITY),

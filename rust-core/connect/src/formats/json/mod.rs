@@ -106,6 +106,12 @@ impl JsonDecoder {
         }
     }
 
+    pub fn read_sent_letters(&mut self) {
+        if let Objects::One(object) = &mut self.objects {
+            object.read_sent_letters();
+        }
+    }
+
     /// The next objects are of the type that a header with this value stands for; empty: there was none.
     pub fn set_type(&mut self, value: &[u8]) {
         if let Objects::Typed(object) = &mut self.objects {

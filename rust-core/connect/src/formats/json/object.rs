@@ -22,6 +22,8 @@ pub(super) struct Object {
     document: Document,
     /// floats that are no numbers may be written as text
     takes_not_finite: bool,
+    /// floats may be null also where there are no nulls, and are NaN then
+    takes_null_floats: bool,
 }
 
 impl Object {
@@ -31,7 +33,7 @@ impl Object {
         let paths = Paths::new(fields.clone().enumerate().map(|(place, (_, field))| (place, field)))?;
         let columns: Vec<Column> = fields.map(|(index, field)| Column::new(index, field)).collect();
         let document = Document::new(paths, columns.iter().map(|column| column.data_type));
-        Ok(Object { columns, document, takes_not_finite: false })
+        Ok(Object { columns, document, takes_not_finite: false, takes_null_floats: false })
     }
 
     /// The same, and a value that [`text`](Object::text) shows and that no column need take: its place there.
@@ -44,12 +46,18 @@ impl Object {
         let place = paths.share(value, columns.len())?;
         let types = columns.iter().map(|column| column.data_type).chain([value.data_type]);
         let document = Document::new(paths, types);
-        Ok((Object { columns, document, takes_not_finite: false }, place))
+        Ok((Object { columns, document, takes_not_finite: false, takes_null_floats: false }, place))
     }
 
     pub fn read_letters(&mut self) {
         self.takes_not_finite = true;
         self.document.lists.take_not_finite = true;
+    }
+
+    pub fn read_sent_letters(&mut self) {
+        self.read_letters();
+        self.takes_null_floats = true;
+        self.document.lists.take_null = true;
     }
 
     /// Reads the object that begins where the cursor stands.
@@ -88,6 +96,7 @@ impl Object {
         let raw = &bytes[cell.start as usize..cell.end as usize];
         let text = match cell.token {
             Token::Missing => return column.push_null(row, "missing"),
+            Token::Null if self.takes_null_floats => return null_or_nan(column, row),
             Token::Null => return column.push_null(row, "null"),
             Token::Text => Some(raw),
             Token::Unescaped(from, to) => Some(&self.document.text[from as usize..to as usize]),
@@ -167,6 +176,16 @@ impl Object {
             (Wrong::Kind, _) => column.misfit(row, got, ""),
         }
     }
+}
+
+#[cold]
+fn null_or_nan(column: &Column, row: &mut Row<'_>) -> Result<(), Refusal> {
+    match column.data_type {
+        DataType::Float64 if !column.nullable => row.out.push(column.index, f64::NAN),
+        DataType::Float32 if !column.nullable => row.out.push(column.index, f32::NAN),
+        _ => return column.push_null(row, "null"),
+    }
+    Ok(())
 }
 
 /// A value as it was written, strings with their quotes.

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "arrow")]
 mod columns;
+mod letters;
+mod proxy;
 mod records;
 mod requests;
 mod sink;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    ConnectError, HttpBody, HttpMethod, HttpSink, Promise, Secret, TokenPlace, Transactions, Writer,
+    ConnectError, HttpBody, HttpMethod, HttpSink, OnRefused, Promise, Secret, TokenPlace, Transactions, Writer,
     http::requests::{Cut, Requests},
     schema_of,
     testing::{
@@ -24,10 +24,12 @@ use crate::{
     },
 };
 
-const OK: Reply = Some(("200 OK", String::new()));
+pub(super) const OK: Reply = Some(("200 OK", String::new()));
 
 /// A server that notes what it receives, and a sink to it.
-fn noting(mut answer: impl FnMut(&Received) -> Reply + Send + 'static) -> (HttpSink, Arc<Mutex<Vec<Received>>>) {
+pub(super) fn noting(
+    mut answer: impl FnMut(&Received) -> Reply + Send + 'static,
+) -> (HttpSink, Arc<Mutex<Vec<Received>>>) {
     let notes = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&notes);
     let address = serve(move |received| {
@@ -42,13 +44,13 @@ fn noting(mut answer: impl FnMut(&Received) -> Reply + Send + 'static) -> (HttpS
 }
 
 /// One that gives these answers in turn, and then takes everything.
-fn answering(answers: &[Reply]) -> (HttpSink, Arc<Mutex<Vec<Received>>>) {
+pub(super) fn answering(answers: &[Reply]) -> (HttpSink, Arc<Mutex<Vec<Received>>>) {
     let mut answers: VecDeque<Reply> = answers.iter().cloned().collect();
     noting(move |_| answers.pop_front().unwrap_or(OK))
 }
 
 fn open(sink: &HttpSink) -> Result<Box<dyn Writer>, ConnectError> {
-    sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), None)
+    sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), None, None)
 }
 
 /// With checkpoints, of which this one is gone on from.
@@ -57,14 +59,14 @@ fn open_staged(
     staging: &Path,
     recovered: Option<(u64, &Value)>,
 ) -> Result<Box<dyn Writer>, ConnectError> {
-    sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&Transactions { staging, recovered }))
+    sink.open(&schema_of(&fields(&["x:int64"])).unwrap(), Some(&Transactions { staging, recovered }), None)
 }
 
-fn lines(numbers: impl IntoIterator<Item = u64>) -> String {
+pub(super) fn lines(numbers: impl IntoIterator<Item = u64>) -> String {
     numbers.into_iter().map(|number| format!("{{\"x\":{number}}}\n")).collect()
 }
 
-fn bodies(notes: &Mutex<Vec<Received>>) -> Vec<String> {
+pub(super) fn bodies(notes: &Mutex<Vec<Received>>) -> Vec<String> {
     notes.lock().unwrap().iter().map(|received| String::from_utf8_lossy(&received.body).into_owned()).collect()
 }
 
@@ -198,7 +200,7 @@ fn a_server_that_is_away_is_waited_for() {
 #[test]
 fn what_cannot_get_better_ends_the_run_with_the_servers_words() {
     for (status, body, expect) in [
-        ("400 Bad Request", "no x", "it answers 400 Bad Request: no x (rows in the request: 3; refused_path keeps"),
+        ("400 Bad Request", "no x", "it answers 400 Bad Request: no x (rows in the request: 3; on_refused = "),
         ("401 Unauthorized", "", "it answers 401 Unauthorized"),
         ("404 Not Found", "no\n/rows?from=ringmill", "it answers 404 Not Found: no\\n/…"),
         ("301 Moved Permanently\r\nlocation: http://there/rows", "", "it answers 301 Moved Permanently (to there; the"),
@@ -241,7 +243,7 @@ fn refused_rows_are_kept_aside_and_all_others_taken_once_also_when_the_server_fa
         }
     });
     sink.rows_max = 8;
-    sink.refused = Some(path.clone());
+    sink.on_refused = OnRefused::Append(path.clone());
     let mut writer = open(&sink).unwrap();
     while let Err(error) = writer.write(1, lines(0..12).as_bytes()) {
         assert!(error.is_transient(), "{error}");
@@ -359,7 +361,7 @@ fn half_a_line_of_refused_rows_is_cut_off_and_the_next_one_stands_alone() {
     let path = folder.path().join("refused.ndjson");
     fs::write(&path, "{\"row\":{\"x\":1}}\n{\"row\":").unwrap();
     let (mut sink, _) = noting(|_| Some(("400 Bad Request", String::new())));
-    sink.refused = Some(path.clone());
+    sink.on_refused = OnRefused::Append(path.clone());
     open(&sink).unwrap().write(1, lines(2..3).as_bytes()).unwrap();
     let text = fs::read_to_string(path).unwrap();
     let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
