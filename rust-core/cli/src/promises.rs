@@ -1,6 +1,8 @@
 //! What a pipeline promises about crashes, part by part, in words.
 
-use ringmill_connect::{HttpSink, KafkaSpec, KafkaStart, MqttSpec, NatsSpec, NatsStart, Promise, Replay, WriteMode};
+use ringmill_connect::{
+    HttpSink, KafkaSpec, KafkaStart, MqttQuality, MqttSink, MqttSpec, NatsSpec, NatsStart, Promise, Replay, WriteMode,
+};
 use ringmill_engine::Plan;
 use ringmill_engine::plan::dead_letter_store::stored_node;
 use ringmill_engine::plan::{
@@ -131,6 +133,14 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
              one transaction, which is sent when it is complete",
         ),
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
+        (true, Promise::AtMostOnce, SinkSpec::Mqtt(_)) => Some(
+            "rows show at once, and those since the newest checkpoint again after a crash; with qos = 0 nobody says whether they \
+             arrive, and those on their way when the connection breaks are lost",
+        ),
+        (true, _, SinkSpec::Mqtt(MqttSink { quality: MqttQuality::ExactlyOnce, .. })) => Some(
+            "at least once: rows show at once, each once as long as the broker keeps the session, and those since the newest \
+             checkpoint again after a crash",
+        ),
         (true, Promise::AtLeastOnce | Promise::AtMostOnce, _) => {
             Some("at least once: rows show at once, and those since the newest checkpoint again after a crash")
         }
@@ -227,6 +237,9 @@ fn end_to_end(plan: &Plan) -> String {
     match reasons.as_slice() {
         [] => sentence += "exactly once",
         reasons => sentence += &format!("at least once, since {}", reasons.join(" and ")),
+    }
+    if let Some(sinks) = names(|kind| matches!(kind, NodeKind::Sink(sink) if sink.promise() == Promise::AtMostOnce)) {
+        sentence += &format!("; {sinks} may lose some");
     }
     if let Some(sources) = names(|kind| replay(kind) == Some(Replay::Journaled)) {
         sentence += &format!("; of {sources}, each that was on the disk");

@@ -29,7 +29,7 @@ impl Fields {
     }
 
     /// Whether a field of this name is binary.
-    #[cfg(any(feature = "kafka", feature = "nats"))]
+    #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
     pub(crate) fn is_binary(&self, name: &str) -> bool {
         self.declared().any(|field| field.name == name && field.data_type == DataType::Binary)
     }

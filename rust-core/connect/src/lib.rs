@@ -86,7 +86,7 @@ pub use letters::{
     Letter, LetterFilter, LetterForm, LetterId, LetterStore, LettersSpec, TakenLetters, for_each_letter,
     staged_without_letters, take_out,
 };
-pub use mqtt::{Broker, MqttSink, MqttSpec};
+pub use mqtt::{Broker, MqttQuality, MqttSink, MqttSpec, MqttVersion};
 pub use nats::{NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 pub use null::Checksum;
 pub use outlet::{Outlet, OutletSink, Rejection};

@@ -19,7 +19,8 @@ use crate::ConnectError;
 /// What a source or a sink promises for a run with checkpoints, whatever is killed and whenever; less comes before more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// A source: a record that was on its way when the core died may be lost.
+    /// A source: a record that was on its way when the core died may be lost. A sink: so may a row whenever the other side
+    /// goes away, and after a recovery those of the interrupted epoch are shown again.
     AtMostOnce,
     /// A source: no record is lost that was acknowledged, and its sender sends the others again, of which some may then
     /// come twice. A sink: every row is shown at once; after a recovery those of the interrupted epoch are shown again.

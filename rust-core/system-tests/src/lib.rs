@@ -16,6 +16,7 @@ pub mod page;
 pub mod postgres;
 pub mod power;
 pub mod registry;
+pub mod relay;
 pub mod taker;
 
 use std::io::Read;

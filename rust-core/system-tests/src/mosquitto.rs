@@ -112,13 +112,14 @@ impl Mosquitto {
 
     /// A client that sends each line it is given to the topic as a message, until it is dropped.
     pub fn sender(&self, topic: &str) -> Sender {
-        let mut command = self.publisher(topic);
+        let mut command = self.publisher(topic, 1);
         Sender(command.arg("-l").stdin(Stdio::piped()).spawn().expect("it is installed"))
     }
 
-    /// Sends one message, whatever is in it, and waits until the broker has it.
+    /// Sends one message, whatever is in it, and waits until the broker has it. With quality of service 2, so that nobody has
+    /// it before what came before it.
     pub fn send(&self, topic: &str, payload: &[u8]) {
-        let mut command = self.publisher(topic);
+        let mut command = self.publisher(topic, 2);
         let mut process = command
             .arg(if payload.is_empty() { "-n" } else { "-s" })
             .stdin(Stdio::piped())
@@ -133,10 +134,17 @@ impl Mosquitto {
     /// A client that writes each message of the topic to a file, as `topic payload`, until it is dropped. The broker keeps
     /// what comes while they do not reach each other.
     pub fn receiver(&self, topic: &str) -> Receiver {
+        self.receiver_of_quality(topic, 1)
+    }
+
+    /// The same with this quality of service: with 2 it has each message that the broker has taken once.
+    pub fn receiver_of_quality(&self, topic: &str, quality: u8) -> Receiver {
         let path = self.folder.path().join("received");
         let mut command = Command::new("mosquitto_sub");
-        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-c", "-i", "receiver", "-t", topic]);
-        command.args(["-F", "%t %p"]).stdout(File::create(&path).expect("the folder can be written"));
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-c", "-i", "receiver", "-t", topic]);
+        command
+            .args(["-q", &quality.to_string(), "-F", "%t %p"])
+            .stdout(File::create(&path).expect("the folder can be written"));
         let receiver = Receiver { process: command.spawn().expect("it is installed"), path };
         while !self.log().contains("Sending SUBACK to receiver") {
             sleep(POLL);
@@ -144,9 +152,9 @@ impl Mosquitto {
         receiver
     }
 
-    fn publisher(&self, topic: &str) -> Command {
+    fn publisher(&self, topic: &str, quality: u8) -> Command {
         let mut command = Command::new("mosquitto_pub");
-        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", topic]);
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", &quality.to_string(), "-t", topic]);
         command
     }
 }

@@ -33,6 +33,8 @@ fn job(broker: &Mosquitto, keys: &str) -> Job {
     Job::new(&pipeline(&format!("mqtt://127.0.0.1:{}", broker.port()), keys), "")
 }
 
+const PROTOCOLS: [&str; 2] = ["protocol = \"3.1.1\"", "protocol = \"5\""];
+
 /// Numbers and topics, in the order in which they are shown.
 fn shown(job: &Job) -> Vec<(u64, String)> {
     let row = |row: serde_json::Value| {
@@ -64,10 +66,15 @@ fn start_as(client: &str, job: &Job, broker: &Mosquitto) -> Child {
 
 #[test]
 fn no_message_is_lost_however_often_the_core_dies() {
+    for protocol in PROTOCOLS {
+        kill_the_core(protocol, rounds("RINGMILL_MQTT_KILLS", 10).div_ceil(2));
+    }
+}
+
+fn kill_the_core(protocol: &str, wanted: u64) {
     let Some(broker) = Mosquitto::start() else { return };
     let mut chance = Chance::from_environment("mqtt");
-    let job = job(&broker, "");
-    let wanted = rounds("RINGMILL_MQTT_KILLS", 10);
+    let job = job(&broker, protocol);
     let mut sender = broker.sender("plant/7/count");
     let mut next = 0;
     for _ in Progress::over("kills", wanted) {
@@ -83,14 +90,14 @@ fn no_message_is_lost_however_often_the_core_dies() {
         assert!(first.iter().copied().eq(0..first.len() as u64), "none is left out, and they are in order");
     }
     sender.end();
-    let mut child = job.start(&[]);
+    let mut child = start(&job, &broker);
     until(&mut child, || once(&shown(&job)).0.len() as u64 == next);
     assert_eq!(job.end(child).code, Some(0));
     let rows = shown(&job);
     let (first, repeated) = once(&rows);
     assert!(first.into_iter().eq(0..next));
     assert!(rows.iter().all(|(_, topic)| topic == "plant/7/count"));
-    println!("{wanted} kills, {next} messages, {repeated} came twice");
+    println!("{protocol}: {wanted} kills, {next} messages, {repeated} came twice");
     let again = broker.log().matches("Sending PUBLISH to mill (d1").count();
     assert!(repeated <= again, "{repeated} came twice, and the broker sent {again} again");
 }
@@ -117,44 +124,48 @@ fn what_is_not_on_the_disk_yet_is_not_acknowledged() {
 
 #[test]
 fn garbage_is_a_dead_letter_and_every_topic_says_where_it_comes_from() {
-    let Some(broker) = Mosquitto::start() else { return };
-    let job = job(&broker, "");
-    let mut child = start(&job, &broker);
-    broker.send("plant/1/count", b"{\n  \"number\": 1\n}\n");
-    broker.send("plant/1/count", b"\xff\x00");
-    broker.send("plant/1/count", b"{\"number\":\"one\"}");
-    broker.send("plant/1/count", b"");
-    broker.send("plant/1/other", b"{\"number\":7}");
-    broker.send("spare/a/b", b"{\"number\":2}{\"number\":3}");
-    broker.send("spare/a/b", &vec![b'['; 10 << 20]);
-    broker.send("spare/\"q\"", b"{\"number\":4,\"topic\":\"mine\"}");
-    until(&mut child, || shown(&job).len() == 2);
-    let ended = job.end(child);
-    assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (6, 4));
-    assert_eq!(shown(&job), [(1, "plant/1/count".to_owned()), (4, "spare/\"q\"".to_owned())]);
-    assert_eq!(job.rows("dead.ndjson").len(), 4);
+    for protocol in PROTOCOLS {
+        let Some(broker) = Mosquitto::start() else { return };
+        let job = job(&broker, protocol);
+        let mut child = start(&job, &broker);
+        broker.send("plant/1/count", b"{\n  \"number\": 1\n}\n");
+        broker.send("plant/1/count", b"\xff\x00");
+        broker.send("plant/1/count", b"{\"number\":\"one\"}");
+        broker.send("plant/1/count", b"");
+        broker.send("plant/1/other", b"{\"number\":7}");
+        broker.send("spare/a/b", b"{\"number\":2}{\"number\":3}");
+        broker.send("spare/a/b", &vec![b'['; 10 << 20]);
+        broker.send("spare/\"q\"", b"{\"number\":4,\"topic\":\"mine\"}");
+        until(&mut child, || shown(&job).len() == 2);
+        let ended = job.end(child);
+        assert_eq!((ended.figure("/rows/in"), ended.figure("/rows/dead_letters")), (6, 4));
+        assert_eq!(shown(&job), [(1, "plant/1/count".to_owned()), (4, "spare/\"q\"".to_owned())]);
+        assert_eq!(job.rows("dead.ndjson").len(), 4);
+    }
 }
 
 #[test]
 fn a_broker_that_goes_away_is_waited_for() {
-    let Some(mut broker) = Mosquitto::stopped() else { return };
-    broker.configure(ANYBODY);
-    let job = job(&broker, "");
-    let mut child = job.start(&[]);
-    read_until(&mut child, "it is tried again");
-    broker.go_on();
-    until(&mut child, || broker.log().contains("Sending SUBACK to mill"));
-    for round in 0..3 {
-        broker.send("spare/x", format!("{{\"number\":{round}}}").as_bytes());
-        until(&mut child, || once(&shown(&job)).0.len() == round + 1);
-        let connections = |broker: &Mosquitto| broker.log().matches("Sending CONNACK to mill").count();
-        let before = connections(&broker);
-        broker.stop();
+    for protocol in PROTOCOLS {
+        let Some(mut broker) = Mosquitto::stopped() else { return };
+        broker.configure(ANYBODY);
+        let job = job(&broker, protocol);
+        let mut child = job.start(&[]);
+        read_until(&mut child, "it is tried again");
         broker.go_on();
-        until(&mut child, || connections(&broker) > before);
+        until(&mut child, || broker.log().contains("Sending SUBACK to mill"));
+        for round in 0..3 {
+            broker.send("spare/x", format!("{{\"number\":{round}}}").as_bytes());
+            until(&mut child, || once(&shown(&job)).0.len() == round + 1);
+            let connections = |broker: &Mosquitto| broker.log().matches("Sending CONNACK to mill").count();
+            let before = connections(&broker);
+            broker.stop();
+            broker.go_on();
+            until(&mut child, || connections(&broker) > before);
+        }
+        assert_eq!(job.end(child).code, Some(0));
+        assert_eq!(once(&shown(&job)).0, [0, 1, 2]);
     }
-    assert_eq!(job.end(child).code, Some(0));
-    assert_eq!(once(&shown(&job)).0, [0, 1, 2]);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ringmill_system_tests::chaos::{CoreKills, newest_checkpoint};
+use ringmill_system_tests::chaos::{Chance, CoreKills, newest_checkpoint, rounds};
 use ringmill_system_tests::mosquitto::{ANYBODY, Mosquitto, Receiver};
+use ringmill_system_tests::relay::Relay;
 use ringmill_system_tests::{CHECKPOINT, Job, file_source, read_until, until};
 use serde_json::Value;
 
@@ -12,6 +13,10 @@ const ROWS: u64 = 10_000;
 
 /// Rows of a file to the broker.
 fn job(broker: &Mosquitto, keys: &str) -> Job {
+    job_over(broker.port(), keys)
+}
+
+fn job_over(port: u16, keys: &str) -> Job {
     let source = file_source(20_000, r#"number = "uint64", topic = { type = "utf8", nullable = true }"#);
     let pipeline = format!(
         r#"
@@ -20,10 +25,9 @@ fn job(broker: &Mosquitto, keys: &str) -> Job {
 [sinks.out]
 kind = "mqtt"
 inputs = ["rows"]
-url = "mqtt://127.0.0.1:{}"
+url = "mqtt://127.0.0.1:{port}"
 {keys}
-"#,
-        broker.port()
+"#
     );
     let job = Job::new(&pipeline, "");
     job.write("in.ndjson", (0..ROWS).map(|number| format!("{{\"number\":{number}}}\n")).collect::<String>());
@@ -35,12 +39,16 @@ fn number(payload: &str) -> u64 {
     row["number"].as_u64().expect("a number")
 }
 
+/// The numbers of all rows, as they came.
+fn numbers(receiver: &Receiver) -> Vec<u64> {
+    let received = receiver.received();
+    received.iter().filter(|(_, payload)| payload != END).map(|(_, payload)| number(payload)).collect()
+}
+
 /// The numbers without those that came before, and how many came before.
 fn once(receiver: &Receiver) -> (Vec<u64>, usize) {
     let mut seen = BTreeSet::new();
-    let received = receiver.received();
-    let rows = received.iter().filter(|(_, payload)| payload != END);
-    let numbers: Vec<u64> = rows.map(|(_, payload)| number(payload)).collect();
+    let numbers = numbers(receiver);
     let all = numbers.len();
     let first: Vec<u64> = numbers.into_iter().filter(|number| seen.insert(*number)).collect();
     let repeated = all - first.len();
@@ -56,15 +64,23 @@ fn catch_up(broker: &Mosquitto, receiver: &Receiver, topic: &str) {
 }
 
 const END: &str = "end";
+/// A session that the broker keeps.
+const EXACT: &str = "client_id = \"mill\"\nqos = 2";
+const EXACT_5: &str = "client_id = \"mill\"\nqos = 2\nprotocol = \"5\"";
 
 #[test]
 fn every_row_becomes_a_message_in_order_however_often_the_core_dies() {
     let mut kills = CoreKills::of("mqtt sink", "RINGMILL_MQTT_SINK_KILLS", 10);
     let mut repeated = 0;
-    while kills.are_wanted() {
+    let ways = ["protocol = \"3.1.1\"", EXACT, "protocol = \"5\"", EXACT_5];
+    for (run, way) in ways.into_iter().cycle().enumerate() {
+        if run >= ways.len() && !kills.are_wanted() {
+            break;
+        }
         let Some(broker) = Mosquitto::start() else { return };
         let receiver = broker.receiver("scores");
-        kills.behind_checkpoints(&job(&broker, "topic = \"scores\""), |_| {});
+        let keys = format!("topic = \"scores\"\n{way}");
+        kills.behind_checkpoints(&job(&broker, &keys), |_| {});
         catch_up(&broker, &receiver, "scores");
         let (first, more) = once(&receiver);
         assert!(first.into_iter().eq(0..ROWS), "none is left out");
@@ -92,6 +108,73 @@ fn a_broker_that_goes_away_is_waited_for_and_has_every_row_in_order() {
     catch_up(&broker, &receiver, "scores");
     let (first, _) = once(&receiver);
     assert!(first.into_iter().eq(0..ROWS), "none is left out");
+}
+
+#[test]
+fn messages_have_the_quality_of_service_that_is_asked_for() {
+    for (quality, protocol) in [(0, "3.1.1"), (1, "3.1.1"), (2, "3.1.1"), (0, "5"), (1, "5"), (2, "5")] {
+        let Some(broker) = Mosquitto::start() else { return };
+        let receiver = broker.receiver("scores");
+        let keys = format!("topic = \"scores\"\nclient_id = \"mill\"\nqos = {quality}\nprotocol = \"{protocol}\"");
+        let ended = job(&broker, &keys).run(&[]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        // What nobody waits for it reads when it has time.
+        while !broker.log().contains("Received DISCONNECT from mill") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        catch_up(&broker, &receiver, "scores");
+        let (first, repeated) = once(&receiver);
+        assert!(first.into_iter().eq(0..ROWS) && repeated == 0, "{quality} {protocol}: each is there once");
+        let (sent, version) = (format!("Received PUBLISH from mill (d0, q{quality}"), &protocol[..1]);
+        let version = if version == "3" { "2" } else { version };
+        let log = broker.log();
+        assert!(log.contains(&sent), "{sent}");
+        assert!(log.contains(&format!("as mill (p{version}")), "protocol {protocol}");
+    }
+}
+
+#[test]
+fn with_quality_2_a_message_is_taken_once_wherever_the_connection_breaks() {
+    let cuts = rounds("RINGMILL_MQTT_CUTS", 40);
+    for keys in [EXACT, EXACT_5] {
+        let Some(broker) = Mosquitto::start() else { return };
+        let receiver = broker.receiver_of_quality("scores", 2);
+        let chance = Chance::from_environment("mqtt cuts");
+        let relay = Relay::to(broker.port(), chance, cuts, (3_000, 30_000));
+        let ended = job_over(relay.port(), &format!("topic = \"scores\"\n{keys}")).run(&[]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        catch_up(&broker, &receiver, "scores");
+        assert!(numbers(&receiver).into_iter().eq(0..ROWS), "each is there once, in order");
+        let log = broker.log();
+        let (sessions, again) = (log.matches("New client connected").count(), log.matches("from mill (d1, q2").count());
+        println!("{} cuts, {sessions} connections, {again} messages were sent again", cuts - relay.left());
+        assert!(relay.left() < cuts / 2);
+    }
+}
+
+#[test]
+fn with_quality_2_a_broker_that_does_not_know_the_session_has_every_row_that_the_other_one_has_not() {
+    for keys in [EXACT, EXACT_5] {
+        let (Some(mut first), Some(second)) = (Mosquitto::start(), Mosquitto::start()) else { return };
+        let receivers = [first.receiver_of_quality("scores", 2), second.receiver_of_quality("scores", 2)];
+        let relay = Relay::to(first.port(), Chance::of(0), 0, (1, 2));
+        let job = job_over(relay.port(), &format!("topic = \"scores\"\n{keys}"));
+        let mut child = job.start(&["sources.rows.rate=10000"]);
+        until(&mut child, || !receivers[0].received().is_empty());
+        relay.lead_to(second.port());
+        first.stop();
+        let ended = job.wait(child);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        first.go_on();
+        let mut found = BTreeSet::new();
+        for (broker, receiver) in [&first, &second].into_iter().zip(&receivers) {
+            catch_up(broker, receiver, "scores");
+            let (numbers, repeated) = once(receiver);
+            assert!(!numbers.is_empty() && repeated == 0);
+            found.extend(numbers);
+        }
+        assert!(found.into_iter().eq(0..ROWS), "none is left out");
+    }
 }
 
 #[test]

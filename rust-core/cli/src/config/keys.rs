@@ -292,7 +292,7 @@ pub static SOURCES: &[Variant] = &[
     },
     Variant {
         kind: "mqtt",
-        doc: "Messages, JSON, Avro, Protobuf or raw, from topics of an MQTT 3.1.1 broker.",
+        doc: "Messages, JSON, Avro, Protobuf or raw, from topics of an MQTT broker.",
         promise: AT_LEAST,
         keys: MQTT,
     },
@@ -637,7 +637,7 @@ pub static SINKS: &[Variant] = &[
         promise: AT_LEAST,
         keys: KAFKA_SINK,
     },
-    Variant { kind: "mqtt", doc: "Topics of an MQTT 3.1.1 broker, at least once.", promise: AT_LEAST, keys: MQTT_SINK },
+    Variant { kind: "mqtt", doc: "Topics of an MQTT broker, at least once.", promise: AT_LEAST, keys: MQTT_SINK },
     Variant {
         kind: "nats",
         doc: "A stream of NATS JetStream, at least once, with ids by which it drops what it has had.",

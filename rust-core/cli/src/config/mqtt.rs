@@ -2,13 +2,18 @@
 
 use std::path::Path;
 
-use ringmill_connect::{Broker, Fields, MqttSink, MqttSpec};
+use ringmill_connect::{Broker, Fields, MqttQuality, MqttSink, MqttSpec, MqttVersion};
 use ringmill_wire::DataType;
 
-use super::message_fields::message_field;
+use super::duration::format_duration;
+use super::message_fields::{header_columns, header_fields, message_field};
 use super::message_format::{message_format, message_output};
 use super::mistake::Mistake;
 use super::raw::Table;
+use super::text::Span;
+
+/// Keys of what MQTT 3.1.1 does not know.
+const NEWER: [&str; 5] = ["session_expiry", "header_fields", "headers", "content_type", "message_expiry"];
 
 /// Reads the table of a source; `None` if it lacks what every such source needs.
 pub fn mqtt(
@@ -22,11 +27,16 @@ pub fn mqtt(
     check_topics(table, mistakes);
     check_connection(table, broker.as_ref(), mistakes);
     let topic_field = message_field(table, "topic_field", (&[DataType::Utf8], "utf8"), &fields, mistakes);
-    let members: Vec<&str> = topic_field.as_deref().into_iter().collect();
+    let header_fields = header_fields(table, (&["topic_field"], check_text), &fields, mistakes);
+    let headers = header_fields.iter().map(|header| header.field.as_str());
+    let members: Vec<&str> = topic_field.as_deref().into_iter().chain(headers).collect();
     let format = message_format(table, &fields, &members, directory, mistakes);
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
     Some(MqttSpec {
         broker: broker?,
+        version: version(table, mistakes),
+        session_expiry_s: seconds(table, "session_expiry", mistakes),
+        header_fields,
         topics: table.texts("topics"),
         client_id: table.text("client_id")?.to_owned(),
         is_acknowledged: table.integer("qos") != Some(0),
@@ -58,9 +68,28 @@ pub fn mqtt_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     let file = |key: &str| table.text(key).map(|path| directory.join(path));
     let subject = table.text("topic").map(|topic| format!("{topic}-value"));
     let format = message_output(table, subject, directory, mistakes);
+    if let Some(entry) = table.entry("content_type") {
+        check_text(table.text("content_type").unwrap_or_default(), entry.raw.span, mistakes);
+    }
+    let quality = match table.integer("qos") {
+        Some(0) => MqttQuality::AtMostOnce,
+        Some(2) => MqttQuality::ExactlyOnce,
+        _ => MqttQuality::AtLeastOnce,
+    };
+    if let Some(entry) =
+        table.entry("qos").filter(|_| quality == MqttQuality::ExactlyOnce && table.entry("client_id").is_none())
+    {
+        let mistake = Mistake::at(entry.raw.span, "`qos = 2` needs `client_id`");
+        mistakes.push(mistake.hint("the broker keeps a session under it"));
+    }
     Some(MqttSink {
         format: format?,
         broker: broker?,
+        version: version(table, mistakes),
+        quality,
+        headers: header_columns(table, check_text, mistakes),
+        content_type: text("content_type"),
+        message_expiry_s: seconds(table, "message_expiry", mistakes),
         topic: text("topic"),
         topic_column: text("topic_column"),
         is_retained: table.boolean("retain").unwrap_or(false),
@@ -78,6 +107,37 @@ fn check_connection(table: &Table, broker: Option<&Broker>, mistakes: &mut Vec<M
     let is_plain = broker.is_some_and(|broker| !broker.is_encrypted);
     if let Some(entry) = table.entry("ca_file").filter(|_| is_plain) {
         mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without mqtts://"));
+    }
+}
+
+/// The version of the protocol; refuses keys that mean nothing in it.
+fn version(table: &Table, mistakes: &mut Vec<Mistake>) -> MqttVersion {
+    if table.text("protocol") == Some("5") {
+        return MqttVersion::V5;
+    }
+    for entry in NEWER.iter().filter_map(|key| table.entry(key)) {
+        let mistake = Mistake::at(entry.key_span, format!("`{}` is not known to MQTT 3.1.1", entry.key));
+        mistakes.push(mistake.hint("add protocol = \"5\""));
+    }
+    MqttVersion::V3
+}
+
+/// A time in whole seconds, as many as the protocol can say.
+fn seconds(table: &Table, key: &str, mistakes: &mut Vec<Mistake>) -> Option<u32> {
+    let (entry, ns) = (table.entry(key)?, table.duration(key)?);
+    let seconds = (ns % 1_000_000_000 == 0).then(|| u32::try_from(ns / 1_000_000_000).ok()).flatten();
+    if seconds.is_none() {
+        let message = format!("`{key}`: {} is no number of whole seconds up to 4294967295s", format_duration(ns));
+        mistakes.push(Mistake::at(entry.raw.span, message).hint("MQTT counts them"));
+    }
+    seconds
+}
+
+/// Refuses what the protocol cannot carry as a text.
+fn check_text(text: &str, span: Span, mistakes: &mut Vec<Mistake>) {
+    if !MqttSink::is_text(text) {
+        let mistake = Mistake::at(span, "a text of MQTT has no null characters, and 65,535 bytes at most");
+        mistakes.push(mistake);
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill_connect::{
-    Compression, FileSink, HttpBody, HttpMethod, OnRefused, OutputFormat, Promise, Rolling, Tls, TokenPlace, WriteMode,
+    Compression, FileSink, HeaderColumn, HttpBody, HttpMethod, MqttQuality, MqttVersion, OnRefused, OutputFormat, Promise,
+    Rolling, Tls, TokenPlace, WriteMode,
 };
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 
@@ -246,6 +247,40 @@ fn an_mqtt_sink_has_a_topic_or_a_column_with_topics() {
             "p.toml:7:9: `topic`: no message can have it (`+` and `#` are for those who subscribe)",
             "p.toml:8:1: `ca_file` has no effect without mqtts://",
             "p.toml:9:1: `password_file` has no effect without `user`",
+        ],
+    );
+}
+
+#[test]
+fn what_mqtt_3_does_not_know_and_qos_2_without_a_name_is_refused() {
+    let sink = |keys: &str| {
+        format!(
+            "[sources.s]\nkind = \"generator\"\n[sinks.o]\nkind = \"mqtt\"\ninputs = [\"s\"]\nurl = \"mqtt://b\"\ntopic = \"t\"\n{keys}"
+        )
+    };
+    let newer = "headers = { trace-id = \"device_id\" }\ncontent_type = \"text/x\"\nmessage_expiry = \"90s\"\n";
+    let config = good(&sink(&format!("protocol = \"5\"\nqos = 2\nclient_id = \"c\"\n{newer}")));
+    let NodeKind::Sink(SinkSpec::Mqtt(found)) = node(&config, "o") else { panic!("topics") };
+    assert_eq!((found.version, found.quality), (MqttVersion::V5, MqttQuality::ExactlyOnce));
+    assert_eq!((found.content_type.as_deref(), found.message_expiry_s), (Some("text/x"), Some(90)));
+    assert_eq!(found.headers, [HeaderColumn { name: "trace-id".to_owned(), column: "device_id".to_owned() }]);
+    let NodeKind::Sink(sink_of_3) = node(&good(&sink("qos = 0\n")), "o").clone() else { panic!("topics") };
+    assert_eq!(sink_of_3.promise(), Promise::AtMostOnce);
+    check(
+        &sink(newer),
+        &[
+            "p.toml:8:1: `headers` is not known to MQTT 3.1.1 (add protocol = \"5\")",
+            "p.toml:9:1: `content_type` is not known to MQTT 3.1.1 (add protocol = \"5\")",
+            "p.toml:10:1: `message_expiry` is not known to MQTT 3.1.1 (add protocol = \"5\")",
+        ],
+    );
+    let seconds = "is no number of whole seconds up to 4294967295s (MQTT counts them)";
+    check(
+        &sink("protocol = \"5\"\nqos = 2\nmessage_expiry = \"1500ms\"\ncontent_type = \"a\\u0000\"\n"),
+        &[
+            "p.toml:9:7: `qos = 2` needs `client_id` (the broker keeps a session under it)",
+            &format!("p.toml:10:18: `message_expiry`: 1500ms {seconds}"),
+            "p.toml:11:16: a text of MQTT has no null characters, and 65,535 bytes at most",
         ],
     );
 }

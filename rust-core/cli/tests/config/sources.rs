@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ringmill::config::Config;
 use ringmill_connect::{
-    Address, Broker, HttpSpec, KafkaGroup, KafkaMembership, KafkaShare, KafkaStart, NatsLogin, NatsStart, Promise,
-    Replay, TokenPlace,
+    Address, Broker, HttpSpec, KafkaGroup, KafkaMembership, KafkaShare, KafkaStart, MqttVersion, NatsLogin, NatsStart,
+    Promise, Replay, TokenPlace,
 };
 use ringmill_engine::plan::{NodeKind, SourceConnector, SourceSpec};
 
@@ -220,12 +220,27 @@ fn an_mqtt_source_has_a_broker_topics_and_a_session() {
     assert_eq!(spec.broker, Broker { host: "broker".to_owned(), port: 8883, is_encrypted: true });
     assert_eq!((spec.is_acknowledged, spec.topics.len()), (false, 2));
     assert_eq!(spec.password_file.as_deref(), Some(Path::new("/etc/mill/secret")));
+    let newer = "topics = [\"a\"]\nprotocol = \"5\"\nsession_expiry = \"1h\"\nheader_fields = { topic = \"trace-id\" }";
+    let config = good(&mqtt("mqtt://broker", newer));
+    let NodeKind::Source(source) = node(&config, "s") else { panic!("a source") };
+    let SourceConnector::Mqtt(spec) = &source.connector else { panic!("a broker") };
+    assert_eq!((spec.version, spec.session_expiry_s, spec.members()), (MqttVersion::V5, Some(3_600), vec!["topic"]));
     let topics = "topics = [\"a\"]";
     for (url, keys, message) in [
         (
             "mqtt://me:s3cret@broker",
             topics,
             "p.toml:1:10: `url`: user and password do not stand in it, but in `user` and `password_file` (for example url = \"mqtt://localhost:1883\")",
+        ),
+        (
+            "mqtt://broker",
+            "topics = [\"a\"]\nheader_fields = { topic = \"trace-id\" }",
+            "p.toml:6:1: `header_fields` is not known to MQTT 3.1.1 (add protocol = \"5\")",
+        ),
+        (
+            "mqtt://broker",
+            "topics = [\"a\"]\nprotocol = \"5\"\ntopic_field = \"topic\"\nheader_fields = { topic = \"trace-id\" }",
+            "p.toml:8:19: `header_fields.topic`: field `topic` is that of `topic_field` already",
         ),
         ("mqtt://broker", "topics = []", "p.toml:5:10: `topics` is empty"),
         (

@@ -55,7 +55,7 @@ pub fn column_of(
 }
 
 /// Whether values of this type can be keys, and those of headers.
-#[cfg(any(test, feature = "kafka", feature = "nats"))]
+#[cfg(any(test, feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub fn is_key(data_type: DataType) -> bool {
     use DataType as T;
     matches!(

@@ -17,7 +17,7 @@ pub(crate) enum Member<'a> {
 
 impl<'a> Member<'a> {
     /// What may not be there, for a column that is binary or of text.
-    #[cfg(any(feature = "kafka", feature = "nats"))]
+    #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
     pub fn of(value: Option<&'a [u8]>, is_binary: bool) -> Member<'a> {
         match value {
             None => Member::Null,

@@ -6,7 +6,7 @@ mod inbox;
 mod line;
 mod record;
 
-#[cfg(any(feature = "kafka", feature = "nats"))]
+#[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(crate) use self::encode::is_key;
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 pub(crate) use self::encode::messages;

@@ -49,10 +49,10 @@ impl Recorder {
     }
 
     /// The record of a message; `None`: there is nothing in it. The payload itself where nothing is to be done to it.
-    pub fn record<'a>(
+    pub fn record<'a, 'm>(
         &'a mut self,
         payload: &'a [u8],
-        members: impl IntoIterator<Item = (&'a str, Member<'a>)>,
+        members: impl IntoIterator<Item = (&'m str, Member<'m>)>,
     ) -> Option<Record<'a>> {
         let content = if self.is_text { payload.trim_ascii() } else { payload };
         if content.is_empty() && !self.may_be_empty {

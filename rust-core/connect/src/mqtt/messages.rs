@@ -1,37 +1,56 @@
 //! The messages as a stream, of lines or of parcels.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
-use rumqttc::{Client, Publish};
-
+use super::{
+    MqttSpec,
+    connection::{Client, Received},
+};
 use crate::{
-    MessageFormat,
+    HeaderField, MessageFormat,
     message::{Inbox, Member, Record, Recorder, write_line},
     parcel::Kind,
     text::Stream,
 };
 
+/// What the session's thread hands over.
+pub struct Incoming {
+    pub message: Received,
+    /// how many connections had broken before it came
+    pub connection: u32,
+}
+
 /// The stream. It never ends; it fails if the broker refuses us.
 pub struct Messages {
-    inbox: Arc<Inbox<Publish>>,
-    client: Client,
-    topic_field: Option<String>,
+    inbox: Arc<Inbox<Incoming>>,
+    client: Arc<dyn Client>,
+    /// how many connections have broken; written by the session's thread
+    connection: Arc<AtomicU32>,
+    beside: Beside,
     /// of messages that are no text
     recorder: Option<Recorder>,
     /// handed out, and not known to be durable
-    unacknowledged: Vec<Publish>,
+    unacknowledged: Vec<Incoming>,
 }
 
 impl Messages {
     pub fn new(
-        inbox: Arc<Inbox<Publish>>,
-        client: Client,
-        format: &MessageFormat,
-        topic_field: Option<String>,
+        spec: &MqttSpec,
+        inbox: Arc<Inbox<Incoming>>,
+        client: Arc<dyn Client>,
+        connection: Arc<AtomicU32>,
     ) -> Messages {
-        let is_binary = matches!(format, MessageFormat::Binary(_));
-        let recorder = is_binary.then(|| Recorder::new(format, topic_field.is_some()));
-        Messages { inbox, client, topic_field, recorder, unacknowledged: Vec::new() }
+        let is_binary = matches!(spec.format, MessageFormat::Binary(_));
+        let recorder = is_binary.then(|| Recorder::new(&spec.format, !spec.members().is_empty()));
+        let headers = spec.header_fields.iter().map(|header| (header.clone(), spec.fields.is_binary(&header.field)));
+        let beside = Beside { topic: spec.topic_field.clone(), headers: headers.collect() };
+        Messages { inbox, client, connection, beside, recorder, unacknowledged: Vec::new() }
     }
 }
 
@@ -42,23 +61,26 @@ impl Stream for Messages {
         while bytes.len() == at {
             self.settle();
             self.inbox.take(bytes_max, &mut self.unacknowledged).map_err(io::Error::other)?;
-            for message in &self.unacknowledged {
-                let topic = self.topic_field.as_deref().map(|field| (field, Member::Text(message.topic.as_bytes())));
+            for Incoming { message, .. } in &self.unacknowledged {
+                let members = self.beside.of(message);
                 match &mut self.recorder {
-                    Some(recorder) => write_parcel(recorder, &message.payload, topic, bytes),
+                    Some(recorder) => write_parcel(recorder, &message.payload, members, bytes),
                     // An empty one is how a retained message is deleted.
                     None if message.payload.is_empty() => {}
-                    None => write_line(&message.payload, topic, bytes),
+                    None => write_line(&message.payload, members, bytes),
                 }
             }
         }
         Ok(bytes.len() - at)
     }
 
+    /// What came over a connection that broke comes again over the next one, perhaps under another number.
     fn settle(&mut self) {
-        for message in self.unacknowledged.drain(..) {
-            // The other end of the channel ends with us alone.
-            let _ = self.client.ack(&message);
+        let current = self.connection.load(Ordering::Relaxed);
+        for Incoming { message, connection } in self.unacknowledged.drain(..) {
+            if let Some(number) = message.number.filter(|_| connection == current) {
+                self.client.acknowledge(number);
+            }
         }
     }
 }
@@ -67,13 +89,36 @@ impl Drop for Messages {
     fn drop(&mut self) {
         self.inbox.end();
         // Wakes the session's thread, if it is not about to connect.
-        let _ = self.client.try_disconnect();
+        self.client.disconnect();
+    }
+}
+
+/// What fields take of a message besides its payload.
+struct Beside {
+    topic: Option<String>,
+    /// and whether their columns are binary
+    headers: Vec<(HeaderField, bool)>,
+}
+
+impl Beside {
+    fn of<'a>(&'a self, message: &'a Received) -> impl Iterator<Item = (&'a str, Member<'a>)> {
+        let topic = self.topic.as_deref().map(|field| (field, Member::Text(&message.topic)));
+        let headers = self.headers.iter().map(|(HeaderField { field, header }, is_binary)| {
+            let last = message.properties.iter().rev().find(|(name, _)| name == header);
+            (field.as_str(), Member::of(last.map(|(_, value)| value.as_bytes()), *is_binary))
+        });
+        topic.into_iter().chain(headers)
     }
 }
 
 /// Appends a message as a parcel, unless there is nothing in it.
-fn write_parcel(recorder: &mut Recorder, payload: &[u8], topic: Option<(&str, Member<'_>)>, out: &mut Vec<u8>) {
-    let Some(Record { header, content }) = recorder.record(payload, topic) else { return };
+fn write_parcel<'a>(
+    recorder: &mut Recorder,
+    payload: &[u8],
+    members: impl IntoIterator<Item = (&'a str, Member<'a>)>,
+    out: &mut Vec<u8>,
+) {
+    let Some(Record { header, content }) = recorder.record(payload, members) else { return };
     out.extend_from_slice(&Kind::Message.head(LENGTH_BYTES + header.len() + content.len()));
     out.extend_from_slice(&(header.len() as u32).to_le_bytes());
     out.extend_from_slice(header);

@@ -6,6 +6,10 @@
 //! so a message may come twice when the connection or the process breaks in between.
 
 #[cfg(feature = "mqtt")]
+mod connection;
+#[cfg(feature = "mqtt")]
+mod link;
+#[cfg(feature = "mqtt")]
 mod messages;
 #[cfg(feature = "mqtt")]
 mod options;
@@ -25,19 +29,23 @@ use ringmill_wire::Schema;
 
 pub use self::sink::MqttSink;
 use crate::{
-    ConnectError, Fields, Journal, MessageFormat, Partition, Partitions, Replay, Resume, Waker, host::host_and_port,
-    schema_of,
+    ConnectError, Fields, HeaderField, Journal, MessageFormat, Partition, Partitions, Replay, Resume, Waker,
+    host::host_and_port, schema_of,
 };
 
-/// Messages, a row each, from the topics of an MQTT 3.1.1 broker: one partition, on shard 0.
+/// Messages, a row each, from the topics of an MQTT broker: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MqttSpec {
     /// the broker
     pub broker: Broker,
+    /// of the protocol
+    pub version: MqttVersion,
     /// topic filters, such as `plant/+/temperature`
     pub topics: Vec<String>,
     /// name of the session that the broker keeps for us
     pub client_id: String,
+    /// seconds for which it keeps it while nobody is connected, for ever if absent; only in MQTT 5
+    pub session_expiry_s: Option<u32>,
     /// whether the broker sends again what was not acknowledged (quality of service 1), or each message once at most (0)
     pub is_acknowledged: bool,
     /// who we are
@@ -48,6 +56,8 @@ pub struct MqttSpec {
     pub root_certificates: Option<PathBuf>,
     /// the field that takes a message's topic
     pub topic_field: Option<String>,
+    /// the fields that take a message's properties; only in MQTT 5
+    pub header_fields: Vec<HeaderField>,
     /// what messages are
     pub format: MessageFormat,
     /// the columns
@@ -56,6 +66,28 @@ pub struct MqttSpec {
     pub rate: Option<f64>,
     /// longer messages become dead letters
     pub record_bytes_max: usize,
+}
+
+/// The version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MqttVersion {
+    /// 3.1.1
+    #[default]
+    V3,
+    /// 5
+    V5,
+}
+
+/// The protocol's quality of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MqttQuality {
+    /// 0: sent, and nobody says whether it arrived
+    AtMostOnce,
+    /// 1: sent over each new connection until it is acknowledged
+    #[default]
+    AtLeastOnce,
+    /// 2: the same, and taken once as long as the session lasts
+    ExactlyOnce,
 }
 
 /// Where a broker is.
@@ -88,6 +120,12 @@ impl Broker {
 }
 
 impl MqttSpec {
+    /// The fields that take what stands beside a message.
+    pub fn members(&self) -> Vec<&str> {
+        let headers = self.header_fields.iter().map(|header| header.field.as_str());
+        self.topic_field.as_deref().into_iter().chain(headers).collect()
+    }
+
     /// The columns of the stream.
     pub fn schema(&self) -> Result<Arc<Schema>, ConnectError> {
         schema_of(&self.fields)
@@ -123,10 +161,9 @@ impl MqttSpec {
                 Box::new(stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?)
             }
             MessageFormat::Binary(format) => {
-                let members: Vec<&str> = self.topic_field.as_deref().into_iter().collect();
-                let messages = Some(BinaryDecoder::new(format, &fields, &members, record_bytes_max)?);
+                let messages = Some(BinaryDecoder::new(format, &fields, &self.members(), record_bytes_max)?);
                 // Longer ones are dead letters, and come all the same.
-                let parcel_bytes_max = options::PACKET_BYTES_MAX;
+                let parcel_bytes_max = options::PACKET_BYTES_MAX as usize;
                 let options = parcel::ParcelOptions { fields, rate, record_bytes_max, parcel_bytes_max, messages };
                 Box::new(parcel::ParcelPartition::open(PARTITION, options, open, wakers, journal, resume)?)
             }

@@ -1,20 +1,20 @@
-//! How a connection to a broker is made, and what its refusals mean.
+//! What a connection to a broker is made with, whichever version of the protocol it speaks.
 
 use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
 
-use rumqttc::{ConnectReturnCode, ConnectionError, MqttOptions, TlsConfiguration, TlsError, Transport};
+use rumqttc::{TlsConfiguration, Transport};
 use rustls::{ClientConfig, crypto::ring};
 
-use super::Broker;
+use super::{Broker, MqttVersion};
 use crate::{ConnectError, tls};
 
 /// Between attempts to connect: the first, and the longest.
 pub const PAUSE: Duration = Duration::from_millis(100);
 pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The longest message of the protocol; what is longer than a record becomes a dead letter and is not refused.
-pub const PACKET_BYTES_MAX: usize = 268_435_455 + 5;
+pub const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
 /// A connection on which nothing came for so long is tried out.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Who we are, and whom we believe.
 pub struct Who<'a> {
@@ -24,20 +24,50 @@ pub struct Who<'a> {
     pub root_certificates: Option<&'a Path>,
 }
 
-/// Reads the files that are named.
-pub fn options(broker: &Broker, who: &Who<'_>) -> Result<MqttOptions, ConnectError> {
-    let mut options = MqttOptions::new(who.client_id, &broker.host, broker.port);
-    options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
-    if let Some(user) = who.user {
+/// What a connection is made with.
+#[derive(Clone)]
+pub struct Options {
+    pub version: MqttVersion,
+    pub broker: Broker,
+    pub client_id: String,
+    /// user and password
+    pub credentials: Option<(String, String)>,
+    pub transport: Transport,
+    /// whether the broker goes on with the session that it has, and keeps it when the connection ends
+    pub keeps_session: bool,
+    /// for so many seconds; MQTT 3.1.1 cannot say
+    pub session_expiry_s: u32,
+    /// own messages that wait for their acknowledgement at a time
+    pub inflight: u16,
+    /// what can be asked for before any of it is done
+    pub requests_max: usize,
+}
+
+impl Options {
+    /// Reads the files that are named. A session is not kept, if it is not said.
+    pub fn new(
+        version: MqttVersion,
+        broker: &Broker,
+        who: &Who<'_>,
+        requests_max: usize,
+    ) -> Result<Options, ConnectError> {
         let read =
             |path: &Path| fs::read_to_string(path).map_err(|source| ConnectError::Open { path: path.into(), source });
         let password = who.password_file.map(read).transpose()?.unwrap_or_default();
-        options.set_credentials(user, password.trim_end_matches(['\n', '\r']));
+        let password = password.trim_end_matches(['\n', '\r']);
+        let transport = if broker.is_encrypted { encrypted(who.root_certificates)? } else { Transport::tcp() };
+        Ok(Options {
+            version,
+            broker: broker.clone(),
+            client_id: who.client_id.to_owned(),
+            credentials: who.user.map(|user| (user.to_owned(), password.to_owned())),
+            transport,
+            keeps_session: false,
+            session_expiry_s: 0,
+            inflight: 1,
+            requests_max,
+        })
     }
-    if broker.is_encrypted {
-        options.set_transport(encrypted(who.root_certificates)?);
-    }
-    Ok(options)
 }
 
 fn encrypted(root_certificates: Option<&Path>) -> Result<Transport, ConnectError> {
@@ -52,32 +82,5 @@ fn encrypted(root_certificates: Option<&Path>) -> Result<Transport, ConnectError
 impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-/// What follows the broker's name if the same attempt would fail for ever.
-pub fn refusal(error: &ConnectionError) -> Option<String> {
-    match error {
-        ConnectionError::ConnectionRefused(ConnectReturnCode::Success | ConnectReturnCode::ServiceUnavailable) => None,
-        ConnectionError::ConnectionRefused(code) => Some(format!(" refuses the connection: {}", said(*code))),
-        // A handshake that breaks off may be another one's next time; a certificate will not.
-        ConnectionError::Tls(TlsError::Io(error))
-            if !error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) =>
-        {
-            None
-        }
-        ConnectionError::Tls(error) => Some(format!(": no encrypted connection: {error}")),
-        _ => None,
-    }
-}
-
-fn said(code: ConnectReturnCode) -> &'static str {
-    match code {
-        ConnectReturnCode::Success => "it accepts it",
-        ConnectReturnCode::RefusedProtocolVersion => "it does not speak MQTT 3.1.1",
-        ConnectReturnCode::BadClientId => "it does not like the `client_id`",
-        ConnectReturnCode::ServiceUnavailable => "it is not available",
-        ConnectReturnCode::BadUserNamePassword => "look at `user` and `password_file`",
-        ConnectReturnCode::NotAuthorized => "it does not know the `user`, or the password is wrong",
     }
 }

@@ -1,39 +1,28 @@
 //! Messages that the broker has not acknowledged, between the writer and the connection's thread.
 //!
-//! A connection that breaks takes what it had been given with it: the next one is given everything that was not
-//! acknowledged, in its order. (The client library would forget that at a broker that does not know our session.)
+//! A session that ends takes what it had been given with it: the next one is given everything that was not acknowledged, in
+//! its order. (The client library would forget that at a broker that does not know our session.) Within a session that
+//! outlives its connections, the library goes on with what it was given, and is given nothing twice.
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
 
-use rumqttc::{Client, QoS};
-
+use super::{
+    MqttQuality,
+    connection::{Client, Outgoing},
+};
 use crate::lock::lock;
 
 /// Messages at most, and bytes, beyond which none is taken.
 pub const MESSAGES_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 
-/// A message on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    pub topic: String,
-    pub payload: Vec<u8>,
-    pub is_retained: bool,
-}
-
-impl Outgoing {
-    fn bytes(&self) -> usize {
-        self.topic.len() + self.payload.len()
-    }
-}
-
 /// What waits, and what the connection says.
-#[derive(Default)]
 pub struct Outbox {
+    quality: MqttQuality,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -43,10 +32,12 @@ struct State {
     /// oldest first
     waiting: VecDeque<Outgoing>,
     bytes: usize,
-    /// numbers that the first of them have on this connection
+    /// of them, so many were given to the session
+    given: usize,
+    /// numbers that the first of them have in it
     sent: VecDeque<u16>,
     /// `None`: there is no connection
-    client: Option<Client>,
+    client: Option<Arc<dyn Client>>,
     trouble: Option<String>,
     fault: Option<String>,
     is_over: bool,
@@ -62,15 +53,17 @@ pub enum Stuck {
 }
 
 impl Outbox {
+    pub fn new(quality: MqttQuality) -> Outbox {
+        Outbox { quality, state: Mutex::default(), changed: Condvar::new() }
+    }
+
     /// Takes a message, unless there is no room for so long.
     pub fn push(&self, message: Outgoing, patience: Duration) -> Result<(), Stuck> {
         let has_room = |state: &State| state.waiting.len() < MESSAGES_MAX && state.bytes < BYTES_MAX;
         let mut state = self.wait(has_room, patience)?;
-        if let Some(client) = &state.client {
-            publish(client, &message);
-        }
         state.bytes += message.bytes();
         state.waiting.push_back(message);
+        self.give(&mut state);
         Ok(())
     }
 
@@ -105,18 +98,41 @@ impl Outbox {
         }
     }
 
-    /// There is a connection: it is given everything.
-    pub fn connected(&self, client: Client) {
+    /// Gives the session what it does not have. Its queue has room for as many messages as there are.
+    fn give(&self, state: &mut State) {
+        let State { waiting, given, client: Some(client), .. } = state else { return };
+        waiting.range(*given..).for_each(|message| client.publish(message, self.quality));
+        *given = waiting.len();
+    }
+
+    /// There is a connection, of a new session or of the one that was.
+    pub fn connected(&self, client: &Arc<dyn Client>) {
         let mut state = lock(&self.state);
-        state.waiting.iter().for_each(|message| publish(&client, message));
-        (state.client, state.trouble) = (Some(client), None);
+        (state.client, state.trouble) = (Some(Arc::clone(client)), None);
+        self.give(&mut state);
+        if state.is_over {
+            client.disconnect();
+        }
     }
 
     /// There is none any more, or still none.
     pub fn lost(&self, trouble: String) {
         let mut state = lock(&self.state);
         (state.client, state.trouble) = (None, Some(trouble));
+    }
+
+    /// The session is over, and the next one has nothing yet.
+    pub fn forget(&self) {
+        let mut state = lock(&self.state);
+        (state.client, state.given) = (None, 0);
         state.sent.clear();
+    }
+
+    /// The session goes on over another connection, with nothing but what was sent. The numbers of that, oldest first.
+    pub fn interrupted(&self) -> Vec<u16> {
+        let mut state = lock(&self.state);
+        state.given = state.sent.len();
+        state.sent.iter().copied().collect()
     }
 
     /// There will be none; the first reason counts.
@@ -125,9 +141,17 @@ impl Outbox {
         self.changed.notify_all();
     }
 
-    /// The next message went out under this number.
+    /// The next message went out under this number, or one that has it already went out again. One that nobody acknowledges
+    /// waits no more.
     pub fn sent(&self, number: u16) {
-        lock(&self.state).sent.push_back(number);
+        let mut state = lock(&self.state);
+        if !state.sent.contains(&number) {
+            state.sent.push_back(number);
+        }
+        drop(state);
+        if self.quality == MqttQuality::AtMostOnce {
+            self.acknowledged(number);
+        }
     }
 
     /// The broker has the message of this number. (They come in the order of the messages, as a rule.)
@@ -137,8 +161,16 @@ impl Outbox {
         state.sent.remove(index);
         if let Some(message) = state.waiting.remove(index) {
             state.bytes -= message.bytes();
+            state.given -= 1;
         }
         self.changed.notify_all();
+    }
+
+    /// The topic of the message of this number.
+    pub fn topic(&self, number: u16) -> Option<String> {
+        let state = lock(&self.state);
+        let index = state.sent.iter().position(|sent| *sent == number)?;
+        state.waiting.get(index).map(|message| message.topic.clone())
     }
 
     /// Nothing more comes; ends the connection.
@@ -146,7 +178,7 @@ impl Outbox {
         let mut state = lock(&self.state);
         state.is_over = true;
         if let Some(client) = &state.client {
-            let _ = client.try_disconnect();
+            client.disconnect();
         }
     }
 
@@ -154,11 +186,4 @@ impl Outbox {
     pub fn is_over(&self) -> bool {
         lock(&self.state).is_over
     }
-}
-
-/// A connection's queue has room for as many messages as there are.
-fn publish(client: &Client, message: &Outgoing) {
-    let Outgoing { topic, payload, is_retained } = message;
-    // One that has just broken says so itself.
-    let _ = client.try_publish(topic, QoS::AtLeastOnce, *is_retained, payload.as_slice());
 }

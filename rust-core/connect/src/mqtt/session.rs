@@ -1,15 +1,21 @@
 //! The session at the broker, in a thread of its own, which answers the broker's pings also while nobody reads.
 
-use std::{io, sync::Arc, thread};
-
-use rumqttc::{Client, Connection, Event, MqttOptions, Packet, Publish, QoS, SubscribeFilter, SubscribeReasonCode};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
 
 use super::{
-    MqttSpec,
-    messages::Messages,
-    options::{PAUSE, PAUSE_MAX, Who, options, refusal},
+    MqttQuality, MqttSpec,
+    connection::{self, Client, Connection, Event},
+    messages::{Incoming, Messages},
+    options::{Options, PAUSE, PAUSE_MAX, Who},
 };
-use crate::{ConnectError, MessageFormat, message::Inbox};
+use crate::{ConnectError, message::Inbox};
 
 /// As many acknowledgements as there can be, and a subscription: whoever acknowledges never waits for the session.
 const REQUESTS_MAX: usize = (1 << 16) + 8;
@@ -18,12 +24,8 @@ const BYTES_MAX: usize = 16 << 20;
 
 /// What a session is begun with.
 pub struct Session {
-    options: MqttOptions,
-    topics: Vec<SubscribeFilter>,
-    format: MessageFormat,
-    topic_field: Option<String>,
-    /// for people
-    broker: String,
+    options: Options,
+    spec: MqttSpec,
 }
 
 impl Session {
@@ -42,73 +44,83 @@ impl Session {
             password_file: spec.password_file.as_deref(),
             root_certificates: spec.root_certificates.as_deref(),
         };
-        let mut options = options(&spec.broker, &who)?;
-        options.set_clean_session(false).set_manual_acks(true);
-        let qos = if spec.is_acknowledged { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-        Ok(Session {
-            options,
-            topics: spec.topics.iter().map(|topic| SubscribeFilter::new(topic.clone(), qos)).collect(),
-            format: spec.format.clone(),
-            topic_field: spec.topic_field.clone(),
-            broker: spec.broker.to_string(),
-        })
+        let options = Options {
+            keeps_session: true,
+            session_expiry_s: spec.session_expiry_s.unwrap_or(u32::MAX),
+            ..Options::new(spec.version, &spec.broker, &who, REQUESTS_MAX)?
+        };
+        Ok(Session { options, spec: spec.clone() })
     }
 
     /// Connects, and goes on until the messages are dropped.
     pub fn start(self) -> io::Result<Messages> {
         let inbox = Arc::new(Inbox::new(BYTES_MAX));
-        let (client, connection) = Client::new(self.options.clone(), REQUESTS_MAX);
-        let messages = Messages::new(Arc::clone(&inbox), client.clone(), &self.format, self.topic_field.clone());
-        thread::Builder::new().name("mqtt".to_owned()).spawn(move || self.run(connection, &client, &inbox))?;
+        let broken = Arc::new(AtomicU32::new(0));
+        let (client, connection) = connection::open(&self.options);
+        let messages = Messages::new(&self.spec, Arc::clone(&inbox), Arc::clone(&client), Arc::clone(&broken));
+        let run = move || self.run(connection, &*client, &inbox, &broken);
+        thread::Builder::new().name("mqtt".to_owned()).spawn(run)?;
         Ok(messages)
     }
 
-    fn run(self, mut connection: Connection, client: &Client, inbox: &Inbox<Publish>) {
+    fn run(
+        self,
+        mut connection: Box<dyn Connection>,
+        client: &dyn Client,
+        inbox: &Inbox<Incoming>,
+        broken: &AtomicU32,
+    ) {
+        let Session { spec: MqttSpec { broker, topics, is_acknowledged, .. }, .. } = &self;
+        let quality = if *is_acknowledged { MqttQuality::AtLeastOnce } else { MqttQuality::AtMostOnce };
         let mut pause = PAUSE;
         let (mut is_connected, mut was_connected) = (false, false);
         while !inbox.is_over() {
-            match connection.recv() {
-                Ok(Ok(Event::Incoming(Packet::Publish(message)))) => {
+            match connection.next() {
+                Event::Message(message) => {
                     // Of the others the broker sends only so many before it wants acknowledgements.
-                    if message.qos == QoS::AtMostOnce {
+                    if message.number.is_none() {
                         inbox.wait_for_room();
                     }
-                    let bytes = message.payload.len() + message.topic.len();
-                    if !inbox.push(message, bytes) {
+                    let bytes = message.bytes();
+                    if !inbox.push(Incoming { message, connection: broken.load(Ordering::Relaxed) }, bytes) {
                         return;
                     }
                 }
-                Ok(Ok(Event::Incoming(Packet::ConnAck(answer)))) => {
-                    tracing::info!("connected to MQTT broker {}", self.broker);
+                Event::Connected { has_session } => {
+                    tracing::info!("connected to MQTT broker {broker}");
                     // A session that went on has its subscriptions; to subscribe again would repeat retained messages.
-                    if !(was_connected && answer.session_present) {
-                        let _ = client.try_subscribe_many(self.topics.clone());
+                    if !(was_connected && has_session) {
+                        client.subscribe(topics, quality);
+                    }
+                    if was_connected && !has_session && *is_acknowledged {
+                        tracing::warn!(
+                            "MQTT broker {broker} has not kept the session, and what came meanwhile is lost"
+                        );
                     }
                     (is_connected, was_connected, pause) = (true, true, PAUSE);
                 }
-                Ok(Ok(Event::Incoming(Packet::SubAck(answer)))) => {
-                    let refused = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Failure);
-                    if let Some(index) = answer.return_codes.iter().position(refused) {
-                        let topic = self.topics.get(index).map_or("?", |topic| topic.path.as_str());
-                        return inbox.fail(format!("MQTT broker {} refuses topic {topic:?}", self.broker));
-                    }
+                Event::Subscribed { refused: Some((index, reason)) } => {
+                    let topic = topics.get(index).map_or("?", String::as_str);
+                    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                    return inbox.fail(format!("MQTT broker {broker} refuses topic {topic:?}{reason}"));
                 }
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    if let Some(reason) = refusal(&error).filter(|_| !was_connected) {
-                        return inbox.fail(format!("MQTT broker {}{reason}", self.broker));
+                Event::Broken(breakage) => {
+                    broken.fetch_add(1, Ordering::Relaxed);
+                    if let Some(reason) = breakage.refusal.filter(|_| !was_connected) {
+                        return inbox.fail(format!("MQTT broker {broker}{reason}"));
                     }
                     if inbox.is_over() {
                         return;
                     }
                     if is_connected || pause == PAUSE {
-                        tracing::warn!("MQTT broker {}: {error}; it is tried again", self.broker);
+                        tracing::warn!("MQTT broker {broker}: {}; it is tried again", breakage.error);
                     }
                     is_connected = false;
                     thread::sleep(pause);
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
-                Err(_) => return,
+                Event::Over => return,
+                Event::Subscribed { refused: None } | Event::Sent(_) | Event::Taken(_) | Event::Refused { .. } => {}
             }
         }
     }

@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use rumqttc::{Client, Event, MqttOptions, Outgoing as Sent, Packet};
 use serde_json::Value;
 
 use super::{
-    MqttSink,
-    options::{PAUSE, PAUSE_MAX, Who, options, refusal},
-    outbox::{MESSAGES_MAX, Outbox, Outgoing, Stuck},
+    MqttQuality, MqttSink, MqttVersion,
+    connection::Outgoing,
+    link::Link,
+    options::{Options, Who},
+    outbox::{MESSAGES_MAX, Outbox, Stuck},
 };
 use crate::{
     ConnectError, Fault, Writer,
@@ -24,8 +25,11 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Messages that wait for their acknowledgement at a time.
 const INFLIGHT: u16 = 1_000;
-/// A connection that takes nothing for so long is given up.
-const STALLED: Duration = Duration::from_secs(30);
+/// The same in MQTT 3.1.1 with quality of service 2: Mosquitto stops to answer, or ends the connection, when more are under
+/// way than it is configured for, by default so many. In MQTT 5 a broker says how many it takes.
+const INFLIGHT_EXACT: u16 = 20;
+/// For so long a broker of MQTT 5 keeps a session whose connection has broken.
+const SESSION_EXPIRY_S: u32 = 3_600;
 /// Room for everything that waits, and a little more.
 const REQUESTS_MAX: usize = MESSAGES_MAX + 8;
 
@@ -35,6 +39,10 @@ pub struct MqttWriter {
     broker: String,
     topic: Option<String>,
     is_retained: bool,
+    /// names of properties, whose values rows have
+    headers: Vec<String>,
+    content_type: Option<Arc<str>>,
+    expiry_s: Option<u32>,
     /// messages of the bytes being written that were handed over already, before a call that failed
     taken: usize,
 }
@@ -49,13 +57,55 @@ impl MqttWriter {
             password_file: sink.password_file.as_deref(),
             root_certificates: sink.root_certificates.as_deref(),
         };
-        let mut options = options(&sink.broker, &who)?;
-        options.set_clean_session(true).set_inflight(INFLIGHT);
-        let (outbox, broker) = (Arc::new(Outbox::default()), sink.broker.to_string());
-        let link = Link { options, broker: broker.clone(), outbox: Arc::clone(&outbox) };
+        let is_exact = sink.quality == MqttQuality::ExactlyOnce;
+        let options = Options {
+            keeps_session: is_exact,
+            session_expiry_s: SESSION_EXPIRY_S,
+            inflight: if is_exact && sink.version == MqttVersion::V3 { INFLIGHT_EXACT } else { INFLIGHT },
+            ..Options::new(sink.version, &sink.broker, &who, REQUESTS_MAX)?
+        };
+        let (outbox, broker) = (Arc::new(Outbox::new(sink.quality)), sink.broker.to_string());
+        let link = Link::new(options, Arc::clone(&outbox));
         let spawned = thread::Builder::new().name("mqtt-out".to_owned()).spawn(move || link.run());
         spawned.map_err(|source| ConnectError::Write { name: "the thread of an mqtt sink".to_owned(), source })?;
-        Ok(MqttWriter { outbox, broker, topic: sink.topic.clone(), is_retained: sink.is_retained, taken: 0 })
+        Ok(MqttWriter {
+            outbox,
+            broker,
+            topic: sink.topic.clone(),
+            is_retained: sink.is_retained,
+            headers: sink.headers.iter().map(|header| header.name.clone()).collect(),
+            content_type: sink.content_type.as_deref().map(Arc::from),
+            expiry_s: sink.message_expiry_s,
+            taken: 0,
+        })
+    }
+
+    fn outgoing(&self, message: Message<'_>) -> Result<Outgoing, ConnectError> {
+        let Message { key, value: payload, headers } = message;
+        let topic = key.and_then(|key| std::str::from_utf8(key).ok()).or(self.topic.as_deref());
+        let topic = topic.ok_or_else(|| self.refuse("a row has no topic; `topic` is for such rows"))?;
+        if !MqttSink::is_topic(topic) {
+            return Err(self.refuse(&format!("a row's topic is {topic:?}, and no message can have it")));
+        }
+        let mut properties = Vec::new();
+        for (name, value) in self.headers.iter().zip(headers) {
+            let Some(value) = value else { continue };
+            let value = String::from_utf8_lossy(value).into_owned();
+            if !MqttSink::is_text(&value) {
+                let length = value.len();
+                let reason = format!("header {name:?} of a row has {length} bytes, or a null character among them");
+                return Err(self.refuse(&format!("{reason}; 65,535 bytes without such are possible")));
+            }
+            properties.push((name.clone(), value));
+        }
+        Ok(Outgoing {
+            topic: topic.to_owned(),
+            payload: payload.to_vec(),
+            is_retained: self.is_retained,
+            properties,
+            content_type: self.content_type.clone(),
+            expiry_s: self.expiry_s,
+        })
     }
 
     fn refuse(&self, reason: &str) -> ConnectError {
@@ -76,16 +126,9 @@ impl MqttWriter {
 
 impl Writer for MqttWriter {
     fn write(&mut self, _epoch: u64, bytes: &[u8]) -> Result<(), ConnectError> {
-        for message in messages(bytes, 0).skip(self.taken) {
-            let Message { key, value: payload, .. } =
-                message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
-            let topic = key.and_then(|key| std::str::from_utf8(key).ok()).or(self.topic.as_deref());
-            let topic = topic.ok_or_else(|| self.refuse("a row has no topic; `topic` is for such rows"))?;
-            if !MqttSink::is_topic(topic) {
-                return Err(self.refuse(&format!("a row's topic is {topic:?}, and no message can have it")));
-            }
-            let message =
-                Outgoing { topic: topic.to_owned(), payload: payload.to_vec(), is_retained: self.is_retained };
+        for message in messages(bytes, self.headers.len()).skip(self.taken) {
+            let message = message.ok_or_else(|| self.refuse("these bytes are no messages"))?;
+            let message = self.outgoing(message)?;
             self.outbox.push(message, PATIENCE).map_err(|stuck| self.stuck(stuck))?;
             self.taken += 1;
         }
@@ -107,58 +150,5 @@ impl Writer for MqttWriter {
 impl Drop for MqttWriter {
     fn drop(&mut self) {
         self.outbox.end();
-    }
-}
-
-/// Says so when the thread ends, however that comes.
-struct Ending(Arc<Outbox>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.fail("its connection's thread has ended".to_owned());
-    }
-}
-
-/// One connection after the other.
-struct Link {
-    options: MqttOptions,
-    broker: String,
-    outbox: Arc<Outbox>,
-}
-
-impl Link {
-    fn run(self) {
-        let _ending = Ending(Arc::clone(&self.outbox));
-        let (mut pause, mut was_connected) = (PAUSE, false);
-        while !self.outbox.is_over() {
-            let (client, mut connection) = Client::new(self.options.clone(), REQUESTS_MAX);
-            connection.eventloop.network_options.set_connection_timeout(STALLED.as_secs());
-            let error = loop {
-                match connection.recv() {
-                    Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {
-                        tracing::info!("connected to MQTT broker {}", self.broker);
-                        self.outbox.connected(client.clone());
-                        was_connected = true;
-                    }
-                    Ok(Ok(Event::Incoming(Packet::PubAck(answer)))) => {
-                        self.outbox.acknowledged(answer.pkid);
-                        // Not before: a broker may end each connection because of what it is sent.
-                        pause = PAUSE;
-                    }
-                    Ok(Ok(Event::Outgoing(Sent::Publish(number)))) => self.outbox.sent(number),
-                    Ok(Ok(Event::Outgoing(Sent::Disconnect))) | Err(_) => return,
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => break error,
-                }
-            };
-            if let Some(reason) = refusal(&error).filter(|_| !was_connected) {
-                return self.outbox.fail(format!("it{reason}"));
-            }
-            self.outbox.lost(error.to_string());
-            if !self.outbox.is_over() {
-                thread::sleep(pause);
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-        }
     }
 }

@@ -199,7 +199,7 @@ fn letters_source(plan: &Plan, index: usize) -> Result<SourceSpec, String> {
                     (form, kafka.fields.clone(), kafka.record_bytes_max)
                 }
                 SourceConnector::Mqtt(mqtt) => {
-                    let form = messages(&mqtt.format, mqtt.topic_field.as_deref().into_iter().collect());
+                    let form = messages(&mqtt.format, mqtt.members());
                     (form, mqtt.fields.clone(), mqtt.record_bytes_max)
                 }
                 SourceConnector::NatsCore(nats) => (json, nats.fields.clone(), nats.record_bytes_max),

@@ -255,8 +255,12 @@ const MQTT_CA_FILE: Key = optional(
     "With mqtts: certificates to trust instead of the system's (PEM); relative to this file.",
 );
 
+const MQTT_PROTOCOL: Key =
+    optional("protocol", Kind::Choice(&["3.1.1", "5"]), "Version of MQTT that is spoken. Default: \"3.1.1\".");
+
 pub(super) static MQTT: &[Key] = &[
     MQTT_URL,
+    MQTT_PROTOCOL,
     needed(
         "topics",
         Kind::List(&Kind::Filled),
@@ -268,6 +272,11 @@ pub(super) static MQTT: &[Key] = &[
         "Name of the session that the broker keeps, with what was not acknowledged. No other client may use it.",
     ),
     optional(
+        "session_expiry",
+        Kind::Length,
+        "With protocol = \"5\": for so long the broker keeps the session while nobody is connected; whole seconds. Default: for ever.",
+    ),
+    optional(
         "qos",
         Kind::Integer(0, 1),
         "1: the broker sends again what was not acknowledged; 0: each message once, whether it arrives or not. Default: 1.",
@@ -276,6 +285,11 @@ pub(super) static MQTT: &[Key] = &[
     MQTT_PASSWORD_FILE,
     MQTT_CA_FILE,
     optional("topic_field", Kind::Filled, "The field that takes a message's topic."),
+    optional(
+        "header_fields",
+        Kind::Map(&Kind::Filled),
+        "With protocol = \"5\": fields (utf8 or binary) that take the value of a message's user property each, such as { trace = \"trace-id\" }; null where there is none.",
+    ),
     MESSAGE_FORMAT,
     AVRO,
     PROTOBUF,
@@ -426,6 +440,7 @@ pub(super) static KAFKA_SINK: &[Key] = &[
 pub(super) static MQTT_SINK: &[Key] = &[
     INPUTS,
     MQTT_URL,
+    MQTT_PROTOCOL,
     optional("topic", Kind::Filled, "The topic. Each row is a message."),
     optional(
         "topic_column",
@@ -433,9 +448,29 @@ pub(super) static MQTT_SINK: &[Key] = &[
         "The column (utf8) with a row's topic; where it is null `topic` is meant. Either of them is needed.",
     ),
     optional(
+        "qos",
+        Kind::Integer(0, 2),
+        "1: a message is sent again until the broker acknowledges it; 2: the same, and it is taken once as long as the broker keeps the session, which needs `client_id`; 0: sent once, whether it arrives or not. Default: 1.",
+    ),
+    optional(
         "retain",
         Kind::Boolean,
         "Whether the broker keeps a topic's last message for those who subscribe later. Default: false.",
+    ),
+    optional(
+        "headers",
+        Kind::Map(&Kind::Filled),
+        "With protocol = \"5\": user properties of a message, and the columns (utf8 or integers) with their values, such as { trace-id = \"trace\" }; where one is null its property is left out.",
+    ),
+    optional(
+        "content_type",
+        Kind::Filled,
+        "With protocol = \"5\": what a payload is, such as \"application/json\", for those who read it. Default: it is not said.",
+    ),
+    optional(
+        "message_expiry",
+        Kind::Length,
+        "With protocol = \"5\": after so long the broker hands a message out no more; whole seconds. Default: it always does.",
     ),
     optional(
         "client_id",
