@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill_connect::{
-    Compression, FileSink, HeaderColumn, HttpBody, HttpMethod, MqttQuality, MqttVersion, OnRefused, OutputFormat, Promise,
-    Rolling, Tls, TokenPlace, WriteMode,
+    Compression, FileSink, HeaderColumn, HttpBody, HttpMethod, MqttQuality, MqttVersion, OnRefused, OutputFormat,
+    Promise, Rolling, Tls, TokenPlace, WriteMode,
 };
 use ringmill_engine::plan::{NodeKind, SinkSpec};
 

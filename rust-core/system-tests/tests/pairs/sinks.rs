@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::kafka::Kafka;
+use ringmill_system_tests::kafka_broker::Broker;
 use ringmill_system_tests::mosquitto::{Mosquitto, Receiver};
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::postgres::Postgres;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Box<dyn Sink>> {
         Box::new(Http(Endpoint::start())),
         Box::new(Python),
         Box::new(Topic(Kafka::with_topic("out", 2))),
+        Box::new(Transactions(Broker::with_topics(&[("out", 2)]))),
     ];
     if let Some(mut server) = Postgres::start() {
         server.go_on();
@@ -171,6 +173,22 @@ impl Sink for Topic {
 
     fn numbers(&self, _job: &Job) -> Vec<u64> {
         self.0.read("out").iter().map(|(_, _, value)| number(value)).collect()
+    }
+}
+
+struct Transactions(Broker);
+
+impl Sink for Transactions {
+    fn name(&self) -> &'static str {
+        "transactions"
+    }
+
+    fn keys(&self) -> String {
+        format!("kind = \"kafka\"\nbrokers = {}\ntopic = \"out\"\ntransactional_id = \"pairs\"", self.0.brokers())
+    }
+
+    fn numbers(&self, _job: &Job) -> Vec<u64> {
+        self.0.committed("out").iter().map(|value| number(value)).collect()
     }
 }
 
