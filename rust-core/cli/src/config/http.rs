@@ -112,7 +112,7 @@ fn proxy(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option
     if let Some(entry) =
         table.entry("proxy_user").filter(|_| table.text("proxy_user").is_some_and(|user| user.contains(':')))
     {
-        let message = "`proxy_user`: no user of a proxy has a colon in the name (RFC 7617)";
+        let message = "`proxy_user`: no user of a proxy has a colon in the name";
         mistakes.push(Mistake::at(entry.key_span, message).hint("the password belongs into proxy_password_file"));
     }
     let url = secret("proxy", table.text("proxy")?);
