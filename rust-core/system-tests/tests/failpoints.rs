@@ -19,7 +19,7 @@ const AT_ONCE: usize = 4;
 /// Memory for windows and statistics.
 const AMPLE: &str = "1GiB";
 /// So little that they spill all the time.
-const LITTLE: &str = "16KiB";
+const LITTLE: &str = "12KiB";
 
 /// How much there is where a run is killed at this place.
 fn memory_at(place: &str) -> &'static str {
