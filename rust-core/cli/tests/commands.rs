@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -303,10 +304,13 @@ fn the_first_signal_drains_and_reports() {
 #[test]
 fn the_second_signal_ends_at_once() {
     let folder = Folder::new(&ENDLESS.replace("kind = \"null\"", "kind = \"stdout\"").replace("rate = 1000\n", ""));
-    // Nobody reads standard output, so the sink stands still and the run cannot drain.
+    // Of standard output one byte is read, from a pipe that holds less than the rows of one batch: the sink stands still
+    // from its first write on, and the run cannot drain.
+    let (mut rows, stdout) = std::io::pipe().expect("a pipe");
+    fcntl(&rows, FcntlArg::F_SETPIPE_SZ(4096)).expect("a smaller pipe");
     let mut command = folder.command(&["run", "pipeline.toml"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ringmill starts");
-    until_shown(&folder, &mut child);
+    let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("ringmill starts");
+    rows.read_exact(&mut [0]).expect("a row");
     let pid = Pid::from_raw(child.id() as i32);
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
     kill(pid, Signal::SIGINT).expect("kill");
