@@ -36,13 +36,14 @@ impl Numeric {
     /// The items of a list.
     pub fn items(item: ListItem, bytes: &[u8]) -> impl Iterator<Item = Numeric> {
         let width = item.data_type().width().unwrap_or(1);
-        bytes.chunks_exact(width).map(move |bytes| {
+        bytes.chunks_exact(width).filter_map(move |bytes| {
+            // Each is of its type's size.
             macro_rules! read {
                 ($type:ty) => {
-                    <$type>::from_le_bytes(bytes.try_into().expect("chunks of the type's size"))
+                    <$type>::from_le_bytes(*bytes.first_chunk()?)
                 };
             }
-            match item {
+            Some(match item {
                 ListItem::Int8 => Numeric::Signed(read!(i8).into()),
                 ListItem::Int16 => Numeric::Signed(read!(i16).into()),
                 ListItem::Int32 => Numeric::Signed(read!(i32).into()),
@@ -53,7 +54,7 @@ impl Numeric {
                 ListItem::UInt64 => Numeric::Unsigned(read!(u64)),
                 ListItem::Float32 => Numeric::Single(read!(f32)),
                 ListItem::Float64 => Numeric::Double(read!(f64)),
-            }
+            })
         })
     }
 }

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ringmill_wire::{ColumnView, DataType, ListItem};
 
-use super::timestamp;
+use super::{numeric::Numeric, timestamp};
 
 #[inline(always)]
 pub(super) fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
@@ -79,36 +79,21 @@ pub(super) fn write_number(column: &ColumnView<'_>, row: usize, not_finite: NotF
 
 /// Writes the items of a list, separated by commas; timestamps in quotes.
 pub(super) fn write_items(item: ListItem, bytes: &[u8], out: &mut Vec<u8>) {
-    macro_rules! items {
-        ($type:ty, $write:expr) => {
-            for item in bytes.chunks_exact(size_of::<$type>()) {
-                let value = <$type>::from_le_bytes(item.try_into().expect("of the type's size"));
-                $write(value);
-                out.push(b',');
+    for number in Numeric::items(item, bytes) {
+        match (number, item) {
+            (Numeric::Signed(value), ListItem::Timestamp(unit)) => {
+                out.push(b'"');
+                timestamp::write(value, unit, out);
+                out.push(b'"');
             }
-        };
-    }
-    let float = |value: f64, single: Option<f32>, out: &mut Vec<u8>| match single {
-        _ if !value.is_finite() => NotFinite::Null.write(value, out),
-        Some(value) => write_float(value, out),
-        None => write_float(value, out),
-    };
-    match item {
-        ListItem::Int8 => items!(i8, |value| write_integer(value, out)),
-        ListItem::Int16 => items!(i16, |value| write_integer(value, out)),
-        ListItem::Int32 => items!(i32, |value| write_integer(value, out)),
-        ListItem::Int64 => items!(i64, |value| write_integer(value, out)),
-        ListItem::UInt8 => items!(u8, |value| write_integer(value, out)),
-        ListItem::UInt16 => items!(u16, |value| write_integer(value, out)),
-        ListItem::UInt32 => items!(u32, |value| write_integer(value, out)),
-        ListItem::UInt64 => items!(u64, |value| write_integer(value, out)),
-        ListItem::Float32 => items!(f32, |value: f32| float(value.into(), Some(value), out)),
-        ListItem::Float64 => items!(f64, |value| float(value, None, out)),
-        ListItem::Timestamp(unit) => items!(i64, |value| {
-            out.push(b'"');
-            timestamp::write(value, unit, out);
-            out.push(b'"');
-        }),
+            (Numeric::Signed(value), _) => write_integer(value, out),
+            (Numeric::Unsigned(value), _) => write_integer(value, out),
+            (Numeric::Single(value), _) if value.is_finite() => write_float(value, out),
+            (Numeric::Single(value), _) => NotFinite::Null.write(value.into(), out),
+            (Numeric::Double(value), _) if value.is_finite() => write_float(value, out),
+            (Numeric::Double(value), _) => NotFinite::Null.write(value, out),
+        }
+        out.push(b',');
     }
     if !bytes.is_empty() {
         out.pop();
