@@ -1,5 +1,5 @@
-//! Every source with every kind of sink behind it: the core is killed at random times, and then each sink has what it promises
-//! of what the source gave.
+//! Sources of each kind but the generator, with sinks of each kind that keeps rows behind them: the core is killed at random
+//! times, and then each sink has what it promises of what the source gave.
 //!
 //! What a source gave is what the file sink shows. That is held against what was sent; the other sinks are held against the
 //! file.
