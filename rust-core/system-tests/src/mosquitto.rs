@@ -172,12 +172,27 @@ pub struct Receiver {
 }
 
 impl Receiver {
+    /// What [`Receiver::catch_up`] sends.
+    pub const END: &str = "end";
+
     /// Topics and payloads in the order in which they came.
     pub fn received(&self) -> Vec<(String, String)> {
         let text = fs::read_to_string(&self.path).expect("the file is there");
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let message = |line: &str| line.split_once(' ').map(|(topic, payload)| (topic.to_owned(), payload.to_owned()));
         text[..whole].lines().map(|line| message(line).expect("a topic and a payload")).collect()
+    }
+
+    /// Waits until everything has come that the broker had for this topic by now, and a last message, [`Receiver::END`].
+    pub fn catch_up(&self, broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
+        broker.send(topic, Receiver::END.as_bytes());
+        loop {
+            let received = self.received();
+            if received.last().is_some_and(|(_, payload)| payload == Receiver::END) {
+                return received;
+            }
+            sleep(POLL);
+        }
     }
 }
 

@@ -42,7 +42,7 @@ fn number(payload: &str) -> u64 {
 /// The numbers of all rows, as they came.
 fn numbers(receiver: &Receiver) -> Vec<u64> {
     let received = receiver.received();
-    received.iter().filter(|(_, payload)| payload != END).map(|(_, payload)| number(payload)).collect()
+    received.iter().filter(|(_, payload)| payload != Receiver::END).map(|(_, payload)| number(payload)).collect()
 }
 
 /// The numbers without those that came before, and how many came before.
@@ -55,15 +55,6 @@ fn once(receiver: &Receiver) -> (Vec<u64>, usize) {
     (first, repeated)
 }
 
-/// Waits until everything that the broker had by now has come.
-fn catch_up(broker: &Mosquitto, receiver: &Receiver, topic: &str) {
-    broker.send(topic, END.as_bytes());
-    while receiver.received().last().is_none_or(|(_, payload)| payload != END) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-const END: &str = "end";
 /// A session that the broker keeps.
 const EXACT: &str = "client_id = \"mill\"\nqos = 2";
 const EXACT_5: &str = "client_id = \"mill\"\nqos = 2\nprotocol = \"5\"";
@@ -81,7 +72,7 @@ fn every_row_becomes_a_message_in_order_however_often_the_core_dies() {
         let receiver = broker.receiver("scores");
         let keys = format!("topic = \"scores\"\n{way}");
         kills.behind_checkpoints(&job(&broker, &keys), |_| {});
-        catch_up(&broker, &receiver, "scores");
+        receiver.catch_up(&broker, "scores");
         let (first, more) = once(&receiver);
         assert!(first.into_iter().eq(0..ROWS), "none is left out");
         repeated += more;
@@ -105,7 +96,7 @@ fn a_broker_that_goes_away_is_waited_for_and_has_every_row_in_order() {
     }
     let ended = job.wait(child);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    catch_up(&broker, &receiver, "scores");
+    receiver.catch_up(&broker, "scores");
     let (first, _) = once(&receiver);
     assert!(first.into_iter().eq(0..ROWS), "none is left out");
 }
@@ -122,7 +113,7 @@ fn messages_have_the_quality_of_service_that_is_asked_for() {
         while !broker.log().contains("Received DISCONNECT from mill") {
             std::thread::sleep(Duration::from_millis(10));
         }
-        catch_up(&broker, &receiver, "scores");
+        receiver.catch_up(&broker, "scores");
         let (first, repeated) = once(&receiver);
         assert!(first.into_iter().eq(0..ROWS) && repeated == 0, "{quality} {protocol}: each is there once");
         let (sent, version) = (format!("Received PUBLISH from mill (d0, q{quality}"), &protocol[..1]);
@@ -143,7 +134,7 @@ fn with_quality_2_a_message_is_taken_once_wherever_the_connection_breaks() {
         let relay = Relay::to(broker.port(), chance, cuts, (3_000, 30_000));
         let ended = job_over(relay.port(), &format!("topic = \"scores\"\n{keys}")).run(&[]);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        catch_up(&broker, &receiver, "scores");
+        receiver.catch_up(&broker, "scores");
         assert!(numbers(&receiver).into_iter().eq(0..ROWS), "each is there once, in order");
         let log = broker.log();
         let (sessions, again) = (log.matches("New client connected").count(), log.matches("from mill (d1, q2").count());
@@ -168,7 +159,7 @@ fn with_quality_2_a_broker_that_does_not_know_the_session_has_every_row_that_the
         first.go_on();
         let mut found = BTreeSet::new();
         for (broker, receiver) in [&first, &second].into_iter().zip(&receivers) {
-            catch_up(broker, receiver, "scores");
+            receiver.catch_up(broker, "scores");
             let (numbers, repeated) = once(receiver);
             assert!(!numbers.is_empty() && repeated == 0);
             found.extend(numbers);
@@ -188,11 +179,11 @@ fn a_column_says_each_rows_topic_and_the_broker_keeps_the_last_message_if_it_is_
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     // Whoever subscribes now gets the last one of each topic.
     let receiver = broker.receiver("#");
-    catch_up(&broker, &receiver, "z");
+    receiver.catch_up(&broker, "z");
     let mut messages = receiver.received();
     messages.sort();
     assert_eq!(messages.pop(), Some(("ü".to_owned(), "{\"number\":4,\"topic\":\"ü\"}".to_owned())));
-    assert_eq!(messages.pop(), Some(("z".to_owned(), END.to_owned())));
+    assert_eq!(messages.pop(), Some(("z".to_owned(), Receiver::END.to_owned())));
     let numbers = messages.iter().map(|(topic, payload)| (topic.as_str(), payload.as_str()));
     let expected = [("a/1", "{\"number\":3,\"topic\":\"a/1\"}"), ("others", "{\"number\":2,\"topic\":null}")];
     assert_eq!(numbers.collect::<Vec<_>>(), expected);

@@ -1,7 +1,6 @@
 //! Where rows go: one sink of each kind that this machine has a server for, besides the file.
 
 use std::process::Command;
-use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use ringmill_system_tests::kafka::Kafka;
@@ -243,14 +242,7 @@ impl Sink for Messages {
     }
 
     fn numbers(&self, _job: &Job) -> Vec<u64> {
-        const END: &str = "end";
-        self.broker.send("out", END.as_bytes());
-        let is_there = |received: &[(String, String)]| received.last().is_some_and(|(_, payload)| payload == END);
-        let mut received = self.receiver.received();
-        while !is_there(&received) {
-            std::thread::sleep(Duration::from_millis(10));
-            received = self.receiver.received();
-        }
+        let mut received = self.receiver.catch_up(&self.broker, "out");
         received.pop();
         received.iter().map(|(_, payload)| number(payload)).collect()
     }
