@@ -12,9 +12,21 @@ use crate::{EventTypes, FieldSpec};
 pub struct Fields {
     columns: Arc<[FieldSpec]>,
     types: Option<Arc<EventTypes>>,
+    stops_early: bool,
 }
 
 impl Fields {
+    /// The same, and a JSON object is read no further than to the last value that is declared: what stands behind it is not
+    /// looked at.
+    pub fn stop_early(self) -> Fields {
+        Fields { stops_early: true, ..self }
+    }
+
+    /// Whether objects are read so.
+    pub(crate) fn stops_early(&self) -> bool {
+        self.stops_early
+    }
+
     /// The types that share the columns, if there are several.
     pub fn types(&self) -> Option<&Arc<EventTypes>> {
         self.types.as_ref()
@@ -44,7 +56,7 @@ impl Fields {
 
 impl From<Vec<FieldSpec>> for Fields {
     fn from(fields: Vec<FieldSpec>) -> Fields {
-        Fields { columns: fields.into(), types: None }
+        Fields { columns: fields.into(), types: None, stops_early: false }
     }
 }
 
@@ -56,7 +68,7 @@ impl FromIterator<FieldSpec> for Fields {
 
 impl From<EventTypes> for Fields {
     fn from(types: EventTypes) -> Fields {
-        Fields { columns: types.shared().into(), types: Some(Arc::new(types)) }
+        Fields { columns: types.shared().into(), types: Some(Arc::new(types)), stops_early: false }
     }
 }
 

@@ -149,9 +149,20 @@ pub(crate) fn decode(
     rows_max: u32,
     record_bytes_max: usize,
 ) -> (String, Vec<Letter>) {
+    let decoder = Decoder::new(format, &fields.to_vec().into(), record_bytes_max).unwrap();
+    decode_by(decoder, fields, bytes, chunk, rows_max)
+}
+
+/// The same by a decoder that is made.
+pub(crate) fn decode_by(
+    decoder: Decoder,
+    fields: &[FieldSpec],
+    bytes: &[u8],
+    chunk: usize,
+    rows_max: u32,
+) -> (String, Vec<Letter>) {
     let mut encoder = encoder(Format::Json, &schema_of(fields).unwrap()).unwrap();
     let mut out = Vec::new();
-    let decoder = Decoder::new(format, &fields.to_vec().into(), record_bytes_max).unwrap();
     let letters = decode_each(decoder, fields, bytes, chunk, rows_max, |view| {
         encoder.encode(view, 0..view.rows(), &mut out);
     });

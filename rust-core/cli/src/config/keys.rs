@@ -226,6 +226,11 @@ const TYPES: Key = optional(
 const RATE: Key = optional("rate", POSITIVE, "Rows a second. Default: as fast as the pipeline takes them.");
 const RECORD_SIZE_MAX: Key =
     optional("record_size_max", Kind::Size, "Longest record; a longer one goes to dead letters. Default: 1MiB.");
+const STOP_EARLY: Key = optional(
+    "stop_early",
+    Kind::Boolean,
+    "With JSON: true reads an object no further than to the last value that is declared. What stands behind it costs nothing, and is not checked; of a key that is repeated there, the earlier value counts. Default: false.",
+);
 
 /// The long form of a field.
 pub static FIELD: &[Key] = &[
@@ -380,6 +385,7 @@ static FILE_SOURCE: &[Key] = &[
         "Threads that decode files of text of more than 1 MiB beside the shards, in the order of the file. They do what the shards have no time for: with 0, a file is decoded by one shard alone. Default: the machine's cores but one, at most 4.",
     ),
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -397,6 +403,7 @@ static STDIN: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -429,6 +436,7 @@ static SOCKET: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -465,6 +473,7 @@ static HTTP: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,

@@ -31,6 +31,7 @@ pub mod retained;
 mod rolling;
 pub mod schema;
 pub mod size;
+mod stop_early;
 pub mod suggest;
 pub mod text;
 mod url;

@@ -31,6 +31,7 @@ use super::python::{is_reference, python_sink, python_source};
 use super::raw::{RawEntry, RawValue, Table};
 use super::retained::retained;
 use super::rolling::rolling;
+use super::stop_early::stop_early;
 use super::suggest::did_you_mean;
 use crate::machine::Machine;
 
@@ -420,7 +421,7 @@ fn file_format(table: &Table, path: &str, around: &mut Surroundings<'_>) -> Opti
 
 /// Files whose rows are counted are not cut into records.
 fn check_counted(table: &Table, format: &FileFormat, around: &mut Surroundings<'_>) {
-    for key in ["decode_threads", "record_size_max", "type", "types"] {
+    for key in ["decode_threads", "record_size_max", "stop_early", "type", "types"] {
         if let Some(entry) = table.entry(key) {
             let message = format!("`{key}` belongs to text, and this is {}", format.name());
             around.mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
@@ -489,7 +490,8 @@ fn fields_or_types(table: &Table, format: Format, around: &mut Surroundings<'_>)
             let mut around = Surroundings { python: PathBuf::new(), mistakes, ..*around };
             fields_of(own, format, without_lists, &mut around)
         };
-        return event_types(table, format, fields_of, around.mistakes);
+        let fields = event_types(table, format, fields_of, around.mistakes)?;
+        return Some(stop_early(table, format, fields, around.mistakes));
     }
     if let Some(entry) = table.entry("type") {
         let mistake = Mistake::at(entry.key_span, "`type` has no effect without `types`");
@@ -504,7 +506,7 @@ fn fields_or_types(table: &Table, format: Format, around: &mut Surroundings<'_>)
     if format == Format::Raw {
         show_misfits(raw_misfits(&fields, &[]), table, None, around.mistakes);
     }
-    Some(fields.into())
+    Some(stop_early(table, format, fields.into(), around.mistakes))
 }
 
 /// What has no lists, if that is what is read.

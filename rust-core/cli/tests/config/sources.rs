@@ -650,6 +650,25 @@ fn raw_lines_and_messages_have_one_field_of_text_or_bytes() {
 }
 
 #[test]
+fn only_json_that_says_all_its_fields_itself_is_read_no_further_than_needed() {
+    let source = |keys: &str| around(&format!("stop_early = true\n{keys}\nfields = {{ a = \"utf8\" }}"), "");
+    let kafka = "kind = \"kafka\"\nbrokers = [\"b:1\"]\ntopics = [\"t\"]";
+    let wrong = |text: &str| format!("p.toml:2:1: `stop_early` {text}");
+    for keys in ["kind = \"file\"\npath = \"a.ndjson\"", "kind = \"stdin\"", "kind = \"socket\"\npath = \"a\"", kafka] {
+        good(&source(keys));
+    }
+    check(&source("kind = \"file\"\npath = \"a.csv\""), &[&wrong("belongs to JSON, and this is csv (remove it)")]);
+    check(&source("kind = \"file\"\npath = \"a.arrow\""), &[&wrong("belongs to text, and this is arrow (remove it)")]);
+    check(&source("kind = \"stdin\"\nformat = \"raw\""), &[&wrong("belongs to JSON, and this is raw (remove it)")]);
+    check(
+        &source(&format!("{kafka}\nheader_fields = {{ a = \"h\" }}")),
+        &[&wrong(
+            "has no effect with `header_fields`, whose value stands behind a message's end (leave either of them out)",
+        )],
+    );
+}
+
+#[test]
 fn a_socket_takes_lines_or_streams_of_arrow() {
     let socket = |keys: &str| around(&format!("kind = \"socket\"\npath = \"in.sock\"\n{keys}"), "");
     let format = |keys: &str| match node(&good(&socket(keys)), "s") {

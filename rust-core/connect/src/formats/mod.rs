@@ -43,7 +43,7 @@ pub(crate) use binary::{Broken, Bytes};
 pub(crate) use cut::{is_given_up, last_record_end};
 pub(crate) use decoder::{BROKEN_OFF, Decoder, Progress, Records, Scratch, Stop, TOO_LONG, Taken};
 #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
-pub(crate) use json::write_string;
+pub(crate) use json::{JsonDecoder, write_string};
 pub(crate) use message::BinaryDecoder;
 pub use message::BinaryFormat;
 pub use message_output::MessageOutput;

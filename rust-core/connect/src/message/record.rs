@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Member, write_line};
 use crate::{
     ConnectError, Fields, MessageFormat, Poll,
-    formats::{BinaryDecoder, Decoder, Records, Stop, Taken},
+    formats::{BinaryDecoder, JsonDecoder, Records, Taken},
 };
 
 /// A message that cannot be read yet is tried again so much later.
@@ -19,8 +19,8 @@ pub(crate) fn wait(records: &Records<'_, '_>, now_ns: u64) -> Poll {
     }
 }
 
-/// What rows are made of: a line of JSON in which the broker's members stand already, or a binary message and a JSON object
-/// with its members.
+/// What rows are made of: JSON without line ends, in which the broker's members stand already, or a binary message and a JSON
+/// object with its members.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
     /// of JSON the header that tells the type; empty where there is none, or no field takes anything of it
@@ -70,15 +70,15 @@ impl Recorder {
             return Some(Record { header: b"", content });
         }
         write_line(content, members, &mut self.buffer);
+        self.buffer.pop();
         Some(Record { header: b"", content: &self.buffer })
     }
 }
 
 /// Makes rows and dead letters of records.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there is one per open partition, and none is moved about")]
 pub(crate) enum MessageDecoder {
-    Json(Decoder, usize),
+    Json(JsonDecoder, usize),
     Binary(BinaryDecoder),
 }
 
@@ -91,10 +91,7 @@ impl MessageDecoder {
         record_bytes_max: usize,
     ) -> Result<MessageDecoder, ConnectError> {
         Ok(match format {
-            MessageFormat::Json => {
-                let decoder = Decoder::new(crate::Format::Json, fields, record_bytes_max)?;
-                MessageDecoder::Json(decoder, record_bytes_max)
-            }
+            MessageFormat::Json => MessageDecoder::Json(JsonDecoder::new(fields, record_bytes_max)?, record_bytes_max),
             MessageFormat::Binary(format) => {
                 MessageDecoder::Binary(BinaryDecoder::new(format, fields, members, record_bytes_max)?)
             }
@@ -103,26 +100,20 @@ impl MessageDecoder {
 
     /// Makes a row or a dead letter of a message, for which there is room; `None`: there is nothing in it.
     pub fn take(&mut self, record: Option<Record<'_>>, records: &mut Records<'_, '_>) -> Result<Taken, ConnectError> {
-        let before = records.consumed;
-        let stop = match (self, record) {
-            (_, None) => Stop::NeedMore,
+        match (self, record) {
+            (_, None) => records.refuse("the message is empty", b"", None),
             (MessageDecoder::Json(_, max), Some(Record { content, .. })) if content.len() > *max => {
                 records.too_long(0, content, *max);
-                Stop::NeedMore
             }
-            (MessageDecoder::Json(decoder, _), Some(record)) => {
-                decoder.set_type(record.header);
-                decoder.decode(record.content, true, records).stop
+            (MessageDecoder::Json(decoder, _), Some(Record { header, content })) => {
+                decoder.set_type(header);
+                if decoder.decode_one(content, records).is_err() {
+                    return Ok(Taken::Full);
+                }
             }
             (MessageDecoder::Binary(decoder), Some(record)) => {
                 return decoder.decode(record.header, record.content, records);
             }
-        };
-        if records.consumed == before {
-            if stop == Stop::Full {
-                return Ok(Taken::Full);
-            }
-            records.refuse("the message is empty", b"", None);
         }
         Ok(Taken::Whole)
     }

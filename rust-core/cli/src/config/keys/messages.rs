@@ -2,7 +2,7 @@
 
 use super::{
     EVENT_TIME, FIELDS_OR_TYPES, IDLE_TIMEOUT, INPUTS, Key, Kind, MAX_FUTURE, OUT_OF_ORDERNESS, RATE, RECORD_SIZE_MAX,
-    TYPE_FIELD, TYPE_OF_LINES, TYPES, needed, optional,
+    STOP_EARLY, TYPE_FIELD, TYPE_OF_LINES, TYPES, needed, optional,
 };
 
 const MESSAGE_FORMAT: Key = optional(
@@ -238,6 +238,7 @@ pub(super) static KAFKA: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -298,6 +299,7 @@ pub(super) static MQTT: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -373,6 +375,7 @@ pub(super) static NATS: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,
@@ -404,6 +407,7 @@ pub(super) static NATS_CORE: &[Key] = &[
     TYPES,
     RATE,
     RECORD_SIZE_MAX,
+    STOP_EARLY,
     EVENT_TIME,
     OUT_OF_ORDERNESS,
     IDLE_TIMEOUT,

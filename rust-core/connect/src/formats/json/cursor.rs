@@ -4,7 +4,7 @@
 //! made. Strings without escapes and well-formed numbers, that is nearly all, are recognized here; whatever else may be
 //! there is for sonic-rs to read, or to refuse with a reason.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write};
 
 use sonic_rs::{
     Read,
@@ -25,6 +25,15 @@ pub(super) const ENDS: &str = "the record ends too early";
 pub(super) struct Syntax {
     pub what: Cow<'static, str>,
     pub at: usize,
+}
+
+impl Syntax {
+    /// Writes it down as the reason for which a record is refused.
+    #[cold]
+    pub fn tell(&self, reason: &mut String) {
+        reason.clear();
+        let _ = write!(reason, "not valid JSON at byte {}: {}", self.at, self.what);
+    }
 }
 
 /// A string that was passed over.
@@ -53,6 +62,12 @@ impl<'de> Cursor<'de> {
         let odd = Parser::new(Read::from(bytes));
         let text = &bytes[..odd.read.next_invalid_utf8().min(bytes.len())];
         Cursor { bytes, at: 0, text, odd }
+    }
+
+    /// Whether the bytes before that place are UTF-8.
+    #[inline]
+    pub fn is_text_until(&self, end: usize) -> bool {
+        self.text.len() >= end
     }
 
     /// The next byte behind white space.

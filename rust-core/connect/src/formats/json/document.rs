@@ -1,6 +1,7 @@
 //! Reading one JSON document: the values of the declared fields, as tokens.
 //!
-//! What no field takes is passed over, yet checked like the rest. Of a repeated key the last one counts.
+//! What no field takes is passed over, yet checked like the rest. Of a repeated key the last one counts. If it may stop early,
+//! nothing is read behind the value that is declared and comes last.
 
 use ringmill_wire::{DataType, ListItem};
 
@@ -63,10 +64,13 @@ pub(super) struct Document {
     pub text: Vec<u8>,
     pub lists: Lists,
     unescaped: Vec<u8>,
+    stops_early: bool,
+    /// how many values are still looked for, if nothing is read behind the last one
+    left: usize,
 }
 
 impl Document {
-    pub fn new(paths: Paths, types: impl Iterator<Item = DataType>) -> Document {
+    pub fn new(paths: Paths, types: impl Iterator<Item = DataType>, stops_early: bool) -> Document {
         let wanted: Vec<Wanted> = types
             .map(|data_type| match data_type {
                 DataType::Float32 => Wanted::Single,
@@ -81,11 +85,20 @@ impl Document {
             text: Vec::new(),
             lists: Lists::default(),
             unescaped: Vec::new(),
+            stops_early,
+            left: usize::MAX,
         }
+    }
+
+    /// Whether what was read last was left in its middle, as nothing more was looked for.
+    #[inline]
+    pub fn has_stopped(&self) -> bool {
+        self.left == 0
     }
 
     /// Reads the document that starts where the cursor stands.
     pub fn read(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Syntax> {
+        self.left = if self.stops_early { self.cells.len() } else { usize::MAX };
         self.cells.fill(MISSING);
         self.text.clear();
         self.lists.clear();
@@ -116,6 +129,9 @@ impl Document {
                     guess = child + 1;
                     let target = self.paths.node(node).children[child].target;
                     self.take(cursor, first, target, depth)?;
+                    if self.has_stopped() {
+                        return Ok(());
+                    }
                 }
                 None => cursor.skip(first, depth, &mut self.unescaped)?,
             }
@@ -147,13 +163,18 @@ impl Document {
     fn take(&mut self, cursor: &mut Cursor<'_>, first: u8, target: Target, depth: u32) -> Result<(), Syntax> {
         match target {
             Target::Column(column) => {
-                self.cells[column] = self.value(cursor, first, self.wanted[column], depth)?;
+                let cell = self.value(cursor, first, self.wanted[column], depth)?;
+                let before = std::mem::replace(&mut self.cells[column], cell);
+                self.left -= usize::from(matches!(before.token, Token::Missing));
                 Ok(())
             }
             Target::Node(node) => {
                 // Of a repeated key the last one counts, with nothing of the earlier ones left.
-                let cells = &mut self.cells;
-                self.paths.columns_below(node, &mut |column| cells[column] = MISSING);
+                let (cells, left) = (&mut self.cells, &mut self.left);
+                self.paths.columns_below(node, &mut |column| {
+                    let before = std::mem::replace(&mut cells[column], MISSING);
+                    *left += usize::from(!matches!(before.token, Token::Missing));
+                });
                 match first {
                     b'{' => self.object(cursor, node, cursor.deeper(depth)?),
                     b'[' => self.array(cursor, node, cursor.deeper(depth)?),

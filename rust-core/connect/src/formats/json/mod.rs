@@ -1,6 +1,7 @@
 //! JSON: one object per line (NDJSON).
 //!
-//! Strict: whatever RFC 8259 does not allow is refused, in undeclared fields too. Of a repeated key the last counts.
+//! Strict: whatever RFC 8259 does not allow is refused, in undeclared fields too. Of a repeated key the last counts. With
+//! [`Fields::stop_early`] both hold for what is read only, and nothing is read behind the last value that is declared.
 //! Integers must be written as such (1.0 is none); floats take any number they can round to; binary is base64;
 //! timestamps are RFC 3339 strings or integers in the column's unit.
 
@@ -15,8 +16,6 @@ mod tests;
 mod typed;
 #[cfg(test)]
 mod typed_tests;
-
-use std::fmt::Write;
 
 use memchr::{memchr, memrchr};
 
@@ -73,6 +72,17 @@ impl Objects {
         }
     }
 
+    /// The object that was read last must end before `line_end`, with nothing behind it; of one that was left in its middle
+    /// that is not known.
+    #[inline]
+    fn end(&self, cursor: &Cursor<'_>, line_end: usize) -> Result<(), Syntax> {
+        let has_stopped = match self {
+            Objects::One(object) => object.has_stopped(),
+            Objects::Typed(object) => object.has_stopped(),
+        };
+        if has_stopped && cursor.at <= line_end { Ok(()) } else { ends_here(cursor, line_end) }
+    }
+
     /// What has to be known besides the line to read it again.
     #[inline]
     fn header(&self) -> Option<&str> {
@@ -86,8 +96,8 @@ impl Objects {
 impl JsonDecoder {
     pub fn new(fields: &Fields, record_bytes_max: usize) -> Result<JsonDecoder, ConnectError> {
         let objects = match fields.types() {
-            None => Objects::One(Object::of(fields.iter().enumerate())?),
-            Some(types) => Objects::Typed(TypedObject::new(types)?),
+            None => Objects::One(Object::of(fields.iter().enumerate(), fields.stops_early())?),
+            Some(types) => Objects::Typed(TypedObject::new(types, fields.stops_early())?),
         };
         Ok(JsonDecoder { objects, long: LongLine::new(record_bytes_max) })
     }
@@ -97,7 +107,7 @@ impl JsonDecoder {
         fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone,
         record_bytes_max: usize,
     ) -> Result<JsonDecoder, ConnectError> {
-        Ok(JsonDecoder { objects: Objects::One(Object::of(fields)?), long: LongLine::new(record_bytes_max) })
+        Ok(JsonDecoder { objects: Objects::One(Object::of(fields, false)?), long: LongLine::new(record_bytes_max) })
     }
 
     pub fn read_letters(&mut self) {
@@ -174,17 +184,20 @@ impl JsonDecoder {
             let cursor_now = cursor.get_or_insert_with(|| Cursor::new(&block[base..]));
             cursor_now.at = at - base;
             let read = self.objects.read(cursor_now, line);
-            match read.and_then(|()| ends_here(cursor_now, end - base)) {
+            match read.and_then(|()| self.objects.end(cursor_now, end - base)) {
                 Ok(()) => {
+                    let is_text = cursor_now.is_text_until(end - base);
                     let outcome = self.objects.push(&block[base..], &mut records.row);
                     let ended = records.end_with(outcome, at, line, self.objects.header());
                     ended.map_err(|stop| (at, stop))?;
+                    if !is_text {
+                        // The object was left before that, and the next ones shall be read by what they are.
+                        (base, cursor) = (next, None);
+                    }
                 }
                 Err(error) => {
-                    let Syntax { what, at: column } = self.explain(line, error);
-                    records.row.reason.clear();
-                    let _ = write!(records.row.reason, "not valid JSON at byte {column}: {what}");
-                    records.bury_with(at, line, self.objects.header().or(records.header));
+                    let error = self.explain(line, error);
+                    self.bury(&error, at, line, records);
                     // The next lines are another document, and bytes that are not UTF-8 lie behind us.
                     (base, cursor) = (next, None);
                 }
@@ -194,27 +207,48 @@ impl JsonDecoder {
         Ok(())
     }
 
+    /// Turns one object, without a line end in it, into a row or a dead letter, for which there is room.
+    #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
+    pub fn decode_one(&mut self, object: &[u8], records: &mut Records<'_, '_>) -> Result<(), Stop> {
+        match self.read_one(object) {
+            Ok(()) => {
+                let outcome = self.objects.push(object, &mut records.row);
+                records.end_with(outcome, 0, object, self.objects.header())
+            }
+            Err(error) => {
+                self.bury(&error, 0, object, records);
+                Ok(())
+            }
+        }
+    }
+
     /// Writes the values of one object into the row, which it does not end.
     pub fn fill(&mut self, object: &[u8], row: &mut Row<'_>) -> Result<(), Refusal> {
-        let mut cursor = Cursor::new(object);
-        let read = self.objects.read(&mut cursor, object).and_then(|()| ends_here(&cursor, object.len()));
-        if let Err(Syntax { what, at }) = read {
-            row.reason.clear();
-            let _ = write!(row.reason, "not valid JSON at byte {at}: {what}");
+        if let Err(error) = self.read_one(object) {
+            error.tell(row.reason);
             return Err(Refusal::Misfit);
         }
         self.objects.push(object, row)
     }
 
+    /// Reads what is one object and nothing else.
+    fn read_one(&mut self, object: &[u8]) -> Result<(), Syntax> {
+        let mut cursor = Cursor::new(object);
+        self.objects.read(&mut cursor, object)?;
+        self.objects.end(&cursor, object.len())
+    }
+
     /// What is wrong with a line that was refused, seen by itself: its neighbours have no part in it.
     #[cold]
     fn explain(&mut self, line: &[u8], refused: Syntax) -> Syntax {
-        let mut cursor = Cursor::new(line);
-        let read = self.objects.read(&mut cursor, line);
-        match read.and_then(|()| ends_here(&cursor, line.len())) {
-            Err(error) => error,
-            Ok(()) => refused,
-        }
+        self.read_one(line).err().unwrap_or(refused)
+    }
+
+    /// Makes a dead letter of the record at `at`.
+    #[cold]
+    fn bury(&self, error: &Syntax, at: usize, record: &[u8], records: &mut Records<'_, '_>) {
+        error.tell(records.row.reason);
+        records.bury_with(at, record, self.objects.header().or(records.header));
     }
 }
 

@@ -27,12 +27,15 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// For these fields, each with its column.
-    pub fn of<'f>(fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone) -> Result<Object, ConnectError> {
+    /// For these fields, each with its column. `stops_early`: what stands behind the last of them is not looked at.
+    pub fn of<'f>(
+        fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone,
+        stops_early: bool,
+    ) -> Result<Object, ConnectError> {
         // A path leads to the place in `columns`.
         let paths = Paths::new(fields.clone().enumerate().map(|(place, (_, field))| (place, field)))?;
         let columns: Vec<Column> = fields.map(|(index, field)| Column::new(index, field)).collect();
-        let document = Document::new(paths, columns.iter().map(|column| column.data_type));
+        let document = Document::new(paths, columns.iter().map(|column| column.data_type), stops_early);
         Ok(Object { columns, document, takes_not_finite: false, takes_null_floats: false })
     }
 
@@ -40,12 +43,13 @@ impl Object {
     pub fn with_value<'f>(
         fields: impl Iterator<Item = (usize, &'f FieldSpec)> + Clone,
         value: &FieldSpec,
+        stops_early: bool,
     ) -> Result<(Object, usize), ConnectError> {
         let mut paths = Paths::new(fields.clone().enumerate().map(|(place, (_, field))| (place, field)))?;
         let columns: Vec<Column> = fields.map(|(index, field)| Column::new(index, field)).collect();
         let place = paths.share(value, columns.len())?;
         let types = columns.iter().map(|column| column.data_type).chain([value.data_type]);
-        let document = Document::new(paths, types);
+        let document = Document::new(paths, types, stops_early);
         Ok((Object { columns, document, takes_not_finite: false, takes_null_floats: false }, place))
     }
 
@@ -58,6 +62,12 @@ impl Object {
         self.read_letters();
         self.takes_null_floats = true;
         self.document.lists.take_null = true;
+    }
+
+    /// Whether the object that was read last was left in its middle.
+    #[inline]
+    pub fn has_stopped(&self) -> bool {
+        self.document.has_stopped()
     }
 
     /// Reads the object that begins where the cursor stands.

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    Format, RECORD_BYTES_MAX,
+    Fields, Format, RECORD_BYTES_MAX,
+    formats::Decoder,
     testing::{self, Letter, fields},
 };
 
@@ -135,6 +136,51 @@ fn of_a_repeated_key_the_last_counts() {
     assert_eq!(one("x:int8", r#"{"x":"wrong","x":2}"#), Ok(r#"{"x":2}"#.to_owned()));
     assert_eq!(one("x:int8?@/m/x", r#"{"m":{"x":1},"m":{"y":2}}"#), Ok(r#"{"x":null}"#.to_owned()));
     assert_eq!(one("x:int8", r#"{"x":2,"x":null}"#), Err("field \"x\" is null".to_owned()));
+}
+
+#[test]
+fn what_stops_early_reads_no_further_than_to_the_last_declared_value() {
+    let check = |specs: &[&str], text: &[u8], expected: &str, reasons: &[&str]| {
+        let decoder = Decoder::new(Format::Json, &Fields::from(fields(specs)).stop_early(), RECORD_BYTES_MAX).unwrap();
+        let (rows, letters) = testing::decode_by(decoder, &fields(specs), text, usize::MAX, 64);
+        let letters: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+        assert_eq!((rows.as_str(), letters.as_slice()), (expected, reasons), "{}", String::from_utf8_lossy(text));
+    };
+    let x = &["x:int8"];
+    // Whatever stands behind it: no JSON, no text, an earlier value of the same key that counts, the end.
+    check(x, b"{\"x\":1,!\n{\"x\":2 \xff\n{\"x\":3,\"x\":4}\n{\"x\":5\n{\"x\":6}", &numbers([1, 2, 3, 5, 6]), &[]);
+    // What stands before it is read as ever.
+    check(x, b"{\"y\":01,\"x\":1}\n{\"x\":2}", &numbers([2]), &["not valid JSON at byte 5: Invalid number"]);
+    check(
+        x,
+        b"{\"y\":\"\xff\",\"x\":1}\n{\"x\":2}",
+        &numbers([2]),
+        &["not valid JSON at byte 7: Invalid UTF-8 characters in json"],
+    );
+    check(
+        x,
+        b"{\"x\":\n1}\n{\"x\":2}",
+        &numbers([2]),
+        &[
+            "not valid JSON at byte 5: the record ends too early",
+            "not valid JSON at byte 0: a record must be an object",
+        ],
+    );
+    check(x, b"{\"x\":1000,!\n", "", &["field \"x\": expected int8, got 1000 (out of range)"]);
+    // Without a value that is declared the object is read to its end.
+    let two = &["x:int8", "y:int8?@/m/y"];
+    check(
+        two,
+        b"{\"x\":1,\"m\":{\"y\":2,!\n{\"x\":3,!\n{\"x\":4}",
+        "{\"x\":1,\"y\":2}\n{\"x\":4,\"y\":null}\n",
+        &["not valid JSON at byte 7: expected a key in quotes"],
+    );
+    // A repeated object takes back what an earlier one said.
+    check(two, b"{\"m\":{\"y\":2},\"m\":{},\"x\":1,!\n", "", &["not valid JSON at byte 26: expected a key in quotes"]);
+}
+
+fn numbers<const N: usize>(numbers: [i8; N]) -> String {
+    numbers.iter().map(|number| format!("{{\"x\":{number}}}\n")).collect()
 }
 
 /// In the spirit of JSONTestSuite: each as a value of an unknown field, and of a known one.

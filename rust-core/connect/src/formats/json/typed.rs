@@ -44,7 +44,7 @@ enum Told {
 }
 
 impl TypedObject {
-    pub fn new(types: &Arc<EventTypes>) -> Result<TypedObject, ConnectError> {
+    pub fn new(types: &Arc<EventTypes>, stops_early: bool) -> Result<TypedObject, ConnectError> {
         let columns_of = |number: usize| types.columns(number).iter().copied().zip(&types.types()[number].fields);
         let numbers = 0..types.types().len();
         let (objects, told) = match types.place() {
@@ -55,13 +55,13 @@ impl TypedObject {
                     nullable: true,
                     path: field.starts_with('/').then(|| field.clone()),
                 };
-                let objects = numbers.map(|number| Object::with_value(columns_of(number), &value));
+                let objects = numbers.map(|number| Object::with_value(columns_of(number), &value, stops_early));
                 let (objects, places): (Vec<Object>, Vec<usize>) =
                     objects.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
                 (objects, Told::Within { places, look: Box::new(Look::new(&value, types)?) })
             }
             TypePlace::Header(_) => {
-                let objects = numbers.map(|number| Object::of(columns_of(number)));
+                let objects = numbers.map(|number| Object::of(columns_of(number), stops_early));
                 (objects.collect::<Result<Vec<_>, _>>()?, Told::By(String::new()))
             }
             TypePlace::Schema => {
@@ -114,6 +114,12 @@ impl TypedObject {
                 }
             }
         }
+    }
+
+    /// Whether the object that was read last was left in its middle.
+    #[inline]
+    pub fn has_stopped(&self) -> bool {
+        self.objects[self.read_as].has_stopped()
     }
 
     /// Moves the values of the object that was read last from `bytes` into the row.
