@@ -61,6 +61,8 @@ class Case:
 
 
 LATE = "its clock waits 500 ms for rows that come late; with less it takes rows in order for late ones and drops them"
+EARLY_SETTINGS = ("sources.readings.stop_early=true",)
+EARLY = "what stands behind the last of the four fields is neither read nor checked"
 ENVIRONMENT = {"bytewax": "bytewax", "pathway": "pathway", "pyflink": "flink", "aiokafka": "kafka", "confluent-kafka": "kafka"}
 """By engine; the others share that of the transports."""
 PROGRAM = {
@@ -99,10 +101,12 @@ def cases() -> Iterator[Case]:
     yield from windows(million)
     yield from heavy()
     yield Case("J4", "ringmill", "", million, 200_000)
+    yield Case("J4", "ringmill", "stop_early", million, 200_000, best=False, note=EARLY, settings=EARLY_SETTINGS)
     yield Case("J4", "bytewax", "batched", 60_000, 20_000)
     yield Case("J4", "bytewax", "arrays", 60_000, 20_000, note="sums by key and window made by hand before the window")
     yield Case("J4", "pathway", "", 200_000, 50_000)
     yield Case("J4", "pyflink", "tuned", 400_000, 100_000)
+    yield Case("kafka", "ringmill", "stop_early", million // 2, 100_000, best=False, note=EARLY, settings=EARLY_SETTINGS)
     for engine, variant in (("ringmill", ""), ("aiokafka", "json"), ("confluent-kafka", "orjson")):
         yield Case("kafka", engine, variant, million // 2, 100_000)
     for engine, variant, rates in (

@@ -156,18 +156,24 @@ def speed(result: Result) -> float:
     return float(throughput["median"]) if throughput else 0.0
 
 
+def is_ours(result: Result) -> bool:
+    """Whether others are compared with it: ours, and the configuration that most would choose."""
+    return bool(result["job"]["engine"] == "ringmill" and result["job"].get("best", True))
+
+
 def ratio_cell(job: str, result: Result, results: list[Result]) -> str:
     """How many times as fast we are, and what it should be; the target is for a peer's fastest configuration."""
     ours = next(
-        (
-            each
-            for each in results
-            if each["job"]["engine"] == "ringmill" and each["job"].get("workers") == result["job"].get("workers")
-        ),
+        (each for each in results if is_ours(each) and each["job"].get("workers") == result["job"].get("workers")),
         None,
     )
-    if ours is None or not speed(ours) or not speed(result) or result is ours:
+    if ours is None or not speed(ours) or not speed(result) or result["job"]["engine"] == "ringmill":
         return ""
+    return ratio_text(job, ours, result, results)
+
+
+def ratio_text(job: str, ours: Result, result: Result, results: list[Result]) -> str:
+    """The same of one of our configurations."""
     ratio = speed(ours) / speed(result)
     text = f"{ratio:.3g}x" + (" **(we lose)**" if ratio < 1 else "")
     target = TARGETS.get((job, result["job"]["engine"]))
@@ -223,14 +229,23 @@ def notes(job: str, results: list[Result]) -> Iterator[str]:
     """What the table does not say."""
     for result in of_job(results, job):
         if result["job"].get("note"):
-            yield f"{name_of(result)}: {result['job']['note']}."
-    ours = next((result for result in of_job(results, job) if result["job"]["engine"] == "ringmill"), None)
+            yield f"{name_of(result)}: {result['job']['note']}{as_fast_as(job, result, of_job(results, job))}."
+    ours = next((result for result in of_job(results, job) if is_ours(result)), None)
     if ours and speed(ours) and job in RATE_TARGETS:
         met = "met" if speed(ours) >= RATE_TARGETS[job] else "missed"
         yield f"Target for Ringmill: {rate(RATE_TARGETS[job])} rows/s, {met}."
     if ours and speed(ours) and job == "J4":
         memory = median([run["memory_bytes"]["all"] for run in ours["measurements"][0]["runs"]])
         yield f"Target for its memory: {MEMORY_TARGET / 1e6:.0f} MB, {'met' if memory <= MEMORY_TARGET else 'missed'}."
+
+
+def as_fast_as(job: str, result: Result, results: list[Result]) -> str:
+    """What another configuration of ours comes to beside the others."""
+    if result["job"]["engine"] != "ringmill" or is_ours(result) or not speed(result):
+        return ""
+    others = [each for each in results if each["job"]["engine"] != "ringmill" and speed(each)]
+    ratios = (f"{ratio_text(job, result, each, results)} {name_of(each)}" for each in others)
+    return f"; so it is {', '.join(ratios)}"
 
 
 def latency_table(results: list[Result]) -> Iterator[str]:
@@ -419,7 +434,10 @@ def short_form(results: list[Result]) -> str:
     """The fastest configuration of each engine, for the README."""
     jobs = [job for job in JOBS if job not in ("J3", "kafka") and of_job(results, job)]
     fastest = {
-        (job, each["job"]["engine"]): speed(each) for job in jobs for each in reversed(of_job(results, job)) if speed(each)
+        (job, each["job"]["engine"]): speed(each)
+        for job in jobs
+        for each in reversed(of_job(results, job))
+        if speed(each) and (is_ours(each) or each["job"]["engine"] != "ringmill")
     }
     live = {
         each["job"]["engine"]: each["measurements"][0]["latency_ns"]["end_to_end"]
