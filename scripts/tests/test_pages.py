@@ -15,7 +15,7 @@ from page import check, commands, files
 
 PAGES = {page.stem: page for folder in ("connect", "formats") for page in sorted((DOCS / folder).glob("*.md"))}
 # These need a broker, a server or a compiler, and are followed in rust-core/system-tests.
-FOLLOWED_THERE = {"socket", "http", "kafka", "mqtt", "nats", "nats-core", "postgres", "avro", "protobuf"}
+FOLLOWED_THERE = {"socket", "http", "kafka", "mqtt", "nats", "nats-core", "postgres", "avro", "protobuf", "micro-batch"}
 TYPED = sorted(set(PAGES) - FOLLOWED_THERE - {"journal"})
 
 SET = {"ALERTS_URL": "http://127.0.0.1:1", "DATABASE_URL": "postgres://user@127.0.0.1:1/database"}

@@ -66,6 +66,22 @@ pub(crate) fn batch(schema: &Arc<Schema>, rows_max: u32, variable_bytes_max: u32
     HeapBatch::new(Arc::new(Template::new(Arc::clone(schema), capacity).unwrap()))
 }
 
+/// A batch as another program sends it, behind its length.
+pub(crate) fn micro_batch(batch: &mut HeapBatch) -> Vec<u8> {
+    let buffer = batch.flatbuffer();
+    [&(buffer.len() as u32).to_le_bytes()[..], buffer].concat()
+}
+
+/// The same of rows of the column `x`.
+pub(crate) fn micro_batch_of(numbers: impl IntoIterator<Item = i64>) -> Vec<u8> {
+    let mut batch = batch(&schema_of(&fields(&["x:int64"])).unwrap(), 100, 0);
+    for number in numbers {
+        batch.writer().push(0, number);
+        batch.writer().finish_row();
+    }
+    micro_batch(&mut batch)
+}
+
 /// One poll into `batch`.
 pub(crate) fn poll(
     partition: &mut dyn Partition,

@@ -7,6 +7,7 @@ use apache_avro::types::Value;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
+use ringmill_wire::{Capacity, DataType, Field, HeapBatch, Schema, Template};
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Form {
     Arrow,
     /// A container, its blocks compressed.
     Avro,
+    /// Several of Ringmill's own, as they lie in a slot.
+    MicroBatches,
 }
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Row", "fields": [
@@ -26,7 +29,7 @@ const SCHEMA: &str = r#"{"type": "record", "name": "Row", "fields": [
 
 impl Form {
     /// All of them.
-    pub const ALL: [Form; 4] = [Form::Lines, Form::Array, Form::Arrow, Form::Avro];
+    pub const ALL: [Form; 5] = [Form::Lines, Form::Array, Form::Arrow, Form::Avro, Form::MicroBatches];
 
     /// The line of a request's head that says so.
     pub fn header(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Form {
             Form::Array => "content-type: application/json\r\n",
             Form::Arrow => "content-type: application/vnd.apache.arrow.stream\r\n",
             Form::Avro => "content-type: application/avro\r\n",
+            Form::MicroBatches => "content-type: application/vnd.ringmill.micro-batch\r\n",
         }
     }
 
@@ -45,6 +49,7 @@ impl Form {
             Form::Array => objects(sender, request, rows, ["[", ",\n", "]"]),
             Form::Arrow => arrow(sender, request, rows),
             Form::Avro => avro(sender, request, rows),
+            Form::MicroBatches => micro_batches(sender, request, rows),
         }
     }
 }
@@ -85,4 +90,25 @@ fn avro(sender: u64, request: u64, rows: u64) -> Vec<u8> {
         writer.append_value(Value::Record(fields.into())).expect("it is of the schema");
     }
     writer.into_inner().expect("memory")
+}
+
+fn micro_batches(sender: u64, request: u64, rows: u64) -> Vec<u8> {
+    let schema = Schema::new(["sender", "request", "row"].map(|name| Field::new(name, DataType::Int64)).to_vec());
+    let capacity = Capacity { rows_max: 1_000, variable_bytes_max: 0 };
+    let template = Template::new(Arc::new(schema.expect("three names")), capacity).expect("it is small");
+    let (mut batch, mut body) = (HeapBatch::new(Arc::new(template)), Vec::new());
+    for from in (0..rows).step_by(1_000) {
+        batch.clear();
+        for row in from..rows.min(from + 1_000) {
+            [sender, request, row]
+                .iter()
+                .enumerate()
+                .for_each(|(column, value)| batch.writer().push(column, *value as i64));
+            batch.writer().finish_row();
+        }
+        let buffer = batch.flatbuffer();
+        body.extend_from_slice(&(buffer.len() as u32).to_le_bytes());
+        body.extend_from_slice(buffer);
+    }
+    body
 }

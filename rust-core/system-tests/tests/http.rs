@@ -96,7 +96,7 @@ fn send_on(address: SocketAddr, sender: u64, mut chance: Chance, accepted: &Atom
             break;
         }
         let rows = 1 + chance.below(if request % 7 == 0 { 20_000 } else { 300 });
-        let form = Form::ALL[chance.below(4) as usize];
+        let form = Form::ALL[chance.below(Form::ALL.len() as u64) as usize];
         let body = form.body(sender, request, rows);
         let mut state = Sent { sender, request, rows, attempts: 0, is_accepted: false };
         while !state.is_accepted && (state.attempts == 0 || !stop.load(Ordering::Relaxed)) {
@@ -308,7 +308,7 @@ fn wrong_slow_and_endless_requests_hurt_nobody_else() {
                 for request in 0..20 {
                     let wrong = client.post("authorization: Bearer secret\r\n", b"{}").expect("it is answered");
                     assert_eq!((wrong.status, wrong.header("www-authenticate")), (401, Some("Bearer")));
-                    let form = Form::ALL[(request % 4) as usize];
+                    let form = Form::ALL[request as usize % Form::ALL.len()];
                     let rows = form.body(sender, request, 100);
                     // Half a line is a dead letter, half of anything else nothing.
                     let headers = if form == Form::Lines { JSON } else { form.header() };

@@ -1,9 +1,10 @@
-//! Lines and streams of Arrow over sockets: from many clients at once, garbage among them, and through the death of the core.
+//! Lines, streams of Arrow and micro-batches over sockets: from many clients at once, garbage among them, and through the death of the core.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
@@ -167,40 +168,46 @@ for stream in range(count):
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 "#;
 
-#[test]
-fn record_batches_of_a_stream_are_shown_once_and_in_order_however_often_the_core_dies() {
-    const ROWS: u64 = 4_000;
-    let mut chance = Chance::from_environment("streams of Arrow");
-    let job = Job::new(&of_arrow(UNIX), "");
-    let wanted = rounds("RINGMILL_SOCKET_KILLS", 6);
-    job.script(STREAMS, &[&(wanted + 1).to_string(), &ROWS.to_string()]);
+/// Sends the files 0, 1 and so on with this extension, of so many rows each, while the core dies again and again: of each, a beginning is
+/// shown, each row once and in order, and of the last all. What was shown, for further looks.
+fn shown_once_through_kills(job: &Job, what: &str, extension: &str, wanted: u64, rows: u64) -> Vec<serde_json::Value> {
+    let mut chance = Chance::from_environment(what);
+    let bytes = |round| std::fs::read(job.path(&format!("{round}.{extension}"))).expect("it was written");
     let numbers = || -> Vec<u64> {
         job.whole_rows("out.ndjson").iter().map(|row| row["number"].as_u64().expect("a number")).collect()
     };
     for round in Progress::over("kills", wanted) {
         let mut child = job.start(&[]);
         let mut client = connect(&mut child, || UnixStream::connect(job.path("in.sock")));
-        let stream = std::fs::read(job.path(&format!("{round}.arrows"))).expect("it was written");
+        let stream = bytes(round);
         // It may die before it has read all of it.
         let sender = std::thread::spawn(move || client.write_all(&stream));
-        let first = round * ROWS;
+        let first = round * rows;
         let mut has_begun = || numbers().contains(&first);
         kill_after(&mut child, &mut has_begun, chance.between(Duration::ZERO, Duration::from_millis(40)));
         let _ = sender.join().expect("no panic");
     }
     let mut child = job.start(&[]);
     let mut client = connect(&mut child, || UnixStream::connect(job.path("in.sock")));
-    let stream = std::fs::read(job.path(&format!("{wanted}.arrows"))).expect("it was written");
-    client.write_all(&stream).expect("it reads");
+    client.write_all(&bytes(wanted)).expect("it reads");
     drop(client);
-    until(&mut child, || numbers().last() == Some(&(wanted * ROWS + ROWS - 1)));
+    until(&mut child, || numbers().last() == Some(&(wanted * rows + rows - 1)));
     assert_eq!(job.end(child).figure("/rows/dead_letters"), 0);
     let shown = numbers();
     for round in 0..=wanted {
-        let own: Vec<u64> = shown.iter().copied().filter(|number| number / ROWS == round).collect();
-        assert!(own.iter().copied().eq((round * ROWS..).take(own.len())), "a beginning of it, each row once, in order");
+        let own: Vec<u64> = shown.iter().copied().filter(|number| number / rows == round).collect();
+        assert!(own.iter().copied().eq((round * rows..).take(own.len())), "a beginning of it, each row once, in order");
     }
-    for row in job.whole_rows("out.ndjson") {
+    job.whole_rows("out.ndjson")
+}
+
+#[test]
+fn record_batches_of_a_stream_are_shown_once_and_in_order_however_often_the_core_dies() {
+    const ROWS: u64 = 4_000;
+    let job = Job::new(&of_arrow(UNIX), "");
+    let wanted = rounds("RINGMILL_SOCKET_KILLS", 6);
+    job.script(STREAMS, &[&(wanted + 1).to_string(), &ROWS.to_string()]);
+    for row in shown_once_through_kills(&job, "streams of Arrow", "arrows", wanted, ROWS) {
         let number = row["number"].as_u64().expect("a number");
         let expected = (number % (number % ROWS / 100 + 1)).to_string();
         assert_eq!((row["word"].as_str(), row["sender"].as_u64()), (Some(expected.as_str()), Some(number / ROWS % 3)));
@@ -251,4 +258,110 @@ fn the_pipeline_of_the_documentation_takes_streams_of_arrow() {
     until(&mut child, || job.whole_rows("readings.ndjson").len() == 2);
     assert_eq!(job.end(child).figure("/rows/in"), 2);
     assert_eq!(job.rows("readings.ndjson")[1]["sensor"], "s-2");
+}
+
+/// A pipeline of micro-batches, in a folder with the module of the documentation that writes them.
+fn of_micro_batches(address: &str) -> Job {
+    let text = pipeline(address).replace("\"1KiB\"", "\"64KiB\"\nformat = \"micro_batch\"");
+    let word = "number = \"int64\", word = { type = \"utf8\", nullable = true }";
+    let job = Job::new(&text.replace("number = \"int64\"", word), "");
+    job.write("batches.py", Page::read("formats/micro-batch").file("batches.py"));
+    write_generated(&job);
+    job
+}
+
+/// What `flatc` makes of the schema, which the module of the documentation asks for.
+fn write_generated(job: &Job) {
+    let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/python/micro_batch_generated.py");
+    job.write("micro_batch_generated.py", std::fs::read(code).expect("it is committed"));
+}
+
+/// Writes the files 0.batches, 1.batches and so on, of so many rows each in micro-batches of 1 to 900.
+const BATCHES: &str = r#"
+import sys
+from pathlib import Path
+
+from batches import micro_batch
+
+count, rows = int(sys.argv[1]), int(sys.argv[2])
+schema = {"sender": "int64", "number": "int64", "word": "utf8?"}
+for stream in range(count):
+    body, first = b"", 0
+    while first < rows:
+        until = min(rows, first + 1 + first * 7 % 900)
+        numbers = range(stream * rows + first, stream * rows + until)
+        body += micro_batch(schema, [(stream % 3, number, None if number % 5 == 0 else f"€{number}") for number in numbers])
+        first = until
+    Path(f"{stream}.batches").write_bytes(body)
+"#;
+
+#[test]
+fn micro_batches_are_shown_once_and_in_order_however_often_the_core_dies() {
+    const ROWS: u64 = 4_000;
+    let job = of_micro_batches(UNIX);
+    let wanted = rounds("RINGMILL_SOCKET_KILLS", 6);
+    job.script(BATCHES, &[&(wanted + 1).to_string(), &ROWS.to_string()]);
+    for row in shown_once_through_kills(&job, "micro-batches", "batches", wanted, ROWS) {
+        let number = row["number"].as_u64().expect("a number");
+        let expected = (!number.is_multiple_of(5)).then(|| format!("€{number}"));
+        assert_eq!((row["word"].as_str(), row["sender"].as_u64()), (expected.as_deref(), Some(number / ROWS % 3)));
+    }
+}
+
+#[test]
+fn what_is_no_micro_batch_ends_its_connection_with_a_reason_and_hurts_nobody_else() {
+    let port = free_address();
+    let job = of_micro_batches(&format!("tcp = \"{port}\""));
+    job.script(BATCHES, &["1", "1000"]);
+    let other = "from batches import micro_batch; open('other', 'wb').write(micro_batch({'sender': 'int32'}, [(1,)]))";
+    job.script(other, &[]);
+    let read = |name: &str| std::fs::read(job.path(name)).expect("it was written");
+    let (batches, other) = (read("0.batches"), read("other"));
+    let (begin, rest) = batches.split_at(batches.len() / 2);
+    let mut child = job.start(&[]);
+    let mut good = connect(&mut child, || TcpStream::connect(port));
+    good.write_all(begin).expect("it reads");
+    let ended = |bytes: &[u8]| {
+        let mut bad = TcpStream::connect(port).expect("somebody listens");
+        // It may be ended before it has sent all, by a reset.
+        let _ = bad.write_all(bytes).and_then(|()| bad.shutdown(Shutdown::Write));
+        let _ = bad.read(&mut [0]);
+    };
+    ended(&other);
+    read_until(&mut child, "of \"ringmill.wire.schema/1\\n6:sender int64\\n6:number int64\\n4:word utf8?\\n\"");
+    ended(b"GET / HTTP/1.1\r\n\r\n");
+    ended(&[0xFF; 300]);
+    ended(&[&batches[..100], &[0xFF; 300]].concat());
+    // The batches before what breaks off are taken.
+    ended(&batches[..batches.len() - 1]);
+    good.write_all(rest).expect("it reads");
+    drop(good);
+    let rows_of = |number: u64| job.whole_rows("out.ndjson").iter().filter(|row| row["number"] == number).count();
+    until(&mut child, || rows_of(0) == 2 && rows_of(999) == 1);
+    assert_eq!(job.end(child).figure("/rows/dead_letters"), 0);
+}
+
+/// The pipeline, the module and the client of the documentation.
+#[test]
+fn micro_batches_of_the_documentation_are_taken_in_a_request() {
+    let address = free_address();
+    let page = Page::read("formats/micro-batch");
+    let job = page.job(&[]);
+    write_generated(&job);
+    let addressed = "kind = \"http\"\nlisten = \"127.0.0.1:8080\"".replace("127.0.0.1:8080", &address.to_string());
+    job.write("pipeline.toml", page.file("pipeline.toml").replace("kind = \"http\"", &addressed));
+    let send = page.file("send.py").replace("127.0.0.1:8080", &address.to_string());
+    let mut child = job.start(&[]);
+    drop(connect(&mut child, || TcpStream::connect(address)));
+    job.script(&send, &[]);
+    assert_eq!(job.end(child).figure("/rows/in"), 3);
+    let line = |sensor: &str, at: &str, celsius: &str| {
+        format!("{{\"sensor\":\"{sensor}\",\"at\":\"{at}\",\"celsius\":{celsius}}}\n")
+    };
+    let expected = [
+        line("s-1", "2023-11-14T22:13:20.000Z", "21.5"),
+        line("s-2", "2023-11-14T22:13:20.500Z", "null"),
+        line("s-1", "2023-11-14T22:13:21.000Z", "22.0"),
+    ];
+    assert_eq!(job.read("readings.ndjson"), expected.concat());
 }

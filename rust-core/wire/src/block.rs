@@ -15,6 +15,7 @@ use crate::heap_batch::HeapBatch;
 use crate::lengths::ColumnLengths;
 use crate::schema::Field;
 use crate::template::{Capacity, ColumnLayout, Template};
+use crate::untrusted::verify;
 use crate::view::{BatchView, ColumnView};
 
 /// What stands before the columns of a block.
@@ -119,7 +120,7 @@ impl HeapBatch {
         let result = result.and_then(|()| {
             check_end(&template, rest)?;
             self.writer().rows = head.rows;
-            template.verify_copy(&lengths, self)
+            verify(&self.view())
         });
         self.lengths = lengths;
         if result.is_err() {

@@ -39,6 +39,28 @@ pub enum WireError {
         /// Hash of the template of the batch to copy into.
         found: u64,
     },
+    /// The bytes are no FlatBuffer of a micro-batch.
+    #[error("read a micro-batch: {reason}")]
+    NoBatch {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A batch has fewer or more columns than its schema.
+    #[error("read a batch of {found} columns: its schema has {expected}")]
+    WrongColumns {
+        /// Of the schema.
+        expected: usize,
+        /// Found.
+        found: usize,
+    },
+    /// The columns of a batch have more bytes than the batch.
+    #[error("read a batch of {found} bytes: its columns have {bytes}, and no two may share some")]
+    SharedBytes {
+        /// Of the batch.
+        found: usize,
+        /// Of all of its vectors.
+        bytes: usize,
+    },
     /// The region does not carry this template's schema hash.
     #[error("read a batch of schema {found:016x}: expected schema {expected:016x}")]
     OtherSchema {

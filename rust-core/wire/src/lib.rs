@@ -7,7 +7,7 @@
 //!
 //! Guarantees: every buffer is 64-byte aligned; no byte of an earlier batch is left in what describes a batch or within
 //! its lengths; a region that another process wrote is believed only after [`Template::copy_untrusted`] has copied and
-//! checked it.
+//! checked it, a buffer that another program built only as a [`ForeignBatch`].
 //!
 //! This crate maps no memory and knows nothing of rings, Python or configuration.
 
@@ -17,6 +17,7 @@ mod data_type;
 mod error;
 mod fingerprint;
 mod fixed;
+mod foreign;
 #[allow(
     clippy::all,
     clippy::undocumented_unsafe_blocks,
@@ -44,6 +45,7 @@ pub use block::BlockHead;
 pub use data_type::{DataType, ListItem, TimeUnit, UnknownDataType};
 pub use error::{Full, WireError};
 pub use fixed::{Fixed, Plain};
+pub use foreign::ForeignBatch;
 pub use generated::ringmill::wire as flatbuffer;
 pub use heap_batch::HeapBatch;
 pub use lengths::{ColumnLengths, Lengths};

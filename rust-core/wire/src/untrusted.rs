@@ -11,7 +11,7 @@ use crate::heap_batch::HeapBatch;
 use crate::lengths::Lengths;
 use crate::schema::Field;
 use crate::template::Template;
-use crate::view::ColumnView;
+use crate::view::{BatchView, ColumnView};
 
 impl Template {
     /// Copies a batch of `expected_rows` rows out of a region that its writer may still be writing, into `out`, and
@@ -44,7 +44,7 @@ impl Template {
             }
             // SAFETY: the lengths were just read from this region.
             unsafe { self.copy_buffers(memory, &lengths, out) };
-            self.verify_copy(&lengths, out)
+            verify(&out.view())
         });
         if result.is_err() {
             out.clear();
@@ -78,25 +78,24 @@ impl Template {
         }
         writer.rows = lengths.rows();
     }
+}
 
-    /// Judges what was copied into `out` with these lengths.
-    pub(crate) fn verify_copy(&self, lengths: &Lengths, out: &mut HeapBatch) -> Result<(), WireError> {
-        for (index, field) in self.schema().fields.iter().enumerate() {
-            let column = out.view().column(index);
-            if field.nullable && lengths.columns()[index].null_count > 0 {
-                verify_validity(field, &column)?;
-            }
-            if field.data_type.is_variable() {
-                verify_offsets(field, &column)?;
-            }
-            match field.data_type {
-                DataType::Bool => verify_bools(field, &column)?,
-                DataType::Utf8 => verify_text(field, &column)?,
-                _ => {}
-            }
+/// Judges what the buffers of private memory say; their lengths fit the rows.
+pub(crate) fn verify(view: &BatchView<'_>) -> Result<(), WireError> {
+    for (field, column) in view.schema().fields.iter().zip(view.columns()) {
+        if column.validity().is_some() {
+            verify_validity(field, &column)?;
         }
-        Ok(())
+        if field.data_type.is_variable() {
+            verify_offsets(field, &column)?;
+        }
+        match field.data_type {
+            DataType::Bool => verify_bools(field, &column)?,
+            DataType::Utf8 => verify_text(field, &column)?,
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn verify_validity(field: &Field, column: &ColumnView<'_>) -> Result<(), WireError> {

@@ -279,13 +279,13 @@ pub static SOURCES: &[Variant] = &[
     Variant { kind: "stdin", doc: "Standard input.", promise: AT_MOST, keys: STDIN },
     Variant {
         kind: "socket",
-        doc: "Lines of JSON, raw ones, or streams of Arrow, from whoever connects to a TCP port or a Unix socket.",
+        doc: "Lines of JSON, raw ones, streams of Arrow, or micro-batches, from whoever connects to a TCP port or a Unix socket.",
         promise: AT_MOST,
         keys: SOCKET,
     },
     Variant {
         kind: "http",
-        doc: "Rows from requests: POST with JSON (lines, an array, one object), an Arrow IPC stream or an Avro container, plain, gzip or zstd.",
+        doc: "Rows from requests: POST with JSON (lines, an array, one object), an Arrow IPC stream, an Avro container or micro-batches, plain, gzip or zstd.",
         promise: AT_LEAST,
         keys: HTTP,
     },
@@ -413,8 +413,8 @@ static STDIN: &[Key] = &[
 static SOCKET: &[Key] = &[
     optional(
         "format",
-        Kind::Choice(&["json", "raw", "arrow"]),
-        "json (one object a line), raw (lines, each the value of the only field) or arrow (IPC streams). Default: json.",
+        Kind::Choice(&["json", "raw", "arrow", "micro_batch"]),
+        "json (one object a line), raw (lines, each the value of the only field), arrow (IPC streams) or micro_batch (Ringmill's own FlatBuffers, each behind its length). Default: json.",
     ),
     optional(
         "tcp",

@@ -356,18 +356,22 @@ fn socket(table: &Table, around: &mut Surroundings<'_>) -> Option<SocketSpec> {
             return None;
         }
     };
-    let format = format_of(table);
-    let is_arrow = table.text("format") == Some("arrow");
-    if is_arrow {
+    let of_lines = format_of(table);
+    let format = match table.text("format") {
+        Some("arrow") => FileFormat::Arrow,
+        Some("micro_batch") => FileFormat::MicroBatch,
+        _ => FileFormat::Text(of_lines),
+    };
+    if !matches!(format, FileFormat::Text(_)) {
         for entry in ["type", "types"].iter().filter_map(|key| table.entry(key)) {
-            let message = format!("`{}` belongs to lines, and this is arrow", entry.key);
+            let message = format!("`{}` belongs to lines, and this is {}", entry.key, format.name());
             around.mistakes.push(Mistake::at(entry.key_span, message).hint("remove it"));
         }
     }
     Some(SocketSpec {
         address,
-        format: if is_arrow { FileFormat::Arrow } else { FileFormat::Text(format) },
-        fields: fields_or_types(table, format, around)?,
+        format,
+        fields: fields_or_types(table, of_lines, around)?,
         rate: table.number("rate"),
         record_bytes_max: record_bytes_max(table),
         connections_max: table.integer("connections_max").map_or(CONNECTIONS_MAX, count),

@@ -669,7 +669,7 @@ fn only_json_that_says_all_its_fields_itself_is_read_no_further_than_needed() {
 }
 
 #[test]
-fn a_socket_takes_lines_or_streams_of_arrow() {
+fn a_socket_takes_lines_streams_of_arrow_or_micro_batches() {
     let socket = |keys: &str| around(&format!("kind = \"socket\"\npath = \"in.sock\"\n{keys}"), "");
     let format = |keys: &str| match node(&good(&socket(keys)), "s") {
         NodeKind::Source(SourceSpec { connector: SourceConnector::Socket(spec), .. }) => spec.format.name(),
@@ -678,16 +678,20 @@ fn a_socket_takes_lines_or_streams_of_arrow() {
     assert_eq!(format("fields = { a = \"int64\" }"), "json");
     assert_eq!(format("format = \"raw\"\nfields = { a = \"utf8\" }"), "raw");
     assert_eq!(format("format = \"arrow\"\nfields = { a = \"int64\", b = \"utf8\" }"), "arrow");
-    check(
-        &socket("format = \"arrow\"\ntype = { field = \"kind\" }\n[sources.s.types.order]\nfields = { a = \"utf8\" }"),
-        &[
-            "p.toml:5:1: `type` belongs to lines, and this is arrow (remove it)",
-            "p.toml:6:12: `types` belongs to lines, and this is arrow (remove it)",
-            "p.toml:11:11: `s` has events of several types, each with a stream of its own (name them: s.order)",
-        ],
-    );
+    assert_eq!(format("format = \"micro_batch\"\nfields = { a = \"int64\", b = \"utf8\" }"), "micro_batch");
+    for format in ["arrow", "micro_batch"] {
+        let types = "type = { field = \"kind\" }\n[sources.s.types.order]\nfields = { a = \"utf8\" }";
+        check(
+            &socket(&format!("format = \"{format}\"\n{types}")),
+            &[
+                &format!("p.toml:5:1: `type` belongs to lines, and this is {format} (remove it)"),
+                &format!("p.toml:6:12: `types` belongs to lines, and this is {format} (remove it)"),
+                "p.toml:11:11: `s` has events of several types, each with a stream of its own (name them: s.order)",
+            ],
+        );
+    }
     check(
         &socket("format = \"csv\"\nfields = { a = \"utf8\" }"),
-        &["p.toml:4:10: `format` is `csv`, but should be one of json, raw, arrow"],
+        &["p.toml:4:10: `format` is `csv`, but should be one of json, raw, arrow, micro_batch"],
     );
 }

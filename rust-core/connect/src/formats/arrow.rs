@@ -116,7 +116,7 @@ pub(crate) fn refused(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::Schema(error.to_string())
 }
 
-fn arrow_type(data_type: DataType) -> ArrowType {
+pub(super) fn arrow_type(data_type: DataType) -> ArrowType {
     match data_type {
         DataType::Bool => ArrowType::Boolean,
         DataType::Int8 => ArrowType::Int8,
@@ -160,7 +160,7 @@ fn milliseconds(column: &ColumnView<'_>, rows: &Range<usize>) -> Result<ArrayRef
 }
 
 /// A copy of these rows.
-fn array(column: &ColumnView<'_>, rows: &Range<usize>) -> Result<ArrayRef, ArrowError> {
+pub(super) fn array(column: &ColumnView<'_>, rows: &Range<usize>) -> Result<ArrayRef, ArrowError> {
     let data_type = column.data_type();
     let builder = ArrayData::builder(arrow_type(data_type));
     if data_type == DataType::Bool {

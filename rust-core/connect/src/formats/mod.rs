@@ -79,7 +79,7 @@ impl Format {
     }
 }
 
-/// What is in the files of a source.
+/// What is in the files of a source, or comes through its connections.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FileFormat {
     /// text, one record after the other
@@ -88,6 +88,8 @@ pub enum FileFormat {
     Arrow,
     /// Apache Parquet
     Parquet,
+    /// Ringmill's own micro-batches as FlatBuffers, each behind its length; only from those who connect
+    MicroBatch,
     /// Avro's object container files; a reader's schema says the former names of fields and the defaults of those that a
     /// file's schema lacks
     Avro(Option<AvroSchema>),
@@ -100,6 +102,7 @@ impl FileFormat {
             FileFormat::Text(format) => format.name(),
             FileFormat::Arrow => "arrow",
             FileFormat::Parquet => "parquet",
+            FileFormat::MicroBatch => "micro_batch",
             FileFormat::Avro(_) => "avro",
         }
     }
@@ -108,7 +111,7 @@ impl FileFormat {
     pub fn of_letters(&self) -> LetterForm {
         match self {
             FileFormat::Text(format) => LetterForm::Records(*format),
-            FileFormat::Arrow | FileFormat::Parquet => LetterForm::Columns,
+            FileFormat::Arrow | FileFormat::Parquet | FileFormat::MicroBatch => LetterForm::Columns,
             FileFormat::Avro(reader) => LetterForm::Datums(reader.clone()),
         }
     }

@@ -28,7 +28,8 @@ use crate::{
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Types of bodies.
-const ACCEPTED: &str = "application/x-ndjson, application/json, application/vnd.apache.arrow.stream, application/avro";
+const ACCEPTED: &str = "application/x-ndjson, application/json, application/vnd.apache.arrow.stream, application/avro, \
+                        application/vnd.ringmill.micro-batch";
 const ACCEPTED_TYPED: &str = "application/x-ndjson, application/json";
 
 /// What is served, and within which limits.
@@ -52,6 +53,7 @@ enum Form {
     Json,
     Arrow,
     Avro,
+    MicroBatch,
 }
 
 /// Answers one request.
@@ -81,11 +83,12 @@ impl Served {
         let form = form(headers).map_err(|other| {
             format!(
                 "content-type is {other}; lines of JSON are sent as application/x-ndjson, an array as application/json, \
-                 Arrow as application/vnd.apache.arrow.stream, Avro as application/avro"
+                 Arrow as application/vnd.apache.arrow.stream, Avro as application/avro, micro-batches as \
+                 application/vnd.ringmill.micro-batch"
             )
         })?;
         match form {
-            Form::Arrow | Form::Avro if self.is_typed() => {
+            Form::Arrow | Form::Avro | Form::MicroBatch if self.is_typed() => {
                 Err("rows of several types are sent as JSON, in which each says its own".to_owned())
             }
             form => Ok(form),
@@ -141,6 +144,7 @@ impl Served {
             }
             Form::Arrow => (Kind::Arrow, self.count(Kind::Arrow, &mut content)?),
             Form::Avro => (Kind::Avro, self.count(Kind::Avro, &mut content)?),
+            Form::MicroBatch => (Kind::MicroBatch, self.count(Kind::MicroBatch, &mut content)?),
         };
         if count > 0 {
             let deadline = Instant::now() + self.request_timeout;
@@ -204,6 +208,7 @@ fn form(headers: &HeaderMap) -> Result<Form, String> {
         "application/json" => Ok(Form::Json),
         "application/vnd.apache.arrow.stream" | "application/vnd.apache.arrow.file" => Ok(Form::Arrow),
         "application/avro" | "application/vnd.apache.avro" | "avro/binary" => Ok(Form::Avro),
+        "application/vnd.ringmill.micro-batch" => Ok(Form::MicroBatch),
         other => Err(other.to_owned()),
     }
 }

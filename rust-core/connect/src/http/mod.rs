@@ -1,7 +1,7 @@
 //! Rows from whoever sends requests, and rows to a server as requests ([`HttpSink`]).
 //!
-//! The source takes `POST` with lines of JSON, one JSON array, a stream of Arrow or a container of Avro, which lie in
-//! the journal as they came (lines for an array). A request is taken as a whole or not at all. With a journal it is
+//! The source takes `POST` with lines of JSON, one JSON array, a stream of Arrow, a container of Avro or micro-batches, which
+//! lie in the journal as they came (lines for an array). A request is taken as a whole or not at all. With a journal it is
 //! answered with 202 when all of its rows are durable, in one record of the journal; requests that wait at the same
 //! time share a record and its fsync. Without a journal it is answered when the pipeline has taken the rows, and a
 //! crash loses them.

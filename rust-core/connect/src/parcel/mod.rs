@@ -1,7 +1,7 @@
 //! Parcels: what is taken as a whole or not at all, a request with its rows or a message, as a stream that may be journaled.
 //!
 //! A parcel is its kind (one byte), the length of what follows (four bytes, little-endian), and its content as it came:
-//! lines of JSON, a stream of Arrow, a container of Avro, or a message. Rows are made of it when it is read, so that what
+//! lines of JSON, a stream of Arrow, a container of Avro, micro-batches, or a message. Rows are made of it when it is read, so that what
 //! lies in a journal is what was sent. A position is the offset of a parcel, and how much of it was taken: bytes of lines,
 //! rows of columns.
 //!
@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     /// the length of a header (four bytes, little-endian), the header, and a message of a binary format
     #[cfg(feature = "mqtt")]
     Message = 4,
+    /// FlatBuffers, each behind its length
+    MicroBatch = 5,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
             3 => Kind::Avro,
             #[cfg(feature = "mqtt")]
             4 => Kind::Message,
+            5 => Kind::MicroBatch,
             _ => return None,
         })
     }
@@ -55,6 +58,7 @@ impl Kind {
         match self {
             Kind::Arrow => Some(FileFormat::Arrow),
             Kind::Avro => Some(FileFormat::Avro(None)),
+            Kind::MicroBatch => Some(FileFormat::MicroBatch),
             _ => None,
         }
     }

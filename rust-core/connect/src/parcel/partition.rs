@@ -234,7 +234,7 @@ impl ParcelPartition {
                 Err(self.damaged("a parcel is shorter than what was taken of it"))
             }
             Kind::Lines => Ok(Contents::Lines),
-            Kind::Arrow | Kind::Avro => {
+            Kind::Arrow | Kind::Avro | Kind::MicroBatch => {
                 let medium = Medium::memory(Arc::new(mem::take(&mut self.parcel)), HEAD_BYTES, u64::MAX);
                 let taken = self.taken;
                 let rows = open_rows(kind, medium, &self.fields).and_then(|mut rows| {

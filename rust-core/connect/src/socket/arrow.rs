@@ -1,54 +1,23 @@
-//! The IPC streams of Arrow that connections send, as one stream of parcels.
+//! The IPC streams of Arrow that a connection sends, as parcels.
 //!
 //! A stream may go on for ever, so its rows are handed out as they come: a parcel is a stream of its own, the schema and the
 //! dictionaries that are known by then and the messages that came since, all as they were sent. It is read once
 //! before it is handed out, so that nothing lies in a journal that cannot be read. What cannot be, what is too long and what
 //! breaks off ends its connection; the record batches before it are taken.
 
-use std::{io, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
 use arrow_ipc::{Message, MessageHeader};
 
-use super::{
-    connections::{Assembler, Connections, TURN_BYTES, WHOLE_BYTES_MAX},
-    listener::Listener,
-};
+use super::connections::{Assembler, TURN_BYTES, WHOLE_BYTES_MAX};
 use crate::{
     Fields,
     file::rows::{message_of, message_prefix},
     parcel::{HEAD_BYTES, Kind, count_rows},
-    text::Stream,
 };
 
 /// How a file begins (ARROW1), which is no stream.
 const FILE_MAGIC: &[u8] = b"ARRO";
-
-/// The stream of parcels. It never ends.
-pub struct Parcels(Connections);
-
-impl Parcels {
-    /// No record batch is longer than `record_bytes_max`, nor are the schema and the dictionaries together, and neither is what
-    /// they become.
-    pub fn new(listener: Listener, fields: &Fields, record_bytes_max: usize, connections_max: usize) -> Parcels {
-        let fields = fields.clone();
-        Parcels(Connections::new(listener, connections_max, move || ArrowStream::new(&fields, record_bytes_max)))
-    }
-
-    /// Of the longest parcel: messages that come together, behind what is known.
-    pub fn parcel_bytes_max(record_bytes_max: usize) -> usize {
-        HEAD_BYTES + 2 * record_bytes_max + TURN_BYTES
-    }
-}
-
-impl Stream for Parcels {
-    fn fill(&mut self, bytes: &mut Vec<u8>, at: usize, _bytes_max: usize) -> io::Result<usize> {
-        bytes.truncate(at);
-        while bytes.len() == at {
-            self.0.go_on(bytes)?;
-        }
-        Ok(bytes.len() - at)
-    }
-}
 
 /// What one connection sends.
 pub struct ArrowStream {
@@ -111,6 +80,8 @@ impl Known {
 }
 
 impl ArrowStream {
+    /// No record batch is longer than `record_bytes_max`, nor are the schema and the dictionaries together, and neither is what
+    /// they become.
     pub fn new(fields: &Fields, record_bytes_max: usize) -> ArrowStream {
         ArrowStream {
             fields: fields.clone(),
@@ -123,6 +94,11 @@ impl ArrowStream {
             groups: Vec::new(),
             fault: None,
         }
+    }
+
+    /// Of the longest parcel: messages that come together, behind what is known.
+    pub fn parcel_bytes_max(record_bytes_max: usize) -> usize {
+        HEAD_BYTES + 2 * record_bytes_max + TURN_BYTES
     }
 
     /// Takes the message that `bytes` begins with; its length, or `None` if it is not whole, or has to wait.

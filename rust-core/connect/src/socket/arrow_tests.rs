@@ -11,7 +11,7 @@ use flatbuffers::{FlatBufferBuilder, WIPOffset};
 use proptest::prelude::*;
 
 use super::{
-    arrow::{ArrowStream, Parcels},
+    arrow::ArrowStream,
     connections::{Assembler, WHOLE_BYTES_MAX},
 };
 use crate::{
@@ -191,7 +191,7 @@ fn what_becomes_much_more_than_came_is_handed_out_bit_by_bit() {
     while turns == 0 || stream.is_behind() {
         let mut whole = Vec::new();
         stream.take(std::mem::take(&mut rest), &mut whole).unwrap();
-        assert!(whole.len() <= WHOLE_BYTES_MAX + Parcels::parcel_bytes_max(RECORD_BYTES_MAX));
+        assert!(whole.len() <= WHOLE_BYTES_MAX + ArrowStream::parcel_bytes_max(RECORD_BYTES_MAX));
         all.extend(whole);
         turns += 1;
     }

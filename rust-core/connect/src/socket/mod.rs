@@ -1,6 +1,6 @@
-//! Lines, or streams of Arrow, from whoever connects to a TCP port or a Unix socket.
+//! Lines, streams of Arrow, or micro-batches, from whoever connects to a TCP port or a Unix socket.
 //!
-//! All connections together are one stream of whole lines, or of record batches, in the order in which they ended; those of
+//! All connections together are one stream of whole lines, or of batches, in the order in which they ended; those of
 //! one connection stay in their order. A connection's last line may lack its end. The protocol has no answers: when the process is killed,
 //! what the system has received for it and it has not read is lost, and the connections break.
 
@@ -11,6 +11,12 @@ mod arrow_tests;
 mod connections;
 mod lines;
 mod listener;
+#[cfg(feature = "arrow")]
+mod micro_batch;
+#[cfg(all(test, feature = "arrow"))]
+mod micro_batch_tests;
+#[cfg(feature = "arrow")]
+mod parcels;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +31,13 @@ use crate::{
     text::{Content, TextOptions},
 };
 #[cfg(feature = "arrow")]
-use arrow::Parcels;
+use arrow::ArrowStream;
 use lines::Lines;
 use listener::Listener;
+#[cfg(feature = "arrow")]
+use micro_batch::BatchStream;
+#[cfg(feature = "arrow")]
+use parcels::Parcels;
 
 /// Where a socket source is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,18 +48,18 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Lines or streams of Arrow from any number of connections: one partition, on shard 0.
+/// Lines, streams of Arrow or micro-batches from any number of connections: one partition, on shard 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SocketSpec {
     /// where it listens
     pub address: Address,
-    /// text without a header (CSV has one), or Arrow
+    /// text without a header (CSV has one), Arrow or micro-batches
     pub format: FileFormat,
     /// the columns
     pub fields: Fields,
     /// rows per second; as fast as they come if absent
     pub rate: Option<f64>,
-    /// longer records become dead letters; one of Arrow that sends a longer record batch is ended
+    /// longer records become dead letters; a connection that sends a longer batch is ended
     pub record_bytes_max: usize,
     /// further ones wait until another one ends
     pub connections_max: usize,
@@ -88,28 +98,38 @@ impl SocketSpec {
                 let partition = stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
                 Ok(vec![(0, Box::new(partition))])
             }
-            FileFormat::Arrow => self.open_arrow(listener, wakers, journal, resume),
+            FileFormat::Arrow | FileFormat::MicroBatch => self.open_parcels(listener, wakers, journal, resume),
             FileFormat::Text(Format::Csv) | FileFormat::Parquet | FileFormat::Avro(_) => {
-                let rule = "connections send lines of JSON, raw lines or streams of Arrow";
+                let rule = "connections send lines of JSON, raw lines, streams of Arrow or micro-batches";
                 Err(ConnectError::Spec { option: "format", value: self.format.name().to_owned(), rule })
             }
         }
     }
 
     #[cfg(feature = "arrow")]
-    fn open_arrow(
+    fn open_parcels(
         &self,
         listener: Listener,
         wakers: &[Waker],
         journal: Option<&Journal>,
         resume: Option<&[Resume<'_>]>,
     ) -> Result<Partitions, ConnectError> {
-        let parcels = Parcels::new(listener, &self.fields, self.record_bytes_max, self.connections_max);
+        let (fields, max) = (self.fields.clone(), self.record_bytes_max);
+        let (parcels, parcel_bytes_max) = match self.format {
+            FileFormat::MicroBatch => {
+                let assembler = move || BatchStream::new(&fields, max);
+                (Parcels::new(listener, self.connections_max, assembler), BatchStream::parcel_bytes_max(max))
+            }
+            _ => {
+                let assembler = move || ArrowStream::new(&fields, max);
+                (Parcels::new(listener, self.connections_max, assembler), ArrowStream::parcel_bytes_max(max))
+            }
+        };
         let options = ParcelOptions {
             fields: self.fields.clone(),
             rate: self.rate,
             record_bytes_max: self.record_bytes_max,
-            parcel_bytes_max: Parcels::parcel_bytes_max(self.record_bytes_max),
+            parcel_bytes_max,
             #[cfg(feature = "mqtt")]
             messages: None,
         };
@@ -119,7 +139,7 @@ impl SocketSpec {
 
     /// This program was built without Arrow.
     #[cfg(not(feature = "arrow"))]
-    fn open_arrow(
+    fn open_parcels(
         &self,
         _listener: Listener,
         _wakers: &[Waker],

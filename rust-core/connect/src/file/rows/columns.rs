@@ -37,6 +37,15 @@ pub(super) trait Batches: Send {
     fn next(&mut self) -> Result<Option<RecordBatch>, Trouble>;
 }
 
+/// The next rows of a batch of which so many were handed out, at most [`CHUNK_ROWS`].
+pub(super) fn given_next(left: &mut Option<(RecordBatch, usize)>) -> Option<RecordBatch> {
+    let (batch, given) = left.take()?;
+    let count = (batch.num_rows() - given).min(CHUNK_ROWS);
+    let rows = batch.slice(given, count);
+    *left = (given + count < batch.num_rows()).then_some((batch, given + count));
+    Some(rows)
+}
+
 /// The same fields with bytes in place of text, which lie alike: whether they are text is seen row by row, so that one that
 /// is none costs its row and not the file.
 pub(super) fn as_bytes(fields: &Fields) -> Fields {

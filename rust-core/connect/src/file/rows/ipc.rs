@@ -17,7 +17,7 @@ use flatbuffers::{InvalidFlatbuffer, VerifierOptions};
 
 use super::{
     Medium, Trouble,
-    columns::{Batches, CHUNK_ROWS, as_bytes},
+    columns::{Batches, as_bytes, given_next},
 };
 use crate::formats::columns::Columns;
 
@@ -316,10 +316,7 @@ impl Batches for IpcFile {
 
     fn next(&mut self) -> Result<Option<RecordBatch>, Trouble> {
         loop {
-            if let Some((batch, given)) = self.batch.take() {
-                let count = (batch.num_rows() - given).min(CHUNK_ROWS);
-                let rows = batch.slice(given, count);
-                self.batch = (given + count < batch.num_rows()).then_some((batch, given + count));
+            if let Some(rows) = given_next(&mut self.batch) {
                 return Ok(Some(rows));
             }
             let Some(read) = self.message()? else {

@@ -1,5 +1,5 @@
-//! Files whose rows are counted: Parquet, Arrow and Avro, which hold their schema and their rows in blocks. Arrow and Avro
-//! may also come as bytes that somebody has sent ([`Medium`]).
+//! Files whose rows are counted: Parquet, Arrow and Avro, which hold their schema and their rows in blocks. Arrow, Avro and
+//! micro-batches may also come as bytes that somebody has sent ([`Medium`]).
 //!
 //! A position is the number of a row in its file, so a run goes on exactly behind the last row that a checkpoint has.
 //! Some thousand rows are decoded at a time, by the shard that polls. What is wrong with a file ends the run with its
@@ -14,6 +14,8 @@ mod columns;
 #[cfg(feature = "arrow")]
 mod ipc;
 mod medium;
+#[cfg(feature = "arrow")]
+mod micro_batch;
 #[cfg(feature = "arrow")]
 mod parquet;
 mod partition;
@@ -124,8 +126,10 @@ pub(crate) fn open_medium(
             Medium::File(file) => columns::ColumnRows::open(parquet::ParquetFile::open(file)?, fields),
             Medium::Memory(_) => Err(Trouble::broken("Parquet is read from files only")),
         },
+        #[cfg(feature = "arrow")]
+        FileFormat::MicroBatch => columns::ColumnRows::open(micro_batch::MicroBatches::open(medium, fields)?, fields),
         #[cfg(not(feature = "arrow"))]
-        FileFormat::Arrow | FileFormat::Parquet => {
+        FileFormat::Arrow | FileFormat::Parquet | FileFormat::MicroBatch => {
             Err(Trouble::broken("this program was built without the feature `arrow`"))
         }
         FileFormat::Avro(reader) => avro::AvroFile::open(medium, reader.as_ref(), fields),

@@ -7,6 +7,7 @@
 
 mod accept;
 mod chunk;
+mod declared;
 mod letter;
 mod values;
 
@@ -22,6 +23,7 @@ use super::{
 use crate::FieldSpec;
 
 pub(crate) use chunk::Chunk;
+pub(crate) use declared::Declared;
 
 /// The declared fields, each with the place of its values in the columns of a file.
 #[derive(Debug, Clone)]

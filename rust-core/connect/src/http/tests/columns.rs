@@ -1,4 +1,4 @@
-//! Bodies of Arrow and Avro: whole ones, damaged ones, and ones of which a checkpoint had a part.
+//! Bodies of Arrow, of Avro and of micro-batches: whole ones, damaged ones, and ones of which a checkpoint had a part.
 
 use std::{io::Write, sync::Arc};
 
@@ -12,11 +12,12 @@ use arrow_ipc::{
 use super::requests::{LINES, accepted, open, post, serve, spec};
 use crate::{
     EventType, EventTypes, HttpSpec, Partition, Poll, Position, TypePlace, schema_of,
-    testing::{self, Letters, fields},
+    testing::{self, Letters, fields, micro_batch, micro_batch_of},
 };
 
 const ARROW: &str = "content-type: application/vnd.apache.arrow.stream\r\n";
 const AVRO: &str = "content-type: application/avro\r\n";
+const BATCHES: &str = "content-type: application/vnd.ringmill.micro-batch\r\n";
 
 const SCHEMA: &str =
     r#"{"type":"record","name":"Row","fields":[{"name":"x","type":["null","long"]},{"name":"more","type":"string"}]}"#;
@@ -60,7 +61,7 @@ fn what_comes_in_columns_becomes_rows_and_dead_letters() {
         let mut partition = open(&spec(), is_journaled.then(|| place.path()), &Position::default());
         let address = partition.address().unwrap();
         let mut letters = Letters::default();
-        let (rows, ()) = serve(&mut partition, 12, &mut letters, || {
+        let (rows, ()) = serve(&mut partition, 21, &mut letters, || {
             assert_eq!(post(address, ARROW, &arrow("x", &[Some(1), None, Some(2)], None)), accepted(3));
             assert_eq!(post(address, LINES, b"{\"x\":3}\n"), accepted(1));
             assert_eq!(post(address, AVRO, &avro(&[Some(4), None, Some(5)], Codec::Null)), accepted(3));
@@ -78,8 +79,11 @@ fn what_comes_in_columns_becomes_rows_and_dead_letters() {
             assert_eq!(post(address, headers, &file.into_inner().unwrap()), accepted(1));
             assert_eq!(post(address, ARROW, &arrow("x", &[], None)), accepted(0));
             assert_eq!(post(address, AVRO, &avro(&[], Codec::Null)), accepted(0));
+            let batches = [micro_batch_of([11]), micro_batch_of([]), micro_batch_of(12..20)].concat();
+            assert_eq!(post(address, BATCHES, &batches), accepted(9));
+            assert_eq!(post(address, BATCHES, &micro_batch_of([])), accepted(0));
         });
-        assert_eq!(rows, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(rows, (1..20).collect::<Vec<_>>());
         let [first, second] = &letters.taken[..] else { panic!("{letters:?}") };
         assert_eq!(
             (first.offset, &first.record[..]),
@@ -101,6 +105,7 @@ fn a_body_that_is_damaged_is_refused_and_nothing_of_it_is_taken() {
         (ARROW, arrow("x", &values, Some(CompressionType::LZ4_FRAME))),
         (AVRO, avro(&values, Codec::Null)),
         (AVRO, avro(&values, Codec::Deflate(DeflateSettings::default()))),
+        (BATCHES, [micro_batch_of(0..3), micro_batch_of(3..6)].concat()),
     ];
     let mut letters = Letters::default();
     let (rows, taken) = serve(&mut partition, 0, &mut letters, || {
@@ -133,6 +138,7 @@ fn columns_that_no_row_can_be_made_of_and_bodies_that_unpack_to_too_much_are_ref
     let address = partition.address().unwrap();
     let many = vec![Some(0); 10_000];
     let deflate = Codec::Deflate(DeflateSettings::default());
+    let second = format!("the micro-batch at byte {}: its length is not whole", micro_batch_of([1]).len());
     let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
         (
             ARROW,
@@ -141,6 +147,20 @@ fn columns_that_no_row_can_be_made_of_and_bodies_that_unpack_to_too_much_are_ref
             "the body does not fit: field \\\"x\\\": there is no column \\\"x\\\" among y",
         ),
         (AVRO, b"Obj\x01".to_vec(), 400, "it ends within its header"),
+        (
+            BATCHES,
+            [micro_batch_of([1]), micro_batch(&mut testing::batch(&schema_of(&fields(&["y:int64"])).unwrap(), 1, 0))]
+                .concat(),
+            400,
+            r#"which is the hash (FNV-1a, 64 bits) of \"ringmill.wire.schema/1\\n1:x int64\\n\""#,
+        ),
+        (
+            BATCHES,
+            b"{\"x\":1}\n".to_vec(),
+            400,
+            "the body cannot be read: it has 578298495 bytes with its length, and 8",
+        ),
+        (BATCHES, [micro_batch_of([1]), vec![1, 0]].concat(), 400, &second),
         (AVRO, b"{\"x\":1}".to_vec(), 400, "it is not an Avro file"),
         (ARROW, b"{\"x\":1}\n{\"x\":2}\n".to_vec(), 400, "the body cannot be read: "),
         (ARROW, Vec::new(), 400, "not even a schema"),
@@ -269,17 +289,22 @@ fn rows_of_several_types_are_not_taken_in_columns() {
     let schema = spec.schema().unwrap();
     let mut batch = testing::batch(&schema, 10, 100);
     assert_eq!(testing::poll(&mut partition, &mut batch, &mut Letters::default(), 1).unwrap(), Poll::Idle);
-    let (status, answer) = post(address, ARROW, &arrow("x", &[Some(1)], None));
-    assert!(status == 415 && answer.contains("sent as JSON"), "{answer}");
+    for (headers, body) in [(ARROW, arrow("x", &[Some(1)], None)), (BATCHES, micro_batch_of([1]))] {
+        let (status, answer) = post(address, headers, &body);
+        assert!(status == 415 && answer.contains("sent as JSON"), "{answer}");
+    }
 }
 
 #[test]
 fn a_run_goes_on_behind_the_row_of_a_request_that_a_checkpoint_has() {
     let values: Vec<Option<i64>> = (0..6).map(Some).collect();
     let lines: String = (0..6).map(|x| format!("{{\"x\":{x}}}\n")).collect();
-    for (headers, body) in
-        [(ARROW, arrow("x", &values, None)), (AVRO, avro(&values, Codec::Null)), (LINES, lines.into_bytes())]
-    {
+    for (headers, body) in [
+        (ARROW, arrow("x", &values, None)),
+        (AVRO, avro(&values, Codec::Null)),
+        (BATCHES, [micro_batch_of(0..2), micro_batch_of([]), micro_batch_of(2..6)].concat()),
+        (LINES, lines.into_bytes()),
+    ] {
         for stopped in 1..=6 {
             let place = tempfile::tempdir().unwrap();
             let mut first = open(&spec(), Some(place.path()), &Position::default());
