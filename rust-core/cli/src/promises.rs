@@ -133,6 +133,10 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
              one transaction, which is sent when it is complete",
         ),
         (true, Promise::ExactlyOnce, _) => Some("exactly once: rows show when their checkpoint is complete"),
+        (true, _, SinkSpec::NatsCore(_)) => Some(
+            "rows show at once to those who are there, and those since the newest checkpoint again after a crash; those on \
+             their way when the connection breaks are lost",
+        ),
         (true, Promise::AtMostOnce, SinkSpec::Mqtt(_)) => Some(
             "rows show at once, and those since the newest checkpoint again after a crash; with qos = 0 nobody says whether they \
              arrive, and those on their way when the connection breaks are lost",
@@ -155,7 +159,15 @@ fn of_sink(sink: &SinkSpec, has_checkpoints: bool) -> Option<&'static str> {
         (false, _, SinkSpec::Sqlite { .. } | SinkSpec::Postgres(_)) => {
             Some("every run adds its rows, also those that an earlier run has added")
         }
-        (false, _, SinkSpec::Kafka(_) | SinkSpec::Mqtt(_) | SinkSpec::Stdout { .. } | SinkSpec::Retained(_)) => None,
+        (
+            false,
+            _,
+            SinkSpec::Kafka(_)
+            | SinkSpec::Mqtt(_)
+            | SinkSpec::NatsCore(_)
+            | SinkSpec::Stdout { .. }
+            | SinkSpec::Retained(_),
+        ) => None,
     }
 }
 

@@ -127,6 +127,7 @@ fn beside(node: &Node, folder: &Path) -> NodeKind {
         | SinkSpec::Kafka(_)
         | SinkSpec::Mqtt(_)
         | SinkSpec::Nats(_)
+        | SinkSpec::NatsCore(_)
         | SinkSpec::Http(_)
         | SinkSpec::Python(_)
         | SinkSpec::Retained(_)

@@ -87,7 +87,7 @@ pub use letters::{
     staged_without_letters, take_out,
 };
 pub use mqtt::{Broker, MqttQuality, MqttSink, MqttSpec, MqttVersion};
-pub use nats::{NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
+pub use nats::{NatsCoreSink, NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
 pub use null::Checksum;
 pub use outlet::{Outlet, OutletSink, Rejection};
 pub use partition::{FileIdentity, Partition, Partitions, Poll, PollContext, Position, Replay, Resume, Share, Waker};

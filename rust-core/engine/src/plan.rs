@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use ringmill_connect::{
     ConnectError, Encoder, EventTypes, Fields, FileSink, FileSpec, Format, GeneratorSpec, HttpSink, HttpSpec,
-    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsCoreSpec, NatsSink, NatsSpec, OnRefused, OutputFormat,
-    PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
+    KafkaSink, KafkaSpec, LettersSpec, MqttSink, MqttSpec, NatsCoreSink, NatsCoreSpec, NatsSink, NatsSpec, OnRefused,
+    OutputFormat, PostgresSink, Promise, Replay, SocketSpec, SqliteSink, StdinSpec, StdoutSink, encoder,
 };
 use ringmill_ring::Wait;
 use ringmill_wire::{DataType, Field, Schema};
@@ -371,6 +371,8 @@ pub enum SinkSpec {
     Mqtt(MqttSink),
     /// A stream of NATS.
     Nats(NatsSink),
+    /// Subjects of core NATS.
+    NatsCore(NatsCoreSink),
     /// A server that takes requests.
     Http(HttpSink),
     /// A Python class.
@@ -395,6 +397,7 @@ impl SinkSpec {
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Mqtt(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Nats(sink) => sink.encoder(schema).map(Some),
+            SinkSpec::NatsCore(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Python(sink) => Ok(Some(sink.outlet.encoder())),
         }
     }
@@ -409,6 +412,7 @@ impl SinkSpec {
             SinkSpec::Kafka(sink) => sink.promise(),
             SinkSpec::Mqtt(sink) => sink.promise(),
             SinkSpec::Nats(sink) => sink.promise(),
+            SinkSpec::NatsCore(sink) => sink.promise(),
             SinkSpec::Http(sink) => sink.promise(),
             SinkSpec::Python(sink) => sink.outlet.promise(),
             SinkSpec::Stdout { format } => StdoutSink { format: *format }.promise(),

@@ -6,7 +6,7 @@ mod python;
 
 use ringmill_connect::Promise;
 
-use messages::{KAFKA, KAFKA_SINK, MQTT, MQTT_SINK, NATS, NATS_CORE, NATS_SINK};
+use messages::{KAFKA, KAFKA_SINK, MQTT, MQTT_SINK, NATS, NATS_CORE, NATS_CORE_SINK, NATS_SINK};
 use python::{PRODUCER, PYTHON, PYTHON_SINK};
 
 /// The type of a value.
@@ -652,6 +652,12 @@ pub static SINKS: &[Variant] = &[
         doc: "A stream of NATS JetStream, at least once, with ids by which it drops what it has had.",
         promise: AT_LEAST,
         keys: NATS_SINK,
+    },
+    Variant {
+        kind: "nats_core",
+        doc: "Subjects of core NATS, whose servers keep nothing for those who are not there.",
+        promise: AT_MOST,
+        keys: NATS_CORE_SINK,
     },
     Variant {
         kind: "http",

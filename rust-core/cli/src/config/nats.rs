@@ -1,8 +1,10 @@
-//! The keys of a `nats` source, of a `nats_core` source and of a `nats` sink, checked together.
+//! The keys of sources and sinks of the kinds `nats` and `nats_core`, checked together.
 
 use std::path::Path;
 
-use ringmill_connect::{Fields, NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart};
+use ringmill_connect::{
+    Fields, NatsCoreSink, NatsCoreSpec, NatsFields, NatsLogin, NatsServers, NatsSink, NatsSpec, NatsStart,
+};
 use ringmill_wire::{DataType, TimeUnit};
 
 use super::http::token;
@@ -107,10 +109,39 @@ pub fn nats_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     let servers = servers(table, directory, mistakes);
     check_stream(table, mistakes);
     let text = |key: &str| table.text(key).map(str::to_owned);
-    let (subject, subject_column) = (text("subject"), text("subject_column"));
-    if let Some(entry) =
-        table.entry("subject").filter(|_| subject.as_ref().is_some_and(|subject| !NatsSink::is_subject(subject)))
-    {
+    check_own_subject(table, mistakes);
+    let headers = header_columns(table, check_own_header, mistakes);
+    let format = message_output(table, text("stream").map(|stream| format!("{stream}-value")), directory, mistakes);
+    Some(NatsSink {
+        servers: servers?,
+        stream: text("stream")?,
+        subject: text("subject"),
+        subject_column: text("subject_column"),
+        headers,
+        format: format?,
+    })
+}
+
+/// The same of a sink of core NATS.
+pub fn nats_core_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<NatsCoreSink> {
+    let servers = servers(table, directory, mistakes);
+    let text = |key: &str| table.text(key).map(str::to_owned);
+    check_own_subject(table, mistakes);
+    let headers = header_columns(table, check_own_header, mistakes);
+    let format = message_output(table, text("subject").map(|subject| format!("{subject}-value")), directory, mistakes);
+    Some(NatsCoreSink {
+        servers: servers?,
+        subject: text("subject"),
+        subject_column: text("subject_column"),
+        headers,
+        format: format?,
+    })
+}
+
+/// What is sent has a subject.
+fn check_own_subject(table: &Table, mistakes: &mut Vec<Mistake>) {
+    let is_wrong = table.text("subject").is_some_and(|subject| !NatsSink::is_subject(subject));
+    if let Some(entry) = table.entry("subject").filter(|_| is_wrong) {
         let mistake = Mistake::at(entry.raw.span, "`subject`: no message can have it");
         mistakes.push(mistake.hint("`*` and `>` are for those who read"));
     }
@@ -118,9 +149,6 @@ pub fn nats_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         let mistake = Mistake::at(table.span, "`subject` or `subject_column` is needed");
         mistakes.push(mistake.hint("add subject = \"scores\""));
     }
-    let headers = header_columns(table, check_own_header, mistakes);
-    let format = message_output(table, text("stream").map(|stream| format!("{stream}-value")), directory, mistakes);
-    Some(NatsSink { servers: servers?, stream: text("stream")?, subject, subject_column, headers, format: format? })
 }
 
 /// The subjects that are wanted; none: all are.

@@ -23,7 +23,7 @@ use super::kafka::{check_transactions, kafka, kafka_sink};
 use super::message_format::show_misfits;
 use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
-use super::nats::{nats, nats_core, nats_sink};
+use super::nats::{nats, nats_core, nats_core_sink, nats_sink};
 use super::paths;
 use super::postgres::postgres;
 use super::producer::producer_source;
@@ -793,6 +793,7 @@ fn sink(table: &Table, around: &mut Surroundings<'_>) -> Option<SinkSpec> {
         }
         "mqtt" => mqtt_sink(table, around.directory, around.mistakes).map(SinkSpec::Mqtt),
         "nats" => nats_sink(table, around.directory, around.mistakes).map(SinkSpec::Nats),
+        "nats_core" => nats_core_sink(table, around.directory, around.mistakes).map(SinkSpec::NatsCore),
         "python" => {
             let supervision = supervision(table, around);
             let places = (around.python.clone(), around.directory);

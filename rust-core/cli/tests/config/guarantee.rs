@@ -40,6 +40,7 @@ fn sink(variant: &Variant) -> String {
         "http" => "url = \"http://alerts/rows\"\n",
         "python" => "class = \"alerts:Alerts\"\n",
         "nats" => "stream = \"S\"\nsubject = \"a\"\n",
+        "nats_core" => "subject = \"a\"\n",
         _ => "",
     };
     format!("[sinks.o]\nkind = \"{}\"\ninputs = [\"s\"]\n{}{more}", variant.kind, keys(variant))

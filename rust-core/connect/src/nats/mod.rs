@@ -7,15 +7,20 @@
 //! Messages that are gone before they were read end the run, and so does a stream that was created anew. Those that the
 //! stream itself lets others replace, or that somebody deleted one by one, are not missed as long as older ones are there.
 //!
-//! Of core NATS ([`NatsCoreSpec`]) messages are lost to those who are not there.
+//! Of core NATS ([`NatsCoreSpec`], [`NatsCoreSink`]) messages are lost to those who are not there.
 
 mod core;
+mod core_sink;
+#[cfg(feature = "nats")]
+mod core_writer;
 #[cfg(feature = "nats")]
 mod delivery;
 #[cfg(feature = "nats")]
 mod driver;
 #[cfg(feature = "nats")]
 mod durable;
+#[cfg(feature = "nats")]
+mod envelope;
 #[cfg(feature = "nats")]
 mod extent;
 #[cfg(feature = "nats")]
@@ -48,6 +53,7 @@ use ringmill_wire::Schema;
 
 pub use self::{
     core::NatsCoreSpec,
+    core_sink::NatsCoreSink,
     servers::{NatsLogin, NatsServers},
     sink::NatsSink,
 };

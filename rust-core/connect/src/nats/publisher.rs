@@ -3,7 +3,7 @@
 use std::{error::Error, future::IntoFuture, io::BufRead, time::Duration};
 
 use async_nats::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap,
     connection::State,
     header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
     jetstream::{
@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use super::{
     NatsSink,
     driver::Driver,
+    envelope::Envelope,
     extent::config,
-    lines::header_name,
     options::{connect, refuse, said},
     reader::Trouble,
     subject::meet,
@@ -53,9 +53,7 @@ pub struct Publisher {
     /// for people
     name: String,
     stream: String,
-    subject: Option<String>,
-    /// names of headers, whose values rows have
-    headers: Vec<HeaderName>,
+    envelope: Envelope,
     /// of the headers' names and columns
     terms: u32,
     /// those that the stream takes
@@ -79,14 +77,12 @@ impl Publisher {
             let client = connect(&sink.servers).await?;
             Ok::<_, ConnectError>(ContextBuilder::new().timeout(PATIENCE).build(client))
         })?;
-        let names = sink.headers.iter().map(|header| header_name("headers", &header.name));
         let mut publisher = Publisher {
             context,
             driver,
             name: format!("to stream {:?} of NATS at {}", sink.stream, sink.servers),
             stream: sink.stream.clone(),
-            subject: sink.subject.clone(),
-            headers: names.collect::<Result<_, _>>()?,
+            envelope: Envelope::new(sink.subject.as_deref(), &sink.headers)?,
             terms: headers::terms(&sink.headers),
             subjects: Vec::new(),
             bytes_max: None,
@@ -137,29 +133,12 @@ impl Publisher {
 
     /// The subject of a row, if a message can have it.
     fn subject_of(&self, key: Option<&[u8]>) -> Result<String, ConnectError> {
-        let named = key.and_then(|key| std::str::from_utf8(key).ok()).or(self.subject.as_deref());
-        let subject = named.ok_or_else(|| {
-            self.failed("a row has no subject; `subject` is for such rows".to_owned(), Fault::Permanent)
-        })?;
-        if !NatsSink::is_subject(subject) {
-            let reason = format!("a row's subject is {subject:?}, and no message can have it");
-            return Err(self.failed(reason, Fault::Permanent));
-        }
-        Ok(subject.to_owned())
+        self.envelope.subject_of(key).map_err(|reason| self.failed(reason, Fault::Permanent))
     }
 
-    /// The headers of a row, if a message can have them; null ones are left out.
+    /// The headers of a row, if a message can have them.
     fn headers_of<'a>(&self, values: impl Iterator<Item = Option<&'a [u8]>>) -> Result<HeaderMap, ConnectError> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in self.headers.iter().zip(values).filter_map(|(name, value)| Some((name, value?))) {
-            let text = String::from_utf8_lossy(value);
-            let value = text.parse::<HeaderValue>().map_err(|_| {
-                let reason = format!("a row's header {name} is {text:?}, and none can have a line end");
-                self.failed(reason, Fault::Permanent)
-            })?;
-            headers.insert(name.clone(), value);
-        }
-        Ok(headers)
+        self.envelope.headers_of(values).map_err(|reason| self.failed(reason, Fault::Permanent))
     }
 
     fn failed(&self, reason: String, fault: Fault) -> ConnectError {
@@ -231,9 +210,8 @@ impl Courier for Publisher {
     fn check(&mut self, rows: &[u8]) -> Result<(), ConnectError> {
         let of_server = self.context.client().max_payload();
         let bytes_max = self.bytes_max.map_or(of_server, |of_stream| of_stream.min(of_server));
-        let names = self.headers.iter().map(|name| AsRef::<[u8]>::as_ref(name).len() + ": \r\n".len()).sum::<usize>();
-        let bytes_max = bytes_max.saturating_sub(HEAD_BYTES + names);
-        for message in messages(rows, self.headers.len()) {
+        let bytes_max = bytes_max.saturating_sub(HEAD_BYTES + self.envelope.names_bytes());
+        for message in messages(rows, self.envelope.count()) {
             let foreign = || self.failed("these bytes are no messages".to_owned(), Fault::Permanent);
             let Message { key, value, headers } = message.ok_or_else(foreign)?;
             let subject = self.subject_of(key)?;
@@ -279,7 +257,7 @@ impl Courier for Publisher {
         loop {
             let (mut group, mut bytes) = (Vec::new(), 0);
             while group.len() < MESSAGES_MAX && bytes < BYTES_MAX {
-                let message = read_message(&mut rows, self.headers.len()).map_err(unread)?;
+                let message = read_message(&mut rows, self.envelope.count()).map_err(unread)?;
                 let Some(OwnedMessage { key, value: payload, headers }) = message else { break };
                 if number >= *done {
                     bytes += payload.len();

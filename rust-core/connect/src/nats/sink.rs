@@ -45,16 +45,7 @@ impl NatsSink {
     /// What makes messages of rows of this schema; refused if it has no such column.
     #[cfg(feature = "nats")]
     pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
-        use ringmill_wire::DataType;
-
-        use crate::message::{MessageEncoder, column_of, is_key};
-        let types: (fn(_) -> _, _) = (|column| column == DataType::Utf8, "a subject is of type utf8");
-        let subject = self.subject_column.as_ref().map(|name| column_of(("subject_column", name), types, schema));
-        let types: (fn(_) -> _, _) =
-            (|column| column != DataType::Binary && is_key(column), "a header is of type utf8 or an integer");
-        let header = |header: &HeaderColumn| column_of(("headers", &header.column), types, schema);
-        let headers = self.headers.iter().map(header).collect::<Result<_, _>>()?;
-        Ok(Box::new(MessageEncoder::new(subject.transpose()?, headers, &self.format, schema)?))
+        encoder(self.subject_column.as_deref(), &self.headers, &self.format, schema)
     }
 
     /// Asks the servers for the stream, fails if none answers, and sends what a checkpoint has left to be sent.
@@ -87,4 +78,24 @@ impl NatsSink {
     ) -> Result<Box<dyn Writer>, ConnectError> {
         Err(ConnectError::Feature("nats"))
     }
+}
+
+/// What makes messages of rows of this schema, with a column of subjects and such of headers.
+#[cfg(feature = "nats")]
+pub(super) fn encoder(
+    subject_column: Option<&str>,
+    headers: &[HeaderColumn],
+    format: &MessageOutput,
+    schema: &Schema,
+) -> Result<Box<dyn Encoder>, ConnectError> {
+    use ringmill_wire::DataType;
+
+    use crate::message::{MessageEncoder, column_of, is_key};
+    let types: (fn(_) -> _, _) = (|column| column == DataType::Utf8, "a subject is of type utf8");
+    let subject = subject_column.map(|name| column_of(("subject_column", name), types, schema));
+    let types: (fn(_) -> _, _) =
+        (|column| column != DataType::Binary && is_key(column), "a header is of type utf8 or an integer");
+    let header = |header: &HeaderColumn| column_of(("headers", &header.column), types, schema);
+    let headers = headers.iter().map(header).collect::<Result<_, _>>()?;
+    Ok(Box::new(MessageEncoder::new(subject.transpose()?, headers, format, schema)?))
 }

@@ -30,6 +30,7 @@ use super::{
     lines::Lines,
     options::{ANSWER_TIMEOUT, connect_noting, refuse, said},
     queue::Message,
+    reader::Trouble,
 };
 use crate::{ConnectError, MessageFormat, message::Inbox, text::Stream};
 
@@ -56,28 +57,32 @@ async fn subscribe(spec: &NatsCoreSpec) -> Result<SelectAll<Subscriber>, Connect
         };
         subscribers.push(subscribed.map_err(|error| refused(said(&error)))?);
     }
-    settle(&client, &mut errors).await.map_err(refused)?;
+    settle(&client, &mut errors).await.map_err(|trouble| match trouble {
+        Trouble::Passing(reason) | Trouble::Lasting(reason) => refused(reason),
+    })?;
     tracing::info!("NATS at {}: subscribed to {}", spec.servers, spec.subjects.join(", "));
     Ok(select_all(subscribers))
 }
 
-/// Comes back when the servers have answered something that was asked behind the subscriptions, or with what they refuse.
-async fn settle(client: &Client, errors: &mut UnboundedReceiver<String>) -> Result<(), String> {
+/// Comes back when the servers have answered something that was asked behind what was sent before, or with what they refuse.
+pub async fn settle(client: &Client, errors: &mut UnboundedReceiver<String>) -> Result<(), Trouble> {
     // That nobody is there is an answer; and so is that we may not ask.
     let inbox = client.new_inbox();
     let asked = pin!(timeout(ANSWER_TIMEOUT, client.request(inbox, Bytes::new())));
     match select(pin!(errors.recv()), asked).await {
         Either::Left((Some(error), _)) if error.contains("_INBOX.") => return Ok(()),
-        Either::Left((Some(error), _)) => return Err(error),
-        Either::Left((None, _)) | Either::Right((Err(_), _)) => return Err("it does not answer".to_owned()),
+        Either::Left((Some(error), _)) => return Err(Trouble::Lasting(error)),
+        Either::Left((None, _)) | Either::Right((Err(_), _)) => {
+            return Err(Trouble::Passing("it does not answer".to_owned()));
+        }
         Either::Right((Ok(Err(error)), _)) if error.kind() != RequestErrorKind::NoResponders => {
-            return Err(said(&error));
+            return Err(Trouble::Passing(said(&error)));
         }
         Either::Right(_) => {}
     }
     // What they have said before is on its way through the client.
     yield_now().await;
-    errors.try_recv().map_or(Ok(()), Err)
+    errors.try_recv().map_or(Ok(()), |error| Err(Trouble::Lasting(error)))
 }
 
 /// Brings what comes into the inbox, and never comes back.

@@ -98,6 +98,7 @@ fn open_writer(
         SinkSpec::Kafka(sink) => sink.open(&node.schema, transactions.as_ref()),
         SinkSpec::Mqtt(sink) => sink.open(&node.schema),
         SinkSpec::Nats(sink) => sink.open(&node.schema, transactions.as_ref()),
+        SinkSpec::NatsCore(sink) => sink.open(&node.schema),
         SinkSpec::Http(sink) => sink.open(&node.schema, transactions.as_ref(), letters),
         SinkSpec::Python(sink) => {
             let outlet = outlet.ok_or_else(|| EngineError::Internal(format!("{} has no process", node.name)))?;

@@ -454,6 +454,7 @@ fn identity(plan: &Plan, node: &Node) -> Result<NodeIdentity, EngineError> {
                     format!("kafka topic {topic} with transactional_id {id}")
                 }
                 SinkSpec::Mqtt(_) => "mqtt".to_owned(),
+                SinkSpec::NatsCore(_) => "core nats".to_owned(),
                 SinkSpec::Nats(sink) => format!("nats stream {}", sink.stream),
                 // A server may move, and so may what it takes.
                 SinkSpec::Http(_) => "requests".to_owned(),

@@ -489,21 +489,42 @@ pub(super) static MQTT_SINK: &[Key] = &[
     MQTT_CA_FILE,
 ];
 
+const NATS_SUBJECT: Key = optional("subject", Kind::Filled, "The subject. Each row is a message.");
+const NATS_SUBJECT_COLUMN: Key = optional(
+    "subject_column",
+    Kind::Filled,
+    "The column (utf8) with a row's subject; where it is null `subject` is meant. Either of them is needed.",
+);
+const NATS_HEADERS: Key = optional(
+    "headers",
+    Kind::Map(&Kind::Filled),
+    "Headers of a message, and the columns (utf8 or integers) with their values, such as { trace-id = \"trace\" }; where one is null its header is left out.",
+);
+
 pub(super) static NATS_SINK: &[Key] = &[
     INPUTS,
     NATS_URL,
     needed("stream", Kind::Filled, "The stream. No other one is written to."),
-    optional("subject", Kind::Filled, "The subject. Each row is a message."),
-    optional(
-        "subject_column",
-        Kind::Filled,
-        "The column (utf8) with a row's subject; where it is null `subject` is meant. Either of them is needed.",
-    ),
-    optional(
-        "headers",
-        Kind::Map(&Kind::Filled),
-        "Headers of a message, and the columns (utf8 or integers) with their values, such as { trace-id = \"trace\" }; where one is null its header is left out.",
-    ),
+    NATS_SUBJECT,
+    NATS_SUBJECT_COLUMN,
+    NATS_HEADERS,
+    OUTPUT_FORMAT,
+    AVRO_OUTPUT,
+    PROTOBUF_OUTPUT,
+    NATS_USER,
+    NATS_PASSWORD_FILE,
+    NATS_TOKEN,
+    NATS_TOKEN_FILE,
+    NATS_CREDENTIALS_FILE,
+    NATS_CA_FILE,
+];
+
+pub(super) static NATS_CORE_SINK: &[Key] = &[
+    INPUTS,
+    NATS_URL,
+    NATS_SUBJECT,
+    NATS_SUBJECT_COLUMN,
+    NATS_HEADERS,
     OUTPUT_FORMAT,
     AVRO_OUTPUT,
     PROTOBUF_OUTPUT,
