@@ -142,7 +142,8 @@ def run(city: City, windows: int, folder: Path, chaos: bool) -> bool:
     duty, serve = Duty(), f"127.0.0.1:{free_port()}"
     endpoint = server(duty)
     threading.Thread(target=endpoint.serve_forever, daemon=True).start()
-    processes = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    # Elsewhere sensors and readers have machines of their own; here they take what the pipeline leaves.
+    processes = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), os.nice, (10,))
     with Brokers(PARTITIONS) as brokers, processes:
         url = f"http://127.0.0.1:{endpoint.server_port}/alerts"
         mill = Mill(command(folder, brokers.addresses, url, serve, city), folder)
