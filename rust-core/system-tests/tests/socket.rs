@@ -1,7 +1,7 @@
 //! Lines, streams of Arrow and micro-batches over sockets: from many clients at once, garbage among them, and through the death of the core.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -214,6 +214,14 @@ fn record_batches_of_a_stream_are_shown_once_and_in_order_however_often_the_core
     }
 }
 
+/// Sends this over a connection of its own, and waits for its end.
+fn send_until_it_is_ended(port: SocketAddr, bytes: &[u8]) {
+    let mut connection = TcpStream::connect(port).expect("somebody listens");
+    // It may be ended before it has sent all, by a reset.
+    let _ = connection.write_all(bytes).and_then(|()| connection.shutdown(Shutdown::Write));
+    let _ = connection.read(&mut [0]);
+}
+
 #[test]
 fn streams_that_are_none_are_ended_with_a_reason_and_hurt_nobody_else() {
     let port = free_address();
@@ -224,12 +232,7 @@ fn streams_that_are_none_are_ended_with_a_reason_and_hurt_nobody_else() {
     let mut child = job.start(&[]);
     let mut good = connect(&mut child, || TcpStream::connect(port));
     good.write_all(begin).expect("it reads");
-    let ended = |bytes: &[u8]| {
-        let mut bad = TcpStream::connect(port).expect("somebody listens");
-        // It may be ended before it has sent all, by a reset.
-        let _ = bad.write_all(bytes).and_then(|()| bad.shutdown(Shutdown::Write));
-        let _ = bad.read(&mut [0]);
-    };
+    let ended = |bytes: &[u8]| send_until_it_is_ended(port, bytes);
     ended(b"GET / HTTP/1.1\r\n\r\n");
     read_until(&mut child, "is ended: a message has 542393671 bytes, and record_size_max is 65536");
     let mut broken = stream.clone();
@@ -321,12 +324,7 @@ fn what_is_no_micro_batch_ends_its_connection_with_a_reason_and_hurts_nobody_els
     let mut child = job.start(&[]);
     let mut good = connect(&mut child, || TcpStream::connect(port));
     good.write_all(begin).expect("it reads");
-    let ended = |bytes: &[u8]| {
-        let mut bad = TcpStream::connect(port).expect("somebody listens");
-        // It may be ended before it has sent all, by a reset.
-        let _ = bad.write_all(bytes).and_then(|()| bad.shutdown(Shutdown::Write));
-        let _ = bad.read(&mut [0]);
-    };
+    let ended = |bytes: &[u8]| send_until_it_is_ended(port, bytes);
     ended(&other);
     read_until(&mut child, "of \"ringmill.wire.schema/1\\n6:sender int64\\n6:number int64\\n4:word utf8?\\n\"");
     ended(b"GET / HTTP/1.1\r\n\r\n");
