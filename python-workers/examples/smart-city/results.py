@@ -1,15 +1,15 @@
 """What came to the topic of results, held against what the sensors did report."""
 
-import json
+import io
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-from sensors import City
+from fastavro import schemaless_reader
+from sensors import City, schema
 
 TOPIC = "aggregates"
 
@@ -47,9 +47,9 @@ class Results:
         return int(self.seen.sum()) - self.found
 
     def take(self, message: bytes) -> None:
-        """One result, as JSON."""
-        row = json.loads(message)
-        since = datetime.fromisoformat(row["window_start"]).timestamp() - self.start
+        """One result, as Avro."""
+        row: Any = schemaless_reader(io.BytesIO(message), schema("result"), None)
+        since = row["window_start"].timestamp() - self.start
         window, sensor = round(since / self.city.window), int(row["device_id"].removeprefix("sensor-"))
         average, peak = self._of(window)
         is_right = abs(row["average"] - average[sensor]) < 1e-9 and row["peak"] == peak[sensor]

@@ -67,9 +67,9 @@ class City:
 
 
 @lru_cache
-def schema() -> Any:
-    """The schema of the messages."""
-    return parse_schema(json.loads((Path(__file__).parent / "reading.avsc").read_text(encoding="utf-8")))
+def schema(record: str) -> Any:
+    """The schema of messages, from its file."""
+    return parse_schema(json.loads((Path(__file__).parent / f"{record}.avsc").read_text(encoding="utf-8")))
 
 
 def name(sensor: int) -> str:
@@ -101,7 +101,7 @@ def publish(city: City, brokers: str, start: float, reports: float) -> float:
             for each in range(sensor, due):
                 at = int(1000 * (begin + each / city.sensors * city.seconds_per_report))
                 datum = io.BytesIO()
-                schemaless_writer(datum, schema(), {"device_id": names[each], "at": at, "celsius": celsius[each]})
+                schemaless_writer(datum, schema("reading"), {"device_id": names[each], "at": at, "celsius": celsius[each]})
                 producer.produce(TOPIC, datum.getvalue(), keys[each])
             sensor = due
             producer.poll(0.005)
