@@ -29,10 +29,8 @@ pub const RESERVED: Reserved = &[
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Between looks at whether there is room.
 const LOOK: Duration = Duration::from_millis(1);
-/// What librdkafka holds at most for the brokers, unless an option says otherwise (KiB, and messages, each of which takes some
-/// 200 bytes besides). All results of a window may come at once, and should not keep others waiting.
+/// What librdkafka holds at most for the brokers, unless an option says otherwise (KiB).
 const QUEUE_KIB: &str = "65536";
-const QUEUE_MESSAGES: &str = "500000";
 /// Brokers that make topics as they are asked for take a while.
 const NEW_TOPIC: Duration = Duration::from_secs(3);
 /// librdkafka's own limit of a message, unless an option says otherwise.
@@ -56,7 +54,6 @@ pub fn producer_config(sink: &KafkaSink) -> Result<ClientConfig, ConnectError> {
     let mut config = configuration(&brokers, &sink.options, sink.options_file.as_deref(), RESERVED)?;
     let defaults = [
         ("queue.buffering.max.kbytes", QUEUE_KIB),
-        ("queue.buffering.max.messages", QUEUE_MESSAGES),
         // Nobody asks for others.
         ("delivery.report.only.error", "true"),
         // What Java's clients choose, so that theirs and ours bring a key to the same partition.
