@@ -102,15 +102,18 @@ impl<'de> Cursor<'de> {
         }
     }
 
-    /// The items of an array, behind its `[`: each by its first byte, already consumed.
+    /// The items of an array, behind its `[`: each by its first byte, already consumed. With the first one that says so
+    /// (`false`) no more is read.
     #[inline]
-    pub fn items(&mut self, mut item: impl FnMut(&mut Self, u8) -> Result<(), Syntax>) -> Result<(), Syntax> {
+    pub fn items(&mut self, mut item: impl FnMut(&mut Self, u8) -> Result<bool, Syntax>) -> Result<(), Syntax> {
         let mut first = self.next()?;
         if first == b']' {
             return Ok(());
         }
         loop {
-            item(self, first)?;
+            if !item(self, first)? {
+                return Ok(());
+            }
             match self.next()? {
                 b',' => first = self.next()?,
                 b']' => return Ok(()),

@@ -152,10 +152,11 @@ impl Document {
             match found {
                 Some(child) => {
                     let target = self.paths.node(node).children[child].target;
-                    self.take(cursor, first, target, depth)
+                    self.take(cursor, first, target, depth)?;
                 }
-                None => cursor.skip(first, depth, &mut self.unescaped),
+                None => cursor.skip(first, depth, &mut self.unescaped)?,
             }
+            Ok(!self.has_stopped())
         })
     }
 
@@ -232,7 +233,7 @@ impl Document {
             if wrong_item.is_none() && !self.lists.push(item, cell.token, bytes) {
                 wrong_item = Some(cell);
             }
-            Ok(())
+            Ok(true)
         })?;
         Ok(match wrong_item {
             Some(cell) => Cell { token: Token::WrongItem, ..cell },

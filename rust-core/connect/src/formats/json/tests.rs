@@ -175,6 +175,12 @@ fn what_stops_early_reads_no_further_than_to_the_last_declared_value() {
         "{\"x\":1,\"y\":2}\n{\"x\":4,\"y\":null}\n",
         &["not valid JSON at byte 7: expected a key in quotes"],
     );
+    // It may be left within an array, and within an object in one.
+    for rest in ["2}],\"b\":3}", "!", ""] {
+        let text = format!("{{\"a\":[{{\"x\":1,\"y\":{rest}\n");
+        check(&["x:int8@/a/0/x"], text.as_bytes(), &numbers([1]), &[]);
+        check(&["x:int8@/a/0"], format!("{{\"a\":[1,{rest}\n").as_bytes(), &numbers([1]), &[]);
+    }
     // A repeated object takes back what an earlier one said.
     check(two, b"{\"m\":{\"y\":2},\"m\":{},\"x\":1,!\n", "", &["not valid JSON at byte 26: expected a key in quotes"]);
 }
