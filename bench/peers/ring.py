@@ -64,7 +64,7 @@ def cases() -> Iterator[RingCase]:
     yield RingCase("iceoryx2", "block", "rust", 80, rates(0.7, 0.6, 0.4, 0.1))
     yield RingCase("unix-socket", "block", "rust", 60, rates(0.8, 0.6, 0.3, 0.05))
     yield RingCase("pipe", "block", "rust", 60, rates(1.0, 0.8, 0.3, 0.05))
-    yield RingCase("iceoryx2-python", "spin", "python", 14, rates(0.3, 0.3, 0.28, 0.1))
+    yield RingCase("iceoryx2-python", "spin", "python", 14, rates(0.04, 0.04, 0.04, 0.02))
     yield RingCase("zeromq", "spin", "python", 40, rates(0.5, 0.4, 0.15, 0.03))
     yield RingCase("zeromq", "block", "python", 80, rates(0.5, 0.4, 0.15, 0.03))
     yield RingCase("mp-queue", "block", "python", 110, rates(0.15, 0.15, 0.1, 0.02))
