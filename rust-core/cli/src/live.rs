@@ -69,6 +69,7 @@ impl Moment<'_> {
             grouped(snapshot.rows_dead),
         ));
         lines.extend(self.lag().map(|text| format!("  {text}")));
+        lines.extend(self.dropped().map(|text| format!("  {text}")));
         let mut table = TextTable::new(["latency", "p50", "p99", "p99.9"]);
         for (stage, histogram) in self.recent {
             let figures = Latency::of(Some(histogram));
@@ -115,6 +116,7 @@ impl Moment<'_> {
             text.push_str(&format!(", end to end {figures}"));
         }
         text.extend(self.lag().map(|lag| format!(", {lag}")));
+        text.extend(self.dropped().map(|dropped| format!(", {dropped}")));
         if let Some(node) = &snapshot.bound {
             text.push_str(&format!(", {node} holds the others up"));
         }
@@ -133,6 +135,12 @@ impl Moment<'_> {
     fn lag(&self) -> Option<String> {
         let known: Vec<u64> = self.snapshot.nodes.iter().filter_map(NodeCounts::lag).collect();
         (!known.is_empty()).then(|| format!("{} messages behind", grouped(known.iter().sum())))
+    }
+
+    /// How many messages sources have lost, if any.
+    fn dropped(&self) -> Option<String> {
+        let dropped: u64 = self.snapshot.nodes.iter().filter_map(|node| node.dropped).sum();
+        (dropped > 0).then(|| format!("{} messages dropped", grouped(dropped)))
     }
 
     /// The newest checkpoint of this run, or that there is none yet; nothing without checkpoints.

@@ -178,6 +178,9 @@ pub struct NodeReport {
     pub checksum: Option<String>,
     /// Seconds during which it made its producers wait.
     pub held_up_seconds: f64,
+    /// Messages that came faster than a source took them in this run, and are lost; sources whose messages nobody keeps have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u64>,
     /// How far a source is behind, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<LagReport>,
@@ -298,6 +301,7 @@ fn node_report(node: &NodeCounts) -> NodeReport {
         absorbed: node.absorbed,
         checksum: node.checksum.map(|checksum| format!("{checksum:016x}")),
         held_up_seconds: node.held_up_ns as f64 / 1e9,
+        dropped: node.dropped,
         lag: node.lag().map(|total| LagReport {
             total,
             partitions: node.lags.iter().map(|lag| (lag.name.clone(), lag.messages)).collect(),

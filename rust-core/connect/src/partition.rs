@@ -170,6 +170,12 @@ pub trait Partition: Send {
         None
     }
 
+    /// How many messages came faster than they were taken since it was opened, and are lost; `None`: that cannot happen, or
+    /// nobody can know. Never waits.
+    fn dropped(&self) -> Option<u64> {
+        None
+    }
+
     /// Continues behind `position`; refused by sources that begin somewhere only when they are opened.
     fn seek(&mut self, position: &Position) -> Result<(), ConnectError> {
         Err(ConnectError::Seek {

@@ -144,6 +144,8 @@ pub struct NodeCounts {
     pub checksum: Option<u64>,
     /// Nanoseconds during which it made its producers wait.
     pub held_up_ns: u64,
+    /// Of a source whose messages nobody keeps, those that came faster than they were taken in this run, and are lost.
+    pub dropped: Option<u64>,
     /// Of a source, the partitions of which it is known how far behind they are.
     pub lags: Vec<PartitionLag>,
 }
@@ -238,7 +240,7 @@ macro_rules! clone_in_place {
         }
     };
 }
-clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, missed, checksum, held_up_ns; lags });
+clone_in_place!(NodeCounts { kind, rows_in, rows_out, late, dead_letters, absorbed, replayed, missed, checksum, held_up_ns, dropped; lags });
 clone_in_place!(PartitionLag { messages });
 clone_in_place!(WorkerSnapshot { pid, in_flight, slots, leased, batches, busy_ns, alive, state, restarts });
 
@@ -627,5 +629,8 @@ fn add_counts(total: &mut NodeCounts, shard: &NodeCounts) {
         total.checksum = Some(total.checksum.unwrap_or(0).wrapping_add(checksum));
     }
     total.held_up_ns = total.held_up_ns.max(shard.held_up_ns);
+    if let Some(dropped) = shard.dropped {
+        *total.dropped.get_or_insert(0) += dropped;
+    }
     total.lags.extend(shard.lags.iter().cloned());
 }

@@ -152,7 +152,9 @@ fn messages_that_come_faster_than_they_are_taken_are_dropped_and_counted() {
     let mut child = start(&job);
     tell_long(&server, 200);
     read_until(&mut child, "messages come faster than they are taken");
-    assert_eq!(job.end(child).code, Some(0));
+    let ended = job.end(child);
+    let (taken, dropped) = (ended.figure("/nodes/messages/in"), ended.figure("/nodes/messages/dropped"));
+    assert!(dropped > 0 && taken + dropped <= 200, "{taken} taken, {dropped} dropped");
 }
 
 #[test]

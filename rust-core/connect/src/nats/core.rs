@@ -56,8 +56,10 @@ impl NatsCoreSpec {
         };
         // At once, for nothing waits until the journal's end is reached.
         let subscribed = super::subscription::Subscribed::open(self)?;
+        let dropped = subscribed.dropped();
         let open = move || Ok(subscribed);
-        let partition = crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
+        let mut partition = crate::stdin::open_stream(PARTITION, &options, open, wakers, journal, resume)?;
+        partition.count_dropped(dropped);
         Ok(vec![(0, Box::new(partition))])
     }
 

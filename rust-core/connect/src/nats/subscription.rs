@@ -3,7 +3,10 @@
 use std::{
     io,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -86,11 +89,11 @@ pub async fn settle(client: &Client, errors: &mut UnboundedReceiver<String>) -> 
 }
 
 /// Brings what comes into the inbox, and never comes back.
-async fn read(spec: &NatsCoreSpec, mut messages: SelectAll<Subscriber>, inbox: &Inbox<Message>) {
+async fn read(spec: &NatsCoreSpec, mut stream: SelectAll<Subscriber>, inbox: &Inbox<Message>, messages: &AtomicU64) {
     let wants_headers = !spec.message_fields.headers.is_empty();
-    let mut dropped = Dropped { servers: spec.servers.to_string(), ..Dropped::default() };
+    let mut dropped = Dropped { servers: spec.servers.to_string(), messages, said: None };
     loop {
-        while let Some(message) = messages.next().await {
+        while let Some(message) = stream.next().await {
             if inbox.has_room() {
                 let async_nats::Message { subject, payload, headers, length, .. } = message;
                 let headers = headers.filter(|_| wants_headers);
@@ -103,7 +106,7 @@ async fn read(spec: &NatsCoreSpec, mut messages: SelectAll<Subscriber>, inbox: &
         }
         // The client does not outlive some of what it cannot read.
         tracing::warn!("NATS at {}: the connection ended; it is made anew", spec.servers);
-        messages = subscribe_anew(spec).await;
+        stream = subscribe_anew(spec).await;
     }
 }
 
@@ -120,32 +123,31 @@ async fn subscribe_anew(spec: &NatsCoreSpec) -> SelectAll<Subscriber> {
 }
 
 /// Messages that came faster than they were taken.
-#[derive(Default)]
-struct Dropped {
+struct Dropped<'a> {
     servers: String,
-    messages: u64,
+    messages: &'a AtomicU64,
     said: Option<(Instant, u64)>,
 }
 
-impl Dropped {
+impl Dropped<'_> {
     /// One more.
     fn count(&mut self) {
-        self.messages += 1;
+        self.messages.fetch_add(1, Ordering::Relaxed);
         if self.said.is_none_or(|(at, _)| at.elapsed() >= SAID_EVERY) {
             self.say();
         }
     }
 
     fn say(&mut self) {
-        let Dropped { servers, messages, .. } = self;
+        let (servers, messages) = (&self.servers, self.messages.load(Ordering::Relaxed));
         tracing::warn!("NATS at {servers}: messages come faster than they are taken, {messages} were dropped so far");
-        self.said = Some((Instant::now(), self.messages));
+        self.said = Some((Instant::now(), messages));
     }
 }
 
-impl Drop for Dropped {
+impl Drop for Dropped<'_> {
     fn drop(&mut self) {
-        if self.said.is_some_and(|(_, messages)| messages < self.messages) {
+        if self.said.is_some_and(|(_, messages)| messages < self.messages.load(Ordering::Relaxed)) {
             self.say();
         }
     }
@@ -157,6 +159,7 @@ pub struct Subscribed {
     ended: Arc<Notify>,
     lines: Lines,
     taken: Vec<Message>,
+    dropped: Arc<AtomicU64>,
 }
 
 impl Subscribed {
@@ -167,14 +170,26 @@ impl Subscribed {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let messages = runtime.block_on(subscribe(spec))?;
         let (inbox, ended) = (Arc::new(Inbox::new(BYTES_MAX)), Arc::new(Notify::new()));
-        let subscribed = Subscribed { inbox: Arc::clone(&inbox), ended: Arc::clone(&ended), lines, taken: Vec::new() };
+        let dropped = Arc::new(AtomicU64::new(0));
+        let subscribed = Subscribed {
+            inbox: Arc::clone(&inbox),
+            ended: Arc::clone(&ended),
+            lines,
+            taken: Vec::new(),
+            dropped: Arc::clone(&dropped),
+        };
         let spec = spec.clone();
         let run = move || {
-            runtime.block_on(select(pin!(ended.notified()), pin!(read(&spec, messages, &inbox))));
+            runtime.block_on(select(pin!(ended.notified()), pin!(read(&spec, messages, &inbox, &dropped))));
             runtime.shutdown_background();
         };
         thread::Builder::new().name("nats-core".to_owned()).spawn(run).map_err(refused)?;
         Ok(subscribed)
+    }
+
+    /// Counts messages that came when too much waited, and are lost.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
     }
 }
 

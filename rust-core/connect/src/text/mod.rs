@@ -13,7 +13,10 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ringmill_wire::BatchWriter;
@@ -122,6 +125,8 @@ pub(crate) struct TextPartition {
     boundary: Option<Boundary>,
     /// why it cannot be read on, which the next poll tells
     fault: Option<ConnectError>,
+    /// records that its stream lost, of a stream that may lose any
+    dropped: Option<Arc<AtomicU64>>,
     /// `buffer[start..end]` is read and not consumed
     buffer: Vec<u8>,
     start: usize,
@@ -167,6 +172,7 @@ impl TextPartition {
             header: None,
             boundary: None,
             fault: None,
+            dropped: None,
             buffer: Vec::new(),
             start: 0,
             end: 0,
@@ -202,6 +208,11 @@ impl TextPartition {
         let mut partition = TextPartition::of_parts(name.to_owned(), options, vec![part], false, waker)?;
         partition.journal = Some(journal);
         Ok(partition)
+    }
+
+    /// Its stream counts there what it loses.
+    pub fn count_dropped(&mut self, dropped: Arc<AtomicU64>) {
+        self.dropped = Some(dropped);
     }
 
     /// Long regular files are decoded with the help of these threads.
@@ -575,6 +586,10 @@ impl Partition for TextPartition {
             self.open_feed()?;
         }
         self.read_at_pace(out, context)
+    }
+
+    fn dropped(&self) -> Option<u64> {
+        self.dropped.as_ref().map(|dropped| dropped.load(Ordering::Relaxed))
     }
 
     fn position(&self) -> Position {

@@ -547,6 +547,7 @@ impl Operator for SourceOperator {
         counts.dead_letters = self.dead.total();
         counts.rows_in = self.rows + self.dead.total();
         counts.rows_out = self.rows;
+        counts.dropped = self.partitions.iter().filter_map(|state| state.partition.dropped()).reduce(u64::wrapping_add);
     }
 }
 
