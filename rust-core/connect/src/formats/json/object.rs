@@ -48,7 +48,9 @@ impl Object {
         let mut paths = Paths::new(fields.clone().enumerate().map(|(place, (_, field))| (place, field)))?;
         let columns: Vec<Column> = fields.map(|(index, field)| Column::new(index, field)).collect();
         let place = paths.share(value, columns.len())?;
-        let types = columns.iter().map(|column| column.data_type).chain([value.data_type]);
+        // A column may be there that takes it.
+        let more = (place == columns.len()).then_some(value.data_type);
+        let types = columns.iter().map(|column| column.data_type).chain(more);
         let document = Document::new(paths, types, stops_early);
         Ok((Object { columns, document, takes_not_finite: false, takes_null_floats: false }, place))
     }

@@ -44,6 +44,16 @@ fn one(fields: &Fields, header: &str, text: &str) -> Result<(usize, String), Str
 }
 
 #[test]
+fn what_stops_early_reads_no_further_also_where_a_column_takes_the_type() {
+    for place in ["kind", "name"] {
+        let text = "{\"id\":1,\"note\":null,\"name\":\"order\",\"kind\":\"order\",nonsense}";
+        assert!(one(&by_field(place), "", text).is_err());
+        let order = (0, "{\"id\":1,\"name\":\"order\",\"note\":null}".to_owned());
+        assert_eq!(one(&by_field(place).stop_early(), "", text), Ok(order), "by {place}");
+    }
+}
+
+#[test]
 fn the_type_is_what_the_parser_says_it_is() {
     let fields = by_field("kind");
     let order = Ok((0, "{\"id\":1,\"name\":\"a\",\"note\":null}".to_owned()));
