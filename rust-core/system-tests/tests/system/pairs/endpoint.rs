@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use crate::number;
+use super::number;
 
 type Taken = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
 

@@ -14,7 +14,7 @@ use ringmill_system_tests::mosquitto::{Mosquitto, Sender};
 use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::{Job, free_address, journaled_bytes, python, until};
 
-use crate::{Promise, shown};
+use super::{Promise, shown};
 
 const FIELDS: &str = "fields = { number = \"int64\" }";
 /// A source that has everything from the start gives so much of it each second …

@@ -10,8 +10,8 @@ use ringmill_system_tests::nats::Nats;
 use ringmill_system_tests::postgres::Postgres;
 use ringmill_system_tests::{Job, python};
 
-use crate::endpoint::Endpoint;
-use crate::{Promise, number};
+use super::endpoint::Endpoint;
+use super::{Promise, number};
 
 pub trait Sink {
     fn name(&self) -> &'static str;
