@@ -237,7 +237,11 @@ pub fn read_until(child: &mut Child, text: &str) -> String {
 /// Waits until something is so that a process does and tells nobody. Fails the test if the process ends before.
 pub fn until(child: &mut Child, mut what: impl FnMut() -> bool) {
     while !what() {
-        assert!(child.try_wait().expect("a child can be waited for").is_none(), "it ended too soon");
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            let mut said = String::new();
+            let _ = child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
+            panic!("it ended too soon, with {status}: {said}");
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
