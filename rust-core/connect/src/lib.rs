@@ -36,7 +36,7 @@ mod journal;
 mod kafka;
 mod letters;
 mod lock;
-#[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
+#[cfg(any(feature = "http", feature = "kafka", feature = "mqtt", feature = "nats"))]
 mod message;
 #[cfg(test)]
 mod model_tests;

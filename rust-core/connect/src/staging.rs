@@ -18,7 +18,7 @@ use ringmill_failpoint::hit;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ConnectError, Transactions, disk};
+use crate::{ConnectError, Transactions, disk, http::Form as HttpForm};
 
 const SUFFIX: &str = ".staged";
 /// Bytes read at a time.
@@ -92,6 +92,9 @@ pub(crate) enum Staged {
         rows_max: usize,
         /// bytes in a request, at most
         bytes_max: usize,
+        /// what they look like in it; an earlier version did not say so, and knew JSON only
+        #[serde(default)]
+        form: Option<HttpForm>,
     },
     /// messages for a stream
     Nats {

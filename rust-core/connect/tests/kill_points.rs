@@ -30,7 +30,7 @@ use ringmill_connect::{
     FieldSpec, FileSink, OutputFormat, Rolling, SqliteSink, Transactions, Writer, encoder, schema_of,
 };
 #[cfg(feature = "http")]
-use ringmill_connect::{HttpBody, HttpMethod, HttpSink, LetterStore, OnRefused, Secret};
+use ringmill_connect::{Format, HttpBody, HttpMethod, HttpSink, LetterStore, OnRefused, Secret};
 use ringmill_wire::{DataType, Schema};
 use serde_json::Value;
 use testing_rows::{encoded, numbers};

@@ -392,7 +392,8 @@ impl SinkSpec {
         match self {
             SinkSpec::Null | SinkSpec::Retained(_) => Ok(None),
             SinkSpec::File(FileSink { format, .. }) | SinkSpec::Stdout { format } => encoder(*format, schema).map(Some),
-            SinkSpec::Sqlite { .. } | SinkSpec::Http(_) => encoder(Format::Json, schema).map(Some),
+            SinkSpec::Sqlite { .. } => encoder(Format::Json, schema).map(Some),
+            SinkSpec::Http(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Postgres(sink) => Ok(Some(sink.encoder(schema))),
             SinkSpec::Kafka(sink) => sink.encoder(schema).map(Some),
             SinkSpec::Mqtt(sink) => sink.encoder(schema).map(Some),

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmill_connect::{Fields, HttpBody, HttpMethod, HttpProxy, HttpSink, HttpSpec, OnRefused, Secret, TokenPlace};
+use ringmill_connect::{
+    Fields, Format, HttpBody, HttpMethod, HttpProxy, HttpSink, HttpSpec, OnRefused, Secret, TokenPlace,
+};
 
 use super::listen;
 use super::mistake::Mistake;
@@ -64,11 +66,7 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     if let Some(entry) = table.entry("ca_file").filter(|_| url.is_some() && !is_encrypted) {
         mistakes.push(Mistake::at(entry.key_span, "`ca_file` has no effect without https"));
     }
-    let body = match table.text("body") {
-        Some("array") => HttpBody::Array,
-        Some("row") => HttpBody::Row,
-        _ => HttpBody::Lines,
-    };
+    let (format, body) = format_and_body(table, mistakes);
     let unused = ["rows_max", "bytes_max"].iter().filter_map(|key| table.entry(key));
     for entry in unused.filter(|_| body == HttpBody::Row) {
         let mistake = Mistake::at(entry.key_span, format!("`{}` has no effect with body = \"row\"", entry.key));
@@ -87,7 +85,10 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
     Some(HttpSink {
         url: url?,
         method: if table.text("method") == Some("PUT") { HttpMethod::Put } else { HttpMethod::Post },
+        format,
+        column: table.text("column").map(str::to_owned),
         body,
+        content_type: table.text("content_type").map(str::to_owned),
         rows_max: count(rows_max),
         bytes_max: usize::try_from(bytes_max).ok()?,
         headers,
@@ -100,6 +101,35 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
         is_at_once: is_set("at_once"),
         on_refused: on_refused(table, directory, mistakes),
     })
+}
+
+/// What rows are written as, and what a request has of them; both, and what requests say that this is, are checked.
+fn format_and_body(table: &Table, mistakes: &mut Vec<Mistake>) -> (Format, HttpBody) {
+    let format = match table.text("format") {
+        Some("raw") => Format::Raw,
+        Some("csv") => Format::Csv,
+        _ => Format::Json,
+    };
+    let body = match table.text("body") {
+        Some("array") => HttpBody::Array,
+        Some("row") => HttpBody::Row,
+        _ => HttpBody::Lines,
+    };
+    if let (Some(raw), Err(rule)) = (table.get("body"), HttpSink::check_body(format, body)) {
+        let message = format!("`body`: `{}` does not go with format = \"{}\"", body.name(), format.name());
+        mistakes.push(Mistake::at(raw.span, message).hint(rule));
+    }
+    if let Some(entry) = table.entry("column").filter(|_| format != Format::Raw) {
+        mistakes.push(Mistake::at(entry.key_span, "`column` has no effect without format = \"raw\""));
+    }
+    let content_type = table.get("content_type").zip(table.text("content_type"));
+    if let Some((raw, text)) = content_type
+        && let Err(reason) = HttpSink::check_content_type(text)
+    {
+        let mistake = Mistake::at(raw.span, format!("`content_type`: `{text}`: {reason}"));
+        mistakes.push(mistake.hint("for example content_type = \"text/plain; charset=utf-8\""));
+    }
+    (format, body)
 }
 
 /// A mistake in its address is shown at the table's head, since its own line may have a password in it.

@@ -763,9 +763,24 @@ static HTTP_SINK: &[Key] = &[
     ),
     optional("method", Kind::Choice(&["POST", "PUT"]), "Default: POST."),
     optional(
+        "format",
+        FORMAT,
+        "json (each row an object), csv, or raw: the values of one column as they are, text or bytes that you have made. Default: json.",
+    ),
+    optional(
+        "column",
+        Kind::Filled,
+        "With format = \"raw\": the column whose values are sent, utf8 or binary, never null. Default: the only one.",
+    ),
+    optional(
         "body",
         Kind::Choice(&["lines", "array", "row"]),
-        "What a request has: a JSON object a line (application/x-ndjson), an array of them, or one object (application/json). Default: lines.",
+        "What a request has: rows with a line end behind each (csv: below a header), one array (json only), or one row as it is (json and raw). Default: lines.",
+    ),
+    optional(
+        "content_type",
+        Kind::Filled,
+        "What requests say that their bodies are, a media type. Default: application/x-ndjson for lines of JSON, application/json for other JSON, text/csv, text/plain; charset=utf-8 for raw text, application/octet-stream for raw bytes.",
     ),
     optional("rows_max", Kind::Integer(1, 1 << 20), "Rows in a request, at most. Default: 1000."),
     optional(

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmill_connect::{
-    Compression, FileSink, HeaderColumn, HttpBody, HttpMethod, MqttQuality, MqttVersion, OnRefused, OutputFormat,
-    Promise, Rolling, Tls, TokenPlace, WriteMode,
+    Compression, FileSink, Format, HeaderColumn, HttpBody, HttpMethod, MqttQuality, MqttVersion, OnRefused,
+    OutputFormat, Promise, Rolling, Tls, TokenPlace, WriteMode,
 };
-use ringmill_engine::plan::{NodeKind, SinkSpec};
+use ringmill_engine::plan::{NodeKind, Plan, SinkSpec};
 
 use crate::{check, good, load, node};
 
@@ -172,7 +172,7 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
     check(
         &sink(&[url, keys].concat()),
         &[
-            "p.toml:7:13: `headers`: content-type: the sink sets this header itself",
+            "p.toml:7:13: `headers`: content-type: the sink sets this header itself, to what `content_type` says",
             "p.toml:7:37: `headers`: there is no environment variable RINGMILL_TEST_NO_SUCH_VARIABLE",
         ],
     );
@@ -197,6 +197,54 @@ fn an_http_sink_has_defaults_and_its_mistakes_never_show_the_url_or_a_header() {
     let other = "[sinks.p]\nkind = \"file\"\ninputs = [\"s\"]\npath = \"x.ndjson\"\n";
     let keys = "url = \"http://alerts/\"\nrefused_path = \"x.ndjson\"\n";
     check(&[&sink(keys), other].concat(), &["p.toml:11:8: the sink `o` writes this file already"]);
+}
+
+#[test]
+fn an_http_sink_sends_text_of_ones_own_and_its_format_body_and_type_go_together() {
+    let text = |keys: &str| {
+        format!(
+            "[sources.s]\nkind = \"stdin\"\nfields = {{ id = \"int64\", line = \"utf8\" }}\n\
+             [sinks.o]\nkind = \"http\"\ninputs = [\"s\"]\nurl = \"http://x/\"\n{keys}"
+        )
+    };
+    let found = |keys: &str| {
+        let config = good(&text(keys));
+        let NodeKind::Sink(SinkSpec::Http(found)) = node(&config, "o") else { panic!("requests") };
+        found.clone()
+    };
+    let plain = found("");
+    assert_eq!((plain.format, plain.column, plain.content_type), (Format::Json, None, None));
+    let raw = found("format = \"raw\"\ncolumn = \"line\"\nbody = \"row\"\ncontent_type = \"text/plain\"\n");
+    assert_eq!((raw.format, raw.body, raw.rows_max), (Format::Raw, HttpBody::Row, 1));
+    assert_eq!((raw.column.as_deref(), raw.content_type.as_deref()), (Some("line"), Some("text/plain")));
+    assert_eq!(found("format = \"csv\"\n").format, Format::Csv);
+    let hint = "(for example content_type = \"text/plain; charset=utf-8\")";
+    for (keys, problem) in [
+        (
+            "format = \"raw\"\ncolumn = \"line\"\nbody = \"array\"",
+            "10:8: `body`: `array` does not go with format = \"raw\" (raw values are lines, or each is a body as it is)",
+        ),
+        (
+            "format = \"csv\"\nbody = \"row\"",
+            "9:8: `body`: `row` does not go with format = \"csv\" (rows of CSV are lines below their header)",
+        ),
+        ("column = \"line\"", "8:1: `column` has no effect without format = \"raw\""),
+        (
+            "format = \"raw\"\ncolumn = \"line\"\ncontent_type = \"text\"",
+            &format!("10:16: `content_type`: `text`: this is no media type {hint}"),
+        ),
+    ] {
+        check(&text(keys), &[&format!("p.toml:{problem}")]);
+    }
+    for (keys, problem) in [
+        ("column = \"lin\"", "9:10: column is lin, but the rows have no such column"),
+        ("column = \"id\"", "8:10: column \"id\" is int64, which raw cannot carry"),
+        ("", "8:10: format is raw, but the rows have more than one column, and a line or message is one value"),
+    ] {
+        let config = good(&text(&format!("format = \"raw\"\n{keys}")));
+        let errors = Plan::build(config.pipeline.clone(), config.nodes.clone()).expect_err("no value");
+        assert_eq!(config.locate(errors).to_string().trim_end(), format!("p.toml:{problem}"));
+    }
 }
 
 #[test]

@@ -121,6 +121,11 @@ impl BinaryDecoder {
         Ok(BinaryDecoder { reader, found: Findings::default(), members, types, record_bytes_max })
     }
 
+    /// What stands beside messages was written for dead letters, in which a float may be text.
+    pub fn read_letters(&mut self) {
+        self.members.iter_mut().for_each(JsonDecoder::read_letters);
+    }
+
     /// Makes a row or a dead letter of a message; `header` is the JSON object with what the broker says of it, or empty.
     /// There is room for one of either.
     pub fn decode(

@@ -1,10 +1,8 @@
 //! What the messages of a sink are.
 
-use std::ops::Range;
+use ringmill_wire::Schema;
 
-use ringmill_wire::{BatchView, Schema};
-
-use super::{AvroOutput, Encoder, ProtobufOutput, json::JsonEncoder, raw::RawEncoder};
+use super::{AvroOutput, Encoder, ProtobufOutput, json::JsonEncoder, raw::RawEncoder, unended::Unended};
 use crate::ConnectError;
 
 /// How a broker's messages are written.
@@ -23,10 +21,10 @@ pub enum MessageOutput {
 impl MessageOutput {
     /// What makes a message of each row, and nothing between them; refused if the format cannot carry a column. It is used
     /// behind [`prepare`](Self::prepare). `beside`: columns whose values stand beside a message.
-    #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
+    #[cfg(any(feature = "http", feature = "kafka", feature = "mqtt", feature = "nats"))]
     pub(crate) fn encoder(&self, schema: &Schema, beside: &[usize]) -> Result<Box<dyn Encoder>, ConnectError> {
         match self {
-            MessageOutput::Json => Ok(Box::new(Objects(JsonEncoder::new(schema)))),
+            MessageOutput::Json => Ok(Box::new(Unended(JsonEncoder::new(schema)))),
             MessageOutput::Avro(avro) => avro.encoder(schema),
             MessageOutput::Protobuf(protobuf) => protobuf.encoder(schema),
             MessageOutput::Raw => Ok(Box::new(RawEncoder::messages(schema, beside)?)),
@@ -41,20 +39,6 @@ impl MessageOutput {
             MessageOutput::Json | MessageOutput::Raw => Ok(()),
             MessageOutput::Avro(avro) => avro.register(schema),
             MessageOutput::Protobuf(protobuf) => protobuf.register(schema),
-        }
-    }
-}
-
-/// Lines of JSON without their ends.
-struct Objects(JsonEncoder);
-
-impl Encoder for Objects {
-    fn begin(&mut self, _schema: &Schema, _out: &mut Vec<u8>) {}
-
-    fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
-        for row in rows {
-            self.0.encode(view, row..row + 1, out);
-            out.pop();
         }
     }
 }

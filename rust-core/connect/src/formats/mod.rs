@@ -29,6 +29,7 @@ mod schema_number;
 mod skip;
 mod text;
 mod timestamp;
+mod unended;
 
 use std::ops::Range;
 
@@ -55,6 +56,8 @@ pub use raw::raw_misfits;
 pub use registry_spec::RegistrySpec;
 pub use skip::Within;
 pub use timestamp::write as write_timestamp;
+#[cfg(feature = "http")]
+pub(crate) use unended::{csv_records, objects_of};
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

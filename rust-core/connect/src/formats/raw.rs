@@ -125,7 +125,7 @@ impl RawEncoder {
     }
 
     /// Messages of the only column that is not one of `beside`, or of the only one.
-    #[cfg(any(feature = "kafka", feature = "mqtt", feature = "nats"))]
+    #[cfg(any(feature = "http", feature = "kafka", feature = "mqtt", feature = "nats"))]
     pub fn messages(schema: &Schema, beside: &[usize]) -> Result<RawEncoder, ConnectError> {
         Ok(RawEncoder { column: written_column(schema, beside)?, line_end: b"" })
     }

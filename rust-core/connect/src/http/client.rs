@@ -8,6 +8,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use mime::Mime;
 use rustls::crypto::ring;
 use ureq::{
     Agent, Body, Error,
@@ -20,7 +21,7 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-use super::{HttpBody, HttpMethod, HttpProxy, HttpSink, token::Token};
+use super::{HttpMethod, HttpProxy, HttpSink, token::Token};
 use crate::{ConnectError, Fault, Secret, backoff::Backoff, tls};
 
 const KEY: &str = "idempotency-key";
@@ -76,12 +77,23 @@ pub fn is_encrypted(url: &Secret) -> bool {
 /// A header that requests can have.
 pub fn header(name: &str, value: &Secret) -> Result<(HeaderName, HeaderValue), String> {
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "this is no name of a header".to_owned())?;
-    if [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING].contains(&name) || name == KEY {
+    if name == CONTENT_TYPE {
+        return Err("the sink sets this header itself, to what `content_type` says".to_owned());
+    }
+    if [CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING].contains(&name) || name == KEY {
         return Err("the sink sets this header itself".to_owned());
     }
     let mut value = HeaderValue::from_str(value.reveal()).map_err(|_| "no header can have this value".to_owned())?;
     value.set_sensitive(true);
     Ok((name, value))
+}
+
+/// Whether this is a media type that a request can have.
+pub fn check_content_type(text: &str) -> Result<(), &'static str> {
+    let media_type: Mime = text.parse().map_err(|_| "this is no media type")?;
+    let is_named = |name: mime::Name<'_>| !name.as_str().is_empty() && name != mime::STAR;
+    let is_one = is_named(media_type.type_()) && is_named(media_type.subtype());
+    if is_one && HeaderValue::from_str(text).is_ok() { Ok(()) } else { Err("this is no media type of a body") }
 }
 
 impl Client {
@@ -94,8 +106,6 @@ impl Client {
         for (name, value) in sink.headers.iter().chain(&authorization) {
             headers.push(header(name, value).map_err(|reason| wrong(format!("header {name}: {reason}")))?);
         }
-        let content = if sink.body == HttpBody::Lines { "application/x-ndjson" } else { "application/json" };
-        headers.push((CONTENT_TYPE, HeaderValue::from_static(content)));
         if sink.is_compressed {
             headers.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
         }
@@ -132,8 +142,8 @@ impl Client {
         self.backoff.check()
     }
 
-    /// Sends a body. While the server is left alone nothing is sent, and the error says why.
-    pub fn send(&mut self, key: &str, body: &[u8]) -> Result<Answer, ConnectError> {
+    /// Sends a body of this type. While the server is left alone nothing is sent, and the error says why.
+    pub fn send(&mut self, key: &str, content_type: &str, body: &[u8]) -> Result<Answer, ConnectError> {
         self.ready()?;
         let packed;
         let body = if self.is_compressed {
@@ -142,11 +152,11 @@ impl Client {
         } else {
             body
         };
-        let mut sent = self.try_send(key, body, false);
+        let mut sent = self.try_send(key, content_type, body, false);
         if matches!(sent, Err(Error::Io(_))) {
             // As a rule the server has ended a connection that nobody used; or it has refused the request before it had
             // all of it, which is heard only by those who wait for it.
-            sent = self.try_send(key, body, true);
+            sent = self.try_send(key, content_type, body, true);
         }
         match sent {
             Ok(response) => self.judge(response),
@@ -157,7 +167,7 @@ impl Client {
         }
     }
 
-    fn try_send(&self, key: &str, body: &[u8], is_patient: bool) -> Result<Response<Body>, Error> {
+    fn try_send(&self, key: &str, content_type: &str, body: &[u8], is_patient: bool) -> Result<Response<Body>, Error> {
         let mut request = match self.method {
             HttpMethod::Post => self.agent.post(self.url.reveal()),
             HttpMethod::Put => self.agent.put(self.url.reveal()),
@@ -168,7 +178,7 @@ impl Client {
         if is_patient {
             request = request.header(EXPECT, "100-continue");
         }
-        request.header(KEY, key).send(body)
+        request.header(CONTENT_TYPE, content_type).header(KEY, key).send(body)
     }
 
     fn judge(&mut self, mut response: Response<Body>) -> Result<Answer, ConnectError> {

@@ -18,6 +18,7 @@ mod answer;
 mod body;
 #[cfg(feature = "http")]
 pub(crate) mod client;
+mod form;
 #[cfg(feature = "http")]
 mod intake;
 #[cfg(feature = "http")]
@@ -32,6 +33,8 @@ mod requests;
 #[cfg(feature = "http")]
 mod server;
 mod sink;
+#[cfg(feature = "http")]
+mod terms;
 #[cfg(all(test, feature = "http"))]
 mod tests;
 #[cfg(feature = "http")]
@@ -43,6 +46,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::Schema;
 
+pub(crate) use self::form::Form;
 pub use self::proxy::HttpProxy;
 pub use self::sink::{HttpBody, HttpMethod, HttpSink, OnRefused};
 use crate::{ConnectError, Fields, Journal, Partitions, Replay, Resume, Secret, Waker, schema_of};

@@ -9,10 +9,14 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use ureq::http::StatusCode;
 
-use crate::{ConnectError, create_output, disk, staging::write_error};
+use crate::{
+    ConnectError, create_output, disk,
+    letters::{Refusal, Sent, text_or_base64},
+    staging::write_error,
+};
 
 /// A row and why it was refused, one line of JSON each.
 pub struct RefusedRows {
@@ -31,7 +35,12 @@ struct Line<'a> {
     key: &'a str,
     status: u16,
     reason: &'a str,
-    row: &'a RawValue,
+    /// JSON as it is, other text as such
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row: Option<Box<RawValue>>,
+    /// in base64, if it is not UTF-8
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row_bytes: Option<String>,
 }
 
 impl RefusedRows {
@@ -49,10 +58,17 @@ impl RefusedRows {
     }
 
     /// Keeps a row. It is on the disk when this returns.
-    pub fn add(&mut self, key: &str, status: StatusCode, reason: &str, row: &[u8]) -> Result<(), ConnectError> {
+    pub fn add(&mut self, key: &str, status: StatusCode, refusal: &Refusal<'_>) -> Result<(), ConnectError> {
         let failed = |source| write_error(&self.path, source);
-        let row: &RawValue = serde_json::from_slice(row).map_err(|error| failed(error.into()))?;
-        let line = Line { refused_at: Timestamp::now().to_string(), key, status: status.as_u16(), reason, row };
+        let Refusal { reason, row, sent, .. } = *refusal;
+        let (text, row_bytes) = text_or_base64(row);
+        let row = match sent {
+            Sent::Json => serde_json::from_slice(row).map(Some),
+            Sent::Csv(_) | Sent::Raw(_) => text.map(to_raw_value).transpose(),
+        };
+        let row = row.map_err(|error| failed(error.into()))?;
+        let refused_at = Timestamp::now().to_string();
+        let line = Line { refused_at, key, status: status.as_u16(), reason, row, row_bytes };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
         bytes.push(b'\n');
         let length = self.file.metadata().map_err(failed)?.len();

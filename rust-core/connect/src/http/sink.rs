@@ -4,10 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ringmill_wire::Schema;
 
-use super::{HttpProxy, TokenPlace};
-use crate::{ConnectError, LetterStore, Promise, Secret, Transactions, Writer};
+use serde::{Deserialize, Serialize};
 
-/// A server that takes requests as a sink. Rows come as NDJSON.
+use super::{HttpProxy, TokenPlace};
+use crate::{ConnectError, Encoder, Format, LetterStore, Promise, Secret, Transactions, Writer};
+
+/// A server that takes requests as a sink.
 ///
 /// With checkpoints, the rows of an epoch are sent when the epoch is committed, in the same requests and each with the same
 /// `Idempotency-Key` however often they have to be sent. Without, they are sent as they come, and the key only says that a
@@ -22,8 +24,14 @@ pub struct HttpSink {
     pub url: Secret,
     /// what they ask for
     pub method: HttpMethod,
-    /// what is in them
+    /// what rows are written as; raw: the values of one column
+    pub format: Format,
+    /// this column, of type utf8 or binary, of raw values; the only one if absent
+    pub column: Option<String>,
+    /// what is in a request
     pub body: HttpBody,
+    /// what requests say that this is; what is usual for it if absent
+    pub content_type: Option<String>,
     /// rows in a request, at most
     pub rows_max: usize,
     /// bytes in a request, at most, before compression; a longer row goes alone
@@ -69,20 +77,53 @@ pub enum HttpMethod {
 }
 
 /// What is in a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum HttpBody {
-    /// an object a line, as `application/x-ndjson`
+    /// rows with a line end behind each, below the header if the format has one
     Lines,
-    /// an array of objects, as `application/json`
+    /// an array of JSON objects
     Array,
-    /// one object, as `application/json`; a request for each row
+    /// one row as it is; a request for each
     Row,
+}
+
+impl HttpBody {
+    /// The name used in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            HttpBody::Lines => "lines",
+            HttpBody::Array => "array",
+            HttpBody::Row => "row",
+        }
+    }
 }
 
 impl HttpSink {
     /// What it promises with checkpoints.
     pub fn promise(&self) -> Promise {
         if self.is_idempotent && !self.is_at_once { Promise::ExactlyOnce } else { Promise::AtLeastOnce }
+    }
+
+    /// Whether rows of this format can be in such a body.
+    pub fn check_body(format: Format, body: HttpBody) -> Result<(), &'static str> {
+        match (format, body) {
+            (Format::Raw, HttpBody::Array) => Err("raw values are lines, or each is a body as it is"),
+            (Format::Csv, HttpBody::Array | HttpBody::Row) => Err("rows of CSV are lines below their header"),
+            (Format::Json | Format::Raw | Format::Csv, _) => Ok(()),
+        }
+    }
+
+    /// Whether this is a media type, such as `text/plain; charset=utf-8`.
+    #[cfg(feature = "http")]
+    pub fn check_content_type(text: &str) -> Result<(), &'static str> {
+        super::client::check_content_type(text)
+    }
+
+    /// What writes rows of this schema; refused if the format cannot carry a column.
+    #[cfg(feature = "http")]
+    pub fn encoder(&self, schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+        super::terms::row_encoder(self, schema)
     }
 
     /// Whether `url` is one; the reason never repeats it, as there may be a password in it.
@@ -108,17 +149,29 @@ impl HttpSink {
     #[cfg(feature = "http")]
     pub fn open(
         &self,
-        _schema: &Arc<Schema>,
+        schema: &Arc<Schema>,
         transactions: Option<&Transactions<'_>>,
         letters: Option<LetterStore>,
     ) -> Result<Box<dyn Writer>, ConnectError> {
         use crate::courier::{AtOnceWriter, ChunkWriter, EpochWriter};
-        let sender = super::writer::Sender::open(self)?;
+        let sender = super::writer::Sender::open(self, schema)?;
         Ok(match transactions {
             Some(transactions) if self.is_at_once => Box::new(AtOnceWriter::open(sender, transactions, letters)?),
             Some(transactions) => Box::new(EpochWriter::open(sender, transactions, letters)?),
             None => Box::new(ChunkWriter::new(sender)),
         })
+    }
+
+    /// This program was built without HTTP.
+    #[cfg(not(feature = "http"))]
+    pub fn check_content_type(_text: &str) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// This program was built without HTTP.
+    #[cfg(not(feature = "http"))]
+    pub fn encoder(&self, _schema: &Schema) -> Result<Box<dyn Encoder>, ConnectError> {
+        Err(ConnectError::Feature("http"))
     }
 
     /// This program was built without HTTP.

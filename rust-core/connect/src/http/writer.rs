@@ -3,13 +3,15 @@
 use std::{io::BufRead, ops::Range};
 
 use ringmill_failpoint::hit;
+use ringmill_wire::Schema;
 use ureq::http::StatusCode;
 
 use super::{
-    HttpSink, OnRefused,
+    Form, HttpSink, OnRefused,
     client::{Answer, Client},
     refused::RefusedRows,
     requests::{Cut, Request, Requests},
+    terms::Terms,
 };
 use crate::{
     ConnectError, Fault,
@@ -23,25 +25,27 @@ static POINTS: StagePoints = stage_points!("sink.http");
 /// Sends rows.
 pub struct Sender {
     sink: HttpSink,
+    /// of its rows
+    form: Form,
     client: Client,
     /// where refused rows are appended, if it is a file
     file: Option<RefusedRows>,
 }
 
 impl Sender {
-    pub fn open(sink: &HttpSink) -> Result<Sender, ConnectError> {
+    pub fn open(sink: &HttpSink, schema: &Schema) -> Result<Sender, ConnectError> {
         let file = match &sink.on_refused {
             OnRefused::Append(path) => Some(RefusedRows::open(path)?),
             OnRefused::Stop | OnRefused::DeadLetter => None,
         };
-        Ok(Sender { sink: sink.clone(), client: Client::open(sink)?, file })
+        Ok(Sender { form: Form::of(sink, schema)?, sink: sink.clone(), client: Client::open(sink)?, file })
     }
 
     /// Sends some rows of a request, in parts if they are refused together.
     fn give(
         &mut self,
         name: &str,
-        (request, rows): (&Request, Range<usize>),
+        (request, rows): (&Request<'_>, Range<usize>),
         done: &mut u64,
         refused: &mut Refused<'_>,
     ) -> Result<(), ConnectError> {
@@ -53,7 +57,7 @@ impl Sender {
         if number(rows.start) >= *done {
             let key = format!("{name}/{}-{}", number(rows.start), number(rows.end) - 1);
             hit("sink.http.send");
-            let answer = self.client.send(&key, &request.body(rows.clone(), self.sink.body))?;
+            let answer = self.client.send(&key, &request.form.content_type, &request.body(rows.clone()))?;
             hit("sink.http.sent");
             let Answer::Refused { status, reason } = answer else {
                 *done = number(rows.end);
@@ -62,7 +66,7 @@ impl Sender {
             let is_kept = self.sink.on_refused != OnRefused::Stop;
             let is_divisible = rows.len() > 1 && (is_kept || status == StatusCode::PAYLOAD_TOO_LARGE);
             if !is_divisible {
-                if !self.keep(&key, status, &reason, request.row(rows.start), refused)? {
+                if !self.keep(&key, status, &reason, (request, rows.start), refused)? {
                     return Err(refusal(&self.client.name, rows.len(), &reason));
                 }
                 *done = number(rows.end);
@@ -80,22 +84,21 @@ impl Sender {
         key: &str,
         status: StatusCode,
         reason: &str,
-        row: &[u8],
+        (request, row): (&Request<'_>, usize),
         refused: &mut Refused<'_>,
     ) -> Result<bool, ConnectError> {
+        let detail = format!("Idempotency-Key: {key}");
+        let refusal = Refusal { reason, detail: Some(&detail), row: request.row(row), sent: request.sent(row) };
         match (&self.sink.on_refused, &mut self.file) {
-            (OnRefused::DeadLetter, _) => {
-                let detail = format!("Idempotency-Key: {key}");
-                refused.push(&[Refusal { reason, detail: Some(&detail), row }])
-            }
-            (_, Some(file)) => file.add(key, status, reason, row).map(|()| true),
+            (OnRefused::DeadLetter, _) => refused.push(&[refusal]),
+            (_, Some(file)) => file.add(key, status, &refusal).map(|()| true),
             _ => Ok(false),
         }
     }
 }
 
 impl Courier for Sender {
-    type Terms = Cut;
+    type Terms = Terms;
 
     const POINTS: (&'static StagePoints, [&'static str; 2]) = (&POINTS, ["sink.http.mark", "sink.http.marked"]);
 
@@ -103,8 +106,8 @@ impl Courier for Sender {
         &self.client.name
     }
 
-    fn terms(&self) -> Cut {
-        Cut::of(&self.sink)
+    fn terms(&self) -> Terms {
+        Terms { cut: Cut::of(&self.sink, &self.form), form: Some(self.form.clone()) }
     }
 
     fn ready(&self) -> Result<(), ConnectError> {
@@ -115,11 +118,12 @@ impl Courier for Sender {
         &mut self,
         key: &str,
         rows: impl BufRead,
-        cut: Cut,
+        terms: Terms,
         done: &mut u64,
         refused: &mut Refused<'_>,
     ) -> Result<(), ConnectError> {
-        let mut requests = Requests::new(rows, cut);
+        let (cut, form) = terms.resolve(&self.form);
+        let mut requests = Requests::new(rows, cut, &form);
         let failed = |source| ConnectError::Read { name: format!("the rows for {key}"), offset: 0, source };
         while let Some(request) = requests.next().map_err(failed)? {
             self.give(key, (&request, 0..request.rows()), done, refused)?;
@@ -127,14 +131,16 @@ impl Courier for Sender {
         Ok(())
     }
 
-    fn staged(rows: Sealed, writer: String, cut: Cut) -> Staged {
-        let Cut { rows_max, bytes_max } = cut;
-        Staged::Http { rows, writer, rows_max, bytes_max }
+    fn staged(rows: Sealed, writer: String, terms: Terms) -> Staged {
+        let Terms { cut: Cut { rows_max, bytes_max }, form } = terms;
+        Staged::Http { rows, writer, rows_max, bytes_max, form }
     }
 
-    fn unstaged(staged: Staged) -> Result<(Sealed, String, Cut), Staged> {
+    fn unstaged(staged: Staged) -> Result<(Sealed, String, Terms), Staged> {
         match staged {
-            Staged::Http { rows, writer, rows_max, bytes_max } => Ok((rows, writer, Cut { rows_max, bytes_max })),
+            Staged::Http { rows, writer, rows_max, bytes_max, form } => {
+                Ok((rows, writer, Terms { cut: Cut { rows_max, bytes_max }, form }))
+            }
             other => Err(other),
         }
     }

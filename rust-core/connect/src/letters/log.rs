@@ -19,7 +19,7 @@ use std::{
 use ringmill_failpoint::hit;
 use serde::Serialize;
 
-use super::part;
+use super::{Sent, part, text_or_base64};
 use crate::{
     ConnectError, disk,
     staging::{StagePoints, StagingLog, read_error, stage_points, write_error},
@@ -47,8 +47,10 @@ pub struct Refusal<'a> {
     pub reason: &'a str,
     /// more of that: the request that it was in, a traceback
     pub detail: Option<&'a str>,
-    /// its columns as JSON
+    /// as it was sent
     pub row: &'a [u8],
+    /// how it can be read back
+    pub sent: Sent<'a>,
 }
 
 /// What the disk says of an output: the epoch that was sent last, and the letters that there were by its end.
@@ -64,7 +66,11 @@ struct Line<'a> {
     origin: &'a str,
     reason: &'a str,
     detail: Option<&'a str>,
-    record: &'a str,
+    record: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record_bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<&'a str>,
 }
 
 /// The letters of a sink's epochs; without a store nothing is kept.
@@ -136,9 +142,10 @@ impl LetterLog {
     pub fn push(&mut self, epoch: u64, refusals: &[Refusal<'_>]) -> Result<bool, ConnectError> {
         let Some(store) = &self.store else { return Ok(false) };
         let mut bytes = Vec::new();
-        for Refusal { reason, detail, row } in refusals {
-            let record = &String::from_utf8_lossy(row);
-            let line = Line { origin: &store.origin, reason, detail: *detail, record };
+        for Refusal { reason, detail, row, sent } in refusals {
+            let (record, record_bytes) = text_or_base64(row);
+            let (origin, header) = (&*store.origin, sent.header());
+            let line = Line { origin, reason, detail: *detail, record, record_bytes, header };
             serde_json::to_writer(&mut bytes, &line).map_err(|error| ConnectError::Schema(error.to_string()))?;
             bytes.push(b'\n');
         }

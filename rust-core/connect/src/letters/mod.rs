@@ -14,6 +14,7 @@
 
 mod log;
 mod part;
+mod sent;
 mod source;
 mod taken;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::{ConnectError, staging::Staged};
 pub use log::LetterStore;
 pub(crate) use log::{Counted, LetterLog, Refusal};
 pub(crate) use part::LetterBook;
+pub(crate) use sent::Sent;
 pub use source::{LetterForm, LettersSpec};
 pub use taken::{TakenLetters, take_out};
 
@@ -72,7 +74,7 @@ pub struct Letter {
     /// where it stands in the partition
     #[serde(default)]
     pub offset: Option<u64>,
-    /// the record, or the row as JSON
+    /// the record, or the row as JSON, or as it was sent
     #[serde(default)]
     pub record: Option<String>,
     /// the record in base64, if it is not UTF-8
@@ -115,6 +117,14 @@ impl Letter {
 
 fn bytes_of(text: Option<&str>, base64: Option<&str>) -> Option<Vec<u8>> {
     text.map(|text| text.as_bytes().to_vec()).or_else(|| STANDARD.decode(base64?).ok())
+}
+
+/// The same the other way round: bytes as text, or in base64 if they are not UTF-8.
+pub(crate) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    match str::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(_) => (None, Some(STANDARD.encode(bytes))),
+    }
 }
 
 /// Which letters of a source or step are meant; the default is all.

@@ -7,6 +7,7 @@ use ringmill_wire::{BatchWriter, Schema};
 use super::{
     Letter, LetterBook, LetterFilter, TakenLetters,
     part::{self, Pages, Place},
+    sent::SentDecoder,
 };
 use crate::{
     AvroSchema, BinaryFormat, ConnectError, DeadLetter, DeadLetters, FieldSpec, Fields, Format, Partition, Partitions,
@@ -32,7 +33,7 @@ const POLLED_MAX: u32 = 64;
 pub enum LetterForm {
     /// A function's rows. What cannot be read back stays in the store as it is.
     Rows,
-    /// The same of a sink's rows, as they were sent: a null float is NaN where there are no nulls.
+    /// The same of a sink's rows, each as it was sent; of those in JSON, a null float is NaN where there are no nulls.
     Sent,
     /// A source's records, read as the source reads them. One that does not fit becomes a dead letter again.
     Records(Format),
@@ -124,6 +125,7 @@ enum LetterDecoder {
     Datums(DatumDecoder),
     /// lines and rows of columns, and datums
     Requests(Decoder, DatumDecoder),
+    Sent(SentDecoder),
 }
 
 /// Reads datums of Avro by the schemas in their letters' headers.
@@ -169,11 +171,7 @@ impl LetterDecoder {
             Ok::<Decoder, ConnectError>(decoder)
         };
         Ok(match form {
-            LetterForm::Sent => {
-                let mut decoder = text(Format::Json)?;
-                decoder.read_sent_letters();
-                LetterDecoder::Text(decoder)
-            }
+            LetterForm::Sent => LetterDecoder::Sent(SentDecoder::new(fields, *record_bytes_max)?),
             LetterForm::Rows | LetterForm::Columns => LetterDecoder::Text(json()?),
             LetterForm::Requests => LetterDecoder::Requests(json()?, DatumDecoder::new(fields, None)),
             LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
@@ -200,6 +198,7 @@ impl LetterDecoder {
                 Some(header) => datums.begin(header)?,
                 None => decoder.restart(true),
             },
+            LetterDecoder::Sent(sent) => sent.begin(header, origin)?,
             LetterDecoder::Binary(_) => {}
         }
         Ok(())
@@ -215,13 +214,19 @@ impl LetterDecoder {
             LetterDecoder::Datums(datums) => Ok(datums.decode(header, record, records)),
             LetterDecoder::Requests(_, datums) if header.is_some() => Ok(datums.decode(header, record, records)),
             LetterDecoder::Text(decoder) | LetterDecoder::Requests(decoder, _) => {
-                Ok(match decoder.decode(record, true, records).stop {
-                    Stop::Full if records.consumed == 0 => Taken::Full,
-                    _ => Taken::Whole,
-                })
+                Ok(decode_text(decoder, record, records))
             }
+            LetterDecoder::Sent(sent) => sent.decode(header, record, records),
             LetterDecoder::Binary(decoder) => decoder.decode(header.unwrap_or("{}").as_bytes(), record, records),
         }
+    }
+}
+
+/// Reads a record of text, which is all that a letter holds.
+pub(super) fn decode_text(decoder: &mut Decoder, record: &[u8], records: &mut Records<'_, '_>) -> Taken {
+    match decoder.decode(record, true, records).stop {
+        Stop::Full if records.consumed == 0 => Taken::Full,
+        _ => Taken::Whole,
     }
 }
 

@@ -3,7 +3,7 @@
 //! A message is so many parts as the sink has headers and two more: the key, the value (the row in the sink's format),
 //! the headers' values. A part is its length plus one (0: it is not there), four bytes, little-endian, and its bytes.
 
-#[cfg(any(feature = "kafka", feature = "nats"))]
+#[cfg(any(feature = "http", feature = "kafka", feature = "nats"))]
 use std::io::{self, BufRead};
 use std::ops::Range;
 
@@ -15,8 +15,17 @@ const LENGTH_BYTES: usize = 4;
 
 pub struct MessageEncoder {
     values: Box<dyn Encoder>,
-    key: Option<usize>,
+    key: Key,
     headers: Vec<usize>,
+}
+
+/// What the keys are.
+enum Key {
+    /// the values of a column, or nothing
+    Column(Option<usize>),
+    /// what this makes of the row
+    #[cfg(feature = "http")]
+    Written(Box<dyn Encoder>),
 }
 
 impl MessageEncoder {
@@ -39,7 +48,13 @@ impl MessageEncoder {
         schema: &Schema,
     ) -> Result<MessageEncoder, ConnectError> {
         let beside: Vec<usize> = key.into_iter().chain(other).chain(headers.iter().copied()).collect();
-        Ok(MessageEncoder { values: format.encoder(schema, &beside)?, key, headers })
+        Ok(MessageEncoder { values: format.encoder(schema, &beside)?, key: Key::Column(key), headers })
+    }
+
+    /// With what one encoder makes of a row as the value, and what another one does as the key.
+    #[cfg(feature = "http")]
+    pub fn written(values: Box<dyn Encoder>, key: Option<Box<dyn Encoder>>) -> MessageEncoder {
+        MessageEncoder { values, key: key.map_or(Key::Column(None), Key::Written), headers: Vec::new() }
     }
 }
 
@@ -73,7 +88,11 @@ impl Encoder for MessageEncoder {
 
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
         for row in rows {
-            put_column(view, self.key, row, out);
+            match &mut self.key {
+                Key::Column(column) => put_column(view, *column, row, out),
+                #[cfg(feature = "http")]
+                Key::Written(encoder) => put(out, |out| encoder.encode(view, row..row + 1, out)),
+            }
             put(out, |out| self.values.encode(view, row..row + 1, out));
             for header in &self.headers {
                 put_column(view, Some(*header), row, out);
@@ -128,7 +147,7 @@ pub struct Message<'a> {
 }
 
 /// The same.
-#[cfg(any(feature = "kafka", feature = "nats"))]
+#[cfg(any(feature = "http", feature = "kafka", feature = "nats"))]
 pub struct OwnedMessage {
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
@@ -173,7 +192,7 @@ pub fn split(bytes: &[u8], headers: usize) -> Option<(Message<'_>, &[u8])> {
 }
 
 /// Reads one message of a sink with so many headers; `None`: there are no more.
-#[cfg(any(feature = "kafka", feature = "nats"))]
+#[cfg(any(feature = "http", feature = "kafka", feature = "nats"))]
 pub fn read_message(bytes: &mut impl BufRead, headers: usize) -> io::Result<Option<OwnedMessage>> {
     if bytes.fill_buf()?.is_empty() {
         return Ok(None);

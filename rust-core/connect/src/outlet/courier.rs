@@ -14,7 +14,7 @@ use crate::{
     backoff::Backoff,
     courier::{Courier, Refused},
     formats::letter_encoder,
-    letters::Refusal,
+    letters::{Refusal, Sent},
     staging::{Sealed, StagePoints, Staged, stage_points},
 };
 
@@ -69,7 +69,7 @@ impl Deliverer {
         let starts = std::iter::once(&0).chain(&ends);
         let refusal = |(start, end): (&usize, &usize)| {
             let row = text[*start..*end].trim_ascii_end();
-            Refusal { reason, detail: None, row }
+            Refusal { reason, detail: None, row, sent: Sent::Json }
         };
         let refusals: Vec<Refusal<'_>> = starts.zip(&ends).map(refusal).collect();
         if self.keeps_rejected && refused.push(&refusals)? {

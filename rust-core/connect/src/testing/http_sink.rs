@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{HttpBody, HttpMethod, HttpSink, OnRefused, Secret};
+use super::{Format, HttpBody, HttpMethod, HttpSink, OnRefused, Secret};
 
 /// A sink to the keeper of folders, with two rows in a request.
 pub fn sink_to_keeper(address: &str, folder: &Path) -> HttpSink {
@@ -16,7 +16,10 @@ pub fn sink_to(url: &str) -> HttpSink {
     HttpSink {
         url: Secret::new(url),
         method: HttpMethod::Post,
+        format: Format::Json,
+        column: None,
         body: HttpBody::Lines,
+        content_type: None,
         rows_max: 1_000,
         bytes_max: 1 << 20,
         headers: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringmill_connect::{FileSink, dead_letter_schema};
+use ringmill_connect::{ConnectError, FileSink, dead_letter_schema};
 use ringmill_wire::{DataType, Field, Schema, TimeUnit};
 
 use super::{
@@ -549,6 +549,7 @@ fn check_paths(nodes: &[Node], errors: &mut Vec<PlanError>) {
 
 fn check_sink(name: &str, sink: &SinkSpec, schema: &Schema, errors: &mut Vec<PlanError>) {
     if let Err(wrong) = sink.encoder(schema) {
-        errors.push(error(name, "format", wrong.to_string(), None));
+        let key = if matches!(wrong, ConnectError::Spec { option: "column", .. }) { "column" } else { "format" };
+        errors.push(error(name, key, wrong.to_string(), None));
     }
 }

@@ -12,25 +12,35 @@ use crate::formats::{
 
 /// Writes one object per row, in the order of the columns, nulls included. NaN and infinities are null, or text.
 pub(crate) struct JsonEncoder {
-    /// `{"name":` of the first column, `,"name":` of the others
-    keys: Vec<Box<[u8]>>,
+    /// the columns, and `{"name":` of the first one, `,"name":` of the others
+    keys: Vec<(usize, Box<[u8]>)>,
     not_finite: NotFinite,
 }
 
 impl JsonEncoder {
     pub fn new(schema: &Schema) -> JsonEncoder {
-        let keys = schema.fields.iter().enumerate().map(|(index, field)| {
-            let mut key = vec![if index == 0 { b'{' } else { b',' }];
-            write_string(field.name.as_bytes(), &mut key);
+        JsonEncoder::of_columns(schema, 0..schema.len())
+    }
+
+    /// One that writes these columns only.
+    pub fn of_columns(schema: &Schema, columns: impl IntoIterator<Item = usize>) -> JsonEncoder {
+        let keys = columns.into_iter().enumerate().map(|(place, column)| {
+            let mut key = vec![if place == 0 { b'{' } else { b',' }];
+            write_string(schema.field(column).name.as_bytes(), &mut key);
             key.push(b':');
-            key.into_boxed_slice()
+            (column, key.into_boxed_slice())
         });
         JsonEncoder { keys: keys.collect(), not_finite: NotFinite::Null }
     }
 
     /// One whose rows can be read back as they were.
     pub fn of_letters(schema: &Schema) -> JsonEncoder {
-        JsonEncoder { not_finite: NotFinite::Quoted, ..JsonEncoder::new(schema) }
+        JsonEncoder::new(schema).readable()
+    }
+
+    /// The same encoder, whose rows can be read back as they were.
+    pub fn readable(self) -> JsonEncoder {
+        JsonEncoder { not_finite: NotFinite::Quoted, ..self }
     }
 }
 
@@ -39,9 +49,9 @@ impl Encoder for JsonEncoder {
 
     fn encode(&mut self, view: &BatchView<'_>, rows: Range<usize>, out: &mut Vec<u8>) {
         for row in rows {
-            for (index, key) in self.keys.iter().enumerate() {
+            for (column, key) in &self.keys {
                 out.extend_from_slice(key);
-                write_value(view, index, row, self.not_finite, out);
+                write_value(view, *column, row, self.not_finite, out);
             }
             out.extend_from_slice(if self.keys.is_empty() { b"{}\n" } else { b"}\n" });
         }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "arrow")]
 mod columns;
+mod formats;
 mod letters;
 mod proxy;
 mod records;

@@ -15,7 +15,10 @@ use serde_json::Value;
 
 use crate::{
     ConnectError, HttpBody, HttpMethod, HttpSink, OnRefused, Promise, Secret, TokenPlace, Transactions, Writer,
-    http::requests::{Cut, Requests},
+    http::{
+        Form,
+        requests::{Cut, Requests},
+    },
     schema_of,
     testing::{
         fields,
@@ -80,12 +83,13 @@ proptest! {
         lengths in prop::collection::vec(0_usize..40, 0..50), rows_max in 1_usize..8, bytes_max in 1_usize..100
     ) {
         let lines: String = lengths.iter().map(|length| format!("{}\n", "x".repeat(*length))).collect();
-        let mut requests = Requests::new(lines.as_bytes(), Cut { rows_max, bytes_max });
+        let form = Form::of(&sink_to("http://x/"), &schema_of(&fields(&["x:int64"])).unwrap()).unwrap();
+        let mut requests = Requests::new(lines.as_bytes(), Cut { rows_max, bytes_max }, &form);
         let (mut all, mut rows) = (Vec::new(), 0);
         while let Some(request) = requests.next().unwrap() {
             prop_assert_eq!(request.first, rows);
             prop_assert!(request.rows() <= rows_max);
-            let body = request.body(0..request.rows(), HttpBody::Lines);
+            let body = request.body(0..request.rows());
             prop_assert!(body.len() <= bytes_max || request.rows() == 1);
             // It could not have taken the next row.
             let next = lengths.get(rows as usize + request.rows()).map(|length| length + 1);
@@ -386,7 +390,7 @@ fn an_address_or_a_header_that_cannot_be_is_refused() {
         ("", "a", "no name of a header"),
         ("a b", "a", "no name of a header"),
         ("x-a", "a\nb", "no header can have this value"),
-        ("Content-Type", "text/plain", "the sink sets this header itself"),
+        ("Content-Type", "text/plain", "the sink sets this header itself, to what `content_type` says"),
         ("Idempotency-Key", "1", "the sink sets this header itself"),
     ] {
         let refusal = HttpSink::check_header(name, &Secret::new(value)).unwrap_err();
