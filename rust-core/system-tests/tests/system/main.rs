@@ -13,6 +13,7 @@ mod disk_errors;
 mod failpoints;
 mod files;
 mod http;
+mod http_formats;
 mod http_sink;
 mod kafka;
 mod kafka_groups;
