@@ -101,7 +101,7 @@ pub(crate) fn drain(
     letters: &mut Letters,
     mut each: impl FnMut(&HeapBatch),
 ) -> Result<(), ConnectError> {
-    let mut batch = batch(schema, rows_max, 1 << 16);
+    let mut batch = batch(schema, rows_max, 1 << 22);
     loop {
         let poll = poll(partition, &mut batch, letters, rows_max)?;
         if poll != Poll::Rows {

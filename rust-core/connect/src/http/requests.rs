@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Form, HttpBody, HttpSink};
 use crate::{Format, letters::Sent, message::read_message};
 
+/// A request's rows have no more beside them, as letters of them would, but for a single row.
+const BESIDE_BYTES_MAX: usize = 4 << 20;
+
 /// How much goes into a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
@@ -114,9 +117,12 @@ impl<'a, R: BufRead> Requests<'a, R> {
     pub fn next(&mut self) -> io::Result<Option<Request<'a>>> {
         let (bytes, ends, beside) = (Vec::new(), Vec::new(), Vec::new());
         let mut request = Request { first: self.count, form: self.form, bytes, ends, beside };
+        let mut beside_bytes = 0;
         while self.read()? {
             let bytes = request.bytes.len() + self.row.len();
-            if request.rows() == self.cut.rows_max || request.rows() > 0 && bytes > self.cut.bytes_max {
+            beside_bytes += self.beside.as_ref().map_or(0, Vec::len);
+            let is_long = bytes > self.cut.bytes_max || beside_bytes > BESIDE_BYTES_MAX;
+            if request.rows() == self.cut.rows_max || request.rows() > 0 && is_long {
                 break;
             }
             request.bytes.append(&mut self.row);

@@ -24,8 +24,9 @@ pub fn row_encoder(sink: &HttpSink, schema: &Schema) -> Result<Box<dyn Encoder>,
         Format::Csv => (csv_records(schema)?.0, None),
         Format::Raw => {
             let (_, others) = value_column(sink, schema)?;
-            // A dead letter is to have the whole row, and the value is only a part of it.
-            let is_kept = sink.on_refused == OnRefused::DeadLetter && !others.is_empty();
+            // A dead letter is to have the whole row, and the value is only a part of it. Who is told by the end of a run that
+            // letters could be kept wants those of the rows that are staged by then, too.
+            let is_kept = !matches!(sink.on_refused, OnRefused::Append(_)) && !others.is_empty();
             (MessageOutput::Raw.encoder(schema, &others)?, is_kept.then(|| objects_of(schema, &others)))
         }
     };
@@ -87,7 +88,8 @@ impl Terms {
                 Form { content_type: own.content_type.clone(), ..form }
             }
             Some(form) => form,
-            None if own.format == Format::Json => own.clone(),
+            // It staged rows that were to go alone with just this limit, and others were perhaps taken together.
+            None if own.format == Format::Json && (own.body != HttpBody::Row || cut.rows_max == 1) => own.clone(),
             None => Form::json(HttpBody::Lines),
         };
         if form.body == HttpBody::Row {

@@ -14,6 +14,9 @@ use crate::{
     formats::{BinaryDecoder, Decoder, Records, Taken},
 };
 
+/// No row that was sent is longer.
+const BYTES_MAX: usize = u32::MAX as usize;
+
 /// What a row was sent as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent<'a> {
@@ -48,7 +51,6 @@ impl<'a> Sent<'a> {
 /// Reads such rows.
 pub(super) struct SentDecoder {
     fields: Fields,
-    record_bytes_max: usize,
     decoder: Current,
 }
 
@@ -61,9 +63,9 @@ enum Current {
 }
 
 impl SentDecoder {
-    pub fn new(fields: &Fields, record_bytes_max: usize) -> Result<SentDecoder, ConnectError> {
-        let decoder = Current::text(Format::Json, fields, record_bytes_max)?;
-        Ok(SentDecoder { fields: fields.clone(), record_bytes_max, decoder })
+    pub fn new(fields: &Fields) -> Result<SentDecoder, ConnectError> {
+        let decoder = Current::text(Format::Json, fields)?;
+        Ok(SentDecoder { fields: fields.clone(), decoder })
     }
 
     /// Gets ready for a letter with this header, if it has one.
@@ -94,7 +96,7 @@ impl SentDecoder {
 
     fn text(&mut self, wanted: Format) -> Result<&mut Decoder, ConnectError> {
         if !matches!(&self.decoder, Current::Text(format, _) if *format == wanted) {
-            self.decoder = Current::text(wanted, &self.fields, self.record_bytes_max)?;
+            self.decoder = Current::text(wanted, &self.fields)?;
         }
         match &mut self.decoder {
             Current::Text(_, decoder) => Ok(decoder),
@@ -108,8 +110,7 @@ impl SentDecoder {
         let members: Vec<String> = members.into_keys().collect();
         if !matches!(&self.decoder, Current::Raw(known, _) if *known == members) {
             let names: Vec<&str> = members.iter().map(String::as_str).collect();
-            let max = self.record_bytes_max;
-            let mut decoder = BinaryDecoder::new(&BinaryFormat::Raw, &self.fields, &names, max)?;
+            let mut decoder = BinaryDecoder::new(&BinaryFormat::Raw, &self.fields, &names, BYTES_MAX)?;
             decoder.read_letters();
             self.decoder = Current::Raw(members, decoder);
         }
@@ -118,8 +119,8 @@ impl SentDecoder {
 }
 
 impl Current {
-    fn text(format: Format, fields: &Fields, record_bytes_max: usize) -> Result<Current, ConnectError> {
-        let mut decoder = Decoder::new(format, fields, record_bytes_max)?;
+    fn text(format: Format, fields: &Fields) -> Result<Current, ConnectError> {
+        let mut decoder = Decoder::new(format, fields, BYTES_MAX)?;
         decoder.read_sent_letters();
         Ok(Current::Text(format, decoder))
     }

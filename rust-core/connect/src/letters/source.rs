@@ -171,7 +171,7 @@ impl LetterDecoder {
             Ok::<Decoder, ConnectError>(decoder)
         };
         Ok(match form {
-            LetterForm::Sent => LetterDecoder::Sent(SentDecoder::new(fields, *record_bytes_max)?),
+            LetterForm::Sent => LetterDecoder::Sent(SentDecoder::new(fields)?),
             LetterForm::Rows | LetterForm::Columns => LetterDecoder::Text(json()?),
             LetterForm::Requests => LetterDecoder::Requests(json()?, DatumDecoder::new(fields, None)),
             LetterForm::Records(format) => LetterDecoder::Text(text(*format)?),
@@ -303,7 +303,9 @@ impl LettersPartition {
     fn record_of(&self, letter: &Letter) -> Result<Vec<u8>, String> {
         let record = letter.record().ok_or("it holds no record")?;
         let is_partial = letter.reason.starts_with(TOO_LONG) || letter.reason == BROKEN_OFF;
-        if is_partial || record.len() >= CUT_BYTES {
+        // A sink's are stored whole.
+        let is_cut = self.spec.form != LetterForm::Sent && record.len() >= CUT_BYTES;
+        if is_partial || is_cut {
             return Err("only the beginning of its record was kept".to_owned());
         }
         let needs_header = matches!(self.spec.form, LetterForm::Records(Format::Csv) | LetterForm::Datums(_));

@@ -23,7 +23,7 @@ const COLUMNS: [&str; 3] = ["id:int64", "line:binary", "share:float64?"];
 /// Rows with these lines, numbered from 0; a share is NaN, or each other one is null.
 fn encoded(sink: &HttpSink, columns: &[&str], values: &[&[u8]]) -> Vec<u8> {
     let schema = schema(columns);
-    let mut rows = batch(&schema, 64, 4_096);
+    let mut rows = batch(&schema, 64, 4_096 + values.iter().map(|value| value.len() as u32).sum::<u32>());
     for (number, value) in values.iter().enumerate() {
         let out = rows.writer();
         for (column, field) in schema.fields.iter().enumerate() {
@@ -195,18 +195,18 @@ fn what_is_staged_is_sent_as_it_was_written_whatever_the_configuration_says_then
 #[test]
 fn what_an_earlier_version_has_staged_is_sent_as_json_and_no_row_is_left_out() {
     let (json, notes) = answering(&[]);
-    for (after, expect) in [
-        (json.clone(), vec![lines(0..2)]),
-        (HttpSink { format: Format::Csv, ..json.clone() }, vec![lines(0..2)]),
-        (raw(json.clone(), HttpBody::Row), vec![lines(0..2)]),
-        (
-            HttpSink { body: HttpBody::Row, rows_max: 1, ..json.clone() },
-            vec!["{\"x\":0}".to_owned(), "{\"x\":1}".to_owned()],
-        ),
+    let alone = HttpSink { body: HttpBody::Row, rows_max: 1, ..json.clone() };
+    for (before, after, expect) in [
+        (&json, json.clone(), vec![lines(0..2)]),
+        (&json, HttpSink { format: Format::Csv, ..json.clone() }, vec![lines(0..2)]),
+        (&json, raw(json.clone(), HttpBody::Row), vec![lines(0..2)]),
+        // Perhaps they were taken, both with one key.
+        (&json, alone.clone(), vec![lines(0..2)]),
+        (&alone, alone.clone(), vec!["{\"x\":0}".to_owned(), "{\"x\":1}".to_owned()]),
     ] {
         let folder = tempfile::tempdir().unwrap();
         notes.lock().unwrap().clear();
-        let mut writer = open(&json, folder.path(), None);
+        let mut writer = open(before, folder.path(), None);
         writer.write(1, lines(0..2).as_bytes()).unwrap();
         let mut staged = writer.pre_commit(1).unwrap();
         drop(writer);
@@ -276,6 +276,52 @@ fn refused_text_is_kept_as_it_was_sent_and_can_be_read_back_as_the_whole_row() {
     assert_eq!(kept, [(&first, &header), (&second, &header)]);
     assert_eq!(rows, "1,\"bad, \"\"a\"\"\n\",NaN\n2,bad  ,NaN\n");
     assert!(bodies(&notes).iter().all(|body| body.starts_with("id,line,share\n")));
+}
+
+#[test]
+fn letters_of_rows_that_were_staged_before_there_were_any_are_whole() {
+    let (sink, _) = noting(|_| Some(("422 Any Words", String::new())));
+    let before = raw(sink, HttpBody::Lines);
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = open(&before, folder.path(), None);
+    writer.write(1, &encoded(&before, &COLUMNS, &[b"a"])).unwrap();
+    let staged = writer.pre_commit(1).unwrap();
+    drop(writer);
+    let store = tempfile::tempdir().unwrap();
+    let letters = LetterStore { folder: store.path().to_owned(), origin: "out".to_owned(), count: Arc::default() };
+    let transactions = Transactions { staging: folder.path(), recovered: Some((1, &staged)) };
+    let after = HttpSink { on_refused: OnRefused::DeadLetter, ..before };
+    drop(after.open(&schema(&COLUMNS), Some(&transactions), Some(letters)).unwrap());
+    let text = std::fs::read_to_string(store.path().join("part-0000000001.json")).unwrap();
+    let letter: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&letter["record"], &letter["header"]), (&json!("a"), &json!("{\"id\":0,\"share\":\"NaN\"}")));
+}
+
+#[test]
+fn a_refused_row_can_be_read_back_however_long_it_is() {
+    let (sink, _) = noting(|_| Some(("422 Any Words", String::new())));
+    let sink = HttpSink { on_refused: OnRefused::DeadLetter, ..sink };
+    let value = "x".repeat(3 << 19);
+    for sink in [raw(sink.clone(), HttpBody::Lines), HttpSink { format: Format::Csv, ..sink.clone() }, sink] {
+        let (_, rows) = letters_of(&sink, &["line:utf8"], &[value.as_bytes()]);
+        assert_eq!(rows.trim_end().len(), value.len());
+    }
+}
+
+/// A value as it is staged, with what stands beside it.
+fn staged_beside(value: &[u8], beside: &[u8]) -> Vec<u8> {
+    [beside, value].iter().flat_map(|part| [&(part.len() as u32 + 1).to_le_bytes(), *part].concat()).collect()
+}
+
+#[test]
+fn what_stands_beside_values_does_not_fill_the_memory() {
+    let sink = raw(sink_to("http://x/"), HttpBody::Lines);
+    let long = "x".repeat(1 << 20);
+    let staged: Vec<u8> = (0..10).flat_map(|_| staged_beside(b"a", long.as_bytes())).collect();
+    let form = Form::of(&sink, &schema(&COLUMNS)).unwrap();
+    let mut requests = Requests::new(&staged[..], Cut { rows_max: 1000, bytes_max: 1 << 20 }, &form);
+    let rows: Vec<usize> = std::iter::from_fn(|| requests.next().unwrap()).map(|request| request.rows()).collect();
+    assert_eq!(rows, [4, 4, 2]);
 }
 
 #[test]
