@@ -99,9 +99,18 @@ pub(crate) fn drain(
     schema: &Arc<Schema>,
     rows_max: u32,
     letters: &mut Letters,
+    each: impl FnMut(&HeapBatch),
+) -> Result<(), ConnectError> {
+    drain_by(partition, (batch(schema, rows_max, 1 << 16), rows_max), letters, each)
+}
+
+/// The same with a batch of this many rows.
+pub(crate) fn drain_by(
+    partition: &mut dyn Partition,
+    (mut batch, rows_max): (HeapBatch, u32),
+    letters: &mut Letters,
     mut each: impl FnMut(&HeapBatch),
 ) -> Result<(), ConnectError> {
-    let mut batch = batch(schema, rows_max, 1 << 22);
     loop {
         let poll = poll(partition, &mut batch, letters, rows_max)?;
         if poll != Poll::Rows {

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::sink::{OK, answering, bodies, lines, noting};
 use crate::{
     ConnectError, Format, HttpBody, HttpSink, LetterFilter, LetterForm, LetterStore, LettersSpec, OnRefused,
-    Transactions, Writer,
+    Transactions, Writer, encoder,
     http::{
         Form,
         requests::{Cut, Requests},
     },
     schema_of,
-    testing::{batch, fields, http_sink::sink_to, read_all, server::Received},
+    testing::{Letters, batch, drain_by, fields, http_sink::sink_to, server::Received},
 };
 
 const COLUMNS: [&str; 3] = ["id:int64", "line:binary", "share:float64?"];
@@ -238,9 +238,14 @@ fn letters_of(sink: &HttpSink, columns: &[&str], values: &[&[u8]]) -> (Vec<Value
         record_bytes_max: 1 << 20,
     };
     let (_, mut partition) = spec.open().unwrap().remove(0);
-    let (rows, letters) = read_all(&mut *partition, &schema(columns), Format::Csv, 16).unwrap();
-    assert_eq!(letters.len(), 0, "{letters:?}");
-    (stored, rows)
+    let (schema, mut rows, mut again) = (schema(columns), Vec::new(), Letters::default());
+    let mut csv = encoder(Format::Csv, &schema).unwrap();
+    drain_by(&mut *partition, (batch(&schema, 16, 1 << 22), 16), &mut again, |batch| {
+        csv.encode(&batch.view(), 0..batch.rows() as usize, &mut rows);
+    })
+    .unwrap();
+    assert_eq!(again.taken.len(), 0, "{:?}", again.taken);
+    (stored, String::from_utf8(rows).unwrap())
 }
 
 #[test]
