@@ -10,7 +10,7 @@ use ringmill_connect::{
 use super::listen;
 use super::mistake::Mistake;
 use super::raw::Table;
-use super::resolve::{CONNECTIONS_MAX, count, record_bytes_max};
+use super::resolve::{CONNECTIONS_MAX, count, format_of, record_bytes_max};
 use super::url::url;
 use super::variable::secret;
 
@@ -105,11 +105,7 @@ pub fn http_sink(table: &Table, directory: &Path, mistakes: &mut Vec<Mistake>) -
 
 /// What rows are written as, and what a request has of them; both, and what requests say that this is, are checked.
 fn format_and_body(table: &Table, mistakes: &mut Vec<Mistake>) -> (Format, HttpBody) {
-    let format = match table.text("format") {
-        Some("raw") => Format::Raw,
-        Some("csv") => Format::Csv,
-        _ => Format::Json,
-    };
+    let format = format_of(table);
     let body = match table.text("body") {
         Some("array") => HttpBody::Array,
         Some("row") => HttpBody::Row,

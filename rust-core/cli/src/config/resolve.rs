@@ -383,7 +383,8 @@ pub(super) fn record_bytes_max(table: &Table) -> usize {
     table.size("record_size_max").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(RECORD_BYTES_MAX)
 }
 
-fn format_of(table: &Table) -> Format {
+/// Of text: what `format` says, or JSON.
+pub(super) fn format_of(table: &Table) -> Format {
     match table.text("format") {
         Some("csv") => Format::Csv,
         Some("raw") => Format::Raw,
