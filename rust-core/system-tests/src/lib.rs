@@ -23,6 +23,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -216,9 +217,14 @@ pub fn terminate(child: &Child) {
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
 }
 
-/// An address of this machine at which nobody listens.
+/// An address of this machine at which nobody listens, with a port below those that the system deals out (from 32,768 on),
+/// so that nobody is given it before it is used; tests that run at the same time begin elsewhere.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(61);
+    let ports = std::iter::repeat_with(|| 10_000 + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 22_000);
+    let addresses = ports.take(22_000).map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16)));
+    addresses.into_iter().find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
 
 /// Reads from a running child's standard error until `text` was seen; returns what was read.
