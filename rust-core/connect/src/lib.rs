@@ -2,7 +2,7 @@
 //!
 //! A *source* is a spec ([`GeneratorSpec`], [`FileSpec`], [`StdinSpec`], [`SocketSpec`], [`HttpSpec`], [`MqttSpec`],
 //! [`KafkaSpec`], [`NatsSpec`], [`NatsCoreSpec`], [`FedSpec`], [`LettersSpec`]) that opens into [`Partition`]s: each is polled by the one shard thread that owns it and writes rows
-//! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes, on the shard thread) and a
+//! straight into that shard's open micro-batch. A *sink* is an [`Encoder`] (rows to bytes) and a
 //! [`Writer`] (bytes to the target, on the sink's own thread); the null sink is a [`Checksum`], and an [`OutletSink`] hands rows
 //! to a process.
 //!

@@ -502,6 +502,9 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// Most bytes that all windows' state may take, over all shards.
     pub state_bytes_max: u64,
+    /// Bytes of memory in which rows wait for a sink, for each sink and shard; as much as four chunks take is
+    /// always there.
+    pub sink_buffer_bytes: u64,
     /// Checkpoints; `None`: there are none, and a run that dies begins anew.
     pub checkpoint: Option<CheckpointSpec>,
     /// Folder under which the run shows itself to `ringmill inspect`; `None`: it does not.
@@ -549,6 +552,8 @@ pub struct PipelineSpec {
     pub cpus: Vec<usize>,
     /// Most bytes of window state.
     pub state_bytes_max: u64,
+    /// Bytes of memory in which rows wait for a sink, for each sink and shard.
+    pub sink_buffer_bytes: u64,
     /// Checkpoints; `None`: there are none, and a run that dies begins anew.
     pub checkpoint: Option<CheckpointSpec>,
     /// Folder under which the run shows itself to `ringmill inspect`; `None`: it does not.

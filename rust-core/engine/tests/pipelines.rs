@@ -19,6 +19,7 @@ fn pipeline(shards: usize) -> PipelineSpec {
         profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
+        sink_buffer_bytes: 2 << 20,
         run_base: None,
         worker_environment: Vec::new(),
         checkpoint: None,

@@ -22,6 +22,7 @@ fn pipeline(state: Option<&str>) -> PipelineSpec {
         profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
+        sink_buffer_bytes: 2 << 20,
         checkpoint: state.map(|path| CheckpointSpec {
             path: path.into(),
             interval_ns: 1_000_000_000,

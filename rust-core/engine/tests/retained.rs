@@ -102,6 +102,7 @@ fn plan(shards: usize, state: Option<PathBuf>, start: StartFrom, nodes: Vec<Node
         profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
+        sink_buffer_bytes: 2 << 20,
         run_base: None,
         worker_environment: Vec::new(),
         checkpoint: state.map(|path| CheckpointSpec { path, interval_ns: 40_000_000, keep: 3, start }),

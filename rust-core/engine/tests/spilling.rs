@@ -76,6 +76,7 @@ fn plan(folder: &Path, shape: &Shape, shards: usize, state_bytes_max: u64, has_c
         profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max,
+        sink_buffer_bytes: 2 << 20,
         run_base: None,
         worker_environment: Vec::new(),
         checkpoint: has_checkpoints.then_some(CheckpointSpec {

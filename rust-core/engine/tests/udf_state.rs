@@ -64,6 +64,7 @@ fn build(key: &[&str], state: Vec<StateField>) -> Result<Plan, Vec<String>> {
         profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
+        sink_buffer_bytes: 2 << 20,
         checkpoint: None,
         run_base: None,
         worker_environment: Vec::new(),

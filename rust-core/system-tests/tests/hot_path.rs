@@ -108,6 +108,7 @@ fn plan(folder: PathBuf) -> Plan {
         profile: Default::default(),
         cpus: Vec::new(),
         state_bytes_max: 1 << 30,
+        sink_buffer_bytes: 2 << 20,
         run_base: None,
         worker_environment: Vec::new(),
         checkpoint: None,

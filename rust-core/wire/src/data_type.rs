@@ -34,17 +34,6 @@ impl TimeUnit {
         }
     }
 
-    /// Decimal digits of a second that the unit resolves: 0, 3, 6 or 9.
-    #[must_use]
-    pub const fn digits(self) -> usize {
-        match self {
-            TimeUnit::Second => 0,
-            TimeUnit::Millisecond => 3,
-            TimeUnit::Microsecond => 6,
-            TimeUnit::Nanosecond => 9,
-        }
-    }
-
     const fn timestamp_name(self) -> &'static str {
         match self {
             TimeUnit::Second => "timestamp[s]",

@@ -160,6 +160,11 @@ pub static PIPELINE: &[Key] = &[
         "Most memory that the state of all windows and functions may take. With [checkpoint], what does not fit spills to the disk; without, it ends the run. Default: a quarter of the machine's.",
     ),
     optional(
+        "sink_buffer",
+        Kind::Size,
+        "Memory in which rows wait for a sink, for each sink and shard. When it is full the sink holds up everything that its rows come from, other sinks included: with results that come all at once, as a window's do, more of it keeps a slow sink from delaying a quick one; checkpoints and the end of the run wait for what is in it. Default: 2MiB; as much as keeps a sink busy is always there, 1 to 4MiB.",
+    ),
+    optional(
         "python",
         Kind::Filled,
         "The Python interpreter of the workers. Default: $RINGMILL_PYTHON, else the one beside the ringmill command, else python3 on the PATH.",

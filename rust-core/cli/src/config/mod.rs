@@ -20,6 +20,7 @@ pub mod mistake;
 mod mqtt;
 mod nats;
 pub mod paths;
+mod pipeline;
 pub mod postgres;
 mod producer;
 mod protobuf;

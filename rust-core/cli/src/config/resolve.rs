@@ -11,9 +11,7 @@ use ringmill_engine::plan::{
     CheckpointSpec, EventTypeSpec, FilterSpec, NodeKind, NodeSpec, OnError, PipelineSpec, RestartSpec, SinkSpec,
     SourceConnector, SourceSpec, StartFrom, Supervision, UdfDescription, UdfSpec,
 };
-use ringmill_engine::profile::Profile;
 use ringmill_engine::window::{NamedAggregate, Statistic, StatisticsSpec, WindowKind, WindowSpec};
-use ringmill_ring::Wait;
 use ringmill_wire::DataType;
 
 use super::avro::schema as avro_schema;
@@ -25,6 +23,7 @@ use super::mistake::Mistake;
 use super::mqtt::{mqtt, mqtt_sink};
 use super::nats::{nats, nats_core, nats_core_sink, nats_sink};
 use super::paths;
+use super::pipeline::pipeline;
 use super::postgres::postgres;
 use super::producer::producer_source;
 use super::python::{is_reference, python_sink, python_source};
@@ -121,8 +120,7 @@ pub fn resolve(
     paths::check(root, directory, around.mistakes);
     check_transactions(root, around.mistakes);
     let checkpoint = root.table("checkpoint").and_then(|table| checkpoint(table, &mut around));
-    check_profile(root.table("pipeline"), around.mistakes);
-    let pipeline = pipeline(root.table("pipeline"), &nodes, checkpoint, default_name, machine);
+    let pipeline = pipeline(root.table("pipeline"), &nodes, checkpoint, (default_name, machine), around.mistakes);
     (pipeline, nodes, python)
 }
 
@@ -170,52 +168,6 @@ fn within(
     Some(ns)
 }
 
-/// The profile says how to wait.
-fn check_profile(table: Option<&Table>, mistakes: &mut Vec<Mistake>) {
-    let Some(table) = table.filter(|table| table.text("profile") == Some("latency")) else { return };
-    if let Some(raw) = table.get("wait") {
-        let message = "`wait` and profile = \"latency\" exclude each other";
-        let hint = "take `wait` away: with that profile shards spin and workers sleep";
-        mistakes.push(Mistake::at(raw.span, message).hint(hint));
-    }
-}
-
-fn pipeline(
-    table: Option<&Table>,
-    nodes: &[NodeSpec],
-    checkpoint: Option<CheckpointSpec>,
-    default_name: &str,
-    machine: &Machine,
-) -> PipelineSpec {
-    let cpus: Vec<usize> = table.map_or(&[][..], |table| table.list("cpus")).iter().filter_map(index).collect();
-    let cores = if cpus.is_empty() { machine.cores } else { cpus.len() };
-    let is_latency = table.and_then(|table| table.text("profile")) == Some("latency");
-    let wait = match table.and_then(|table| table.text("wait")) {
-        _ if is_latency => Wait::Spin,
-        Some("spin") => Wait::Spin,
-        Some("block") => Wait::Block,
-        _ => Wait::Adaptive,
-    };
-    PipelineSpec {
-        name: table.and_then(|table| table.text("name")).unwrap_or(default_name).to_owned(),
-        shards: table.and_then(|table| table.integer("shards")).map_or_else(|| shards_default(nodes, cores), count),
-        wait,
-        profile: if is_latency { Profile::Latency } else { Profile::Default },
-        cpus,
-        state_bytes_max: table.and_then(|table| table.size("state_memory")).unwrap_or(machine.memory_bytes / 4),
-        run_base: Some(machine.run_base.clone()),
-        worker_environment: machine.worker_environment.clone(),
-        checkpoint,
-    }
-}
-
-fn index(raw: &super::raw::Raw) -> Option<usize> {
-    match raw.value {
-        RawValue::Integer(integer) => usize::try_from(integer).ok(),
-        _ => None,
-    }
-}
-
 /// Bounds were checked by the first stage, so nothing is lost here.
 pub(super) fn count(integer: i64) -> usize {
     usize::try_from(integer).unwrap_or(0)
@@ -224,23 +176,6 @@ pub(super) fn count(integer: i64) -> usize {
 /// Bounds were checked by the first stage, so nothing is lost here.
 fn natural(integer: i64) -> u32 {
     u32::try_from(integer).unwrap_or(0)
-}
-
-/// As many shards as there are cores for a shard thread and its workers: 1 on 2 cores and 32 on 64 with one worker each.
-fn shards_default(nodes: &[NodeSpec], cores: usize) -> usize {
-    let workers: usize = nodes
-        .iter()
-        .map(|node| match &node.kind {
-            NodeKind::Udf(udf) => udf.workers,
-            NodeKind::Source(SourceSpec {
-                connector: SourceConnector::Python(_) | SourceConnector::Producer(_),
-                ..
-            })
-            | NodeKind::Sink(SinkSpec::Python(_)) => 1,
-            _ => 0,
-        })
-        .sum();
-    (cores / (1 + workers)).clamp(1, 1024)
 }
 
 fn source(table: &Table, around: &mut Surroundings<'_>) -> Option<SourceSpec> {

@@ -126,6 +126,16 @@ fn pipeline_keys_are_checked() {
 }
 
 #[test]
+fn the_room_in_which_rows_wait_for_a_sink_is_a_size_within_reason() {
+    let source = around("kind = \"generator\"", "");
+    let with = |size: &str| format!("[pipeline]\nsink_buffer = \"{size}\"\n{source}");
+    assert_eq!(good(&source).pipeline.sink_buffer_bytes, 2 << 20);
+    assert_eq!(good(&with("16GiB")).pipeline.sink_buffer_bytes, 16 << 30);
+    assert_eq!(good(&with("0B")).pipeline.sink_buffer_bytes, 0, "as little as there has to be");
+    check(&with("17GiB"), &["p.toml:2:15: `sink_buffer` must be at most 16GiB"]);
+}
+
+#[test]
 fn the_latency_profile_says_how_to_wait() {
     let source = around("kind = \"generator\"", "");
     let config = good(&format!("[pipeline]\nprofile = \"latency\"\n{source}"));

@@ -145,7 +145,9 @@ impl MessageFormat {
     }
 }
 
-/// Turns rows into bytes. Runs on the shard thread and appends to `out`; text formats allocate nothing else.
+/// Turns rows into bytes. Runs on the shard's thread or on the sink's, appends to `out`; text formats allocate nothing else.
+///
+/// A sink has several, whose bytes come between one another: nothing may be kept from one call to the next.
 pub trait Encoder: Send {
     /// What an output begins with: the CSV header, the schema of an Arrow stream, nothing in JSON.
     fn begin(&mut self, schema: &Schema, out: &mut Vec<u8>);

@@ -138,8 +138,18 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
 
 /// Appends a timestamp in UTC, with exactly the unit's digits.
 pub fn write(value: i64, unit: TimeUnit, out: &mut Vec<u8>) {
-    let scale = per_second(unit);
-    let (seconds, fraction) = (value.div_euclid(scale), value.rem_euclid(scale) as u64);
+    // Divisors that are known when this is compiled are multiplied by.
+    match unit {
+        TimeUnit::Second => write_scaled::<1, 0>(value, out),
+        TimeUnit::Millisecond => write_scaled::<1_000, 3>(value, out),
+        TimeUnit::Microsecond => write_scaled::<1_000_000, 6>(value, out),
+        TimeUnit::Nanosecond => write_scaled::<1_000_000_000, 9>(value, out),
+    }
+}
+
+#[inline(always)]
+fn write_scaled<const SCALE: i64, const DIGITS: usize>(value: i64, out: &mut Vec<u8>) {
+    let (seconds, fraction) = (value.div_euclid(SCALE), value.rem_euclid(SCALE) as u32);
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);
     let (year, month, day) = civil_from_days(days);
     let mut text = *b"0000-00-00T00:00:00.000000000Z";
@@ -149,14 +159,13 @@ pub fn write(value: i64, unit: TimeUnit, out: &mut Vec<u8>) {
     put_pair(&mut text, 11, of_day / 3600);
     put_pair(&mut text, 14, of_day / 60 % 60);
     put_pair(&mut text, 17, of_day % 60);
-    let digits = unit.digits();
-    if digits > 0 {
+    if DIGITS > 0 {
         let mut rest = fraction;
-        for digit in text[20..20 + digits].iter_mut().rev() {
+        for digit in text[20..20 + DIGITS].iter_mut().rev() {
             *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
-        length = 20 + digits;
+        length = 20 + DIGITS;
     }
     text[length] = b'Z';
     if (0..=9_999).contains(&year) {

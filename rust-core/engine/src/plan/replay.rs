@@ -122,6 +122,7 @@ impl Plan {
             profile: self.profile,
             cpus: self.cpus.clone(),
             state_bytes_max: self.state_bytes_max,
+            sink_buffer_bytes: self.sink_buffer_bytes,
             checkpoint: self.checkpoint.clone(),
             run_base: self.run_base.clone(),
             worker_environment: self.worker_environment.clone(),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use ringmill_connect::{Encoder, FedSpec, FeedPlace, Partition, Places, Resume, Waker};
+use ringmill_connect::{FedSpec, FeedPlace, Partition, Places, Resume, Waker};
 use ringmill_state::{NodeId, PartitionRecord, RetainedStore};
 use ringmill_wire::{Capacity, HeapBatch, Schema, Template, WireError};
 
@@ -14,11 +14,10 @@ use super::exchange::Lanes;
 use super::filter::{FilterOperator, Selection};
 use super::graph::Graph;
 use super::operator::{DEAD_LETTERS, LATE, Operator, ROWS};
-use super::outputs::Outputs;
+use super::outputs::{self, Outputs};
 use super::patience::with_space;
 use super::producer;
 use super::recovery::Durable;
-use super::retained::RetainedEncoder;
 use super::signal::ShardSignal;
 use super::sink::{NullTarget, SinkOperator, SinkTarget};
 use super::snapshot::StartingPoint;
@@ -30,7 +29,7 @@ use super::worker_feed::{FeedFigures, slot_bytes};
 use super::worker_link::WorkerLink;
 use super::worker_outlet::{WorkerOutlet, request_bytes};
 use super::workers::{FAILURE_BYTES, FeedStart, SINK_SLOTS, feed_template, udf_layouts};
-use super::writer_thread::{WriterLane, WriterThread, chunk_memory_bytes};
+use super::writer_thread::{WriterLane, WriterThread};
 use crate::error::EngineError;
 use crate::expression::Expression;
 use crate::metrics::{Control, NodeCounts};
@@ -265,7 +264,7 @@ impl<'a> Assembly<'a> {
         for (shard, graph) in graphs.iter_mut().enumerate() {
             for (index, node) in self.plan.nodes.iter().enumerate() {
                 let (NodeKind::Sink(sink), Some(lanes)) = (&node.kind, self.lanes.get_mut(&index)) else { continue };
-                let target = SinkTarget::Writer { encoder: sink_encoder(node, sink)?, lane: lanes.remove(0) };
+                let target = SinkTarget::Writer { encoder: outputs::encoder(node, sink)?, lane: lanes.remove(0) };
                 let mut operator = SinkOperator::new(node.name.clone(), target, node.inputs.len());
                 // One shard shows the process, which all of them share.
                 if let Some(outlet) = self.outlets.get(&index).filter(|_| shard == 0) {
@@ -417,15 +416,6 @@ impl<'a> Assembly<'a> {
     }
 }
 
-fn sink_encoder(node: &Node, sink: &SinkSpec) -> Result<Box<dyn Encoder>, EngineError> {
-    let made = match sink {
-        SinkSpec::Retained(_) => RetainedEncoder::new(&node.schema).map(|encoder| Some(Box::new(encoder) as Box<_>)),
-        _ => sink.encoder(&node.schema),
-    };
-    let made = made.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
-    made.ok_or_else(|| EngineError::Internal(format!("{} writes nothing", node.name)))
-}
-
 /// The columns by which a node's rows are brought to the shard of their key; `None`: they stay where they are.
 fn key_of(node: &Node) -> Option<&[String]> {
     match &node.kind {
@@ -548,7 +538,7 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     format!("{} retained results", spec.step),
                     RetainedStore::memory_bytes(!spec.roll_up.is_empty()),
                 ));
-                ("chunks", shards * chunk_memory_bytes())
+                ("rows that wait", shards * room_bytes(plan, node))
             }
             NodeKind::Sink(sink) => {
                 if let SinkSpec::Python(sink) = sink {
@@ -562,7 +552,7 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
                     let bytes = sink.memory_bytes();
                     budget.extend((bytes > 0).then(|| (format!("{} open files, at most", node.name), bytes)));
                 }
-                ("chunks", shards * chunk_memory_bytes())
+                ("rows that wait", shards * room_bytes(plan, node))
             }
             NodeKind::Window(_) => {
                 state = true;
@@ -603,6 +593,11 @@ pub fn memory_budget(plan: &Plan) -> Vec<(String, u64)> {
         budget.push((format!("{what}, at most{more}"), plan.state_bytes_max));
     }
     budget
+}
+
+/// Bytes of memory that a sink's waiting rows take in one shard.
+fn room_bytes(plan: &Plan, node: &Node) -> u64 {
+    outputs::room(plan, node).map_or(0, |room| room.memory_bytes())
 }
 
 fn window_node(

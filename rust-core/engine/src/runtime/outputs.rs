@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam::channel::{Sender, bounded};
-use ringmill_connect::{FileSink, LetterStore, SqliteSink, StdoutSink, Transactions, Writer, staged_without_letters};
+use ringmill_connect::{
+    Encoder, FileSink, LetterStore, SqliteSink, StdoutSink, Transactions, Writer, staged_without_letters,
+};
 use serde_json::Value;
 
 use super::checkpoint_thread::{Message, SinkCommand};
 use super::patience::with_space;
 use super::recovery::Durable;
-use super::retained;
+use super::retained::{self, RetainedEncoder};
 use super::signal::ShardSignal;
 use super::worker_outlet::WorkerOutlet;
-use super::writer_thread::{CommitLink, WriterLane, WriterThread, start_writer};
+use super::writer_thread::{CommitLink, Room, WriterLane, WriterThread, start_writer};
 use crate::error::EngineError;
 use crate::metrics::Control;
 use crate::plan::dead_letter_store::{folder, stored_node};
@@ -65,12 +67,30 @@ impl Outputs {
             });
             let probe = plan.instruments.as_ref().filter(|_| !sink.is_internal(&node.name));
             let probe = probe.map(|instruments| instruments.probe.lane(&node.name));
-            let (thread, lanes) = start_writer(&node.name, writer, commits, probe, signals, control)?;
+            let target = (encoder(node, sink)?, writer);
+            let room = room(plan, node)?;
+            let (thread, lanes) = start_writer(&node.name, target, room, commits, probe, signals, control)?;
             self.threads.push(thread);
             self.lanes.insert(index, lanes);
         }
         Ok(())
     }
+}
+
+/// What makes bytes of a sink's rows.
+pub fn encoder(node: &Node, sink: &SinkSpec) -> Result<Box<dyn Encoder>, EngineError> {
+    let made = match sink {
+        SinkSpec::Retained(_) => RetainedEncoder::new(&node.schema).map(|encoder| Some(Box::new(encoder) as Box<_>)),
+        _ => sink.encoder(&node.schema),
+    };
+    let made = made.map_err(|error| EngineError::Connect { node: node.name.clone(), error })?;
+    made.ok_or_else(|| EngineError::Internal(format!("{} writes nothing", node.name)))
+}
+
+/// Where a shard's rows wait for a sink.
+pub fn room(plan: &Plan, node: &Node) -> Result<Room, EngineError> {
+    let room = Room::new(&node.schema, plan.sink_buffer_bytes);
+    room.map_err(|error| EngineError::Layout { node: node.name.clone(), error })
 }
 
 fn open_writer(

@@ -1,7 +1,7 @@
 //! The sink node of one shard.
 //!
-//! Rows become bytes on the shard's thread; the bytes go to the sink's writer thread, each chunk with the epoch of its
-//! rows and the barrier behind them. The null sink needs no thread; its sum is state like that of any step.
+//! Rows go to the sink's writer thread, as bytes or for it to encode, each chunk with the epoch of its rows and the barrier
+//! behind them. The null sink needs no thread; its sum is state like that of any step.
 
 use std::sync::PoisonError;
 
@@ -12,7 +12,7 @@ use ringmill_wire::BatchView;
 
 use super::operator::{Delivery, InputMarks, Mark, Offer, Operator, ShardContext};
 use super::worker_feed::FeedFigures;
-use super::writer_thread::{CHUNK_BYTES, WriterLane};
+use super::writer_thread::WriterLane;
 use crate::error::EngineError;
 use crate::instruments::{Instruments, ProbeLane};
 use crate::metrics::{NodeCounts, Stage, StageHistograms, WorkerSnapshot};
@@ -141,9 +141,7 @@ impl SinkOperator {
         match &mut self.target {
             SinkTarget::Null(null) => null.snapshot(context),
             SinkTarget::Writer { lane, .. } => {
-                lane.send();
-                let is_flushed = lane.open.as_ref().is_none_or(|chunk| chunk.rows == 0);
-                if !is_flushed || !lane.barrier(self.mark.barrier, self.mark.is_over()) {
+                if !lane.barrier(self.mark.barrier, self.mark.is_over()) {
                     return false;
                 }
             }
@@ -159,8 +157,7 @@ impl Operator for SinkOperator {
             return Ok(self.pass_barrier(context));
         }
         let SinkTarget::Writer { lane, .. } = &mut self.target else { return Ok(false) };
-        let full = lane.open.as_ref().is_some_and(|chunk| chunk.bytes.len() >= CHUNK_BYTES);
-        Ok((full || lane.is_writer_idle()) && lane.send())
+        Ok((lane.is_full() || lane.is_writer_idle()) && lane.send())
     }
 
     fn accept(
@@ -182,16 +179,19 @@ impl Operator for SinkOperator {
                 let started_ns = monotonic_ns();
                 let mut row = delivery.first;
                 while row < end {
+                    let handed_over = lane.hand_over(self.epoch + 1, started_ns, &Delivery { first: row, ..delivery });
+                    if handed_over > 0 {
+                        row += handed_over;
+                        continue;
+                    }
                     let Some(chunk) = lane.chunk() else { break };
                     let next = (row + encoder.rows_at_once()).min(end);
                     let refused = |error| EngineError::Connect { node: self.name.clone(), error };
                     encoder.check(&delivery.view, row..next).map_err(refused)?;
-                    chunk.epoch = self.epoch + 1;
                     encoder.encode(&delivery.view, row..next, &mut chunk.bytes);
-                    chunk.rows += (next - row) as u64;
-                    chunk.times.push((delivery.ingest_ns, started_ns, (next - row) as u64));
+                    chunk.note(self.epoch + 1, delivery.ingest_ns, started_ns, next - row);
                     row = next;
-                    if chunk.bytes.len() >= CHUNK_BYTES {
+                    if lane.is_full() {
                         lane.send();
                     }
                 }
@@ -218,7 +218,7 @@ impl Operator for SinkOperator {
     fn is_finished(&self) -> bool {
         let is_sent = match &self.target {
             SinkTarget::Null(_) => true,
-            SinkTarget::Writer { lane, .. } => lane.open.as_ref().is_none_or(|chunk| chunk.rows == 0),
+            SinkTarget::Writer { lane, .. } => !lane.has_rows(),
         };
         self.mark.end && self.mark.barrier == self.epoch && is_sent
     }

@@ -1,20 +1,24 @@
 //! The thread that does a sink's writing, and the shards' lanes to it.
 //!
-//! Encoded rows go through a bounded queue to one writer thread per sink, so a slow disk stalls nobody but those who
-//! produce for it. With checkpoints the thread also ends epochs: when the barrier of an epoch has come from every shard
+//! Rows go through a bounded queue to one writer thread per sink, so a slow disk stalls nobody but those who produce for
+//! it. They are encoded by whoever has time: the writer thread if it waits for rows, the shard if the writer is busy
+//! (ADR 29). With checkpoints the thread also ends epochs: when the barrier of an epoch has come from every shard
 //! it makes the epoch's rows durable and says so; it shows them when the checkpoint thread tells it to, and not before.
 //! Lack of space is waited out: the rows stay in the queue, and the full queue holds the shards back.
 
+use std::mem;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, never, select};
-use ringmill_connect::{ConnectError, Writer};
+use ringmill_connect::{ConnectError, Encoder, Writer};
 use ringmill_failpoint::hit;
 use ringmill_ring::monotonic_ns;
+use ringmill_wire::{BatchView, Capacity, Field, HeapBatch, Schema, Template, WireError};
 
 use super::checkpoint_thread::{CheckpointEvent, Message, SinkCommand};
+use super::operator::Delivery;
 use super::patience::{LEFT_TO_NEXT_RUN, LOOK, Patience, RETRY, Spent};
 use super::signal::ShardSignal;
 use crate::checkpoint::{Alignment, Event, Part};
@@ -24,12 +28,24 @@ use crate::metrics::{Control, Mailbox, Stage, StageHistograms};
 
 /// Bytes at which a chunk is handed to the writer.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks each shard has for each sink.
-const CHUNKS: usize = 4;
+/// Room for the row that makes it so many.
+const CHUNK_ROOM: usize = CHUNK_BYTES + (CHUNK_BYTES >> 2);
+/// Fewest chunks that each shard has for each sink.
+const CHUNKS_MIN: usize = 4;
+/// A batch of fewer rows is encoded sooner than it is handed over.
+const ROWS_WORTH_HANDING_OVER: usize = 256;
+/// Most rows of a chunk that are not encoded.
+const ROWS_MAX: usize = 4096;
+/// What a variable-length value is taken for when rows are counted that a chunk should hold.
+const VARIABLE_BYTES: usize = 16;
+/// Least room for a variable-length column of rows that are handed over. What does not fit is encoded by the shard.
+const VARIABLE_BYTES_MIN: usize = 16 << 10;
 
-/// Encoded rows on their way to the writer.
+/// Rows on their way to the writer.
 pub(super) struct Chunk {
-    /// The rows, encoded.
+    /// Rows as they came, for the writer to encode.
+    batch: HeapBatch,
+    /// Rows that are encoded; a chunk holds either these or those.
     pub bytes: Vec<u8>,
     /// How many rows that is.
     pub rows: u64,
@@ -37,8 +53,44 @@ pub(super) struct Chunk {
     pub times: Vec<(u64, u64, u64)>,
     /// The epoch that the rows belong to.
     pub epoch: u64,
+    /// Bytes of memory that it took when it was sent.
+    memory_bytes: usize,
     /// The shard it belongs to.
     from: usize,
+}
+
+impl Chunk {
+    fn new(template: &Arc<Template>, from: usize) -> Self {
+        Self {
+            batch: HeapBatch::new(template.clone()),
+            bytes: Vec::with_capacity(CHUNK_ROOM),
+            rows: 0,
+            times: Vec::with_capacity(1024),
+            epoch: 0,
+            memory_bytes: 0,
+            from,
+        }
+    }
+
+    /// Its rows are to be encoded.
+    fn is_raw(&self) -> bool {
+        self.batch.rows() > 0
+    }
+
+    /// Notes rows that were added: of which epoch they are, when they were read, and when they were given to the sink.
+    pub(super) fn note(&mut self, epoch: u64, ingest_ns: u64, given_ns: u64, rows: usize) {
+        self.epoch = epoch;
+        self.rows += rows as u64;
+        self.times.push((ingest_ns, given_ns, rows as u64));
+    }
+
+    fn clear(&mut self) {
+        self.batch.clear();
+        self.bytes.clear();
+        self.bytes.shrink_to(CHUNK_ROOM);
+        self.times.clear();
+        self.rows = 0;
+    }
 }
 
 /// What a lane carries, in order.
@@ -52,38 +104,132 @@ enum ToWriter {
     },
 }
 
-/// Bytes of memory the chunks of one sink take in one shard.
-pub fn chunk_memory_bytes() -> u64 {
-    (CHUNKS * CHUNK_BYTES) as u64
+/// Where a shard's rows wait for a sink.
+pub struct Room {
+    /// A chunk's rows before they are encoded.
+    template: Arc<Template>,
+    /// Bytes of memory that chunks may take, beyond the first few.
+    bytes: usize,
+}
+
+impl Room {
+    /// For rows like these.
+    pub fn new(schema: &Arc<Schema>, bytes: u64) -> Result<Self, WireError> {
+        let width = |field: &Field| field.data_type.width().unwrap_or(VARIABLE_BYTES);
+        let row_bytes: usize = schema.fields.iter().map(width).sum();
+        let variable = schema.fields.iter().filter(|field| field.data_type.is_variable()).count();
+        let capacity = Capacity {
+            rows_max: (CHUNK_BYTES / row_bytes.max(1)).clamp(ROWS_WORTH_HANDING_OVER, ROWS_MAX) as u32,
+            variable_bytes_max: (CHUNK_BYTES / variable.max(1)).max(VARIABLE_BYTES_MIN) as u32,
+        };
+        let template = Arc::new(Template::new(schema.clone(), capacity)?);
+        Ok(Self { template, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) })
+    }
+
+    /// Bytes of memory that a chunk takes whose rows are no longer than usual: it may have held them as they came, and as bytes.
+    fn chunk_bytes(&self) -> usize {
+        self.template.bytes() + CHUNK_ROOM
+    }
+
+    /// Most chunks that there can be.
+    fn chunks_max(&self) -> usize {
+        (self.bytes / self.chunk_bytes()).max(CHUNKS_MIN)
+    }
+
+    /// Bytes of memory that it takes once all of it was in use.
+    pub fn memory_bytes(&self) -> u64 {
+        self.bytes.max(CHUNKS_MIN * self.chunk_bytes()) as u64
+    }
 }
 
 /// One shard's way to a writer thread and back.
 pub struct WriterLane {
     to_writer: Sender<ToWriter>,
-    spare: Receiver<Chunk>,
+    /// Chunks that the writer has given back.
+    returned: Receiver<Chunk>,
+    /// Empty chunks; the one that was used last is used first.
+    spare: Vec<Chunk>,
     /// The chunk being filled.
-    pub(super) open: Option<Chunk>,
-    /// Chunks not with us.
+    open: Option<Chunk>,
+    room: Arc<Room>,
+    /// Chunks that there are; more are made when they are needed.
+    made: usize,
+    /// Chunks that were sent and not taken back, and the bytes of memory that they took then.
     away: usize,
+    away_bytes: usize,
     from: usize,
 }
 
 impl WriterLane {
-    /// An open chunk with room, if the writer has given one back.
+    /// An open chunk with room for bytes, if there is memory for it.
     pub(super) fn chunk(&mut self) -> Option<&mut Chunk> {
-        if self.open.is_none() {
-            self.open = self.spare.try_recv().ok();
-            self.away -= usize::from(self.open.is_some());
+        if self.open.as_ref().is_some_and(Chunk::is_raw) && !self.send() {
+            return None;
         }
-        self.open.as_mut().filter(|chunk| chunk.bytes.len() < CHUNK_BYTES)
+        self.any_chunk().filter(|chunk| chunk.bytes.len() < CHUNK_BYTES)
+    }
+
+    fn any_chunk(&mut self) -> Option<&mut Chunk> {
+        self.take_back();
+        if self.open.is_none() {
+            let may_make = self.made < CHUNKS_MIN || self.memory_bytes() + self.room.chunk_bytes() <= self.room.bytes;
+            self.open = self.spare.pop().or_else(|| {
+                self.made += usize::from(may_make);
+                may_make.then(|| Chunk::new(&self.room.template, self.from))
+            });
+        }
+        self.open.as_mut()
+    }
+
+    /// Takes chunks back, and frees some of them if others hold rows that are longer than usual.
+    fn take_back(&mut self) {
+        for chunk in self.returned.try_iter() {
+            self.away -= 1;
+            self.away_bytes -= chunk.memory_bytes;
+            self.spare.push(chunk);
+        }
+        while self.made > CHUNKS_MIN && self.memory_bytes() > self.room.bytes && self.spare.pop().is_some() {
+            self.made -= 1;
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.away_bytes + self.spare.len() * self.room.chunk_bytes()
+    }
+
+    /// Puts rows into the open chunk for the writer to encode; returns how many. There are none if their batch is too small to
+    /// be worth it, if there is no room, or if half of it waits for the writer: then that has more to do than we have.
+    pub(super) fn hand_over(&mut self, epoch: u64, given_ns: u64, rows: &Delivery<'_>) -> usize {
+        self.take_back();
+        let is_behind = 2 * self.away > CHUNKS_MIN && 2 * self.away_bytes > self.room.bytes;
+        let is_raw = self.open.as_ref().is_some_and(Chunk::is_raw);
+        if is_behind || !is_raw && rows.view.rows() < ROWS_WORTH_HANDING_OVER {
+            return 0;
+        }
+        // A chunk is filled with what it has begun with, unless the writer waits for it.
+        if !is_raw && self.has_rows() && (self.away > 0 || !self.send()) {
+            return 0;
+        }
+        let Some(chunk) = self.any_chunk() else { return 0 };
+        let count = chunk.batch.writer().copy_rows(&rows.view, rows.first..rows.view.rows());
+        if count > 0 {
+            chunk.note(epoch, rows.ingest_ns, given_ns, count);
+        }
+        if count < rows.remaining() || chunk.batch.writer().rows_free() == 0 {
+            self.send();
+        }
+        count
     }
 
     /// Hands the open chunk to the writer, if it has rows; says whether it did.
     pub(super) fn send(&mut self) -> bool {
-        let Some(chunk) = self.open.take_if(|chunk| chunk.rows > 0) else { return false };
+        let Some(mut chunk) = self.open.take_if(|chunk| chunk.rows > 0) else { return false };
+        chunk.memory_bytes = self.room.template.bytes() + chunk.bytes.capacity();
+        let memory_bytes = chunk.memory_bytes;
         match self.to_writer.try_send(ToWriter::Chunk(chunk)) {
             Ok(()) => {
                 self.away += 1;
+                self.away_bytes += memory_bytes;
                 true
             }
             // The queue has room for all there is, so it is never full; a writer that is gone has already failed the run.
@@ -96,16 +242,26 @@ impl WriterLane {
         }
     }
 
+    /// Rows wait in the open chunk.
+    pub(super) fn has_rows(&self) -> bool {
+        self.open.as_ref().is_some_and(|chunk| chunk.rows > 0)
+    }
+
+    /// The open chunk has as many bytes as one should.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(|chunk| chunk.bytes.len() >= CHUNK_BYTES)
+    }
+
     /// The writer has nothing of ours to do.
-    pub(super) fn is_writer_idle(&mut self) -> bool {
-        self.away == self.spare.len()
+    pub(super) fn is_writer_idle(&self) -> bool {
+        self.away == self.returned.len()
     }
 
     /// Queues the end of `epoch` behind the open chunk, and if it `is_over` that of all input; `false`: there is no room now,
     /// to be asked again.
     pub(super) fn barrier(&mut self, epoch: u64, is_over: bool) -> bool {
         self.send();
-        if self.open.as_ref().is_some_and(|chunk| chunk.rows > 0) {
+        if self.has_rows() {
             return false;
         }
         self.to_writer.try_send(ToWriter::Barrier { epoch, is_over, from: self.from }).is_ok()
@@ -134,32 +290,42 @@ pub struct CommitLink {
     pub reports: Sender<Message>,
 }
 
-/// One sink's thread and the shards' lanes to it; `commits` is its part in checkpoints, if there are any.
+/// One sink's thread and the shards' lanes to it, each with so much room; `commits` is its part in checkpoints, if there are
+/// any.
 pub fn start_writer(
     name: &str,
-    writer: Box<dyn Writer>,
+    (encoder, writer): (Box<dyn Encoder>, Box<dyn Writer>),
+    room: Room,
     commits: Option<CommitLink>,
     probe: Option<ProbeLane>,
     signals: &[Arc<ShardSignal>],
     control: &Arc<Control>,
 ) -> Result<(WriterThread, Vec<WriterLane>), EngineError> {
     // At most one barrier is on its way at any time, so this holds everything there ever is.
-    let (to_writer, queue) = bounded::<ToWriter>((CHUNKS + 1) * signals.len());
+    let (to_writer, queue) = bounded::<ToWriter>((room.chunks_max() + 1) * signals.len());
     let epoch = commits.as_ref().map_or(0, |link| link.recovered_epoch) + 1;
     let mut lanes = Vec::with_capacity(signals.len());
     let mut returns = Vec::with_capacity(signals.len());
+    let room = Arc::new(room);
     for (from, signal) in signals.iter().enumerate() {
-        let (give_back, spare) = bounded(CHUNKS);
-        for _ in 0..CHUNKS {
-            let bytes = Vec::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
-            let chunk = Chunk { bytes, rows: 0, times: Vec::with_capacity(1024), epoch, from };
-            let _ = give_back.try_send(chunk);
-        }
-        lanes.push(WriterLane { to_writer: to_writer.clone(), spare, open: None, away: CHUNKS, from });
+        let (give_back, returned) = bounded(room.chunks_max());
+        lanes.push(WriterLane {
+            to_writer: to_writer.clone(),
+            returned,
+            spare: (0..CHUNKS_MIN).map(|_| Chunk::new(&room.template, from)).collect(),
+            open: None,
+            room: room.clone(),
+            made: CHUNKS_MIN,
+            away: 0,
+            away_bytes: 0,
+            from,
+        });
         returns.push((give_back, signal.clone()));
     }
     let thread = Thread {
         name: name.to_owned(),
+        encoder,
+        encoded: Vec::with_capacity(CHUNK_ROOM),
         writer,
         alignment: Alignment::new(signals.len(), epoch - 1),
         commits,
@@ -209,6 +375,9 @@ enum Stop {
 
 struct Thread {
     name: String,
+    encoder: Box<dyn Encoder>,
+    /// Rows that it has encoded; empty between two chunks.
+    encoded: Vec<u8>,
     writer: Box<dyn Writer>,
     alignment: Alignment,
     commits: Option<CommitLink>,
@@ -304,7 +473,7 @@ impl Thread {
     }
 
     fn write(&mut self, mut chunk: Chunk) -> Result<(), Stop> {
-        if let Err(stop) = self.persist(|writer| writer.write(chunk.epoch, &chunk.bytes)) {
+        if let Err(stop) = self.encode_and_write(&mut chunk) {
             self.unwritten_rows += chunk.rows;
             self.give_back(chunk);
             return Err(stop);
@@ -324,10 +493,46 @@ impl Thread {
         Ok(())
     }
 
+    /// Encodes what is not, and writes it in pieces; what is not written stays counted in the chunk's rows.
+    fn encode_and_write(&mut self, chunk: &mut Chunk) -> Result<(), Stop> {
+        if !chunk.is_raw() {
+            return self.persist(|writer| writer.write(chunk.epoch, &chunk.bytes));
+        }
+        let mut bytes = mem::take(&mut self.encoded);
+        let outcome = self.write_rows(&chunk.batch.view(), chunk.epoch, &mut chunk.rows, &mut bytes);
+        bytes.clear();
+        self.encoded = bytes;
+        outcome
+    }
+
+    fn write_rows(
+        &mut self,
+        view: &BatchView<'_>,
+        epoch: u64,
+        left: &mut u64,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), Stop> {
+        let mut row = 0;
+        while row < view.rows() {
+            let next = (row + self.encoder.rows_at_once()).min(view.rows());
+            self.encoder.check(view, row..next).map_err(|error| self.failure(error))?;
+            self.encoder.encode(view, row..next, bytes);
+            row = next;
+            if bytes.len() >= CHUNK_BYTES || row == view.rows() {
+                self.persist(|writer| writer.write(epoch, bytes))?;
+                bytes.clear();
+                *left = (view.rows() - row) as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&self, error: ConnectError) -> Stop {
+        Stop::Failed(EngineError::Connect { node: self.name.clone(), error })
+    }
+
     fn give_back(&self, mut chunk: Chunk) {
-        chunk.bytes.clear();
-        chunk.times.clear();
-        chunk.rows = 0;
+        chunk.clear();
         let (give_back, signal) = &self.returns[chunk.from];
         let _ = give_back.try_send(chunk);
         signal.notify();
@@ -392,7 +597,7 @@ impl Thread {
                         Err(Spent::Draining) => return Err(Stop::GivenUp(error)),
                     }
                 }
-                Err(error) => return Err(Stop::Failed(EngineError::Connect { node: self.name.clone(), error })),
+                Err(error) => return Err(self.failure(error)),
             }
         }
     }
