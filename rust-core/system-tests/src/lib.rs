@@ -223,8 +223,8 @@ pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id().wrapping_mul(61);
     let ports = std::iter::repeat_with(|| 10_000 + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 22_000);
-    let addresses = ports.take(22_000).map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16)));
-    addresses.into_iter().find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
+    let mut addresses = ports.take(22_000).map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16)));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
 
 /// Reads from a running child's standard error until `text` was seen; returns what was read.

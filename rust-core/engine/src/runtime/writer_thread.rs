@@ -1,8 +1,7 @@
 //! The thread that does a sink's writing, and the shards' lanes to it.
 //!
 //! Rows go through a bounded queue to one writer thread per sink, so a slow disk stalls nobody but those who produce for
-//! it. They are encoded by whoever has time: the writer thread if it waits for rows, the shard if the writer is busy
-//! (ADR 29). With checkpoints the thread also ends epochs: when the barrier of an epoch has come from every shard
+//! it. They are encoded by whoever has time: the writer thread as long as it keeps up, else the shard (ADR 29). With checkpoints the thread also ends epochs: when the barrier of an epoch has come from every shard
 //! it makes the epoch's rows durable and says so; it shows them when the checkpoint thread tells it to, and not before.
 //! Lack of space is waited out: the rows stay in the queue, and the full queue holds the shards back.
 
@@ -27,7 +26,7 @@ use crate::instruments::ProbeLane;
 use crate::metrics::{Control, Mailbox, Stage, StageHistograms};
 
 /// Bytes at which a chunk is handed to the writer.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 /// Room for the row that makes it so many.
 const CHUNK_ROOM: usize = CHUNK_BYTES + (CHUNK_BYTES >> 2);
 /// Fewest chunks that each shard has for each sink.
@@ -48,11 +47,11 @@ pub(super) struct Chunk {
     /// Rows that are encoded; a chunk holds either these or those.
     pub bytes: Vec<u8>,
     /// How many rows that is.
-    pub rows: u64,
+    rows: u64,
     /// When the chunk's rows were read and given to the sink, with their number.
-    pub times: Vec<(u64, u64, u64)>,
+    times: Vec<(u64, u64, u64)>,
     /// The epoch that the rows belong to.
-    pub epoch: u64,
+    epoch: u64,
     /// Bytes of memory that it took when it was sent.
     memory_bytes: usize,
     /// The shard it belongs to.
