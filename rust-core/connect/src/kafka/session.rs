@@ -57,6 +57,9 @@ const MESSAGE_BYTES: usize = 256;
 const MESSAGES_MAX: usize = 100_000;
 /// An answer has so much of a partition at most; a message that is larger comes alone.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// And so much of all partitions together, as librdkafka would have it if it did not confine that to what is read ahead of
+/// one: with 256 partitions of messages of 1.2 KB a run then took 3.8 instead of 2.4 s.
+const WHOLE_ANSWER_BYTES_MAX: usize = 50 << 20;
 
 /// A run that ends waits for the brokers at most so long.
 const GOODBYE: Duration = Duration::from_secs(15);
@@ -215,6 +218,10 @@ fn set_read_ahead(config: &mut ClientConfig, partitions: usize) {
         let answer = (bytes / 2).min(ANSWER_BYTES_MAX);
         set_defaults(config, &[("fetch.message.max.bytes", &answer.to_string())]);
     }
+    // What may be received bounds it, too.
+    if config.get("receive.message.max.bytes").is_none() {
+        set_defaults(config, &[("fetch.max.bytes", &WHOLE_ANSWER_BYTES_MAX.to_string())]);
+    }
 }
 
 fn connect(config: &ClientConfig, brokers: &str) -> Result<Arc<BaseConsumer<Reports>>, ConnectError> {
@@ -342,15 +349,20 @@ mod tests {
                 config.set(*name, *value);
             }
             set_read_ahead(&mut config, partitions);
-            let names = ["queued.max.messages.kbytes", "queued.min.messages", "fetch.message.max.bytes"];
+            let names =
+                ["queued.max.messages.kbytes", "queued.min.messages", "fetch.message.max.bytes", "fetch.max.bytes"];
             names.map(|name| config.get(name).map(|value| value.parse::<usize>().expect("a number")))
         };
-        assert_eq!(set(1, &[]), [Some(4096), Some(16_384), Some(1 << 20)]);
-        assert_eq!(set(128, &[]), [Some(512), Some(2_048), Some(256 << 10)]);
-        assert_eq!(set(10_000, &[]), [Some(256), Some(1_024), Some(128 << 10)]);
-        assert_eq!(set(128, &[("queued.max.messages.kbytes", "65536")]), [Some(65_536), Some(100_000), Some(1 << 20)]);
+        const WHOLE: Option<usize> = Some(50 << 20);
+        assert_eq!(set(1, &[]), [Some(4096), Some(16_384), Some(1 << 20), WHOLE]);
+        assert_eq!(set(128, &[]), [Some(512), Some(2_048), Some(256 << 10), WHOLE]);
+        assert_eq!(set(10_000, &[]), [Some(256), Some(1_024), Some(128 << 10), WHOLE]);
+        let more = set(128, &[("queued.max.messages.kbytes", "65536")]);
+        assert_eq!(more, [Some(65_536), Some(100_000), Some(1 << 20), WHOLE]);
         let wanted = [("queued.min.messages", "7"), ("max.partition.fetch.bytes", "9")];
-        assert_eq!(set(128, &wanted), [Some(512), Some(7), None]);
+        assert_eq!(set(128, &wanted), [Some(512), Some(7), None, WHOLE]);
         assert_eq!(set(1, &[("fetch.message.max.bytes", "9")])[2], Some(9));
+        assert_eq!(set(1, &[("fetch.max.bytes", "2000000")])[3], Some(2_000_000));
+        assert_eq!(set(1, &[("receive.message.max.bytes", "2000000")])[3], None);
     }
 }
