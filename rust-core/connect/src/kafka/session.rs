@@ -58,7 +58,7 @@ const MESSAGES_MAX: usize = 100_000;
 /// An answer has so much of a partition at most; a message that is larger comes alone.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// And so much of all partitions together, as librdkafka would have it if it did not confine that to what is read ahead of
-/// one: with 256 partitions of messages of 1.2 KB a run then took 3.8 instead of 2.4 s.
+/// one: a million messages of 1.2 KB in 256 partitions, in batches of 64 KB, then took 3.7 instead of 2.4 s.
 const WHOLE_ANSWER_BYTES_MAX: usize = 50 << 20;
 
 /// A run that ends waits for the brokers at most so long.
