@@ -26,7 +26,12 @@ def load(addresses: str, topic: str, partitions: int, path: Path) -> int:
     Raises:
         RuntimeError: the brokers did not take a line, or forgot one.
     """
-    settings = {"bootstrap.servers": addresses, "linger.ms": LINGER_MS, "batch.size": BATCH_BYTES, "queue.buffering.max.messages": 0}
+    settings = {
+        "bootstrap.servers": addresses,
+        "linger.ms": LINGER_MS,
+        "batch.size": BATCH_BYTES,
+        "queue.buffering.max.messages": 0,
+    }
     producer = Producer(settings)
     lines = 0
     with path.open("rb") as file:
