@@ -218,9 +218,10 @@ fn set_read_ahead(config: &mut ClientConfig, partitions: usize) {
         let answer = (bytes / 2).min(ANSWER_BYTES_MAX);
         set_defaults(config, &[("fetch.message.max.bytes", &answer.to_string())]);
     }
-    // What may be received bounds it, too.
+    // What may be received bounds it, too, and a message has to fit.
     if config.get("receive.message.max.bytes").is_none() {
-        set_defaults(config, &[("fetch.max.bytes", &WHOLE_ANSWER_BYTES_MAX.to_string())]);
+        let message = config.get("message.max.bytes").and_then(|wanted| wanted.parse().ok()).unwrap_or(0);
+        set_defaults(config, &[("fetch.max.bytes", &WHOLE_ANSWER_BYTES_MAX.max(message).to_string())]);
     }
 }
 
@@ -364,5 +365,26 @@ mod tests {
         assert_eq!(set(1, &[("fetch.message.max.bytes", "9")])[2], Some(9));
         assert_eq!(set(1, &[("fetch.max.bytes", "2000000")])[3], Some(2_000_000));
         assert_eq!(set(1, &[("receive.message.max.bytes", "2000000")])[3], None);
+        assert_eq!(set(1, &[("message.max.bytes", "60000000")])[3], Some(60_000_000));
+    }
+
+    #[test]
+    fn librdkafka_takes_what_is_read_ahead_with_the_options_that_bound_it() {
+        for options in [
+            &[][..],
+            &[("message.max.bytes", "60000000")],
+            &[("receive.message.max.bytes", "2000000")],
+            &[("fetch.max.bytes", "2000000")],
+            &[("queued.max.messages.kbytes", "65536")],
+        ] {
+            let mut config = ClientConfig::new();
+            config.set("group.id", NO_GROUP);
+            for (name, value) in options {
+                config.set(*name, *value);
+            }
+            set_read_ahead(&mut config, 128);
+            let consumer: KafkaResult<BaseConsumer> = config.create();
+            assert!(consumer.is_ok(), "{options:?}: {:?}", consumer.err());
+        }
     }
 }
