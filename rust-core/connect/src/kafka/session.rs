@@ -208,9 +208,10 @@ fn set_membership(config: &mut ClientConfig, membership: &KafkaMembership) {
 /// How much is read ahead of a partition follows from how many there are, and cannot be changed later.
 fn set_read_ahead(config: &mut ClientConfig, partitions: usize) {
     const READ_AHEAD: &str = "queued.max.messages.kbytes";
+    let number = |config: &ClientConfig, name| config.get(name).and_then(|wanted| wanted.parse::<usize>().ok());
     let share = (READ_AHEAD_KIB / partitions.max(1)).clamp(READ_AHEAD_KIB_MIN, READ_AHEAD_KIB_MAX);
     set_defaults(config, &[(READ_AHEAD, &share.to_string())]);
-    let bytes = config.get(READ_AHEAD).and_then(|wanted| wanted.parse().ok()).unwrap_or(share).saturating_mul(1024);
+    let bytes = number(config, READ_AHEAD).unwrap_or(share).saturating_mul(1024);
     // Only values count there; besides them librdkafka keeps some 300 bytes for each message.
     let messages = (bytes / MESSAGE_BYTES).clamp(1, MESSAGES_MAX);
     set_defaults(config, &[("queued.min.messages", &messages.to_string())]);
@@ -220,8 +221,8 @@ fn set_read_ahead(config: &mut ClientConfig, partitions: usize) {
     }
     // What may be received bounds it, too, and a message has to fit.
     if config.get("receive.message.max.bytes").is_none() {
-        let message = config.get("message.max.bytes").and_then(|wanted| wanted.parse().ok()).unwrap_or(0);
-        set_defaults(config, &[("fetch.max.bytes", &WHOLE_ANSWER_BYTES_MAX.max(message).to_string())]);
+        let answer = WHOLE_ANSWER_BYTES_MAX.max(number(config, "message.max.bytes").unwrap_or(0));
+        set_defaults(config, &[("fetch.max.bytes", &answer.to_string())]);
     }
 }
 
@@ -342,14 +343,20 @@ impl Drop for Listener {
 mod tests {
     use super::*;
 
+    /// What is set for so many partitions beside these options.
+    fn reading_ahead(partitions: usize, options: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in options {
+            config.set(*name, *value);
+        }
+        set_read_ahead(&mut config, partitions);
+        config
+    }
+
     #[test]
     fn what_is_read_ahead_is_bounded_by_bytes_and_by_messages_unless_an_option_says_otherwise() {
         let set = |partitions, options: &[(&str, &str)]| {
-            let mut config = ClientConfig::new();
-            for (name, value) in options {
-                config.set(*name, *value);
-            }
-            set_read_ahead(&mut config, partitions);
+            let config = reading_ahead(partitions, options);
             let names =
                 ["queued.max.messages.kbytes", "queued.min.messages", "fetch.message.max.bytes", "fetch.max.bytes"];
             names.map(|name| config.get(name).map(|value| value.parse::<usize>().expect("a number")))
@@ -377,13 +384,7 @@ mod tests {
             &[("fetch.max.bytes", "2000000")],
             &[("queued.max.messages.kbytes", "65536")],
         ] {
-            let mut config = ClientConfig::new();
-            config.set("group.id", NO_GROUP);
-            for (name, value) in options {
-                config.set(*name, *value);
-            }
-            set_read_ahead(&mut config, 128);
-            let consumer: KafkaResult<BaseConsumer> = config.create();
+            let consumer: KafkaResult<BaseConsumer> = reading_ahead(128, options).set("group.id", NO_GROUP).create();
             assert!(consumer.is_ok(), "{options:?}: {:?}", consumer.err());
         }
     }
