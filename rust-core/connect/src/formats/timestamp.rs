@@ -140,16 +140,17 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
 pub fn write(value: i64, unit: TimeUnit, out: &mut Vec<u8>) {
     // Divisors that are known when this is compiled are multiplied by.
     match unit {
-        TimeUnit::Second => write_scaled::<1, 0>(value, out),
-        TimeUnit::Millisecond => write_scaled::<1_000, 3>(value, out),
-        TimeUnit::Microsecond => write_scaled::<1_000_000, 6>(value, out),
-        TimeUnit::Nanosecond => write_scaled::<1_000_000_000, 9>(value, out),
+        TimeUnit::Second => write_with_digits::<0>(value, out),
+        TimeUnit::Millisecond => write_with_digits::<3>(value, out),
+        TimeUnit::Microsecond => write_with_digits::<6>(value, out),
+        TimeUnit::Nanosecond => write_with_digits::<9>(value, out),
     }
 }
 
 #[inline(always)]
-fn write_scaled<const SCALE: i64, const DIGITS: usize>(value: i64, out: &mut Vec<u8>) {
-    let (seconds, fraction) = (value.div_euclid(SCALE), value.rem_euclid(SCALE) as u32);
+fn write_with_digits<const DIGITS: usize>(value: i64, out: &mut Vec<u8>) {
+    let scale = const { 10_i64.pow(DIGITS as u32) };
+    let (seconds, fraction) = (value.div_euclid(scale), value.rem_euclid(scale) as u32);
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);
     let (year, month, day) = civil_from_days(days);
     let mut text = *b"0000-00-00T00:00:00.000000000Z";
