@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 DEVICE = re.compile(rb"sensor-(\d+)")
 BATCH_BYTES = 262_144
 """Of a partition's messages, which come and go as one. For each, these brokers go through all that the partition has, one by one:
-with batches of 64 KB that took a third of their time and more, which other brokers do not need."""
+with batches of 64 KB that took more than half of their time."""
 LINGER_MS = 10_000
 """For so long a batch may wait until it is full."""
 TIMEOUT_S = 30.0
